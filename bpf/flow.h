@@ -1,0 +1,99 @@
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+/* The records that travel from the kernel half to Python: the only ABI between the two.
+ * probe/kernel/btf.py reads these declarations back from the object's BTF into numpy dtypes, so
+ * there is no second copy to keep in step. Fixed-width types, explicit padding, no holes. */
+#ifndef SOCKFLOW_FLOW_H
+#define SOCKFLOW_FLOW_H
+
+#define NAME_LENGTH 16   /* TASK_COMM_LEN */
+#define PATH_LENGTH 256
+
+enum flow_role { ROLE_UNKNOWN, ROLE_INITIATOR, ROLE_RESPONDER };
+
+/* How the owner of a flow end was found. */
+enum owner_source {
+	OWNER_UNKNOWN,
+	OWNER_SOCKET_CALL, /* the task that called connect(), socket() or, at the end, close() */
+	OWNER_LISTENER,    /* inherited from the listening socket */
+	OWNER_DESCRIPTOR,  /* a task whose descriptor table holds the socket */
+};
+
+enum path_source { PATH_NONE, PATH_WALKED, PATH_EXEC_ARGUMENT };
+
+/* The cgroup hierarchy that containers are found in; chosen before loading. */
+enum container_hierarchy { HIERARCHY_V2, HIERARCHY_MEMORY, HIERARCHY_PIDS, HIERARCHY_DEVICES };
+
+enum flow_mark {
+	MARK_CLOSED = 1,      /* the last row of this flow end */
+	MARK_PREEXISTING = 2, /* older than the probe: counts from the probe's start */
+	MARK_ESTIMATED = 4,   /* a part of the counters was added by estimate */
+};
+
+/* One end of a flow: a TCP socket, or a UDP socket with one of its peers. Counters are deltas
+ * since the previous row of the same id; sums over all rows are the totals. */
+struct flow_row {
+	__u64 id;         /* this flow end, unique while the probe runs, never 0 */
+	__u64 cookie;     /* socket cookie */
+	__u64 owner;      /* struct owner_row.id, 0 when unknown */
+	__u64 netns;      /* network namespace cookie */
+	__u64 start_ns;   /* CLOCK_MONOTONIC */
+	__u64 last_ns;    /* CLOCK_MONOTONIC, latest packet known */
+	__u64 tx_octets;  /* IP layer: headers included */
+	__u64 rx_octets;
+	__u64 tx_packets;
+	__u64 rx_packets;
+	__u8 local_address[16];  /* IPv4 in the first four octets, the rest zero */
+	__u8 remote_address[16];
+	__u16 local_port;        /* host order */
+	__u16 remote_port;
+	__u32 netns_inode;
+	__u32 ifindex;           /* the socket's own, in its namespace; 0 when unknown */
+	__u32 isn_local;         /* initial sequence numbers + 1; both 0 when unknown */
+	__u32 isn_remote;
+	__u32 rtt_us;            /* smoothed round-trip time */
+	__u32 rtt_var_us;        /* its mean deviation */
+	__u32 retransmitted;     /* segments, delta */
+	__u32 lost;              /* segments, delta */
+	__u8 ip_version;         /* 4 or 6 */
+	__u8 protocol;           /* 6 or 17 */
+	__u8 tcp_state;          /* enum of include/net/tcp_states.h; 0 for UDP */
+	__u8 role;               /* enum flow_role */
+	__u8 tx_flags;           /* tcpControlBits that this end sent (since the flow began) */
+	__u8 rx_flags;           /* ... and received */
+	__u8 dscp;
+	__u8 owner_source;       /* enum owner_source */
+	__u8 mark;               /* enum flow_mark */
+	__u8 pad[3];
+};
+_Static_assert(sizeof(struct flow_row) == 160, "flow_row");
+
+/* The identity behind flow ends, sent once per distinct identity, before any row that names it. */
+struct owner_row {
+	__u64 id;
+	__u64 start_ns;   /* start of the process, CLOCK_BOOTTIME */
+	__u64 cgroup_id;
+	__u32 pid;
+	__u32 parent_pid;
+	__u32 uid;
+	__u32 gid;
+	__u8 path_source;        /* enum path_source */
+	__u8 parent_path_source;
+	__u8 cgroup_v1;          /* 1: the cgroup is of a v1 hierarchy */
+	__u8 pad[5];
+	__u8 name[NAME_LENGTH];
+	__u8 parent_name[NAME_LENGTH];
+	__u8 path[PATH_LENGTH];  /* NUL-terminated, as every string here */
+	__u8 parent_path[PATH_LENGTH];
+	__u8 cgroup[PATH_LENGTH];
+};
+_Static_assert(sizeof(struct owner_row) == 848, "owner_row");
+
+/* What the kernel half could not keep, one counter per cause. */
+struct losses {
+	__u64 flow_ring_full;     /* flow ends whose last counters were lost */
+	__u64 owner_ring_full;    /* identities not reported; tried again at the next socket */
+	__u64 storage_failed;     /* sockets that could not be given storage */
+	__u64 udp_peers_full;     /* datagrams not counted: table of UDP peers full */
+	__u64 snapshot_full;      /* rows that had to wait for the next snapshot pass */
+};
+#endif

@@ -1,0 +1,207 @@
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+/* Passes that user space starts: the snapshot of all live sockets, the table of UDP peers, and the
+ * attribution of sockets to the tasks that hold them. */
+#ifndef SOCKFLOW_ITERATORS_H
+#define SOCKFLOW_ITERATORS_H
+
+static __always_inline struct flow_row *snapshot_slot(void)
+{
+	u32 at = snapshot_rows;
+
+	if (at >= snapshot_capacity) {
+		losses.snapshot_full++;
+		return 0;
+	}
+	return bpf_map_lookup_elem(&snapshot, &at);
+}
+
+/* The socket's latest packet: TCP keeps its times in jiffies. */
+static __always_inline u64 tcp_last_ns(struct tcp_sock *tp, u64 now)
+{
+	u32 jiffies, age, other;
+
+	if (!kernel_hz)
+		return now;
+	jiffies = bpf_jiffies64();
+	age = jiffies - tp->lsndtime;
+	other = jiffies - tp->rcv_tstamp;
+	if (other < age)
+		age = other;
+	other = jiffies - tp->inet_conn.icsk_ack.lrcvtime;
+	if (other < age)
+		age = other;
+	return now - (u64)age * (1000000000ULL / kernel_hz);
+}
+
+static __always_inline void settle(struct flow_row *r, u64 last)
+{
+	r->last_ns = last > r->last_ns ? last : r->last_ns;
+}
+
+static __always_inline void snapshot_tcp(struct sock_flow *f, struct sock *sk)
+{
+	struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
+	u64 now = bpf_ktime_get_ns();
+	struct flow_row *r;
+
+	if (!tp || !f->row.id)
+		return;
+	if (f->progress == (CLOSING | FINAL)) {
+		/* closed, but its descriptor is still held: give close() a second to tell the owner */
+		if (now - f->row.last_ns < 1000000000ULL)
+			return;
+		r = snapshot_slot();
+		if (r && take_final(f)) {
+			*r = f->row;
+			snapshot_rows++;
+		}
+		return;
+	}
+	if (tp->segs_out == f->seen_tx_packets - (f->accepted ? f->opening_segments : 0) &&
+	    tp->segs_in == f->seen_rx_packets)
+		return;
+	r = snapshot_slot();
+	if (!r || __sync_val_compare_and_swap(&f->progress, 0, LOCKED))
+		return;
+	if (!f->row.isn_remote)
+		set_key(&f->row, sk, tp);
+	set_gauges(&f->row, sk, tp);
+	settle(&f->row, tcp_last_ns(tp, now));
+	*r = f->row;
+	report_totals(r, f, sk, tp);
+	snapshot_rows++;
+	if (!(__sync_fetch_and_and(&f->progress, ~LOCKED) & CLOSING))
+		return;
+	/* the socket closed meanwhile and left its last row to us */
+	f->progress = CLOSING | DONE;
+	finalize(f, sk, tp, TCP_ESTABLISHED);
+	r = snapshot_slot();
+	if (r) {
+		*r = f->row;
+		snapshot_rows++;
+	}
+}
+
+static __always_inline void snapshot_udp(struct sock_flow *f, struct sock *sk)
+{
+	struct flow_row *r;
+
+	if (f->slot != SLOT_READY || f->progress || !(f->row.tx_packets | f->row.rx_packets))
+		return;
+	r = snapshot_slot();
+	if (!r)
+		return;
+	if (!f->row.netns)
+		set_namespace(&f->row, sk);
+	*r = f->row;
+	drain_counters(r, &f->row);
+	snapshot_rows++;
+}
+
+SEC("iter/bpf_sk_storage_map")
+int snapshot_sockets(struct bpf_iter__bpf_sk_storage_map *ctx)
+{
+	struct sock_flow *f = ctx->value;
+	struct sock *sk = ctx->sk;
+
+	if (!sk || !f)
+		return 0;
+	if (sk->sk_protocol == IPPROTO_TCP)
+		snapshot_tcp(f, sk);
+	else if (sk->sk_protocol == IPPROTO_UDP)
+		snapshot_udp(f, sk);
+	return 0;
+}
+
+SEC("iter/bpf_map_elem")
+int snapshot_udp_peers(struct bpf_iter__bpf_map_elem *ctx)
+{
+	struct udp_peer_key *key = ctx->key;
+	struct flow_row *from = ctx->value, *r;
+
+	if (!key || !from)
+		return 0;
+	if (!(from->tx_packets | from->rx_packets)) {
+		if (bpf_ktime_get_ns() - from->last_ns > udp_idle_ns) {
+			struct udp_peer_key copy = *key;
+
+			bpf_map_delete_elem(&udp_peers, &copy);
+		}
+		return 0;
+	}
+	r = snapshot_slot();
+	if (!r)
+		return 0;
+	*r = *from;
+	drain_counters(r, from);
+	snapshot_rows++;
+	return 0;
+}
+
+static __always_inline void adopt_tcp(struct sock_flow *f, struct sock *sk, struct tcp_sock *tp)
+{
+	u8 state = sk->__sk_common.skc_state;
+	struct flow_row discard;
+
+	if (state == TCP_LISTEN || state == TCP_CLOSE)
+		return; /* no flow, but accepted children shall inherit the owner */
+	begin(&f->row, bpf_get_socket_cookie(sk),
+	      state == TCP_SYN_SENT ? ROLE_INITIATOR : ROLE_UNKNOWN);
+	if (state == TCP_SYN_SENT)
+		return;
+	f->row.mark = MARK_PREEXISTING;
+	set_key(&f->row, sk, tp);
+	f->row.isn_local = tp->snd_una - (u32)tp->bytes_acked;
+	f->row.isn_remote = tp->rcv_nxt - (u32)tp->bytes_received;
+	f->row.tx_flags = f->row.rx_flags = FLAG_ACK;
+	report_totals(&discard, f, sk, tp); /* what came before the probe is not its to export */
+}
+
+/* Sockets that no hook has seen, and accepted ones whose worker is not known yet. */
+SEC("iter/task_file")
+int attribute_sockets(struct bpf_iter__task_file *ctx)
+{
+	struct task_struct *task = ctx->task;
+	struct file *file = ctx->file;
+	struct socket *socket;
+	struct tcp_sock *tp;
+	struct sock_flow *f;
+	struct sock *sk;
+	bool fresh;
+
+	if (!task || !file)
+		return 0;
+	socket = bpf_sock_from_file(file);
+	if (!socket)
+		return 0;
+	sk = socket->sk;
+	if (!sk)
+		return 0;
+	if (sk->__sk_common.skc_family != AF_INET && sk->__sk_common.skc_family != AF_INET6)
+		return 0;
+	if (sk->sk_protocol != IPPROTO_TCP && sk->sk_protocol != IPPROTO_UDP)
+		return 0;
+	f = bpf_sk_storage_get(&sockets, sk, 0, 0);
+	fresh = !f;
+	if (fresh)
+		f = bpf_sk_storage_get(&sockets, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!f || f->progress)
+		return 0;
+	if (!f->row.owner || f->row.owner_source == OWNER_LISTENER) {
+		f->row.owner = owner_of(task);
+		f->row.owner_source = f->row.owner ? OWNER_DESCRIPTOR : OWNER_UNKNOWN;
+	}
+	if (!fresh)
+		return 0;
+	tp = bpf_skc_to_tcp_sock(sk);
+	if (tp) {
+		adopt_tcp(f, sk, tp);
+	} else {
+		f->row.cookie = bpf_get_socket_cookie(sk);
+		f->row.mark = MARK_PREEXISTING;
+		set_namespace(&f->row, sk);
+	}
+	return 0;
+}
+
+#endif

@@ -1,0 +1,226 @@
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+/* The few kernel structures that the programs read, each with the few members that they use.
+ * CO-RE relocates every access against the running kernel's BTF, so neither order nor size matters
+ * here, and building needs no BTF and no kernel headers. */
+#ifndef SOCKFLOW_KERNEL_H
+#define SOCKFLOW_KERNEL_H
+
+#include <stdbool.h>
+#include <linux/bpf.h>
+#include <linux/types.h>
+
+typedef __u8 u8;
+typedef __u16 u16;
+typedef __u32 u32;
+typedef __u64 u64;
+
+#pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
+
+/* --- tasks and files ------------------------------------------------------------------------- */
+struct qstr {
+	u32 len;
+	const unsigned char *name;
+};
+struct dentry {
+	struct dentry *d_parent;
+	struct qstr d_name;
+};
+struct vfsmount {
+	struct dentry *mnt_root;
+};
+struct mount {
+	struct mount *mnt_parent;
+	struct dentry *mnt_mountpoint;
+	struct vfsmount mnt;
+};
+struct path {
+	struct vfsmount *mnt;
+	struct dentry *dentry;
+};
+struct file {
+	struct path f_path;
+};
+struct fs_struct {
+	struct path root;
+};
+struct mm_struct {
+	struct file *exe_file;
+	unsigned long saved_auxv[2];
+};
+typedef struct {
+	u32 val;
+} kuid_t;
+typedef struct {
+	u32 val;
+} kgid_t;
+struct cred {
+	kuid_t uid;
+	kgid_t gid;
+};
+struct kernfs_node {
+	struct kernfs_node *__parent; /* since 6.15 (633488947ef6) */
+	const char *name;
+	u64 id;
+};
+struct kernfs_node___before_6_15 {
+	struct kernfs_node *parent;
+};
+struct cgroup {
+	struct kernfs_node *kn;
+};
+struct cgroup_subsys_state {
+	struct cgroup *cgroup;
+};
+struct css_set {
+	struct cgroup_subsys_state *subsys[1];
+	struct cgroup *dfl_cgrp;
+};
+struct net;
+struct nsproxy {
+	struct net *net_ns;
+};
+struct task_struct {
+	unsigned int flags;
+	int tgid;
+	u64 start_boottime;
+	u64 self_exec_id;
+	struct task_struct *real_parent;
+	struct task_struct *group_leader;
+	const struct cred *cred;
+	struct css_set *cgroups;
+	struct fs_struct *fs;
+	struct mm_struct *mm;
+	struct nsproxy *nsproxy;
+	char comm[16];
+};
+
+/* --- sockets --------------------------------------------------------------------------------- */
+struct ns_common {
+	unsigned int inum;
+};
+struct net {
+	struct ns_common ns;
+	u64 net_cookie;
+};
+typedef struct {
+	struct net *net;
+} possible_net_t;
+struct in6_addr {
+	union {
+		__be32 u6_addr32[4];
+	} in6_u;
+};
+struct sock_common {
+	__be32 skc_daddr;
+	__be32 skc_rcv_saddr;
+	__be16 skc_dport;
+	u16 skc_num;
+	unsigned short skc_family;
+	volatile unsigned char skc_state;
+	possible_net_t skc_net;
+	struct in6_addr skc_v6_daddr;
+	struct in6_addr skc_v6_rcv_saddr;
+	unsigned long skc_flags;
+};
+typedef struct {
+	int owned;
+} socket_lock_t;
+struct socket;
+struct sock {
+	struct sock_common __sk_common;
+	struct socket *sk_socket;
+	socket_lock_t sk_lock;
+	u16 sk_protocol;
+	int sk_rx_dst_ifindex;
+};
+struct socket {
+	struct sock *sk;
+};
+struct ipv6_pinfo {
+	u8 tclass;
+};
+struct inet_sock {
+	struct sock sk;
+	struct ipv6_pinfo *pinet6;
+	__be16 inet_sport;
+	u8 tos;
+};
+struct inet_connection_sock {
+	struct inet_sock icsk_inet;
+	struct {
+		u32 lrcvtime;
+	} icsk_ack;
+};
+struct tcp_options_received {
+	u16 tstamp_ok : 1;
+	u16 wscale_ok : 1;
+	u16 sack_ok : 3;
+};
+struct tcp_sock {
+	struct inet_connection_sock inet_conn;
+	u16 tcp_header_len;
+	struct tcp_options_received rx_opt;
+	u32 snd_una;
+	u32 rcv_nxt;
+	u32 srtt_us;
+	u32 mdev_us;
+	u32 lsndtime;
+	u32 rcv_tstamp;
+	u32 segs_in;
+	u32 segs_out;
+	u32 data_segs_out;
+	u32 total_retrans;
+	u32 lost;
+	u32 rcv_ooopack;
+	u64 bytes_sent;
+	u64 bytes_acked;
+	u64 bytes_received;
+};
+enum sock_flags { SOCK_DONE = 1 };
+enum cgroup_subsys_id { memory_cgrp_id, devices_cgrp_id, pids_cgrp_id };
+
+/* --- iterators ------------------------------------------------------------------------------- */
+struct seq_file;
+struct bpf_iter_meta {
+	struct seq_file *seq;
+};
+struct bpf_iter__bpf_sk_storage_map {
+	struct bpf_iter_meta *meta;
+	struct sock *sk;
+	void *value;
+};
+struct bpf_iter__bpf_map_elem {
+	struct bpf_iter_meta *meta;
+	void *key;
+	void *value;
+};
+struct bpf_iter__task_file {
+	struct bpf_iter_meta *meta;
+	struct task_struct *task;
+	struct file *file;
+};
+
+#pragma clang attribute pop
+
+/* include/net/tcp_states.h */
+enum {
+	TCP_ESTABLISHED = 1,
+	TCP_SYN_SENT,
+	TCP_SYN_RECV,
+	TCP_FIN_WAIT1,
+	TCP_FIN_WAIT2,
+	TCP_TIME_WAIT,
+	TCP_CLOSE,
+	TCP_CLOSE_WAIT,
+	TCP_LAST_ACK,
+	TCP_LISTEN,
+	TCP_CLOSING,
+	TCP_NEW_SYN_RECV,
+};
+
+#define AF_INET 2
+#define AF_INET6 10
+#define IPPROTO_TCP 6
+#define IPPROTO_UDP 17
+
+#endif

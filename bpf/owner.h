@@ -1,0 +1,269 @@
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+/* Identity, stamped when it happens. A socket carries only the 64-bit id of its owner; the names
+ * travel once per distinct identity, through a ring of their own, before any row that names them. */
+#ifndef SOCKFLOW_OWNER_H
+#define SOCKFLOW_OWNER_H
+
+#define PATH_DEPTH 40
+#define AUXV_PAIRS 24
+#define AT_EXECFN 31
+#define PF_KTHREAD 0x00200000
+
+/* Everything that makes two identities differ; exec, setuid and a move to another cgroup do. */
+struct owner_key {
+	u64 start_ns;
+	u64 cgroup_id;
+	u64 exec_id;
+	u32 pid;
+	u32 uid;
+	u32 gid;
+	u32 pad;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 4096);
+	__type(key, struct owner_key);
+	__type(value, u64);
+} owner_ids SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 1 << 19);
+} owner_ring SEC(".maps");
+
+/* Names are written from the end of `text` towards its start; a component that begins below
+ * PATH_LENGTH still fits whole above it. */
+struct path_scratch {
+	u8 text[2 * PATH_LENGTH];
+	u8 component[PATH_LENGTH];
+	u32 busy; /* a program that was preempted here is still writing */
+};
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, struct path_scratch);
+} path_scratch SEC(".maps");
+
+static u64 next_owner_id = 1;
+
+static __always_inline struct path_scratch *scratch(void)
+{
+	u32 zero = 0;
+
+	return bpf_map_lookup_elem(&path_scratch, &zero);
+}
+
+/* Puts "/name" in front of what is at `at`; returns the new start, 0 when it does not fit. */
+static __always_inline u32 prepend(struct path_scratch *s, u32 at, const void *name, u32 length)
+{
+	if (length == 0 || length >= PATH_LENGTH || length + 1 > at)
+		return 0;
+	at = (at - length - 1) & (PATH_LENGTH - 1);
+	s->text[at] = '/';
+	bpf_probe_read_kernel(&s->text[at + 1], length & (PATH_LENGTH - 1), name);
+	return at;
+}
+
+static __always_inline void take(u8 *to, struct path_scratch *s, u32 at)
+{
+	bpf_probe_read_kernel(to, PATH_LENGTH, &s->text[at & (PATH_LENGTH - 1)]);
+	to[PATH_LENGTH - 1] = 0;
+}
+
+/* The path of the executable as the process itself would see it: up to its root directory, across
+ * mounts. Bounded; false when it is deeper or longer than that. */
+static __noinline bool walk_executable(struct task_struct *task, u8 *to)
+{
+	struct path_scratch *s = scratch();
+	struct vfsmount *mnt, *root_mnt;
+	struct dentry *dentry, *root;
+	struct file *exe;
+	u32 at = PATH_LENGTH - 1;
+
+	exe = BPF_CORE_READ(task, mm, exe_file);
+	if (!s || !exe || !to)
+		return false;
+	s->text[at] = 0;
+	dentry = BPF_CORE_READ(exe, f_path.dentry);
+	mnt = BPF_CORE_READ(exe, f_path.mnt);
+	root = BPF_CORE_READ(task, fs, root.dentry);
+	root_mnt = BPF_CORE_READ(task, fs, root.mnt);
+	for (int i = 0; i < PATH_DEPTH; i++) {
+		if (dentry == root && mnt == root_mnt)
+			goto found;
+		if (dentry == BPF_CORE_READ(mnt, mnt_root)) {
+			struct mount *m = (void *)mnt - bpf_core_field_offset(struct mount, mnt);
+			struct mount *parent = BPF_CORE_READ(m, mnt_parent);
+
+			if (parent == m)
+				goto found; /* the namespace's root: outside a chroot */
+			dentry = BPF_CORE_READ(m, mnt_mountpoint);
+			mnt = (void *)parent + bpf_core_field_offset(struct mount, mnt);
+			continue;
+		}
+		at = prepend(s, at, BPF_CORE_READ(dentry, d_name.name),
+			     BPF_CORE_READ(dentry, d_name.len));
+		if (!at)
+			return false;
+		dentry = BPF_CORE_READ(dentry, d_parent);
+	}
+	return false;
+found:
+	take(to, s, at);
+	return to[0] != 0;
+}
+
+/* The file name that was given to exec: the kernel leaves it on the process's own stack and its
+ * address in the auxiliary vector. Only readable in the process's own context. */
+static __noinline bool read_exec_argument(struct task_struct *task, u8 *to)
+{
+	struct mm_struct *mm = BPF_CORE_READ(task, mm);
+	unsigned long pair[2];
+
+	if (!mm || !to)
+		return false;
+	for (int i = 0; i < AUXV_PAIRS; i++) {
+		if (bpf_probe_read_kernel(pair, sizeof(pair),
+					  (void *)mm + bpf_core_field_offset(mm->saved_auxv) +
+						  i * sizeof(pair)) ||
+		    !pair[0])
+			return false;
+		if (pair[0] == AT_EXECFN)
+			return bpf_probe_read_user_str(to, PATH_LENGTH, (void *)pair[1]) > 1;
+	}
+	return false;
+}
+
+static __noinline u8 find_path(struct task_struct *task, u8 *to)
+{
+	if (!to)
+		return PATH_NONE;
+	if (walk_executable(task, to))
+		return PATH_WALKED;
+	if (task == (void *)bpf_get_current_task() && read_exec_argument(task, to))
+		return PATH_EXEC_ARGUMENT;
+	to[0] = 0;
+	return PATH_NONE;
+}
+
+static __always_inline u32 v1_index(void)
+{
+	switch (cgroup_v1_controller) {
+	case HIERARCHY_MEMORY:
+		return bpf_core_enum_value(enum cgroup_subsys_id, memory_cgrp_id);
+	case HIERARCHY_PIDS:
+		return bpf_core_enum_value(enum cgroup_subsys_id, pids_cgrp_id);
+	default:
+		return bpf_core_enum_value(enum cgroup_subsys_id, devices_cgrp_id);
+	}
+}
+
+/* Where the container runtime puts containers: on v1 and hybrid hosts that is not the v2 tree. */
+static __always_inline struct kernfs_node *cgroup_node(struct task_struct *task)
+{
+	struct css_set *set = BPF_CORE_READ(task, cgroups);
+	struct cgroup_subsys_state *css = 0;
+
+	if (cgroup_v1_controller == HIERARCHY_V2)
+		return BPF_CORE_READ(set, dfl_cgrp, kn);
+	bpf_probe_read_kernel(&css, sizeof(css), (void *)set + bpf_core_field_offset(set->subsys) +
+							 v1_index() * sizeof(css));
+	return BPF_CORE_READ(css, cgroup, kn);
+}
+
+/* The cgroup's path, innermost components kept where it is too long. */
+static __noinline void walk_cgroup(struct kernfs_node *node, u8 *to)
+{
+	struct path_scratch *s = scratch();
+	u32 at = PATH_LENGTH - 1;
+
+	if (!s || !to)
+		return;
+	s->text[at] = 0;
+	for (int i = 0; i < PATH_DEPTH && node; i++) {
+		const char *name = BPF_CORE_READ(node, name);
+		struct kernfs_node *parent;
+		u32 next;
+		long n;
+
+		if (bpf_core_field_exists(node->__parent))
+			parent = BPF_CORE_READ(node, __parent);
+		else
+			parent = BPF_CORE_READ((struct kernfs_node___before_6_15 *)node, parent);
+		if (!parent)
+			break; /* the root has no name */
+		n = bpf_probe_read_kernel_str(s->component, sizeof(s->component), name);
+		next = n > 1 ? prepend(s, at, s->component, n - 1) : 0;
+		if (!next)
+			break;
+		at = next;
+		node = parent;
+	}
+	take(to, s, at);
+}
+
+static __noinline u64 announce_owner(struct task_struct *task, struct owner_key *key)
+{
+	struct task_struct *parent;
+	struct path_scratch *s;
+	struct owner_row *row;
+	u64 id;
+
+	if (!key)
+		return 0;
+	row = bpf_ringbuf_reserve(&owner_ring, sizeof(*row), 0);
+	if (!row) {
+		__sync_fetch_and_add(&losses.owner_ring_full, 1);
+		return 0;
+	}
+	id = __sync_fetch_and_add(&next_owner_id, 1);
+	parent = BPF_CORE_READ(task, real_parent);
+	row->id = id;
+	row->start_ns = key->start_ns;
+	row->cgroup_id = key->cgroup_id;
+	row->pid = key->pid;
+	row->parent_pid = BPF_CORE_READ(parent, tgid);
+	row->uid = key->uid;
+	row->gid = key->gid;
+	row->cgroup_v1 = cgroup_v1_controller != HIERARCHY_V2;
+	__builtin_memset(row->pad, 0, sizeof(row->pad));
+	bpf_probe_read_kernel(row->name, NAME_LENGTH,
+			      (void *)BPF_CORE_READ(task, group_leader) +
+				      bpf_core_field_offset(task->comm));
+	bpf_probe_read_kernel(row->parent_name, NAME_LENGTH,
+			      (void *)parent + bpf_core_field_offset(task->comm));
+	row->path[0] = row->parent_path[0] = row->cgroup[0] = 0;
+	row->path_source = row->parent_path_source = PATH_NONE;
+	s = scratch();
+	if (s && !__sync_lock_test_and_set(&s->busy, 1)) {
+		row->path_source = find_path(task, row->path);
+		row->parent_path_source = find_path(parent, row->parent_path);
+		walk_cgroup(cgroup_node(task), row->cgroup);
+		s->busy = 0;
+	}
+	bpf_ringbuf_submit(row, ring_flags(&owner_ring));
+	bpf_map_update_elem(&owner_ids, key, &id, BPF_ANY);
+	return id;
+}
+
+/* The id of the task's identity, announced if it is new. 0: none (kernel thread, ring full). */
+static __noinline u64 owner_of(struct task_struct *task)
+{
+	struct owner_key key = {};
+	u64 *known;
+
+	if (BPF_CORE_READ(task, flags) & PF_KTHREAD)
+		return 0;
+	key.start_ns = BPF_CORE_READ(task, group_leader, start_boottime);
+	key.cgroup_id = BPF_CORE_READ(cgroup_node(task), id);
+	key.exec_id = BPF_CORE_READ(task, self_exec_id);
+	key.pid = BPF_CORE_READ(task, tgid);
+	key.uid = BPF_CORE_READ(task, cred, uid.val);
+	key.gid = BPF_CORE_READ(task, cred, gid.val);
+	known = bpf_map_lookup_elem(&owner_ids, &key);
+	return known ? *known : announce_owner(task, &key);
+}
+
+#endif

@@ -1,0 +1,186 @@
+// SPDX-License-Identifier: GPL-2.0
+/* Sockflow's kernel half: flows metered where they begin and end, in the sockets.
+ *
+ *   TCP: a socket's storage is made at connect() or when a connection is accepted; its counters are
+ *        those of tcp_sock, read in snapshots and at the end. No program runs for a TCP packet
+ *        but the two for UDP, which return at once.
+ *   UDP: cgroup_skb counts datagrams, the first peer of a socket in the socket's own storage, all
+ *        others in a table by 5-tuple.
+ *
+ * Rows leave as deltas through two roads: the snapshot array (one pass over all sockets of all
+ * network namespaces) and, when a flow ends, the flow ring. */
+#include "kernel.h"
+#include <bpf/bpf_core_read.h>
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_tracing.h>
+#include "flow.h"
+
+char LICENSE[] SEC("license") = "GPL";
+
+/* --- knobs, set before loading ---------------------------------------------------------------- */
+const volatile u32 cgroup_v1_controller = 0; /* enum container_hierarchy */
+const volatile u32 snapshot_capacity = 131072;
+const volatile u32 kernel_hz = 0; /* 0: unknown */
+const volatile u64 udp_idle_ns = 60000000000ULL;
+
+/* --- maps ------------------------------------------------------------------------------------- */
+struct losses losses;     /* read by user space through .bss */
+u32 snapshot_rows;        /* rows written in this pass */
+
+/* Types of the ABI that no map names: kept in the object's BTF by being mentioned. */
+const struct owner_row *emit_owner_row __attribute__((unused));
+const enum flow_mark *emit_flow_mark __attribute__((unused));
+const enum flow_role *emit_flow_role __attribute__((unused));
+const enum owner_source *emit_owner_source __attribute__((unused));
+const enum path_source *emit_path_source __attribute__((unused));
+const enum container_hierarchy *emit_container_hierarchy __attribute__((unused));
+
+static __always_inline u64 ring_flags(void *ring)
+{
+	/* Wake the reader only when the ring fills; otherwise it comes by itself at every tick. */
+	return bpf_ringbuf_query(ring, BPF_RB_AVAIL_DATA) * 2 >
+			       bpf_ringbuf_query(ring, BPF_RB_RING_SIZE) ?
+		       BPF_RB_FORCE_WAKEUP :
+		       BPF_RB_NO_WAKEUP;
+}
+
+#include "owner.h"
+
+/* progress of a socket's end, in sock_flow.progress */
+#define LOCKED 1  /* the snapshot is reading the socket */
+#define CLOSING 2 /* it has reached TCP_CLOSE, or was released */
+#define FINAL 4   /* its last row is complete and waits in sock_flow.row */
+#define DONE 8    /* the last row has left */
+
+/* A UDP socket's own slot */
+#define SLOT_FREE 0
+#define SLOT_CLAIMED 1
+#define SLOT_READY 2
+
+struct sock_flow {
+	struct flow_row row; /* identity; UDP: live counters; TCP: the last row once FINAL */
+	u64 seen_tx_octets;  /* TCP: already reported */
+	u64 seen_rx_octets;
+	u32 seen_tx_packets;
+	u32 seen_rx_packets;
+	u32 seen_retransmitted;
+	u32 seen_lost;
+	u32 progress;
+	u32 slot;
+	u32 opening_segments; /* SYNs, or SYN-ACKs, that we sent */
+	u8 accepted;
+	u8 pad[3];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC | BPF_F_CLONE);
+	__type(key, int);
+	__type(value, struct sock_flow);
+} sockets SEC(".maps");
+
+struct udp_peer_key {
+	u64 cookie;
+	u8 local_address[16];
+	u8 remote_address[16];
+	u16 local_port;
+	u16 remote_port;
+	u32 pad;
+};
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 65536);
+	__type(key, struct udp_peer_key);
+	__type(value, struct flow_row);
+} udp_peers SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 1 << 22);
+} flow_ring SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 131072);
+	__type(key, u32);
+	__type(value, struct flow_row);
+} snapshot SEC(".maps");
+
+/* --- rows ------------------------------------------------------------------------------------- */
+static __always_inline u64 new_id(u64 now)
+{
+	/* Unique: one CPU starts at most one flow in a nanosecond. */
+	return (now << 8) | (bpf_get_smp_processor_id() & 0xff) | 1ULL << 63;
+}
+
+static __always_inline u32 *words(u8 *address)
+{
+	return (u32 *)address;
+}
+
+static __always_inline bool is_mapped(const struct in6_addr *a)
+{
+	return a->in6_u.u6_addr32[0] == 0 && a->in6_u.u6_addr32[1] == 0 &&
+	       a->in6_u.u6_addr32[2] == bpf_htonl(0xffff);
+}
+
+static __always_inline void set_addresses(struct flow_row *r, struct sock *sk)
+{
+	struct sock_common *c = &sk->__sk_common;
+
+	if (c->skc_family == AF_INET6 && !is_mapped(&c->skc_v6_daddr)) {
+		r->ip_version = 6;
+		for (int i = 0; i < 4; i++) {
+			words(r->local_address)[i] = c->skc_v6_rcv_saddr.in6_u.u6_addr32[i];
+			words(r->remote_address)[i] = c->skc_v6_daddr.in6_u.u6_addr32[i];
+		}
+		return;
+	}
+	r->ip_version = 4;
+	for (int i = 1; i < 4; i++)
+		words(r->local_address)[i] = words(r->remote_address)[i] = 0;
+	if (c->skc_family == AF_INET6) {
+		words(r->local_address)[0] = c->skc_v6_rcv_saddr.in6_u.u6_addr32[3];
+		words(r->remote_address)[0] = c->skc_v6_daddr.in6_u.u6_addr32[3];
+	} else {
+		words(r->local_address)[0] = c->skc_rcv_saddr;
+		words(r->remote_address)[0] = c->skc_daddr;
+	}
+}
+
+static __always_inline void set_namespace(struct flow_row *r, struct sock *sk)
+{
+	struct net *net = sk->__sk_common.skc_net.net;
+
+	r->netns = net->net_cookie;
+	r->netns_inode = net->ns.inum;
+}
+
+static __always_inline void set_key(struct flow_row *r, struct sock *sk, struct tcp_sock *tp)
+{
+	set_addresses(r, sk);
+	/* skc_num is 0 once the port was given back; inet_sport keeps it */
+	r->local_port = bpf_ntohs(tp->inet_conn.icsk_inet.inet_sport);
+	r->remote_port = bpf_ntohs(sk->__sk_common.skc_dport);
+	r->protocol = IPPROTO_TCP;
+	set_namespace(r, sk);
+}
+
+static __always_inline void set_gauges(struct flow_row *r, struct sock *sk, struct tcp_sock *tp)
+{
+	struct ipv6_pinfo *six = tp->inet_conn.icsk_inet.pinet6;
+
+	r->tcp_state = sk->__sk_common.skc_state;
+	r->rtt_us = tp->srtt_us >> 3;
+	r->rtt_var_us = tp->mdev_us >> 2;
+	r->dscp = (r->ip_version == 6 && six ? six->tclass : tp->inet_conn.icsk_inet.tos) >> 2;
+	if (bpf_core_field_exists(sk->sk_rx_dst_ifindex))
+		r->ifindex = sk->sk_rx_dst_ifindex;
+}
+
+#include "tcp.h"
+#include "udp.h"
+#include "iterators.h"

@@ -1,0 +1,263 @@
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+/* UDP: the only packets that are looked at. Octets and packets of the IP layer; a GSO or GRO packet
+ * counts its segments, each with its header. */
+#ifndef SOCKFLOW_UDP_H
+#define SOCKFLOW_UDP_H
+
+struct datagram {
+	u32 source[4];
+	u32 destination[4];
+	u16 source_port; /* network order */
+	u16 destination_port;
+	u8 ip_version;
+	u8 dscp;
+	u32 octets;
+	u32 packets;
+};
+
+#define NEXT_HOP_BY_HOP 0
+#define NEXT_ROUTING 43
+#define NEXT_FRAGMENT 44
+#define NEXT_DESTINATION 60
+
+/* Reads an IPv6 header chain up to UDP; false when the packet is no UDP datagram. */
+static __noinline int udp6_offset(struct __sk_buff *skb)
+{
+	u32 offset = 40;
+	u8 next;
+
+	if (bpf_skb_load_bytes(skb, 6, &next, 1))
+		return -1;
+	for (int i = 0; i < 4; i++) {
+		u8 header[2];
+
+		if (next == IPPROTO_UDP)
+			return offset;
+		if (next != NEXT_HOP_BY_HOP && next != NEXT_ROUTING && next != NEXT_DESTINATION &&
+		    next != NEXT_FRAGMENT)
+			return -1;
+		if (bpf_skb_load_bytes(skb, offset, header, 2))
+			return -1;
+		offset += next == NEXT_FRAGMENT ? 8 : 8 + header[1] * 8;
+		next = header[0];
+	}
+	return -1;
+}
+
+static __always_inline bool same_peer(struct flow_row *r, struct datagram *d, bool egress)
+{
+	u32 *here = egress ? d->source : d->destination;
+	u32 *there = egress ? d->destination : d->source;
+	u16 local = bpf_ntohs(egress ? d->source_port : d->destination_port);
+	u16 remote = bpf_ntohs(egress ? d->destination_port : d->source_port);
+
+	if (r->remote_port != remote || r->local_port != local || r->ip_version != d->ip_version)
+		return false;
+	if (words(r->remote_address)[0] != there[0] || words(r->local_address)[0] != here[0])
+		return false;
+	if (d->ip_version == 4)
+		return true;
+	for (int i = 1; i < 4; i++)
+		if (words(r->remote_address)[i] != there[i] || words(r->local_address)[i] != here[i])
+			return false;
+	return true;
+}
+
+static __always_inline void set_peer(struct flow_row *r, struct datagram *d, bool egress)
+{
+	for (int i = 0; i < 4; i++) {
+		words(r->local_address)[i] = egress ? d->source[i] : d->destination[i];
+		words(r->remote_address)[i] = egress ? d->destination[i] : d->source[i];
+	}
+	r->local_port = bpf_ntohs(egress ? d->source_port : d->destination_port);
+	r->remote_port = bpf_ntohs(egress ? d->destination_port : d->source_port);
+	r->ip_version = d->ip_version;
+	r->protocol = IPPROTO_UDP;
+	r->dscp = egress ? d->dscp : 0;
+	r->role = egress ? ROLE_INITIATOR : ROLE_RESPONDER; /* who sent first */
+}
+
+static __always_inline void count(struct flow_row *r, struct datagram *d, bool egress)
+{
+	__sync_fetch_and_add(egress ? &r->tx_octets : &r->rx_octets, d->octets);
+	__sync_fetch_and_add(egress ? &r->tx_packets : &r->rx_packets, d->packets);
+	r->last_ns = bpf_ktime_get_coarse_ns();
+}
+
+/* A datagram of any but the socket's first peer: counted in the table by 5-tuple. */
+static __noinline void count_other_peer(struct sock_flow *f, struct datagram *d, int egress)
+{
+	struct udp_peer_key key = {};
+	struct flow_row *r, fresh;
+
+	if (!f || !d)
+		return;
+	key.cookie = f->row.cookie;
+	for (int i = 0; i < 4; i++) {
+		words(key.local_address)[i] = egress ? d->source[i] : d->destination[i];
+		words(key.remote_address)[i] = egress ? d->destination[i] : d->source[i];
+	}
+	key.local_port = egress ? d->source_port : d->destination_port;
+	key.remote_port = egress ? d->destination_port : d->source_port;
+	r = bpf_map_lookup_elem(&udp_peers, &key);
+	if (!r) {
+		__builtin_memset(&fresh, 0, sizeof(fresh));
+		fresh.start_ns = bpf_ktime_get_coarse_ns();
+		fresh.id = new_id(bpf_ktime_get_ns());
+		fresh.cookie = f->row.cookie;
+		fresh.owner = f->row.owner;
+		fresh.owner_source = f->row.owner_source;
+		fresh.netns = f->row.netns;
+		fresh.netns_inode = f->row.netns_inode;
+		set_peer(&fresh, d, egress);
+		bpf_map_update_elem(&udp_peers, &key, &fresh, BPF_NOEXIST);
+		r = bpf_map_lookup_elem(&udp_peers, &key);
+	}
+	if (!r)
+		__sync_fetch_and_add(&losses.udp_peers_full, d->packets);
+	else
+		count(r, d, egress);
+}
+
+/* The socket's first peer gets the slot in its storage; true when it is this datagram's. */
+static __always_inline bool claim_slot(struct sock_flow *f, struct datagram *d, bool egress)
+{
+	if (f->slot == SLOT_READY)
+		return same_peer(&f->row, d, egress);
+	if (__sync_val_compare_and_swap(&f->slot, SLOT_FREE, SLOT_CLAIMED) != SLOT_FREE)
+		return false;
+	f->row.start_ns = bpf_ktime_get_coarse_ns();
+	f->row.id = new_id(bpf_ktime_get_ns());
+	set_peer(&f->row, d, egress);
+	__sync_val_compare_and_swap(&f->slot, SLOT_CLAIMED, SLOT_READY);
+	return true;
+}
+
+static __always_inline int meter(struct __sk_buff *skb, bool egress)
+{
+	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
+	struct datagram d = {};
+	struct bpf_sock *sk;
+	struct sock_flow *f;
+	u8 *h = data;
+	int offset;
+
+	if (data + 40 > end && data + 28 > end)
+		return 1;
+	if (h[0] >> 4 == 4) {
+		if (h[9] != IPPROTO_UDP)
+			return 1;
+		d.ip_version = 4;
+		d.source[0] = *(u32 *)(h + 12);
+		d.destination[0] = *(u32 *)(h + 16);
+		d.dscp = h[1] >> 2;
+		offset = (h[0] & 15) * 4;
+	} else {
+		if (h[6] == IPPROTO_TCP || data + 40 > end)
+			return 1;
+		d.ip_version = 6;
+		__builtin_memcpy(d.source, h + 8, 16);
+		__builtin_memcpy(d.destination, h + 24, 16);
+		d.dscp = (bpf_ntohs(*(u16 *)h) >> 6) & 63;
+		offset = h[6] == IPPROTO_UDP ? 40 : udp6_offset(skb);
+		if (offset < 0)
+			return 1;
+	}
+	if (offset == 20) {
+		__builtin_memcpy(&d.source_port, h + 20, 4);
+	} else if (bpf_skb_load_bytes(skb, offset, &d.source_port, 4)) {
+		return 1;
+	}
+	sk = skb->sk;
+	if (!sk)
+		return 1;
+	sk = bpf_sk_fullsock(sk);
+	if (!sk || sk->protocol != IPPROTO_UDP)
+		return 1;
+	f = bpf_sk_storage_get(&sockets, sk, 0, 0);
+	if (!f) {
+		f = bpf_sk_storage_get(&sockets, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+		if (!f) {
+			__sync_fetch_and_add(&losses.storage_failed, 1);
+			return 1;
+		}
+		f->row.cookie = bpf_get_socket_cookie(skb);
+	}
+	d.packets = skb->gso_segs > 1 ? skb->gso_segs : 1;
+	d.octets = skb->len + (d.packets - 1) * (offset + 8);
+	if (claim_slot(f, &d, egress))
+		count(&f->row, &d, egress);
+	else
+		count_other_peer(f, &d, egress);
+	return 1;
+}
+
+SEC("cgroup_skb/ingress")
+int udp_received(struct __sk_buff *skb)
+{
+	return meter(skb, false);
+}
+
+SEC("cgroup_skb/egress")
+int udp_sent(struct __sk_buff *skb)
+{
+	return meter(skb, true);
+}
+
+SEC("cgroup/sock_create")
+int udp_created(struct bpf_sock *ctx)
+{
+	struct task_struct *task;
+	struct sock_flow *f;
+
+	if (ctx->protocol != IPPROTO_UDP)
+		return 1;
+	f = bpf_sk_storage_get(&sockets, ctx, 0, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!f) {
+		__sync_fetch_and_add(&losses.storage_failed, 1);
+		return 1;
+	}
+	task = (void *)bpf_get_current_task();
+	f->row.cookie = bpf_get_socket_cookie(ctx);
+	f->row.netns = bpf_get_netns_cookie(ctx);
+	f->row.netns_inode = BPF_CORE_READ(task, nsproxy, net_ns, ns.inum);
+	f->row.owner = owner_of(task);
+	f->row.owner_source = f->row.owner ? OWNER_SOCKET_CALL : OWNER_UNKNOWN;
+	return 1;
+}
+
+/* Moves the counters out: whatever a concurrent packet adds afterwards is in the next row. */
+static __always_inline void drain_counters(struct flow_row *to, struct flow_row *from)
+{
+	to->tx_octets = __sync_lock_test_and_set(&from->tx_octets, 0);
+	to->rx_octets = __sync_lock_test_and_set(&from->rx_octets, 0);
+	to->tx_packets = __sync_lock_test_and_set(&from->tx_packets, 0);
+	to->rx_packets = __sync_lock_test_and_set(&from->rx_packets, 0);
+}
+
+SEC("cgroup/sock_release")
+int udp_released(struct bpf_sock *ctx)
+{
+	struct sock_flow *f;
+	struct flow_row *r;
+
+	if (ctx->protocol != IPPROTO_UDP)
+		return 1;
+	f = bpf_sk_storage_get(&sockets, ctx, 0, 0);
+	if (!f || f->slot != SLOT_READY)
+		return 1;
+	if (__sync_fetch_and_or(&f->progress, CLOSING) & CLOSING)
+		return 1;
+	r = bpf_ringbuf_reserve(&flow_ring, sizeof(*r), 0);
+	if (!r) {
+		__sync_fetch_and_add(&losses.flow_ring_full, 1);
+		return 1;
+	}
+	*r = f->row;
+	drain_counters(r, &f->row);
+	r->mark |= MARK_CLOSED;
+	bpf_ringbuf_submit(r, ring_flags(&flow_ring));
+	return 1;
+}
+
+#endif

@@ -1,0 +1,256 @@
+"""The eBPF collector: every TCP and UDP socket of the host, read as arrays of rows.
+
+One ``read`` is one pass over all sockets in the kernel plus what ended since the last one. Rows that
+ended come through a ring, names through another one; both are drained after the snapshot, so that a
+row never precedes the owner that it names.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import select
+import time
+from collections.abc import Callable, Collection
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import KernelError
+from ..flow.batch import FlowBatch, Mark, OwnerSource, Rows
+from ..flow.owner import OwnerTable
+from ..kernel import host
+from ..kernel.libbpf import IteratorLink, KernelObject, Link, LoadError
+from ..kernel.shared import Ring, read_array
+from ..metadata.process import owner_from_row
+
+log = logging.getLogger(__name__)
+
+OBJECT = Path(__file__).resolve().parents[2] / "bpf" / "sockflow.bpf.o"
+
+#: Programs that the probe can do without, and what is lost then.
+_OPTIONAL = {
+    "udp_created": "owners of UDP sockets come from descriptor tables only",
+    "udp_released": "UDP flows end by the idle timeout only",
+    "tcp_reset_received": "RST from the peer is not in tcpControlBits",
+    "tcp_reset_sent": "RST from this host is not in tcpControlBits",
+}
+_CGROUP_SECTIONS = ("cgroup_skb/", "cgroup/", "sockops")
+_ITERATOR_MAPS = {"snapshot_sockets": "sockets", "snapshot_udp_peers": "udp_peers"}
+_TCP = 6
+_SWEEP_ABOVE = 8192  # owners kept without looking whether their process still lives
+_ATTRIBUTION_NS = 5_000_000_000
+_MAX_PASSES = 4
+
+
+class EbpfCollector:
+    """Inert until ``open``; see the module's docstring for what ``read`` returns.
+
+    owners: the table that rows' ``owner`` column will index. user_name: uid -> name.
+    capacity: rows of one snapshot pass; more sockets than that take further passes.
+    """
+
+    def __init__(
+        self,
+        owners: OwnerTable,
+        user_name: Callable[[int], str],
+        udp_idle_ns: int = 60_000_000_000,
+        capacity: int = 131_072,
+        path: Path = OBJECT,
+    ) -> None:
+        self.owners = owners
+        self.hooks: list[str] = []
+        self.snapshot_ns = 0
+        self.host_netns = 0
+        self._user_name = user_name
+        self._udp_idle_ns = udp_idle_ns
+        self._capacity = capacity
+        self._path = path
+        self._indices: dict[int, int] = {0: 0}  # kernel owner id -> OwnerTable index
+        self._links: list[Link] = []
+        self._iterators: dict[str, IteratorLink] = {}
+        self._attribution_due = 0
+        self._unattributed = False
+        self._stack = contextlib.ExitStack()
+
+    # -- opening ----------------------------------------------------------------------------------
+    def open(self) -> None:
+        """Loads, attaches, and attributes the sockets that are older than the probe.
+
+        Raises KernelError saying what is missing.
+        """
+        host.check_btf()
+        root = host.cgroup_root()
+        try:
+            self._object = self._load()
+            self._stack.callback(self._object.close)
+            self._attach(root)
+            self._map_memory()
+            self._attribute()
+            self.host_netns = _netns_cookie()
+        except BaseException:
+            self.close()
+            raise
+
+    def _load(self) -> KernelObject:
+        left_out: list[str] = []
+        while True:
+            kernel = KernelObject(self._path)
+            kernel.set_knob("kernel_hz", host.jiffies_per_second())
+            kernel.set_knob("cgroup_v1_controller", host.container_hierarchy())
+            kernel.set_knob("udp_idle_ns", self._udp_idle_ns)
+            kernel.set_knob("snapshot_capacity", self._capacity)
+            kernel.resize_map("snapshot", self._capacity)
+            for name in left_out:
+                kernel.leave_out(name)
+            try:
+                kernel.load()
+                return kernel
+            except LoadError as error:
+                kernel.close()
+                if error.code in (1, 13):
+                    raise KernelError(
+                        "loading eBPF needs privilege: run as root (or with CAP_BPF, CAP_PERFMON "
+                        "and CAP_NET_ADMIN)"
+                    ) from error
+                if error.program not in _OPTIONAL or error.program in left_out:
+                    raise
+                left_out.append(error.program)
+                log.warning("this kernel refuses %s: %s", error.program, _OPTIONAL[error.program])
+
+    def _attach(self, cgroup: str) -> None:
+        fd = os.open(cgroup, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            for pointer, name, section in self._object.programs():
+                if not self._object.is_loaded(pointer):
+                    continue
+                if section.startswith("iter/"):
+                    link = self._object.attach_iterator(pointer, _ITERATOR_MAPS.get(name))
+                    self._iterators[name] = link
+                    self._stack.callback(link.close)
+                    continue
+                in_cgroup = section.startswith(_CGROUP_SECTIONS)
+                attached = self._object.attach(pointer, fd if in_cgroup else None)
+                self._stack.callback(attached.close)
+                self.hooks.append(section)
+        finally:
+            os.close(fd)
+        self.hooks.sort()
+
+    def _map_memory(self) -> None:
+        row = self._object.btf.struct_dtype("flow_row")
+        FlowBatch(np.empty(0, row))  # raises where a column is missing
+        self._row = row
+        self._flow_ring = self._ring("flow_ring", row)
+        self._owner_ring = self._ring("owner_ring", self._object.btf.struct_dtype("owner_row"))
+        self._snapshot_fd = self._object.map_fd("snapshot")
+        self._count = np.frombuffer(self._object.variable("snapshot_rows"), "u4")
+        losses = self._object.btf.struct_dtype("losses")
+        self._losses = np.frombuffer(self._object.variable("losses"), losses)[0]
+        self._epoll = select.epoll()
+        self._stack.callback(self._epoll.close)
+        for name in ("flow_ring", "owner_ring"):
+            self._epoll.register(self._object.map_fd(name), select.EPOLLIN | select.EPOLLET)
+
+    def _ring(self, name: str, dtype: np.dtype[np.void]) -> Ring:
+        ring = Ring(self._object.map_fd(name), self._object.map_entries(name), dtype)
+        self._stack.callback(ring.close)
+        return ring
+
+    # -- reading ----------------------------------------------------------------------------------
+    def fileno(self) -> int:
+        """Readable when a ring is more than half full: time to ``drain``."""
+        return self._epoll.fileno()
+
+    def read(self) -> FlowBatch:
+        """All flow ends with traffic since the last read, and all that ended."""
+        if self._unattributed and time.monotonic_ns() >= self._attribution_due:
+            self._attribute()
+        rows = [*self._read_snapshot(), self._flow_ring.read()]
+        return self._finish(np.concatenate(rows))
+
+    def drain(self) -> FlowBatch:
+        """What ended since the last read, without a snapshot."""
+        self._epoll.poll(0)  # edge-triggered: arms it again
+        return self._finish(self._flow_ring.read())
+
+    def _read_snapshot(self) -> list[Rows]:
+        parts: list[Rows] = []
+        started = time.perf_counter_ns()
+        for _ in range(_MAX_PASSES):
+            waiting = int(self._losses["snapshot_full"])
+            self._count[0] = 0
+            for name in _ITERATOR_MAPS:
+                self._iterators[name].run()
+            parts.append(read_array(self._snapshot_fd, self._row, int(self._count[0])))
+            if int(self._losses["snapshot_full"]) == waiting:
+                break
+        self.snapshot_ns = time.perf_counter_ns() - started
+        return parts
+
+    def _finish(self, rows: Rows) -> FlowBatch:
+        self._read_owners()
+        ids, inverse = np.unique(rows["owner"], return_inverse=True)
+        indices = [self._indices.get(key, 0) for key in ids.tolist()]
+        rows["owner"] = np.array(indices, "u8")[inverse]
+        guessed = (rows["owner"] == 0) | (rows["owner_source"] == OwnerSource.LISTENER)
+        live = (rows["protocol"] == _TCP) & (rows["mark"] & Mark.CLOSED == 0)
+        self._unattributed |= bool((guessed & live).any())
+        return FlowBatch(rows)
+
+    def _read_owners(self) -> None:
+        for row in self._owner_ring.read():
+            owner = owner_from_row(row, self._user_name)
+            self._indices[int(row["id"])] = self.owners.add(owner)
+
+    def _attribute(self) -> None:
+        """One pass over all descriptor tables: sockets no hook saw, and workers of accepted ones.
+
+        At most every five seconds, and never more than half a percent of one core.
+        """
+        started = time.monotonic_ns()
+        self._iterators["attribute_sockets"].run()
+        now = time.monotonic_ns()
+        self._attribution_due = now + max(_ATTRIBUTION_NS, 200 * (now - started))
+        self._unattributed = False
+
+    # -- keeping house -----------------------------------------------------------------------------
+    def losses(self) -> dict[str, int]:
+        """What the kernel half could not keep, by cause (struct losses), never reset."""
+        found = {name: int(self._losses[name]) for name in self._losses.dtype.names or ()}
+        found["recursion_misses"] = self._object.recursion_misses()
+        return found
+
+    def sweep_owners(self, in_use: Collection[int]) -> list[int]:
+        """Forgets owners that no flow names and whose process is gone; their indices."""
+        if len(self.owners) <= _SWEEP_ABOVE:
+            return []
+        released = []
+        for key, index in list(self._indices.items()):
+            if not index or index in in_use or _is_alive(self.owners[index].pid):
+                continue
+            del self._indices[key]
+            self.owners.release(index)
+            released.append(index)
+        return released
+
+    def close(self) -> None:
+        """Detaches everything; nothing stays in the kernel."""
+        self._count = self._losses = None  # type: ignore[assignment]
+        self._stack.close()
+
+
+def _is_alive(pid: int | None) -> bool:
+    return os.path.exists(f"/proc/{pid}")
+
+
+def _netns_cookie() -> int:
+    """The cookie of our own network namespace (SO_NETNS_COOKIE, Linux 5.14), 0 when unknown."""
+    import socket
+
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            return int.from_bytes(probe.getsockopt(socket.SOL_SOCKET, 71, 8), "little")
+        except OSError:
+            return 0

@@ -1,0 +1,61 @@
+"""What this host's kernel offers: found by looking, never by its version number."""
+
+from __future__ import annotations
+
+import gzip
+import os
+from pathlib import Path
+
+from ..errors import KernelError
+
+_BTF = Path("/sys/kernel/btf/vmlinux")
+
+#: enum container_hierarchy of bpf/flow.h, in order of preference
+_V1_CONTROLLERS = {"memory": 1, "pids": 2, "devices": 3}
+
+
+def check_btf() -> None:
+    if not _BTF.exists():
+        raise KernelError(
+            "this kernel has no BTF (/sys/kernel/btf/vmlinux): use one built with "
+            "CONFIG_DEBUG_INFO_BTF, as all Debian kernels since 11 are"
+        )
+
+
+def cgroup_root() -> str:
+    """The mount point of cgroup v2, wherever it is. Raises KernelError when it is not mounted."""
+    for line in Path("/proc/mounts").read_text().splitlines():
+        _, target, kind, *_ = line.split(" ")
+        if kind == "cgroup2":
+            return target.encode().decode("unicode_escape")
+    raise KernelError(
+        "cgroup v2 is not mounted: mount -t cgroup2 none /sys/fs/cgroup/unified (or boot with it)"
+    )
+
+
+def container_hierarchy() -> int:
+    """Where container runtimes put containers: a v1 controller that is mounted, else v2 (0)."""
+    try:
+        lines = Path("/proc/cgroups").read_text().splitlines()[1:]
+    except OSError:
+        return 0
+    mounted = {fields[0] for fields in map(str.split, lines) if fields[1] != "0"}
+    for name, value in _V1_CONTROLLERS.items():
+        if name in mounted:
+            return value
+    return 0
+
+
+def jiffies_per_second() -> int:
+    """CONFIG_HZ, 0 when the kernel's configuration cannot be read."""
+    try:
+        text = gzip.decompress(Path("/proc/config.gz").read_bytes()).decode()
+    except OSError:
+        try:
+            text = Path(f"/boot/config-{os.uname().release}").read_text()
+        except OSError:
+            return 0
+    for line in text.splitlines():
+        if line.startswith("CONFIG_HZ="):
+            return int(line.partition("=")[2])
+    return 0

@@ -1,0 +1,83 @@
+"""Memory that the kernel half fills and we read: the snapshot array and the ring buffers.
+
+Mapped BPF memory counts in VmRSS, so both are mapped in windows as large as what is to be read.
+"""
+
+from __future__ import annotations
+
+import mmap
+
+import numpy as np
+
+from ..flow.batch import Rows
+
+_PAGE = mmap.PAGESIZE
+_WINDOW = 1 << 20
+_BUSY = 1 << 31
+_HEADER = np.dtype([("length", "u4"), ("offset", "u4")])
+
+
+def read_array(fd: int, dtype: np.dtype[np.void], count: int) -> Rows:
+    """A copy of the first ``count`` values of a BPF_F_MMAPABLE array."""
+    if count == 0:
+        return np.empty(0, dtype)
+    length = -(-count * dtype.itemsize // _PAGE) * _PAGE
+    with mmap.mmap(fd, length, mmap.MAP_SHARED, mmap.PROT_READ) as window:
+        rows: Rows = np.frombuffer(window, dtype, count).copy()
+    return rows
+
+
+class Ring:
+    """A BPF ring buffer whose records are all of one dtype: read as arrays, never one by one.
+
+    Layout (kernel/bpf/ringbuf.c): a consumer page, a producer page, the data mapped twice.
+    """
+
+    def __init__(self, fd: int, size: int, dtype: np.dtype[np.void]) -> None:
+        self._fd = fd
+        self._mask = size - 1
+        stride = 8 + -(-dtype.itemsize // 8) * 8
+        self._record = np.dtype(
+            {"names": ["header", "row"], "formats": [_HEADER, dtype], "offsets": [0, 8],
+             "itemsize": stride}
+        )  # fmt: skip
+        self._dtype = dtype
+        self._consumer_page = mmap.mmap(fd, _PAGE, mmap.MAP_SHARED)
+        self._producer_page = mmap.mmap(fd, _PAGE, mmap.MAP_SHARED, mmap.PROT_READ, offset=_PAGE)
+        self._consumer = np.frombuffer(self._consumer_page, "u8", 1)
+        self._producer = np.frombuffer(self._producer_page, "u8", 1)
+
+    def read(self) -> Rows:
+        """All complete records, oldest first; their room is given back to the kernel."""
+        parts = []
+        while True:
+            rows = self._read_window()
+            if len(rows) == 0:
+                break
+            parts.append(rows)
+        return np.concatenate(parts) if parts else np.empty(0, self._dtype)
+
+    def _read_window(self) -> Rows:
+        position = int(self._consumer[0])
+        count = min(int(self._producer[0]) - position, _WINDOW) // self._record.itemsize
+        if count <= 0:
+            return np.empty(0, self._dtype)
+        start = position & self._mask
+        skip = start % _PAGE
+        length = -(-(skip + count * self._record.itemsize) // _PAGE) * _PAGE
+        with mmap.mmap(
+            self._fd, length, mmap.MAP_SHARED, mmap.PROT_READ, offset=2 * _PAGE + start - skip
+        ) as window:
+            records = np.frombuffer(window, self._record, count, skip)
+            busy = records["header"]["length"] & _BUSY
+            if busy.any():
+                count = int(np.argmax(busy != 0))
+            rows: Rows = records["row"][:count].copy()
+            del records, busy
+        self._consumer[0] = position + count * self._record.itemsize
+        return rows
+
+    def close(self) -> None:
+        del self._consumer, self._producer
+        self._consumer_page.close()
+        self._producer_page.close()

@@ -1,0 +1,36 @@
+"""Container ids from cgroup paths: one table for all runtimes and cgroup drivers."""
+
+from __future__ import annotations
+
+import re
+
+_HEX = r"(?P<id>[0-9a-f]{64})"
+_NAME = r"(?P<id>[^/]+?)"
+
+#: One path component each; the innermost component that matches wins. Monitors (conmon) are no
+#: containers and match none of them.
+_COMPONENTS = tuple(
+    re.compile(pattern)
+    for pattern in (
+        _HEX,  # cgroupfs driver: /docker/ID, /kubepods/.../ID, /libpod_parent/ID
+        rf"(?:docker|cri-containerd|crio|libpod|containerd|nerdctl|podman)-{_HEX}(?:\.scope)?",
+        rf"libpod-{_HEX}\.scope(?:/container)?",
+        rf"lxc\.payload\.{_NAME}",  # LXC 4 and Incus
+        rf"machine-{_NAME}\.scope",  # systemd-nspawn
+        rf"systemd-nspawn@{_NAME}\.service",
+    )
+)
+_LXC_PARENT = "lxc"  # before LXC 4: /lxc/NAME
+
+
+def container_id(cgroup: str) -> str:
+    """The id of the innermost container that a cgroup path names, '' for none."""
+    parts = cgroup.strip("/").split("/")
+    for at in range(len(parts) - 1, -1, -1):
+        for pattern in _COMPONENTS:
+            match = pattern.fullmatch(parts[at])
+            if match:
+                return match["id"]
+        if at and parts[at - 1] == _LXC_PARENT:
+            return parts[at]
+    return ""

@@ -1,0 +1,37 @@
+"""Owner rows of the kernel half -> Owner: text, user names and container ids, once per identity."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..flow.owner import Owner
+from .container import container_id
+
+_PATH_SOURCES = {0: "", 1: "walked", 2: "exec"}
+
+
+def _text(field: NDArray[np.uint8]) -> str:
+    """NUL-terminated octets; a process may name itself anything, so not every name is UTF-8."""
+    return bytes(field).split(b"\0", 1)[0].decode("utf-8", "replace")
+
+
+def owner_from_row(row: np.void, user_name: Callable[[int], str]) -> Owner:
+    """``row``: struct owner_row of bpf/flow.h; ``user_name``: uid -> name, '' when unknown."""
+    cgroup = _text(row["cgroup"])
+    return Owner(
+        pid=int(row["pid"]),
+        process_name=_text(row["name"]),
+        process_path=_text(row["path"]),
+        path_source=_PATH_SOURCES.get(int(row["path_source"]), ""),
+        parent_pid=int(row["parent_pid"]),
+        parent_name=_text(row["parent_name"]),
+        parent_path=_text(row["parent_path"]),
+        uid=int(row["uid"]),
+        gid=int(row["gid"]),
+        user_name=user_name(int(row["uid"])),
+        cgroup=cgroup,
+        container_id=container_id(cgroup),
+    )

@@ -1,0 +1,163 @@
+"""Two hosts in one: network namespaces joined by a veth, with nft counters as the outside truth.
+
+Segmentation offload is off, so that what nft sees is what is on the link.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+TRAFFIC = Path(__file__).with_name("traffic.py")
+
+_COUNTERS = """
+table inet truth {
+  counter tcp_out {}
+  counter tcp_in {}
+  counter udp_out {}
+  counter udp_in {}
+  chain out {
+    type filter hook postrouting priority 300;
+    meta l4proto tcp counter name tcp_out
+    meta l4proto udp counter name udp_out
+  }
+  chain in {
+    type filter hook prerouting priority -500;
+    meta l4proto tcp counter name tcp_in
+    meta l4proto udp counter name udp_in
+  }
+}
+"""
+
+#: In front of the counters: what is dropped here was lost on the way.
+_LOSS = """
+table inet loss {
+  chain in {
+    type filter hook prerouting priority -600;
+    numgen random mod 1000 < %d drop
+  }
+}
+"""
+
+
+def run(*command: str, **options: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, check=True, text=True, capture_output=True, **options)  # type: ignore[call-overload,no-any-return]
+
+
+@dataclass(frozen=True)
+class Counted:
+    packets: int
+    octets: int
+
+
+class Host:
+    """A network namespace with an address on each family."""
+
+    def __init__(self, name: str, number: int) -> None:
+        self.name = name
+        self.device = f"v{name}"
+        self.four = ipaddress.ip_address(f"10.77.0.{number}")
+        self.six = ipaddress.ip_address(f"fd77::{number}")
+        self._processes: list[subprocess.Popen[str]] = []
+
+    def exec(self, *command: str) -> str:
+        return run("ip", "netns", "exec", self.name, *command).stdout
+
+    def traffic(self, *arguments: object) -> None:
+        self.exec(sys.executable, str(TRAFFIC), *map(str, arguments))
+
+    def start_traffic(self, *arguments: object) -> subprocess.Popen[str]:
+        """A server; returns once it listens."""
+        process = subprocess.Popen(
+            ["ip", "netns", "exec", self.name, sys.executable, str(TRAFFIC), *map(str, arguments)],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self._processes.append(process)
+        assert process.stdout and process.stdout.readline() == "ready\n"
+        return process
+
+    def stop(self) -> None:
+        for process in self._processes:
+            process.kill()
+            process.wait()
+            if process.stdout:
+                process.stdout.close()
+        self._processes.clear()
+
+    def counted(self) -> dict[str, Counted]:
+        """nft's counters: {'tcp_out', 'tcp_in', 'udp_out', 'udp_in'} of the IP layer."""
+        text = self.exec("nft", "-j", "list", "counters", "table", "inet", "truth")
+        found = (entry.get("counter") for entry in json.loads(text)["nftables"])
+        return {c["name"]: Counted(c["packets"], c["bytes"]) for c in found if c}
+
+    def link(self) -> dict[str, Counted]:
+        """The veth's own counters since ``reset_counters``: {'out', 'in'}, IP layer.
+
+        All protocols: what else is on the link (ARP, neighbour discovery) is a handful of packets.
+        """
+        now = self._link_statistics()
+        return {
+            way: Counted(now[way][0] - self._base[way][0], now[way][1] - self._base[way][1])
+            for way in now
+        }
+
+    def _link_statistics(self) -> dict[str, tuple[int, int]]:
+        text = run("ip", "-n", self.name, "-j", "-s", "link", "show", self.device).stdout
+        found = json.loads(text)[0]["stats64"]
+        return {
+            way: (found[key]["packets"], found[key]["bytes"] - 14 * found[key]["packets"])
+            for way, key in (("out", "tx"), ("in", "rx"))
+        }
+
+    def lose(self, per_thousand: int) -> None:
+        """From now on loses that share of the packets that arrive."""
+        run("ip", "netns", "exec", self.name, "nft", "-f", "-", input=_LOSS % per_thousand)
+
+    def reset_counters(self) -> None:
+        self.exec("nft", "reset", "counters", "table", "inet", "truth")
+        self._base = self._link_statistics()
+
+
+def _set_up(host: Host) -> None:
+    for command in (
+        ("link", "set", "lo", "up"),
+        ("addr", "add", f"{host.four}/24", "dev", host.device),
+        ("addr", "add", f"{host.six}/64", "dev", host.device, "nodad"),
+        ("link", "set", host.device, "up"),
+    ):
+        run("ip", "-n", host.name, *command)
+    host.exec("ethtool", "-K", host.device, "tso", "off", "gso", "off", "gro", "off")
+    # windows that a veth's queue holds: without segmentation offload larger ones overflow it, and
+    # the loss that tests want is the one that they make
+    host.exec(
+        "sysctl", "-qw", "net.ipv4.ip_local_port_range=2000 65000",
+        "net.ipv4.tcp_wmem=4096 65536 131072", "net.ipv4.tcp_rmem=4096 65536 131072",
+    )  # fmt: skip
+    run("ip", "netns", "exec", host.name, "nft", "-f", "-", input=_COUNTERS)
+
+
+@contextlib.contextmanager
+def two_hosts(prefix: str = "sf") -> Iterator[tuple[Host, Host]]:
+    """A client's host and a server's, joined by a veth."""
+    hosts = (Host(f"{prefix}a", 1), Host(f"{prefix}b", 2))
+    a, b = hosts
+    for host in hosts:
+        subprocess.run(["ip", "netns", "del", host.name], capture_output=True, check=False)
+        run("ip", "netns", "add", host.name)
+    try:
+        run("ip", "link", "add", a.device, "netns", a.name, "type", "veth",
+            "peer", "name", b.device, "netns", b.name)  # fmt: skip
+        for host in hosts:
+            _set_up(host)
+        yield hosts
+    finally:
+        for host in hosts:
+            host.stop()
+            run("ip", "netns", "del", host.name)
