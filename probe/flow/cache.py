@@ -1,0 +1,279 @@
+"""The Metering Process: rows of flow ends go in, Flow Records come out (RFC 7011, section 2).
+
+One entry per connection with one or two local ends. No clock and no I/O: every method is told
+the time. Arrays only: a call works on all rows of a batch, or on all entries, at once.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from probe.flow.batch import RECORD_DTYPE, EndReason, FlowBatch, Rows
+from probe.flow.ends import ENDED, FREE, NOBODY, OPEN, EndTable, Slots, concatenate_rows, take_rows
+from probe.flow.fold import fold_rows
+from probe.flow.index import KeyIndex
+from probe.flow.join import (
+    TCP,
+    UDP,
+    MeetingPlace,
+    are_plausible,
+    distinct_pairs,
+    find_peers,
+    is_loose,
+    meeting_keys,
+)
+from probe.flow.record import build_records
+
+SECOND_NS = 1_000_000_000
+#: Entries per step of an export, so that what it gathers stays in the processor's cache.
+_BLOCK = 2048
+
+
+class FlowCache:
+    """All times are CLOCK_MONOTONIC nanoseconds; records get Unix time by ``wall_offset_ns``.
+
+    ``join_wait_ns``: how long a closed end waits for its peer. ``linger_ns``: how long an ended
+    entry is remembered, so that a late peer yields no second record. ``host_netns``: cookie of
+    the namespace whose interface indices are exported, 0 for none.
+    """
+
+    def __init__(
+        self,
+        max_entries: int = 131072,
+        active_timeout_ns: int = 60 * SECOND_NS,
+        idle_timeout_ns: int = 15 * SECOND_NS,
+        join_wait_ns: int = SECOND_NS,
+        linger_ns: int = 3 * SECOND_NS,
+        host_netns: int = 0,
+    ) -> None:
+        self._max_entries = max_entries
+        self._active_timeout_ns = active_timeout_ns
+        self._idle_timeout_ns = idle_timeout_ns
+        self._join_wait_ns = join_wait_ns
+        self._linger_ns = linger_ns
+        self._host_netns = host_netns
+        self._table = EndTable()
+        self._ids = KeyIndex()
+        self._place = MeetingPlace()
+        self._observed_ns = 0
+        self.observed_flows = 0
+        self.evicted = 0
+        self.late_packets = 0
+
+    @property
+    def entries(self) -> int:
+        """Live entries; a joined connection is one, ended entries that linger are none."""
+        return len(self._leaders())
+
+    def owners_in_use(self) -> NDArray[np.int64]:
+        """OwnerTable indices that a later record may name; those of past records are not kept."""
+        table = self._table
+        live = np.flatnonzero(table.state[: table.top] == OPEN)
+        owners: NDArray[np.int64] = np.unique(table.rows["owner"][live]).astype(np.int64)
+        return owners
+
+    def observe(self, batch: FlowBatch, now_ns: int) -> None:
+        """Add one read's deltas. An id may occur in any number of rows."""
+        if not len(batch):
+            return
+        rows = self._table.adopt(batch.rows)
+        rows, slots = fold_rows(rows, self._locate(rows), self._table.scratch)
+        is_new = self._table.state[slots] == FREE
+        new, known = np.flatnonzero(is_new), np.flatnonzero(~is_new)
+        self._open(slots[new], take_rows(rows, new), now_ns)
+        self._update(slots[known], take_rows(rows, known), now_ns)
+        self._join(slots, now_ns)
+        self._observed_ns = now_ns
+
+    def expire(self, now_ns: int, wall_offset_ns: int) -> Rows:
+        """Records (RECORD_DTYPE) that are due by timeout, end of flow or lack of room."""
+        self._forget_ended(now_ns)
+        leaders = self._leaders()
+        reasons = self._due_reasons(leaders, now_ns)
+        self._evict(leaders, reasons)
+        due = np.flatnonzero(reasons)
+        return self._export(leaders[due], reasons[due], now_ns, wall_offset_ns)
+
+    def flush(self, now_ns: int, wall_offset_ns: int) -> Rows:
+        """Records of all that is left, with the reason FORCED_END; the cache is empty then."""
+        leaders = self._leaders()
+        reasons = np.full(len(leaders), EndReason.FORCED_END, np.uint8)
+        records = self._export(leaders, reasons, now_ns, wall_offset_ns)
+        self._remove(np.flatnonzero(self._table.state[: self._table.top] != FREE))
+        return records
+
+    def _locate(self, rows: Rows) -> Slots:
+        """The slot of each row's id; of an unknown one a slot in state FREE."""
+        ids = np.ascontiguousarray(rows["id"])
+        slots = self._ids.find(ids)
+        unknown = np.flatnonzero(slots == NOBODY)
+        if len(unknown):
+            offered = self._table.allocate(len(unknown))
+            given = self._ids.insert(ids[unknown], offered)
+            self._table.release(offered[given != offered])
+            slots[unknown] = given
+        return slots
+
+    def _open(self, slots: Slots, rows: Rows, now_ns: int) -> None:
+        if not len(slots):
+            return
+        table = self._table
+        table.open(slots, rows, now_ns)
+        self.observed_flows += len(slots)
+        # A socket as old as this, seen only now, is back from an idle timeout or an eviction: its
+        # earlier packets are in earlier records. These came after the previous read.
+        resumed = slots[table.last_ns[slots] - table.since_ns[slots] > self._idle_timeout_ns]
+        if self._observed_ns and len(resumed):
+            since = np.minimum(
+                np.maximum(table.since_ns[resumed], self._observed_ns), table.last_ns[resumed]
+            )
+            table.since_ns[resumed] = table.armed_ns[resumed] = since
+
+    def _update(self, slots: Slots, rows: Rows, now_ns: int) -> None:
+        if not len(slots):
+            return
+        table = self._table
+        table.update(slots, rows, now_ns)
+        late = np.flatnonzero(table.state[slots] == ENDED)
+        if len(late):
+            self.late_packets += int(rows["tx_packets"][late].sum())
+            self.late_packets += int(rows["rx_packets"][late].sum())
+            table.ended_ns[slots[late]] = now_ns
+
+    def _join(self, slots: Slots, now_ns: int) -> None:
+        """Enter ends whose key is known since this batch, and join those that meet."""
+        table = self._table
+        lonely = slots[(table.peer[slots] == NOBODY) & (table.state[slots] == OPEN)]
+        nameless = lonely[table.key[lonely] == 0]
+        # TCP keys never change, so the later of two ends finds the earlier when it enters. UDP
+        # ends try again: their traffic may become plausible, or a crowd disperse.
+        again = lonely[(table.key[lonely] != 0) & (table.rows["protocol"][lonely] == UDP)]
+        seekers = np.concatenate([self._enter(nameless), again])
+        if not len(seekers):
+            return
+        peers = find_peers(self._place, table, seekers)
+        met = np.flatnonzero((peers != NOBODY) & (table.peer[peers] == NOBODY))
+        a, b = distinct_pairs(seekers[met], peers[met], table.scratch)
+        plausible = are_plausible(table, a, b)
+        a, b = a[plausible], b[plausible]
+        table.link(a, b)
+        self.observed_flows -= len(a)
+        self._bury_late(a, b, now_ns)
+
+    def _enter(self, slots: Slots) -> Slots:
+        table = self._table
+        rows = table.take_rows(slots)
+        keys, mirrors = meeting_keys(rows)
+        known = np.flatnonzero(keys)
+        entered = slots[known]
+        table.key[entered], table.mirror[entered] = keys[known], mirrors[known]
+        table.group[entered] = self._place.enter(keys[known], entered)
+        table.is_loose[entered] = is_loose(rows)[known]
+        return entered
+
+    def _bury_late(self, a: Slots, b: Slots, now_ns: int) -> None:
+        """An end that meets an ended one is late: its packets are in the records of the other."""
+        state = self._table.state
+        one_ended = (state[a] == ENDED) != (state[b] == ENDED)
+        late = np.where(state[a] == ENDED, b, a)[one_ended]
+        self.late_packets += int(self._table.packets(late).sum())
+        state[late] = ENDED
+        self._table.ended_ns[a[one_ended]] = self._table.ended_ns[b[one_ended]] = now_ns
+
+    def _leaders(self) -> Slots:
+        """One end of each live entry."""
+        table, top = self._table, self._table.top
+        peer = table.peer[:top]
+        first = (peer == NOBODY) | (np.arange(top) < peer)
+        return np.flatnonzero((table.state[:top] == OPEN) & first)
+
+    def _due_reasons(self, leaders: Slots, now_ns: int) -> NDArray[np.uint8]:
+        table = self._table
+        peers = table.peer[leaders]
+        closed, peer_closed = table.closed_ns[leaders], table.closed_ns[peers]
+        both = (closed > 0) & (peer_closed > 0)
+        first_close = np.where(both, np.minimum(closed, peer_closed), closed + peer_closed)
+        waited = now_ns - first_close >= self._join_wait_ns
+        last = np.maximum(table.last_ns[leaders], table.last_ns[peers])
+        reasons = np.zeros(len(leaders), np.uint8)
+        reasons[now_ns - table.armed_ns[leaders] >= self._active_timeout_ns] = (
+            EndReason.ACTIVE_TIMEOUT
+        )
+        reasons[now_ns - last >= self._idle_timeout_ns] = EndReason.IDLE_TIMEOUT
+        reasons[first_close > 0] = 0  # a closing flow has one last record, at its end
+        reasons[both | ((first_close > 0) & waited)] = EndReason.END_OF_FLOW
+        return reasons
+
+    def _evict(self, leaders: Slots, reasons: NDArray[np.uint8]) -> None:
+        """Over the bound the least recently active entries leave."""
+        staying = np.flatnonzero((reasons == 0) | (reasons == EndReason.ACTIVE_TIMEOUT))
+        excess = len(staying) - self._max_entries
+        if excess <= 0:
+            return
+        ends = leaders[staying]
+        last = np.maximum(self._table.last_ns[ends], self._table.last_ns[self._table.peer[ends]])
+        oldest = staying[np.argpartition(last, excess - 1)[:excess]]
+        reasons[oldest] = EndReason.LACK_OF_RESOURCES
+        self.evicted += excess
+
+    def _export(
+        self, leaders: Slots, reasons: NDArray[np.uint8], now_ns: int, wall_offset_ns: int
+    ) -> Rows:
+        if not len(leaders):
+            return np.zeros(0, RECORD_DTYPE)
+        blocks = [
+            build_records(
+                self._table,
+                leaders[start : start + _BLOCK],
+                reasons[start : start + _BLOCK],
+                now_ns,
+                wall_offset_ns,
+                self._host_netns,
+            )
+            for start in range(0, len(leaders), _BLOCK)
+        ]
+        records = concatenate_rows(blocks)
+        self._end(leaders[reasons == EndReason.END_OF_FLOW], now_ns)
+        leaving = (reasons != EndReason.END_OF_FLOW) & (reasons != EndReason.ACTIVE_TIMEOUT)
+        self._remove(self._with_peers(leaders[leaving]))
+        return records
+
+    def _end(self, leaders: Slots, now_ns: int) -> None:
+        """Of entries whose two sockets are gone nothing can come any more; others linger."""
+        table = self._table
+        peers = table.peer[leaders]
+        gone = (peers != NOBODY) & (table.closed_ns[leaders] > 0) & (table.closed_ns[peers] > 0)
+        self._remove(self._with_peers(leaders[gone]))
+        lingering = self._with_peers(leaders[~gone])
+        table.state[lingering] = ENDED
+        table.ended_ns[lingering] = now_ns
+
+    def _forget_ended(self, now_ns: int) -> None:
+        """Drop what lingered. A TCP end that still lives is remembered until it closes too."""
+        table = self._table
+        ended = np.flatnonzero(table.state[: table.top] == ENDED)
+        peers = table.peer[ended]
+        is_live = (table.closed_ns[ended] == 0) | ((peers > 0) & (table.closed_ns[peers] == 0))
+        held = is_live & (table.rows["protocol"][ended] == TCP)
+        over = (now_ns - table.ended_ns[ended] >= self._linger_ns) & ~held
+        excess = len(ended) - int(np.count_nonzero(over)) - self._max_entries
+        if excess > 0:  # a close that was lost in the kernel must not be remembered forever
+            oldest = np.argsort(np.where(over, np.iinfo(np.int64).max, table.ended_ns[ended]))
+            over[oldest[:excess]] = True
+        self._remove(np.union1d(ended[over], table.peer[ended[over]]))
+
+    def _with_peers(self, leaders: Slots) -> Slots:
+        peers = self._table.peer[leaders].astype(np.int64)
+        return np.concatenate([leaders, peers[peers != NOBODY]])
+
+    def _remove(self, slots: Slots) -> None:
+        """Free slots; both of a joined entry at once."""
+        slots = slots[slots != NOBODY]
+        if not len(slots):
+            return
+        table = self._table
+        entered = slots[table.key[slots] != 0]
+        self._place.leave(table.key[entered], table.group[entered], entered)
+        self._ids.remove(np.ascontiguousarray(table.rows["id"][slots]))
+        table.release(slots)

@@ -1,0 +1,178 @@
+"""From ends to Flow Records: one record per direction with packets since its last export.
+
+A direction is counted by its sender's TX lane, or by its receiver's RX lane where the sender is
+remote. What the other lane exported before the ends were joined is not exported again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from probe.flow.batch import RECORD_DTYPE, Mark, Rows
+from probe.flow.ends import (
+    LOST,
+    NOBODY,
+    OCTETS,
+    PACKETS,
+    RETRANSMITTED,
+    RX,
+    TX,
+    EndTable,
+    Flags,
+    Slots,
+)
+
+_FLIPPED_ROLE = np.array([0, 2, 1], np.uint8)
+_ADDRESSES = ("local_address", "remote_address", "source_address", "destination_address")
+#: record column, column of the end's row: what describes the end that is at the source.
+_SOURCE = (
+    ("source_owner", "owner"),
+    ("source_owner_source", "owner_source"),
+    ("source_netns", "netns"),
+    ("source_netns_inode", "netns_inode"),
+)
+_DESTINATION = tuple((name.replace("source", "destination", 1), column) for name, column in _SOURCE)
+#: Both sides have these of the end whose counter is used.
+_COUNTING = ("rtt_us", "rtt_var_us", "protocol", "ip_version", "tcp_state")
+
+
+def build_records(
+    table: EndTable,
+    leaders: Slots,
+    reasons: NDArray[np.uint8],
+    now_ns: int,
+    wall_offset_ns: int,
+    host_netns: int,
+) -> Rows:
+    """Records of the entries led by ``leaders``, which is brought up to date in the table."""
+    peers = table.peer[leaders].astype(np.int64)
+    back = np.where(_is_to_itself(table, leaders, peers), NOBODY, leaders)
+    senders, receivers = np.concatenate([leaders, peers]), np.concatenate([peers, back])
+    deltas, due = _take_deltas(table, senders, receivers)
+    sent = np.flatnonzero(due & (senders != NOBODY))
+    received = np.flatnonzero(due & (senders == NOBODY))
+    order = np.concatenate([sent, received])
+    records: Rows = np.zeros(len(order), RECORD_DTYPE)
+    _fill_counters(records, deltas[order])
+    entry = order % len(leaders) if len(leaders) else order
+    records["flow_id"] = table.flow[leaders[entry]]
+    records["end_reason"] = reasons[entry]
+    _fill_times(records, table, leaders, peers, entry, now_ns, wall_offset_ns)
+    _fill_sent(records[: len(sent)], table, senders[sent], receivers[sent], host_netns)
+    _fill_received(records[len(sent) :], table, receivers[received], host_netns)
+    return records
+
+
+def _is_to_itself(table: EndTable, leaders: Slots, peers: Slots) -> Flags:
+    """What such a socket receives is what it sent."""
+    rows = table.rows
+    same: Flags = (rows["local_port"][leaders] == rows["remote_port"][leaders]) & (peers == NOBODY)
+    few = np.flatnonzero(same)
+    ends = table.take_rows(leaders[few])
+    same[few] = (ends["local_address"] == ends["remote_address"]).all(axis=1)
+    return same
+
+
+def _take_deltas(
+    table: EndTable, senders: Slots, receivers: Slots
+) -> tuple[NDArray[np.int64], Flags]:
+    """Sums not yet exported, marked as exported where the direction is due."""
+    total, out = table.total.reshape(-1, 4), table.out.reshape(-1, 4)
+    is_local = senders != NOBODY
+    lane = np.where(is_local, 2 * senders + TX, 2 * receivers + RX)
+    other = np.where(is_local, 2 * receivers + RX, 2 * NOBODY + RX)
+    seen = total.take(lane, axis=0)
+    deltas = seen - out.take(lane, axis=0) - out.take(other, axis=0)
+    np.maximum(deltas, 0, out=deltas)
+    due = deltas[:, PACKETS] > 0
+    moved = np.flatnonzero(due)
+    out[lane[moved]] += deltas[moved]
+    return deltas, due
+
+
+def _fill_counters(records: Rows, deltas: NDArray[np.int64]) -> None:
+    records["octets"], records["packets"] = deltas[:, OCTETS], deltas[:, PACKETS]
+    records["retransmitted"], records["lost"] = deltas[:, RETRANSMITTED], deltas[:, LOST]
+
+
+def _fill_times(
+    records: Rows,
+    table: EndTable,
+    leaders: Slots,
+    peers: Slots,
+    entry: Slots,
+    now_ns: int,
+    wall_offset_ns: int,
+) -> None:
+    """``last`` is the entry's latest packet; the next record of the entry begins there."""
+    last = np.minimum(np.maximum(table.last_ns[leaders], table.last_ns[peers]), now_ns)
+    first = np.minimum(table.since_ns[leaders], last)
+    records["first_ns"] = first[entry] + wall_offset_ns
+    records["last_ns"] = last[entry] + wall_offset_ns
+    exported = np.zeros(len(leaders), bool)
+    exported[entry] = True
+    table.since_ns[leaders] = np.where(exported, last, table.since_ns[leaders])
+    table.armed_ns[leaders] = now_ns
+    table.reported[leaders] |= exported
+    table.reported[peers] |= exported
+    table.since_ns[peers], table.armed_ns[peers] = table.since_ns[leaders], now_ns
+
+
+def _fill_sent(
+    records: Rows, table: EndTable, senders: Slots, receivers: Slots, host_netns: int
+) -> None:
+    """The sender is local; so may be the receiver."""
+    rows, others = table.take_rows(senders), table.take_rows(receivers)
+    _fill_counting(records, rows, "local", "remote")
+    _copy(records, rows, _SOURCE)
+    _copy(records, others, _DESTINATION)
+    records["egress_interface"] = _host_interface(rows, host_netns)
+    records["flow_direction"] = 1
+    role, peer_role = rows["role"], _FLIPPED_ROLE[others["role"]]
+    records["biflow_direction"] = np.where(role, role, peer_role)
+    records["tcp_flags"], records["dscp"] = rows["tx_flags"], rows["dscp"]
+
+
+def _fill_received(records: Rows, table: EndTable, receivers: Slots, host_netns: int) -> None:
+    """The sender is remote: flow_direction, dscp and its owner stay 0."""
+    rows = table.take_rows(receivers)
+    _fill_counting(records, rows, "remote", "local")
+    _copy(records, rows, _DESTINATION)
+    records["ingress_interface"] = _host_interface(rows, host_netns)
+    records["biflow_direction"] = _FLIPPED_ROLE[rows["role"]]
+    records["tcp_flags"] = rows["rx_flags"]
+
+
+def _fill_counting(records: Rows, rows: Rows, source: str, destination: str) -> None:
+    wide, ends = _by_address(records), _by_address(rows)
+    wide["source_address"] = ends[f"{source}_address"]
+    wide["destination_address"] = ends[f"{destination}_address"]
+    records["source_port"] = rows[f"{source}_port"]
+    records["destination_port"] = rows[f"{destination}_port"]
+    for name in _COUNTING:
+        records[name] = rows[name]
+    records["estimated"] = (rows["mark"] & np.uint8(Mark.ESTIMATED)) != 0
+
+
+def _copy(records: Rows, rows: Rows, columns: tuple[tuple[str, str], ...]) -> None:
+    for name, column in columns:
+        records[name] = rows[column]
+
+
+def _host_interface(rows: Rows, host_netns: int) -> NDArray[np.uint32]:
+    """An index is meaningless outside of its namespace."""
+    return np.where((rows["netns"] == host_netns) & (host_netns != 0), rows["ifindex"], 0)
+
+
+def _by_address(rows: Rows) -> Rows:
+    """The address columns as opaque words, which copy in one piece and not octet by octet."""
+    fields: Mapping[str, tuple[Any, ...]] = rows.dtype.fields or {}
+    names = [name for name in _ADDRESSES if name in fields]
+    offsets = [fields[name][1] for name in names]
+    formats = ["V16"] * len(names)
+    layout = {"names": names, "formats": formats, "offsets": offsets}
+    return rows.view(np.dtype({**layout, "itemsize": rows.dtype.itemsize}))  # type: ignore[call-overload]
