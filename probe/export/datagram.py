@@ -1,0 +1,92 @@
+"""A connected UDP socket that never fragments and lets the kernel cut trains into messages."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import struct
+
+from probe.export.resolve import Address
+
+# linux/in.h, linux/in6.h, linux/udp.h: Python's socket module does not name all of them.
+_MTU_DISCOVER = {
+    socket.AF_INET: (socket.IPPROTO_IP, 10),
+    socket.AF_INET6: (socket.IPPROTO_IPV6, 23),
+}
+_MTU = {socket.AF_INET: (socket.IPPROTO_IP, 14), socket.AF_INET6: (socket.IPPROTO_IPV6, 24)}
+_HEADERS = {socket.AF_INET: 28, socket.AF_INET6: 48}
+_PMTUDISC_DO = 2
+_UDP_SEGMENT = 103
+_MAX_SEGMENTS = 64  # UDP_MAX_SEGMENTS of every kernel that has UDP_SEGMENT
+_MAX_OCTETS = 65000  # of one super-packet
+_SEND_BUFFER = 1 << 20
+#: What the kernel says where it cannot segment: no UDP_SEGMENT, no checksum offload, over the MTU.
+_SEGMENTATION_ERRORS = {
+    errno.EINVAL,
+    errno.EIO,
+    errno.EMSGSIZE,
+    errno.EOPNOTSUPP,
+    errno.ENOPROTOOPT,
+}
+
+
+class DatagramSocket:
+    """Raises OSError from its constructor and ``send`` as the kernel does.
+
+    ``segmentation`` lets one call send many messages (UDP_SEGMENT). It is for rates where system
+    calls matter: a capture on this host then shows the messages of a call as one long packet.
+    """
+
+    def __init__(self, address: Address, segmentation: bool = False) -> None:
+        family, name = address
+        self._family = socket.AddressFamily(family)
+        self._wants_segmentation = self._segmentation = segmentation
+        self._socket = socket.socket(family, socket.SOCK_DGRAM)
+        try:
+            self._socket.setblocking(False)
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
+            self._socket.setsockopt(*_MTU_DISCOVER[self._family], _PMTUDISC_DO)
+            self._socket.connect(name)
+        except OSError:
+            self._socket.close()
+            raise
+
+    @property
+    def local_address(self) -> tuple[str, int]:
+        address: tuple[str, int] = self._socket.getsockname()[:2]
+        return address
+
+    def pending_error(self) -> OSError | None:
+        """What an ICMP message said about an earlier datagram; told once."""
+        code = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        return OSError(code, errno.errorcode.get(code, str(code))) if code else None
+
+    def path_room(self) -> int:
+        """Octets of the largest datagram that the path takes unfragmented."""
+        return self._socket.getsockopt(*_MTU[self._family]) - _HEADERS[self._family]
+
+    def messages_at_once(self, size: int) -> int:
+        """How many messages of ``size`` octets one call of ``send`` takes."""
+        return max(1, min(_MAX_SEGMENTS, _MAX_OCTETS // size)) if self._segmentation else 1
+
+    def send(self, octets: memoryview, size: int) -> bool:
+        """Send messages of ``size`` octets each; False: try again, with fewer at once."""
+        if len(octets) <= size:
+            self._socket.send(octets)
+            return True
+        try:
+            ancillary = [(socket.IPPROTO_UDP, _UDP_SEGMENT, struct.pack("=H", size))]
+            self._socket.sendmsg([octets], ancillary)
+        except OSError as error:
+            if error.errno not in _SEGMENTATION_ERRORS:
+                raise
+            self._segmentation = False
+            return False
+        return True
+
+    def allow_segmentation(self) -> None:
+        """Messages got smaller: they may fit the path now."""
+        self._segmentation = self._wants_segmentation
+
+    def close(self) -> None:
+        self._socket.close()

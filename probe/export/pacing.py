@@ -1,0 +1,38 @@
+"""How fast octets may leave: a token bucket without a clock of its own."""
+
+from __future__ import annotations
+
+#: Octets that may leave at once: with what the kernel charges for each message, half of a
+#: collector's default socket buffer.
+DEFAULT_BURST = 64_000
+
+
+class TokenBucket:
+    """``rate`` octets a second on average, ``burst`` at once; a rate of 0 is no limit."""
+
+    def __init__(self, rate: float, burst: float = DEFAULT_BURST) -> None:
+        self._rate = rate
+        self._burst = burst
+        self._tokens = burst
+        self._updated: float | None = None
+
+    @property
+    def is_limited(self) -> bool:
+        return self._rate > 0
+
+    def allowance(self, now: float) -> float:
+        """Octets that may leave at ``now`` (monotonic seconds); infinite without a limit."""
+        if not self.is_limited:
+            return float("inf")
+        if self._updated is not None and now > self._updated:
+            self._tokens = min(self._burst, self._tokens + (now - self._updated) * self._rate)
+        self._updated = now
+        return self._tokens
+
+    def spend(self, octets: int) -> None:
+        self._tokens -= octets
+
+    def due(self, now: float) -> float:
+        """When half a burst may leave again: waking for every message would cost more."""
+        missing = self._burst / 2 - self.allowance(now)
+        return now + max(0.0, missing / self._rate) if self.is_limited else now

@@ -1,0 +1,89 @@
+"""Information Elements: read from their one-line declarations, looked up by name or by number."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from probe.errors import ConfigError
+from probe.ipfix.types import SEMANTICS, TYPES, UNITS, DataType
+
+#: The number that IANA keeps for documentation (RFC 5612).
+DOCUMENTATION_PEN = 32473
+
+
+@dataclass(frozen=True, slots=True)
+class Element:
+    """One Information Element; ``pen`` 0 is IANA. Semantics and units are codes of RFC 5610."""
+
+    name: str
+    pen: int
+    id: int
+    type: DataType
+    semantics: int = 0
+    units: int = 0
+
+
+class ElementTable:
+    """The known elements. Raises ConfigError when a name or number is given twice."""
+
+    def __init__(self, elements: Iterable[Element] = ()) -> None:
+        self._by_name: dict[str, Element] = {}
+        self._by_number: dict[tuple[int, int], Element] = {}
+        for element in elements:
+            self._add(element)
+
+    def _add(self, element: Element) -> None:
+        number = element.pen, element.id
+        if element.name in self._by_name or number in self._by_number:
+            raise ConfigError(
+                f"Information Element {element.name} ({number[0]}/{number[1]}) is declared twice"
+            )
+        self._by_name[element.name] = self._by_number[number] = element
+
+    def __len__(self) -> int:
+        return len(self._by_name)
+
+    def __iter__(self) -> Iterator[Element]:
+        return iter(self._by_name.values())
+
+    def __getitem__(self, name: str) -> Element:
+        return self._by_name[name]
+
+    def get(self, name: str) -> Element | None:
+        return self._by_name.get(name)
+
+    def numbered(self, pen: int, number: int) -> Element | None:
+        return self._by_number.get((pen, number))
+
+
+def parse_elements(
+    text: str, source: str = "elements", private_pen: int = DOCUMENTATION_PEN
+) -> ElementTable:
+    """Read declarations (``templates/elements.txt``); ConfigError names ``source`` and line."""
+    table = ElementTable()
+    for number, line in content_lines(text):
+        try:
+            table._add(_parse_element(line, private_pen))
+        except (ValueError, KeyError, ConfigError) as error:
+            reason = error if isinstance(error, ConfigError) else f"cannot read {line!r}"
+            raise ConfigError(f"{source}:{number}: {reason}") from None
+    return table
+
+
+def content_lines(text: str) -> Iterator[tuple[int, str]]:
+    """(line number, text) of the lines that are neither blank nor comment."""
+    for number, line in enumerate(text.splitlines(), 1):
+        content = line.partition("#")[0].strip()
+        if content:
+            yield number, content
+
+
+def _parse_element(line: str, private_pen: int) -> Element:
+    name, number, kind, semantics, units = line.split()
+    enterprise, _, identifier = number.partition("/")
+    pen = private_pen if enterprise == "private" else int(enterprise)
+    element_id = int(identifier)
+    if not (0 <= pen < 1 << 32 and 0 < element_id < 1 << 15):
+        raise ConfigError(f"{number} is not a number of an Information Element")
+    return Element(name, pen, element_id, TYPES[kind], SEMANTICS[semantics], UNITS[units])

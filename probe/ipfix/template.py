@@ -1,0 +1,119 @@
+"""Templates: ordered Information Elements with lengths (RFC 7011 section 3.4)."""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from probe.errors import ConfigError
+from probe.ipfix.elements import Element, ElementTable, content_lines
+from probe.ipfix.types import VARIABLE
+
+_FIELD = re.compile(r"(?P<name>[A-Za-z0-9_]+)(?:\[(?P<length>\d+)\])?")
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """An element with the length it has in one Template; VARIABLE when each record says its own."""
+
+    element: Element
+    length: int
+
+    @property
+    def is_variable(self) -> bool:
+        return self.length == VARIABLE
+
+    def encode(self) -> bytes:
+        """Field Specifier (RFC 7011 section 3.2)."""
+        element = self.element
+        if element.pen == 0:
+            return struct.pack("!HH", element.id, self.length)
+        return struct.pack("!HHI", element.id | 0x8000, self.length, element.pen)
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """A Template, or with ``scope_count`` > 0 an Options Template (RFC 7011 section 3.4.2.2)."""
+
+    id: int
+    fields: tuple[Field, ...]
+    scope_count: int = 0
+
+    @property
+    def fixed_length(self) -> int:
+        """Octets of a record without its variable-length fields."""
+        return sum(field.length for field in self.fields if not field.is_variable)
+
+    @property
+    def has_variable_length(self) -> bool:
+        return any(field.is_variable for field in self.fields)
+
+    def encode(self) -> bytes:
+        """(Options) Template Record."""
+        header = struct.pack("!HH", self.id, len(self.fields))
+        if self.scope_count:
+            header += struct.pack("!H", self.scope_count)
+        return header + b"".join(field.encode() for field in self.fields)
+
+
+@dataclass(frozen=True, slots=True)
+class TemplateDefinition:
+    """What a template file says: for every position the field for IPv4 and the one for IPv6."""
+
+    source: str
+    positions: tuple[tuple[Field, Field], ...]
+
+    def template(
+        self, template_id: int, ip_version: int, keep: Callable[[Element], bool] = lambda _: True
+    ) -> Template:
+        """The Template for one IP version, without the elements that ``keep`` refuses."""
+        side = 0 if ip_version == 4 else 1
+        fields = tuple(pair[side] for pair in self.positions if keep(pair[side].element))
+        if not fields:
+            raise ConfigError(f"{self.source}: no Information Element is left in this template")
+        return Template(template_id, fields)
+
+
+def parse_template(text: str, source: str, elements: ElementTable) -> TemplateDefinition:
+    """Read a template file (see ``templates/full.txt``); ConfigError names ``source`` and line."""
+    positions: list[tuple[Field, Field]] = []
+    seen: set[Element] = set()
+    for number, line in content_lines(text):
+        try:
+            pair = _parse_position(line, elements)
+            _refuse_repetition(pair, seen)
+        except ConfigError as error:
+            raise ConfigError(f"{source}:{number}: {error}") from None
+        positions.append(pair)
+    if not positions:
+        raise ConfigError(f"{source}: no Information Element in this template")
+    return TemplateDefinition(source, tuple(positions))
+
+
+def _parse_position(line: str, elements: ElementTable) -> tuple[Field, Field]:
+    fields = [_parse_field(part.strip(), elements) for part in line.split("|")]
+    if len(fields) > 2:
+        raise ConfigError(f"{line!r} has more than two alternatives (IPv4 | IPv6)")
+    return fields[0], fields[-1]
+
+
+def _parse_field(text: str, elements: ElementTable) -> Field:
+    match = _FIELD.fullmatch(text)
+    if not match:
+        raise ConfigError(f"{text!r} is not an element name or name[length]")
+    element = elements.get(match["name"])
+    if element is None:
+        raise ConfigError(f"{match['name']} is not in the list of Information Elements")
+    length = int(match["length"]) if match["length"] else element.type.length
+    if match["length"] and (length >= VARIABLE or not element.type.allows(length)):
+        raise ConfigError(f"{length} octets is no length for {element.type.name} {element.name}")
+    return Field(element, length)
+
+
+def _refuse_repetition(pair: tuple[Field, Field], seen: set[Element]) -> None:
+    for element in {field.element for field in pair}:
+        if element in seen:
+            raise ConfigError(f"{element.name} is in this template already")
+        seen.add(element)

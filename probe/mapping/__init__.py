@@ -1,0 +1,13 @@
+"""Flow columns and owner attributes as Information Elements: the only package that knows both.
+
+Numbers are copied column by column into packed big-endian arrays. What belongs to an owner is
+encoded once per owner and side, then gathered by index.
+"""
+
+from __future__ import annotations
+
+from probe.mapping.encoder import Encoder
+from probe.mapping.files import load_elements, load_template
+from probe.mapping.tables import Privacy
+
+__all__ = ["Encoder", "Privacy", "load_elements", "load_template"]

@@ -1,0 +1,44 @@
+"""The declarations in ``templates/``, and a user's own Template."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import probe
+from probe.errors import ConfigError
+from probe.ipfix.elements import DOCUMENTATION_PEN, ElementTable, parse_elements
+from probe.ipfix.template import TemplateDefinition, parse_template
+
+
+def load_elements(private_pen: int = DOCUMENTATION_PEN) -> ElementTable:
+    """All known Information Elements; ``private_pen`` is the enterprise of Sockflow's own."""
+    if not 0 < private_pen < 1 << 32:
+        raise ConfigError(f"private enterprise number {private_pen}: must be 1 to 4294967295")
+    path = _directory() / "elements.txt"
+    return parse_elements(_read(path), str(path), private_pen)
+
+
+def load_template(name: str, elements: ElementTable) -> TemplateDefinition:
+    """The Template of that name in ``templates/`` ('full', 'numeric'), else of that path."""
+    shipped = _directory() / f"{name}.txt"
+    is_shipped = name != "elements" and "/" not in name and shipped.is_file()
+    path = shipped if is_shipped else Path(name)
+    return parse_template(_read(path), str(path), elements)
+
+
+def _directory() -> Path:
+    """``templates/`` inside the installed package, or beside it in a checkout."""
+    package = Path(probe.__file__).parent
+    for directory in (package / "templates", package.parent / "templates"):
+        if (directory / "elements.txt").is_file():
+            return directory
+    raise ConfigError("templates/elements.txt is missing: the installation is not complete")
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text("utf-8")
+    except OSError as error:
+        raise ConfigError(f"cannot read template {path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"template {path} is not text in UTF-8") from None

@@ -1,0 +1,114 @@
+"""Encoded attributes of owners (or TCP states), kept by index so that records gather them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from probe.ipfix.template import Field
+from probe.ipfix.text import cut_text, encode_text, encode_variable
+from probe.mapping.tables import ATTRIBUTES
+
+#: Octets left of a string when the strings of one owner have to be shortened, tried in turn.
+_LIMITS = (192, 128, 96, 64, 48, 32, 24, 16, 8, 4, 0)
+
+
+class Table(Protocol):
+    """What attributes are read from: an OwnerTable, or the names of TCP states."""
+
+    def __getitem__(self, index: int, /) -> Any: ...
+
+
+class InternedFields:
+    """The fields of one Template that follow from one index column.
+
+    ``numbers``: a packed row per index, one field 'f<position>' per fixed-length field;
+    ``texts``: for each of ``runs`` the concatenated variable-length strings per index;
+    ``text_length``: octets of all of these together.
+    """
+
+    def __init__(
+        self, table: Table, fixed: Sequence[tuple[int, Field]], runs: Sequence[Sequence[Field]]
+    ) -> None:
+        self._table = table
+        self._fixed = [(ATTRIBUTES[field.element.name].read, field) for _, field in fixed]
+        self._runs = [[ATTRIBUTES[field.element.name].read for field in run] for run in runs]
+        self._limit = 0
+        self._seen = np.zeros(0, bool)
+        self.numbers = np.zeros(
+            0, np.dtype([(f"f{position}", fixed_kind(field)) for position, field in fixed])
+        )
+        self.texts = [np.full(0, b"", object) for _ in runs]
+        self.text_length = np.zeros(0, np.int64)
+
+    @property
+    def is_empty(self) -> bool:
+        return not self._fixed and not self._runs
+
+    @property
+    def string_count(self) -> int:
+        return sum(map(len, self._runs))
+
+    def set_limit(self, octets: int) -> None:
+        """Let the variable-length strings of one index be no longer than this together."""
+        if octets != self._limit:
+            self._limit = octets
+            self._seen[:] = False
+
+    def forget(self, indices: Iterable[int]) -> None:
+        for index in indices:
+            if index < len(self._seen):
+                self._seen[index] = False
+                for texts in self.texts:
+                    texts[index] = b""
+
+    def prepare(self, indices: NDArray[Any]) -> None:
+        """Encode what is not known yet of ``indices``."""
+        if len(indices) and int(indices.max()) >= len(self._seen):
+            self._grow(max(256, 2 * int(indices.max())))
+        missing = indices[~self._seen[indices]]
+        if len(missing):
+            for index in np.unique(missing).tolist():
+                self._encode(index)
+
+    def _grow(self, size: int) -> None:
+        more = size - len(self._seen)
+        self._seen = np.append(self._seen, np.zeros(more, bool))
+        self.numbers = np.append(self.numbers, np.zeros(more, self.numbers.dtype))
+        self.texts = [np.append(texts, np.full(more, b"", object)) for texts in self.texts]
+        self.text_length = np.append(self.text_length, np.zeros(more, np.int64))
+
+    def _encode(self, index: int) -> None:
+        entry = self._table[index]
+        self.numbers[index] = tuple(fixed_value(read(entry), field) for read, field in self._fixed)
+        runs = [[encode_text(str(read(entry))) for read in run] for run in self._runs]
+        encoded = _shortened(runs, self._limit)
+        for texts, octets in zip(self.texts, encoded, strict=True):
+            texts[index] = octets
+        self.text_length[index] = sum(map(len, encoded))
+        self._seen[index] = True
+
+
+def fixed_kind(field: Field) -> str:
+    """numpy kind of an attribute in a fixed-length field."""
+    return f"S{field.length}" if field.element.type.name == "string" else f">u{field.length}"
+
+
+def fixed_value(value: int | str, field: Field) -> int | bytes:
+    """A number saturates, a string is cut at a character; NUL padding follows."""
+    if isinstance(value, str):
+        return cut_text(encode_text(value), field.length)
+    return min(int(value), (1 << 8 * field.length) - 1)
+
+
+def _shortened(runs: list[list[bytes]], limit: int) -> list[bytes]:
+    """Every run of strings as variable-length fields, the longest cut until all fit ``limit``."""
+    encoded = [b"".join(map(encode_variable, run)) for run in runs]
+    for longest in _LIMITS:
+        if sum(map(len, encoded)) <= limit:
+            break
+        encoded = [b"".join(encode_variable(cut_text(s, longest)) for s in run) for run in runs]
+    return encoded

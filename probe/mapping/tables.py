@@ -1,0 +1,146 @@
+"""Which flow column or owner attribute fills which Information Element."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from probe.flow.owner import Owner
+
+#: The kernel's "no such id" for users and groups: 0 would be root.
+_NO_ID = 0xFFFFFFFF
+_PATH_ORIGINS = {"": 0, "walked": 1, "exec": 2}
+#: Names of include/net/tcp_states.h by number; '' for UDP.
+TCP_STATES = (
+    "",
+    "ESTABLISHED",
+    "SYN_SENT",
+    "SYN_RECV",
+    "FIN_WAIT1",
+    "FIN_WAIT2",
+    "TIME_WAIT",
+    "CLOSE",
+    "CLOSE_WAIT",
+    "LAST_ACK",
+    "LISTEN",
+    "CLOSING",
+    "NEW_SYN_RECV",
+    "BOUND_INACTIVE",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Privacy:
+    """What may leave the host. What is False leaves the Templates, whatever the file says."""
+
+    users: bool = True
+    paths: bool = True
+    names: bool = True
+    command_lines: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """An element that is a number of the record itself."""
+
+    name: str
+    convert: Callable[[NDArray[Any]], NDArray[Any]] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Attribute:
+    """An element that belongs to what the record's column ``key`` is an index of."""
+
+    key: str
+    read: Callable[[Any], int | str]
+    privacy: str = ""
+
+
+def _to_ms(ns: NDArray[Any]) -> NDArray[Any]:
+    return ns // 1_000_000
+
+
+def _to_s(ns: NDArray[Any]) -> NDArray[Any]:
+    return ns // 1_000_000_000
+
+
+def _to_boolean(values: NDArray[Any]) -> NDArray[Any]:
+    return np.where(values != 0, 1, 2)  # RFC 7011 section 6.1.5
+
+
+COLUMNS = {
+    "octetDeltaCount": Column("octets"),
+    "packetDeltaCount": Column("packets"),
+    "protocolIdentifier": Column("protocol"),
+    "ipClassOfService": Column("dscp", lambda dscp: dscp << 2),
+    "ipDiffServCodePoint": Column("dscp"),
+    "tcpControlBits": Column("tcp_flags"),
+    "sourceTransportPort": Column("source_port"),
+    "destinationTransportPort": Column("destination_port"),
+    "sourceIPv4Address": Column("source_address"),
+    "destinationIPv4Address": Column("destination_address"),
+    "sourceIPv6Address": Column("source_address"),
+    "destinationIPv6Address": Column("destination_address"),
+    "ingressInterface": Column("ingress_interface"),
+    "egressInterface": Column("egress_interface"),
+    "ipVersion": Column("ip_version"),
+    "flowDirection": Column("flow_direction"),
+    "biflowDirection": Column("biflow_direction"),
+    "flowEndReason": Column("end_reason"),
+    "flowId": Column("flow_id"),
+    "flowStartSeconds": Column("first_ns", _to_s),
+    "flowEndSeconds": Column("last_ns", _to_s),
+    "flowStartMilliseconds": Column("first_ns", _to_ms),
+    "flowEndMilliseconds": Column("last_ns", _to_ms),
+    "RETRANSMITTED_IN_PKTS": Column("retransmitted"),
+    "tcpSmoothedRttMicroseconds": Column("rtt_us"),
+    "tcpRttVarianceMicroseconds": Column("rtt_var_us"),
+    "tcpLostSegmentDeltaCount": Column("lost"),
+    "countersEstimated": Column("estimated", _to_boolean),
+    "sourceOwnerOrigin": Column("source_owner_source"),
+    "destinationOwnerOrigin": Column("destination_owner_source"),
+    "sourceNetworkNamespaceInode": Column("source_netns_inode"),
+    "destinationNetworkNamespaceInode": Column("destination_netns_inode"),
+    "sourceNetworkNamespaceCookie": Column("source_netns"),
+    "destinationNetworkNamespaceCookie": Column("destination_netns"),
+}
+
+
+def _known(identifier: int | None) -> int:
+    return _NO_ID if identifier is None else identifier
+
+
+def _owner_attributes(side: str, ntop: str) -> dict[str, Attribute]:
+    """Elements of the owner at one side; ``ntop`` is the prefix of ntop's names for it."""
+    key = f"{side}_owner"
+
+    def attribute(read: Callable[[Owner], int | str], privacy: str = "") -> Attribute:
+        return Attribute(key, read, privacy)
+
+    return {
+        f"{ntop}_PROC_PID": attribute(lambda owner: owner.pid or 0),
+        f"{ntop}_PROC_NAME": attribute(lambda owner: owner.process_name, "names"),
+        f"{ntop}_PROC_UID": attribute(lambda owner: _known(owner.uid), "users"),
+        f"{ntop}_PROC_USER_NAME": attribute(lambda owner: owner.user_name, "users"),
+        f"{ntop}_PROC_CMDLINE": attribute(lambda owner: owner.command_line, "command_lines"),
+        f"{ntop}_PROC_CONTAINER_ID": attribute(lambda owner: owner.container_id),
+        f"{ntop}_FATHER_PROC_PID": attribute(lambda owner: owner.parent_pid or 0),
+        f"{ntop}_FATHER_PROC_NAME": attribute(lambda owner: owner.parent_name, "names"),
+        f"{side}GroupId": attribute(lambda owner: _known(owner.gid), "users"),
+        f"{side}ProcessPath": attribute(lambda owner: owner.process_path, "paths"),
+        f"{side}ProcessPathOrigin": attribute(
+            lambda owner: _PATH_ORIGINS.get(owner.path_source, 0), "paths"
+        ),
+        f"{side}ParentProcessPath": attribute(lambda owner: owner.parent_path, "paths"),
+    }
+
+
+ATTRIBUTES = {
+    **_owner_attributes("source", "SRC"),
+    **_owner_attributes("destination", "DST"),
+    "tcpState": Attribute("tcp_state", str),
+}

@@ -1,0 +1,152 @@
+"""The Collecting Process on messages that are valid, foreign, late or garbage."""
+
+from __future__ import annotations
+
+import random
+import struct
+from contextlib import suppress
+
+import pytest
+
+from probe.errors import DecodeError
+from probe.ipfix.decode import CollectingProcess
+from probe.ipfix.session import ExportSession
+from probe.mapping import Encoder, load_elements, load_template
+from tests.records import NOW_S, flow_records, owner_table
+
+
+@pytest.fixture
+def collector() -> CollectingProcess:
+    return CollectingProcess(load_elements())
+
+
+def message(*sets: tuple[int, bytes], sequence: int = 0, odid: int = 1, version: int = 10) -> bytes:
+    body = b"".join(struct.pack("!HH", number, len(octets) + 4) + octets for number, octets in sets)
+    return struct.pack("!HHIII", version, len(body) + 16, 0, sequence, odid) + body
+
+
+def template(number: int, *fields: tuple[int, ...]) -> bytes:
+    """(id, length) or (id, length, enterprise)."""
+    octets = struct.pack("!HH", number, len(fields))
+    for item in fields:
+        if len(item) == 3:
+            octets += struct.pack("!HHI", item[0] | 0x8000, item[1], item[2])
+        else:
+            octets += struct.pack("!HH", *item)
+    return octets
+
+
+def test_values_by_type(collector: CollectingProcess) -> None:
+    fields = [(8, 4), (27, 16), (56, 6), (152, 8), (154, 8), (156, 8), (1, 3), (371, 65535)]
+    octets = bytes([192, 0, 2, 1]) + bytes.fromhex("20010db8" + "00" * 11 + "01")
+    octets += bytes.fromhex("0200c0ffee01") + struct.pack("!Q", 1700000000123)
+    octets += struct.pack("!II", 2_208_988_800 + 1700000000, 1 << 31) * 2
+    octets += b"\x01\x02\x03" + b"\x05gr\xc3\xb6n"
+    (record,) = collector.decode(message((2, template(256, *fields)), (256, octets)), "peer")
+    assert record == {
+        "sourceIPv4Address": "192.0.2.1",
+        "sourceIPv6Address": "2001:db8::1",
+        "sourceMacAddress": "02:00:c0:ff:ee:01",
+        "flowStartMilliseconds": 1700000000123,
+        "flowStartMicroseconds": 1700000000_500000,
+        "flowStartNanoseconds": 1700000000_500000000,
+        "octetDeltaCount": 0x010203,
+        "userName": "grön",
+    }
+
+
+def test_unknown_reverse_and_long_fields(collector: CollectingProcess) -> None:
+    fields = [(371, 65535), (99, 2, 64999), (1, 8, 29305)]
+    octets = b"\xff\x01\x2c" + b"y" * 300 + b"\xab\xcd" + struct.pack("!Q", 5)
+    (record,) = collector.decode(message((2, template(300, *fields)), (300, octets)), "peer")
+    assert record == {"userName": "y" * 300, "64999/99": "abcd", "reverseOctetDeltaCount": 5}
+
+
+def test_padding_is_skipped(collector: CollectingProcess) -> None:
+    sets = (2, template(256, (1, 8)) + b"\0\0\0\0"), (256, bytes(8) + b"\0\0\0")
+    assert len(collector.decode(message(*sets), "peer")) == 1
+
+
+def test_type_records_may_come_after_the_template(collector: CollectingProcess) -> None:
+    data = 256, struct.pack("!I", 77)
+    own = message((2, template(256, (9, 4, 64999))), data)
+    assert collector.decode(own, "peer") == [{"64999/9": "0000004d"}]
+    scope = struct.pack("!HHH", 300, 4, 2)
+    options = scope + template(0, (346, 4), (303, 2), (339, 1), (341, 65535))[4:]
+    type_record = struct.pack("!IHB", 64999, 9, 3) + b"\x05depth"
+    collector.decode(message((3, options), (300, type_record), sequence=1), "peer")
+    assert collector.decode(message(data, sequence=2), "peer") == [{"depth": 77}]
+    assert collector.statistics.lost_records == 0
+    assert collector.decode(message(data), "another") == []
+    assert collector.statistics.unknown_sets == 1
+
+
+def test_gaps_in_the_sequence_are_counted(collector: CollectingProcess) -> None:
+    data = 256, bytes(16)
+    collector.decode(message((2, template(256, (1, 8)))), "peer")
+    for sequence in (0, 2, 10, 12):
+        collector.decode(message(data, sequence=sequence), "peer")
+    assert collector.statistics.lost_records == 6
+    collector.decode(message(data, sequence=6), "peer")
+    assert collector.statistics.lost_records == 4, "one of the missing came late"
+    collector.decode(message(data, sequence=14), "peer")
+    collector.decode(message(data, sequence=0), "peer")
+    collector.decode(message(data, sequence=2), "peer")
+    assert collector.statistics.lost_records == 4, "the exporter began anew"
+    collector.decode(message(data, sequence=900, odid=2), "peer")
+    assert collector.statistics.lost_records == 4, "another domain counts by itself"
+
+
+def test_template_withdrawal_and_redefinition(collector: CollectingProcess) -> None:
+    collector.decode(message((2, template(256, (1, 8)))), "peer")
+    collector.decode(message((2, template(256, (2, 8)))), "peer")
+    assert collector.decode(message((256, bytes(8))), "peer") == [{"packetDeltaCount": 0}]
+    collector.decode(message((2, template(256)), sequence=1), "peer")
+    assert collector.decode(message((256, bytes(8)), sequence=1), "peer") == []
+
+
+@pytest.mark.parametrize(
+    "datagram",
+    [
+        b"",
+        b"\x00\x0a",
+        message(version=9),
+        message() + b"x",
+        message((4, b"")),
+        message((2, struct.pack("!HHHH", 256, 2, 1, 8))),
+        message((2, struct.pack("!HHHH", 256, 1, 1, 0))),
+        message((2, template(255, (1, 8)))),
+        message((3, struct.pack("!HH", 256, 1))),
+        message()[:2] + b"\x00\x14" + message()[4:] + b"\x00\x02\x00\x03",
+        message()[:2] + b"\x00\x14" + message()[4:] + b"\x00\x02\x00\x05",
+        message((2, template(256, (371, 65535))), (256, b"\x05abc")),
+        message((2, template(256, (371, 65535), (1, 8))), (256, b"\x07abcdefg\x00")),
+    ],
+)
+def test_garbage_is_refused_and_counted(collector: CollectingProcess, datagram: bytes) -> None:
+    with pytest.raises(DecodeError):
+        collector.decode(datagram, "peer")
+    assert collector.statistics.errors == 1
+
+
+def test_damaged_messages_never_raise_anything_else(collector: CollectingProcess) -> None:
+    session = ExportSession(Encoder(load_template("full", load_elements()), owner_table()))
+    trains = session.messages(flow_records(20), NOW_S)
+    whole = [bytes(one) for train in trains for one in train]
+    chance = random.Random(1)
+    for _ in range(3000):
+        octets = bytearray(chance.choice(whole))
+        for _ in range(chance.randint(1, 4)):
+            octets[chance.randrange(16, len(octets))] = chance.randrange(256)
+        with suppress(DecodeError):
+            collector.decode(bytes(octets), chance.randrange(3))
+    assert collector.statistics.errors
+
+
+def test_senders_of_garbage_cannot_fill_memory(collector: CollectingProcess) -> None:
+    for odid in range(3000):
+        collector.decode(message((2, template(256, (1, 8))), odid=odid), "peer")
+    assert len(collector._domains) <= 1024
+    for number in range(256, 3000):
+        collector.decode(message((2, template(number, (1, 8)))), "other")
+    assert max(len(domain.readers) for domain in collector._domains.values()) <= 1024

@@ -1,0 +1,179 @@
+"""Messages as the Exporting Process makes them, read back by scapy and by our own decoder."""
+
+from __future__ import annotations
+
+import struct
+
+import numpy as np
+import pytest
+
+from probe.errors import ConfigError
+from probe.ipfix.decode import CollectingProcess, Record
+from probe.ipfix.message import IPFIX, Framing, JoinedRecords, PackedRecords, Train, frame_records
+from probe.ipfix.session import ExportSession
+from probe.ipfix.template import TemplateDefinition
+from probe.mapping import Encoder, load_elements, load_template
+from tests.records import NOW_S, flow_records, owner_table
+
+
+def make_session(name: str = "full", odid: int = 7, **options: float) -> ExportSession:
+    encoder = Encoder(load_template(name, load_elements()), owner_table())
+    return ExportSession(encoder, odid=odid, **options)  # type: ignore[arg-type]
+
+
+def make_plain_session() -> ExportSession:
+    """IANA's elements only: scapy takes no notice of enterprise numbers."""
+    definition = load_template("full", load_elements())
+    positions = tuple(pair for pair in definition.positions if not pair[0].element.pen)
+    return ExportSession(Encoder(TemplateDefinition("plain", positions), owner_table()))
+
+
+def messages_of(trains: list[Train]) -> list[bytes]:
+    return [bytes(message) for train in trains for message in train]
+
+
+def header(message: bytes) -> tuple[int, ...]:
+    """version, length, export time, sequence, odid, set id, set length."""
+    return struct.unpack_from("!HHIIIHH", message)
+
+
+def decode(messages: list[bytes]) -> list[Record]:
+    collector = CollectingProcess(load_elements())
+    records = [record for message in messages for record in collector.decode(message, "peer")]
+    assert collector.statistics.lost_records == 0
+    assert collector.statistics.errors == collector.statistics.unknown_sets == 0
+    return records
+
+
+def test_templates_and_types_come_before_data() -> None:
+    messages = messages_of(make_session().messages(flow_records(3), NOW_S))
+    assert [header(message)[5] for message in messages] == [3, 258, 2, 256]
+
+
+def test_headers_are_right_and_one_set_fills_a_message() -> None:
+    messages = messages_of(make_session().messages(flow_records(100), NOW_S))
+    for message in messages:
+        version, length, export_time, _, odid, _, set_length = header(message)
+        assert (version, length, export_time, odid) == (10, len(message), int(NOW_S), 7)
+        assert set_length == length - 16
+        assert length <= 1400
+
+
+def test_sequence_counts_data_records_only() -> None:
+    session = make_session("numeric")
+    first = messages_of(session.messages(flow_records(25), NOW_S))
+    types = session.statistics.type_records
+    # 11 records of 120 octets fit beside 20 octets of headers; type records are Data Records too.
+    assert [header(message)[3] for message in first] == [0, 0, types, types, types + 11, types + 22]
+    (second,) = messages_of(session.messages(flow_records(1), NOW_S))
+    assert header(second)[3] == types + 25
+
+
+def test_sequence_wraps() -> None:
+    framing = Framing(IPFIX, 256, 0, 0xFFFFFFFF, 1, 60)
+    (train,) = frame_records(framing, PackedRecords(np.zeros((3, 40), np.uint8)))
+    assert [header(bytes(message))[3] for message in train] == [0xFFFFFFFF, 0, 1]
+
+
+def test_templates_are_sent_again_in_time() -> None:
+    session = make_session(refresh_s=600)
+    nothing = flow_records(0)
+    at_start = len(messages_of(session.messages(nothing, NOW_S)))
+    assert at_start == 3
+    assert session.messages(nothing, NOW_S + 599.9) == []
+    assert len(messages_of(session.messages(nothing, NOW_S + 600))) == at_start
+    assert session.messages(nothing, NOW_S + 601) == []
+    assert len(messages_of(session.messages(nothing, NOW_S + 300))) == at_start, "clock set back"
+    session.resend_templates()
+    assert len(messages_of(session.messages(nothing, NOW_S + 301))) == at_start
+
+
+def test_statistics() -> None:
+    session = make_session()
+    messages = messages_of(session.messages(flow_records(50), NOW_S))
+    statistics = session.statistics
+    assert (statistics.messages, statistics.octets) == (len(messages), sum(map(len, messages)))
+    assert (statistics.data_records, statistics.template_records) == (50, 3)
+    assert statistics.type_records == 34
+
+
+@pytest.mark.parametrize("size", [600, 1280, 1400, 9000])
+def test_no_message_is_larger_than_allowed(size: int) -> None:
+    session = make_session("full", max_message=size)
+    messages = messages_of(session.messages(flow_records(200), NOW_S))
+    assert max(map(len, messages)) <= size
+    assert sorted(record["flowId"] for record in decode(messages)) == list(range(1, 201))
+
+
+def test_a_smaller_path_makes_smaller_messages() -> None:
+    session = make_session("full")
+    session.messages(flow_records(10), NOW_S)
+    session.max_message = 700
+    assert max(map(len, messages_of(session.messages(flow_records(50), NOW_S)))) <= 700
+
+
+def test_a_message_size_without_room_is_refused() -> None:
+    with pytest.raises(ConfigError, match="does not fit into"):
+        make_session("full", max_message=300)
+
+
+def test_messages_of_equal_length_travel_together() -> None:
+    trains = make_session("numeric").messages(flow_records(1000), NOW_S)
+    assert [len(train) for train in trains] == [1, 1, 1, 91]
+    assert sum(train.records for train in trains) == 1000 + 17
+
+
+def test_joined_records_fill_messages_greedily() -> None:
+    texts = [b"x" * n for n in (10, 20, 30, 40, 5, 5, 5)]
+    records = JoinedRecords([texts], np.array([len(text) for text in texts]))
+    trains = frame_records(Framing(IPFIX, 256, 0, 100, 1, 20 + 50), records)
+    messages = messages_of(trains)
+    assert [len(message) - 20 for message in messages] == [30, 30, 50, 5]
+    assert [header(message)[3] for message in messages] == [100, 102, 103, 106]
+    assert [train.records for train in trains] == [3, 3, 1]
+    assert [train.size for train in trains] == [50, 70, 25]
+    assert b"".join(message[20:] for message in messages) == b"".join(texts)
+
+
+def test_a_record_without_room_is_a_bug() -> None:
+    framing = Framing(IPFIX, 256, 0, 0, 1, 60)
+    with pytest.raises(ValueError, match="a record of 41 octets"):
+        frame_records(framing, PackedRecords(np.zeros((1, 41), np.uint8)))
+    with pytest.raises(ValueError, match="a record of 41 octets"):
+        frame_records(framing, JoinedRecords([[b"x" * 41]], np.array([41])))
+
+
+def test_types_are_announced_for_every_enterprise_element() -> None:
+    """RFC 5610: an exporter's own elements get their names from the stream alone."""
+    messages = messages_of(make_session().messages(flow_records(1), NOW_S))
+    without_own = load_elements()
+    for name in [element.name for element in without_own if element.pen]:
+        del without_own._by_number[without_own[name].pen, without_own[name].id]
+    collector = CollectingProcess(without_own)
+    (record,) = [record for message in messages for record in collector.decode(message, "peer")]
+    assert record["sourceProcessPath"] == "/usr/bin/worker-1"
+    assert record["SRC_PROC_PID"] == 1001
+    assert record["countersEstimated"] is False
+    assert not any("/" in name for name in record)
+
+
+def test_a_template_without_enterprise_elements_needs_no_types() -> None:
+    messages = messages_of(make_plain_session().messages(flow_records(1), NOW_S))
+    assert [header(message)[5] for message in messages] == [2, 256]
+
+
+def test_scapy_reads_the_same_records() -> None:
+    netflow = pytest.importorskip("scapy.layers.netflow")
+    messages = messages_of(make_plain_session().messages(flow_records(25), NOW_S))
+    packets = [netflow.NetflowHeader(message) for message in messages]
+    packets = netflow.netflowv9_defragment(packets)
+    parsed = [
+        record
+        for packet in packets
+        if packet.haslayer(netflow.NetflowDataflowsetV9)
+        and packet[netflow.NetflowDataflowsetV9].templateID == 256
+        for record in packet[netflow.NetflowDataflowsetV9].records
+    ]
+    assert len(parsed) == 25
+    assert sorted(record.IN_BYTES for record in parsed) == list(range(1000, 1025))
+    assert {record.IPV4_SRC_ADDR for record in parsed} == {f"10.0.0.{n}" for n in range(25)}

@@ -1,0 +1,277 @@
+"""The UDP sender against sockets on loopback: pace, loss of the collector, narrow paths."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import socket
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from probe.errors import ConfigError
+from probe.export.datagram import DatagramSocket
+from probe.export.pacing import TokenBucket
+from probe.export.queue import TrainQueue
+from probe.export.udp import Destination, UdpDestination, parse_destination
+from probe.ipfix.message import Train
+
+
+@pytest.fixture
+def sink() -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver:
+        receiver.bind(("127.0.0.1", 0))
+        receiver.settimeout(2)
+        yield receiver
+
+
+def destination_of(receiver: socket.socket, **options: int) -> Destination:
+    return Destination("ipfix", "127.0.0.1", receiver.getsockname()[1], **options)
+
+
+def train(count: int, size: int = 100, records: int | None = None) -> Train:
+    octets = b"".join(bytes([n % 256]) * size for n in range(count))
+    return Train(memoryview(octets), size, count if records is None else records)
+
+
+def received(receiver: socket.socket, count: int) -> list[bytes]:
+    return [receiver.recv(65535) for _ in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("text", "host", "port", "shown"),
+    [
+        ("ipfix://127.0.0.1:2055", "127.0.0.1", 2055, "ipfix://127.0.0.1:2055"),
+        ("ipfix://collector.example", "collector.example", 4739, "ipfix://collector.example:4739"),
+        ("ipfix://[2001:db8::1]:99/", "2001:db8::1", 99, "ipfix://[2001:db8::1]:99"),
+    ],
+)
+def test_destinations(text: str, host: str, port: int, shown: str) -> None:
+    destination = parse_destination(text)
+    assert (destination.host, destination.port, str(destination)) == (host, port, shown)
+
+
+def test_destination_options() -> None:
+    destination = parse_destination("ipfix://h:1?max_message=1232&pace=0")
+    assert (destination.max_message, destination.pace) == (1232, 0)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "127.0.0.1:4739",
+        "ipfix:",
+        "ipfix://",
+        "ipfix://:4739",
+        "http://h:1",
+        "ipfix://h:0",
+        "ipfix://h:65536",
+        "ipfix://h:port",
+        "ipfix://2001:db8::1",
+        "ipfix://[2001:db8::1",
+        "ipfix://user@h:1",
+        "ipfix://h:1/path",
+        "ipfix://h:1#part",
+        "ipfix://a b:1",
+        "ipfix://h:1?colour=red",
+        "ipfix://h:1?pace=fast",
+        "ipfix://h:1?pace=",
+        "ipfix://h:1?max_message=100",
+    ],
+)
+def test_nonsense_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="destination"):
+        parse_destination(text)
+
+
+def test_messages_arrive_as_they_are(sink: socket.socket) -> None:
+    destination = UdpDestination(destination_of(sink))
+    assert destination.needs_templates()
+    assert not destination.needs_templates()
+    destination.enqueue([train(3), train(1, 50)])
+    assert destination.pump(time.monotonic()) is None
+    assert [(len(one), one[0]) for one in received(sink, 4)] == [
+        (100, 0),
+        (100, 1),
+        (100, 2),
+        (50, 0),
+    ]
+    statistics = destination.statistics
+    assert (statistics.sent_messages, statistics.sent_octets, statistics.sent_records) == (
+        4,
+        350,
+        4,
+    )
+    address = destination.local_address()
+    assert address is not None
+    assert address[0] == "127.0.0.1"
+    destination.close()
+    assert destination.local_address() is None
+
+
+def test_without_pace_the_kernel_cuts_trains(sink: socket.socket) -> None:
+    destination = UdpDestination(destination_of(sink, pace=0))
+    destination.enqueue([train(150)])
+    assert destination.pump(time.monotonic()) is None
+    assert [one[0] for one in received(sink, 150)] == list(range(150))
+    destination.close()
+
+
+def test_pace_bounds_octets_over_time(sink: socket.socket) -> None:
+    destination = UdpDestination(destination_of(sink, pace=100_000))
+    destination.enqueue([train(2000)])
+    now = time.monotonic()
+    due = destination.pump(now)
+    assert destination.statistics.sent_octets == 64_000, "one burst"
+    assert due == pytest.approx(now + 0.32, abs=0.01)
+    destination.pump(now + 0.1)
+    assert destination.statistics.sent_octets == 74_000
+    assert destination.pump(now + 60) is not None
+    assert destination.statistics.sent_octets == 138_000, "no more than a burst is saved up"
+    destination.close()
+    assert destination.statistics.dropped_messages == 620
+
+
+def test_token_bucket() -> None:
+    bucket = TokenBucket(1000, burst=500)
+    assert bucket.allowance(10.0) == 500
+    bucket.spend(500)
+    assert bucket.allowance(10.1) == pytest.approx(100)
+    assert bucket.due(10.1) == pytest.approx(10.25)
+    assert bucket.allowance(9.0) == pytest.approx(100), "time never runs backwards"
+    assert TokenBucket(0).allowance(1.0) == float("inf")
+
+
+def test_the_queue_is_bounded_and_counts_exactly() -> None:
+    queue = TrainQueue(1000)
+    assert queue.offer(train(9))
+    assert not queue.offer(train(2))
+    assert queue.offer(train(1))
+    parts = [queue.shift(4), queue.shift(4), queue.shift(1), queue.shift(1)]
+    assert [len(part) for part in parts] == [4, 4, 1, 1]
+    assert not queue
+    assert queue.offer(train(10, records=33))
+    parts = [queue.shift(3), queue.shift(3), *queue.drain()]
+    assert sum(part.records for part in parts) == 33
+    assert [len(part) for part in parts] == [3, 3, 4]
+
+
+def test_overflow_is_dropped_and_counted(sink: socket.socket) -> None:
+    destination = UdpDestination(destination_of(sink), queue_octets=1000)
+    destination.enqueue([train(8, records=80), train(8, records=80), train(2)])
+    assert destination.statistics.dropped_messages == 8
+    assert destination.statistics.dropped_records == 80
+    assert destination.backlog == 1000
+    assert destination.flush(time.monotonic() + 1)
+    assert destination.statistics.sent_messages == 10
+    destination.close()
+
+
+def test_an_absent_collector_is_counted_logged_once_and_found_again(
+    sink: socket.socket, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    address = sink.getsockname()
+    sink.close()
+    destination = UdpDestination(Destination("ipfix", *address))
+    destination.needs_templates()
+    now = time.monotonic()
+    for step in range(60):
+        destination.enqueue([train(1)])
+        destination.pump(now + step * 0.25)
+    statistics = destination.statistics
+    assert statistics.errors >= 2
+    assert statistics.bursts == 1
+    assert statistics.sent_messages + statistics.dropped_messages == 60
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as again:
+        again.bind(address)
+        again.settimeout(2)
+        later = now + 60
+        destination.pump(later)
+        assert destination.needs_templates()
+        destination.enqueue([train(1, 77)])
+        assert destination.pump(later + 0.1) is None
+        assert len(again.recv(100)) == 77
+        destination.pump(later + 5)
+    assert caplog.messages[-1].endswith("reachable again")
+    destination.close()
+
+
+def test_a_name_with_two_addresses_falls_back_to_the_second(
+    sink: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port = sink.getsockname()[1]
+    found = [
+        (socket.AF_INET, socket.SOCK_DGRAM, 17, "", (host, port))
+        for host in ("127.0.0.2", "127.0.0.1")
+    ]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+    destination = UdpDestination(Destination("ipfix", "two.example", port))
+    now = time.monotonic()
+    for step in range(10):
+        destination.enqueue([train(1)])
+        destination.pump(now + step * 0.1)
+    assert len(sink.recv(1000)) == 100
+    destination.close()
+
+
+def test_a_name_that_cannot_be_looked_up_never_blocks(caplog: pytest.LogCaptureFixture) -> None:
+    destination = UdpDestination(Destination("ipfix", "no-such-host.invalid", 4739))
+    destination.enqueue([train(1)])
+    deadline = time.monotonic() + 10
+    while not destination.is_down and time.monotonic() < deadline:
+        destination.pump(time.monotonic())
+        time.sleep(0.01)
+    assert destination.is_down
+    assert destination.statistics.dropped_messages == 1
+    assert "cannot look up the name" in caplog.text
+    assert not destination.flush(time.monotonic() + 0.1)
+
+
+def test_a_narrow_path_lowers_the_message_size(
+    sink: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def send(self: DatagramSocket, octets: memoryview, size: int) -> bool:
+        if size > 1252:
+            raise OSError(errno.EMSGSIZE, "Message too long")
+        return real_send(self, octets, size)
+
+    real_send = DatagramSocket.send
+    monkeypatch.setattr(DatagramSocket, "send", send)
+    monkeypatch.setattr(DatagramSocket, "path_room", lambda _: 1252)
+    destination = UdpDestination(destination_of(sink))
+    destination.enqueue([train(2, 1400), train(1, 1252)])
+    destination.pump(time.monotonic())
+    assert destination.max_message == 1252
+    assert destination.statistics.dropped_messages == 2
+    assert len(sink.recv(2000)) == 1252
+    destination.close()
+
+
+def test_the_path_tells_its_room(sink: socket.socket) -> None:
+    sender = DatagramSocket((socket.AF_INET, sink.getsockname()))
+    assert 65000 < sender.path_room() < 65536
+    assert sender.pending_error() is None
+    sender.close()
+
+
+def test_ipv6() -> None:
+    try:
+        receiver = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+        receiver.bind(("::1", 0))
+    except OSError:
+        pytest.skip("no IPv6 on loopback")
+    with receiver:
+        receiver.settimeout(2)
+        destination = UdpDestination(Destination("ipfix", "::1", receiver.getsockname()[1], pace=0))
+        destination.enqueue([train(5)])
+        assert destination.pump(time.monotonic()) is None
+        assert len(received(receiver, 5)) == 5
+        address = destination.local_address()
+        assert address is not None
+        assert address[0] == "::1"
+        destination.close()
