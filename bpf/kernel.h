@@ -130,6 +130,9 @@ struct sock {
 	struct sock_common __sk_common;
 	struct socket *sk_socket;
 	socket_lock_t sk_lock;
+	struct {
+		int counter;
+	} sk_drops;
 	u16 sk_protocol;
 	int sk_rx_dst_ifindex;
 };
@@ -167,6 +170,7 @@ struct tcp_sock {
 	u32 lsndtime;
 	u32 rcv_tstamp;
 	u32 segs_in;
+	u32 data_segs_in;
 	u32 segs_out;
 	u32 data_segs_out;
 	u32 total_retrans;

@@ -24,15 +24,28 @@ static __always_inline bool fin_received(struct sock *sk)
 	return sk->__sk_common.skc_flags >> bpf_core_enum_value(enum sock_flags, SOCK_DONE) & 1;
 }
 
-/* An estimate: segments that came out of order were answered by ACKs with one SACK block each, as far
- * as there were ACKs (the kernel compresses them). */
-static __always_inline u64 sack_octets(struct tcp_sock *tp)
+/* Estimates for what leaves no trace but a count. They are 0 on a path without loss or reordering,
+ * and a row that has any is marked. */
+struct estimates {
+	u64 tx_octets;
+	u64 rx_octets;
+};
+
+static __always_inline void estimate(struct estimates *e, struct sock *sk, struct tcp_sock *tp)
 {
 	u32 acks = tp->segs_out - tp->data_segs_out;
+	u32 duplicates = sk->sk_drops.counter; /* segments that TCP dropped: in segs_in only */
+	u32 sacks = 0;
 
-	if (!bpf_core_field_exists(tp->rcv_ooopack) || !tp->rx_opt.sack_ok)
-		return 0;
-	return 12 * (u64)(tp->rcv_ooopack < acks ? tp->rcv_ooopack : acks);
+	/* each duplicate counts with the mean payload of the others */
+	e->rx_octets = 0;
+	if (duplicates && duplicates < tp->data_segs_in)
+		e->rx_octets = tp->bytes_received / (tp->data_segs_in - duplicates) * duplicates;
+	/* what came out of order was answered by an ACK with at least one SACK block, as far as there
+	 * were ACKs (the kernel compresses them) */
+	if (bpf_core_field_exists(tp->rcv_ooopack))
+		sacks = tp->rcv_ooopack;
+	e->tx_octets = tp->rx_opt.sack_ok ? 12 * (u64)(sacks < acks ? sacks : acks) : 0;
 }
 
 static __always_inline void read_totals(struct totals *t, struct sock_flow *f, struct sock *sk,
@@ -41,6 +54,7 @@ static __always_inline void read_totals(struct totals *t, struct sock_flow *f, s
 	u32 ip = f->row.ip_version == 6 ? 40 : 20;
 	u32 header = ip + tp->tcp_header_len;
 	u32 opening = f->opening_segments;
+	struct estimates e;
 
 	t->tx_packets = tp->segs_out;
 	t->rx_packets = tp->segs_in;
@@ -62,7 +76,11 @@ static __always_inline void read_totals(struct totals *t, struct sock_flow *f, s
 			t->rx_octets += ip + syn_ack_header(tp) - header;
 		}
 	}
-	t->tx_octets += sack_octets(tp);
+	estimate(&e, sk, tp);
+	t->tx_octets += e.tx_octets;
+	t->rx_octets += e.rx_octets;
+	if (e.tx_octets | e.rx_octets)
+		f->row.mark |= MARK_ESTIMATED;
 }
 
 static __always_inline u64 ahead(u64 now, u64 seen)

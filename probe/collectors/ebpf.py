@@ -1,8 +1,8 @@
 """The eBPF collector: every TCP and UDP socket of the host, read as arrays of rows.
 
-One ``read`` is one pass over all sockets in the kernel plus what ended since the last one. Rows that
-ended come through a ring, names through another one; both are drained after the snapshot, so that a
-row never precedes the owner that it names.
+One ``read`` is one pass over all sockets in the kernel plus what ended since the last one. Rows
+that ended come through a ring, names through another one; both are drained after the snapshot, so
+that a row never precedes the owner that it names.
 """
 
 from __future__ import annotations
@@ -27,7 +27,11 @@ from ..metadata.process import owner_from_row
 
 log = logging.getLogger(__name__)
 
-OBJECT = Path(__file__).resolve().parents[2] / "bpf" / "sockflow.bpf.o"
+_PACKAGE = Path(__file__).resolve().parents[1]
+#: In an installed package, else in the checkout.
+OBJECT = _PACKAGE / "bpf" / "sockflow.bpf.o"
+if not OBJECT.exists():
+    OBJECT = _PACKAGE.parent / "bpf" / "sockflow.bpf.o"
 
 #: Programs that the probe can do without, and what is lost then.
 _OPTIONAL = {

@@ -1,4 +1,4 @@
-"""Who is behind a flow end: interned, so that arrays carry an integer and names are encoded once."""
+"""Who is behind a flow end: interned, so that arrays carry integers and names are encoded once."""
 
 from __future__ import annotations
 

@@ -33,7 +33,9 @@ class Meter:
         """All rows of flow ends in the host's namespace."""
         inode = os.stat(f"/run/netns/{host.name}").st_ino
         rows = self.rows
-        return rows[(rows["netns_inode"] == inode) & (rows["protocol"] == protocol)]
+        wanted = (rows["netns_inode"] == inode) & (rows["protocol"] == protocol)
+        found: Rows = rows[wanted]
+        return found
 
     def forget(self) -> None:
         self.read()

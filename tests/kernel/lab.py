@@ -80,7 +80,8 @@ class Host:
             text=True,
         )
         self._processes.append(process)
-        assert process.stdout and process.stdout.readline() == "ready\n"
+        assert process.stdout
+        assert process.stdout.readline() == "ready\n"
         return process
 
     def stop(self) -> None:

@@ -1,4 +1,4 @@
-"""Flows, packets and octets against nft's counters, for all ways in which traffic begins and ends."""
+"""Flows, packets and octets against nft's counters, for all ways to begin and to end."""
 
 from __future__ import annotations
 
@@ -62,9 +62,7 @@ CLOSES = {
 
 @pytest.mark.parametrize("six", [False, True], ids=["ipv4", "ipv6"])
 @pytest.mark.parametrize("close", CLOSES)
-def test_short_connections(
-    meter: Meter, hosts: tuple[Host, Host], close: str, six: bool
-) -> None:
+def test_short_connections(meter: Meter, hosts: tuple[Host, Host], close: str, six: bool) -> None:
     serve, options = CLOSES[close]
     count = CONNECTIONS if not six else 2000
     exchange(meter, hosts, six, serve, ("short", 7000, count, "--parallel", 4, *options))
@@ -106,9 +104,7 @@ def test_bulk_with_one_percent_loss(meter: Meter, hosts: tuple[Host, Host]) -> N
 
 @pytest.mark.parametrize("six", [False, True], ids=["ipv4", "ipv6"])
 @pytest.mark.parametrize("mode", [(), ("--unconnected",)], ids=["connected", "unconnected"])
-def test_udp(
-    meter: Meter, hosts: tuple[Host, Host], six: bool, mode: tuple[str, ...]
-) -> None:
+def test_udp(meter: Meter, hosts: tuple[Host, Host], six: bool, mode: tuple[str, ...]) -> None:
     exchange(meter, hosts, six, ("udp-serve",), ("udp", 7000, 2000, 100, 5, *mode))
     for host in hosts:
         flows, sent, received = sums(meter.of(host, UDP))

@@ -15,7 +15,6 @@ import argparse
 import contextlib
 import socket
 import struct
-import sys
 import threading
 import time
 
@@ -182,4 +181,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -1,0 +1,217 @@
+"""The probe: the one place that wires the parts together, and the loop that drives them.
+
+Two phases share the loop. While metering, every tick reads the collector, and records that are due
+go to all destinations. Then, after a signal or the set duration, the rest is exported and sent.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+from probe.collect import CollectorSocket
+from probe.collectors.ebpf import EbpfCollector
+from probe.config import RunConfig
+from probe.exporting import Exporter
+from probe.flow.batch import FlowBatch, Rows
+from probe.flow.cache import FlowCache
+from probe.flow.filter import FlowFilter, parse_rule
+from probe.flow.owner import OwnerTable
+from probe.metadata.users import UserNames
+from probe.own_traffic import OwnTraffic
+from probe.stop import StopSignals
+from probe.summary import Exported, summarize
+from probe.view.flows import FlowTable
+from probe.view.screen import View, open_view
+
+_SNAPSHOT_SHARE = 100  # a snapshot costs at most one per cent of one core
+_SWEEP_S = 10.0
+_REFRESH_S = 1.0
+_FLUSH_LOT = 16384  # records
+_FLUSH_S = 15.0  # a full cache of the default size takes ten at the default pace
+
+
+class Probe:
+    """Inert until ``open``, which raises ConfigError or KernelError; ``close`` detaches."""
+
+    def __init__(self, config: RunConfig) -> None:
+        self.config = config
+        self.owners = OwnerTable()
+        rules = [[parse_rule(text) for text in texts] for texts in (config.include, config.exclude)]
+        self.filter = FlowFilter(include=rules[0], exclude=rules[1])
+        self.collector = EbpfCollector(self.owners, UserNames())
+        self.exporter = Exporter(config, self.owners)
+        self.exported = Exported()
+
+    def open(self, destinations: tuple[str, ...]) -> None:
+        self.exporter.open(destinations)
+        self.collector.open()
+        self.cache = FlowCache(
+            max_entries=self.config.max_flows,
+            active_timeout_ns=round(self.config.active_timeout * 1e9),
+            idle_timeout_ns=round(self.config.idle_timeout * 1e9),
+            host_netns=self.collector.host_netns,
+        )
+        self.own = OwnTraffic(self.owners, self.collector.host_netns)
+        self._sweep_at = 0.0
+
+    def tick(self) -> None:
+        """One snapshot, and the records that are due."""
+        self.observe(self.collector.read())
+        self._send(self.cache.expire(time.monotonic_ns(), _wall_offset_ns()))
+        self._sweep()
+
+    def drain(self) -> None:
+        """Make room in the kernel's ring."""
+        self.observe(self.collector.drain())
+
+    def finish(self) -> Iterator[int]:
+        """The last snapshot and all that the cache holds; yields after each lot of records.
+
+        A full cache is more than the destinations' queues hold, so the caller sends between lots.
+        """
+        self.observe(self.collector.read())
+        now_ns, offset_ns = time.monotonic_ns(), _wall_offset_ns()
+        for records in (
+            self.cache.expire(now_ns, offset_ns),
+            self.cache.flush(now_ns, offset_ns),
+        ):
+            for start in range(0, len(records), _FLUSH_LOT):
+                self._send(records[start : start + _FLUSH_LOT])
+                yield start
+
+    def interval_s(self) -> float:
+        """Time between snapshots: as configured, longer on a host with very many sockets."""
+        return max(self.config.interval, _SNAPSHOT_SHARE * self.collector.snapshot_ns / 1e9)
+
+    def observe(self, batch: FlowBatch) -> None:
+        self.own.remember(self.exporter.local_addresses(), time.monotonic())
+        batch = self.own.take_out(batch)
+        self.cache.observe(self.filter.select(batch, self.owners), time.monotonic_ns())
+
+    def close(self) -> None:
+        self.exporter.close()
+        self.collector.close()
+
+    def _send(self, records: Rows) -> None:
+        self.exported.count(records)
+        self.exporter.send(records, time.time())
+
+    def _sweep(self) -> None:
+        if (now := time.monotonic()) < self._sweep_at:
+            return
+        self._sweep_at = now + _SWEEP_S
+        released = self.collector.sweep_owners(set(self.cache.owners_in_use().tolist()))
+        if released:
+            self.exporter.forget(released)
+
+
+class Loop:
+    """Ticks, sockets and the screen by time and readiness, in one thread."""
+
+    def __init__(self, probe: Probe, shown: Shown | None) -> None:
+        self._probe = probe
+        self._shown = shown
+        self._selector = selectors.DefaultSelector()
+        self._pump_at: float | None = None
+
+    def run(self, duration_s: float | None) -> None:
+        """Meter until a signal or for ``duration_s``, then export what is left."""
+        started = time.monotonic()
+        end = float("inf") if duration_s is None else started + duration_s
+        with self._selector, StopSignals() as stop:
+            self._watch(stop, stop.drain)
+            self._watch(self._probe.collector, self._probe.drain)
+            if self._shown:
+                self._watch(self._shown.source, self._shown.read)
+            self._meter(stop, end)
+            deadline = time.monotonic() + _FLUSH_S
+            for _ in self._probe.finish():
+                self._deliver(deadline)
+
+    def _watch(self, source: object, action: Callable[[], object]) -> None:
+        self._selector.register(source, selectors.EVENT_READ, action)  # type: ignore[arg-type]
+
+    def _meter(self, stop: StopSignals, end: float) -> None:
+        tick_at = refresh_at = time.monotonic()
+        while not stop.received and (now := time.monotonic()) < end:
+            if now >= tick_at:
+                self._probe.tick()
+                tick_at = max(tick_at + self._probe.interval_s(), time.monotonic())
+            if self._shown and now >= refresh_at:
+                self._shown.refresh()
+                refresh_at = now + _REFRESH_S
+            self._wait(min(tick_at, end, refresh_at if self._shown else end))
+
+    def _deliver(self, deadline: float) -> None:
+        """Until nothing waits; our own collector reads on meanwhile."""
+        while (now := time.monotonic()) < deadline:
+            self._wait(now)
+            if self._pump_at is None:
+                break
+            self._wait(min(self._pump_at, deadline))
+        while self._shown and self._shown.read():
+            pass
+
+    def _wait(self, until: float) -> None:
+        """Serve what is ready until ``until`` or the first event; send what the pace allows."""
+        self._pump_at = self._probe.exporter.pump(time.monotonic())
+        until = until if self._pump_at is None else min(until, self._pump_at)
+        for key, _ in self._selector.select(max(0.0, until - time.monotonic())):
+            key.data()
+
+
+class Shown:
+    """The built-in collector and its view: what ``sockflow run`` does without a destination."""
+
+    def __init__(self, pen: int) -> None:
+        self.source = CollectorSocket("127.0.0.1", 0, pen)
+        self.flows = FlowTable()
+        self._view: View | None = None
+
+    @property
+    def destination(self) -> str:
+        return f"ipfix://127.0.0.1:{self.source.address[1]}"
+
+    def read(self) -> bool:
+        """Show some of the messages that wait; False when there was nothing to show."""
+        records = self.source.read()
+        self.flows.observe(records, time.time())
+        return bool(records)
+
+    def refresh(self) -> None:
+        self._view = self._view or open_view(self.flows)  # not before the probe could start
+        counted = self.source.process.statistics
+        self._view.refresh(
+            f"sockflow on {os.uname().nodename}: {len(self.flows)} flows, "
+            f"{counted.records} IPFIX records in {counted.messages} messages"
+        )
+
+    def close(self) -> None:
+        if self._view:
+            self.refresh()
+            self._view.close()
+        self.source.close()
+
+
+def run(config: RunConfig) -> None:
+    """``sockflow run``. Raises SockflowError; the summary goes to standard error."""
+    probe = Probe(config)
+    shown = None if config.destinations else Shown(config.pen)
+    try:
+        probe.open(config.destinations or (shown.destination if shown else "",))
+        Loop(probe, shown).run(config.duration)
+        losses = probe.collector.losses()
+    finally:
+        if shown:
+            shown.close()
+        probe.close()
+    print(summarize(probe, losses, shown.source if shown else None), file=sys.stderr)
+
+
+def _wall_offset_ns() -> int:
+    """Unix time minus CLOCK_MONOTONIC, now: the wall clock may be set at any time."""
+    return time.time_ns() - time.monotonic_ns()

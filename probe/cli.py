@@ -1,0 +1,154 @@
+"""The command line: ``sockflow run``, ``sockflow collect``, ``sockflow --version``.
+
+Exit status: 0 done, 2 for anything the user can act on, said in one line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from probe import __version__, log
+from probe.config import COLLECTORS, LIVE_ACTIVE_TIMEOUT_S, RunConfig, build, check
+from probe.errors import ConfigError, SockflowError
+
+_DEFAULTS = RunConfig()
+_FILTER_HELP = "cidr, port (also LOW-HIGH), protocol, container, user, process: KEY=VALUE,... " \
+    "where all must hold; repeatable, where any suffices"  # fmt: skip
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The exit status."""
+    try:
+        return _main(sys.argv[1:] if arguments is None else arguments)
+    except SockflowError as error:
+        print(f"sockflow: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # the reader of our output is gone, as with `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        return 130
+
+
+def _main(arguments: Sequence[str]) -> int:
+    if "--version" in arguments[:1]:
+        from probe.version import describe
+
+        print(describe())
+        return 0
+    options = vars(_parser().parse_args(arguments))
+    command = options.pop("command")
+    del options["version"]
+    log.configure(options.get("verbose", 0))
+    if command == "collect":
+        _collect(options)
+    else:
+        _run(options)
+    return 0
+
+
+def _run(options: dict[str, Any]) -> None:
+    config = build(options, options.pop("config", None))
+    log.configure(config.verbose)
+    from probe.app import run
+
+    run(config)
+
+
+def _collect(options: dict[str, Any]) -> None:
+    from probe.collect import collect
+
+    checked = check({key: options[key] for key in ("duration", "pen") if key in options})
+    duration: Any = checked.get("duration")
+    pen: Any = checked.get("pen", _DEFAULTS.pen)
+    collect(options["listen"], options["json"], duration, pen)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Errors as ours: one line, exit status 2."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message} (see {self.prog} --help)")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="sockflow",
+        description="Container-aware IPFIX exporter probe: flows metered at the sockets.",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--version", action="store_true", help=f"version {__version__}, kernel, libbpf and hooks"
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="run|collect")
+    _add_run(commands)
+    _add_collect(commands)
+    return parser
+
+
+def _add_run(commands: Any) -> None:
+    run = commands.add_parser(
+        "run",
+        help="meter this host and export its flows",
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+    )
+    run.add_argument(
+        "-e", "--export", dest="destinations", action="append", metavar="URL",
+        help="ipfix://HOST:PORT, IPv6 in brackets; repeatable. Options: ?pace=OCTETS_PER_SECOND"
+        "&max_message=OCTETS. Without: show the flows here",
+    )  # fmt: skip
+    run.add_argument("--config", metavar="FILE", help="TOML file; flags win")
+    run.add_argument("--collector", choices=COLLECTORS, help="source of flows (auto: ebpf)")
+    for flag, metavar, text in (
+        ("duration", "S", "stop after so many seconds (default: run until a signal)"),
+        ("active-timeout", "S", "report a live flow this often (default "
+         f"{_DEFAULTS.active_timeout:g}; {LIVE_ACTIVE_TIMEOUT_S:g} when shown here)"),
+        ("idle-timeout", "S", f"a silent flow ends after (default {_DEFAULTS.idle_timeout:g})"),
+        ("interval", "S", f"time between snapshots (default {_DEFAULTS.interval:g}; longer where a "
+         "snapshot would take more than 1%% of one core)"),
+        ("template-refresh", "S",
+         f"send Templates again after (default {_DEFAULTS.template_refresh:g})"),
+    ):  # fmt: skip
+        run.add_argument(f"--{flag}", type=float, metavar=metavar, help=text)
+    _add_identity(run)
+    run.add_argument("--include", action="append", metavar="RULE", help=_FILTER_HELP)
+    run.add_argument("--exclude", action="append", metavar="RULE", help="the same, left out")
+    run.add_argument("-v", "--verbose", action="count", help="say more; repeatable")
+
+
+def _add_identity(run: argparse.ArgumentParser) -> None:
+    run.add_argument(
+        "--odid", type=int, metavar="N", help=f"Observation Domain (default {_DEFAULTS.odid})"
+    )
+    run.add_argument(
+        "--pen", type=int, metavar="N",
+        help=f"enterprise number of our own elements (default {_DEFAULTS.pen}: documentation)",
+    )  # fmt: skip
+    run.add_argument(
+        "--template", metavar="NAME|FILE", help="full (default), numeric, or a file of your own"
+    )
+    run.add_argument(
+        "--max-flows", type=int, metavar="N",
+        help=f"bound of the flow cache (default {_DEFAULTS.max_flows})",
+    )  # fmt: skip
+
+
+def _add_collect(commands: Any) -> None:
+    collect = commands.add_parser(
+        "collect", help="the built-in IPFIX collector on its own", allow_abbrev=False
+    )
+    collect.add_argument(
+        "--listen", default="127.0.0.1:4739", metavar="HOST:PORT", help="default %(default)s"
+    )
+    collect.add_argument("--json", action="store_true", help="one JSON line per record")
+    for flag, kind, metavar, text in (
+        ("--duration", float, "S", "stop after so many seconds"),
+        ("--pen", int, "N", "enterprise number of Sockflow's own elements"),
+    ):
+        collect.add_argument(flag, type=kind, metavar=metavar, help=text, default=argparse.SUPPRESS)
+    collect.add_argument("-v", "--verbose", action="count", default=0)

@@ -1,0 +1,165 @@
+"""Settings of ``sockflow run``: TOML file and flags become one frozen, checked dataclass.
+
+``SETTINGS`` says once what may be set, its kind and its bounds. Flags win over the file, and the
+file over the defaults of ``RunConfig``. Keys of the file are the names of the flags without their
+dashes in front (``active-timeout = 30``); privacy is a table of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from probe.errors import ConfigError
+from probe.mapping import Privacy
+
+COLLECTORS = ("auto", "ebpf")
+
+#: Active timeout where nobody set one and the flows are shown live: news every two seconds.
+LIVE_ACTIVE_TIMEOUT_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class RunConfig:
+    """Times are in seconds. Without destinations the flows are shown on the spot."""
+
+    destinations: tuple[str, ...] = ()
+    collector: str = "auto"
+    duration: float | None = None
+    active_timeout: float = 60.0
+    idle_timeout: float = 15.0
+    interval: float = 1.0
+    odid: int = 1
+    pen: int = 32473
+    template: str = "full"
+    template_refresh: float = 600.0
+    max_flows: int = 131072
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    verbose: int = 0
+    privacy: Privacy = field(default_factory=Privacy)
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """The kind and bounds of a value: ``low`` and ``high`` are inclusive."""
+
+    kind: type
+    low: float | None = None
+    high: float | None = None
+    many: bool = False
+    choices: tuple[str, ...] = ()
+
+
+SETTINGS: dict[str, Setting] = {
+    "destinations": Setting(str, many=True),
+    "collector": Setting(str, choices=COLLECTORS),
+    "duration": Setting(float, low=0),
+    "active_timeout": Setting(float, low=1),
+    "idle_timeout": Setting(float, low=1),
+    "interval": Setting(float, low=0.01, high=3600),
+    "odid": Setting(int, low=0, high=2**32 - 1),
+    "pen": Setting(int, low=1, high=2**32 - 1),
+    "template": Setting(str),
+    "template_refresh": Setting(float, low=1),
+    "max_flows": Setting(int, low=1, high=2**26),
+    "include": Setting(str, many=True),
+    "exclude": Setting(str, many=True),
+    "verbose": Setting(int, low=0),
+}
+PRIVACY = tuple(field.name for field in fields(Privacy))
+
+
+def read_file(path: str) -> dict[str, object]:
+    """The values of a TOML file, keys with underscores; ConfigError when it cannot be read."""
+    import tomllib
+
+    try:
+        with open(path, "rb") as file:
+            values = tomllib.load(file)
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from None
+    try:
+        checked = check(values)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    return checked
+
+
+def build(flags: Mapping[str, object], path: str | None = None) -> RunConfig:
+    """The configuration of a run; ``flags`` holds only what the command line said."""
+    values: dict[str, Any] = read_file(path) if path else {}
+    values |= check(flags)
+    if not values.get("destinations"):
+        values.setdefault("active_timeout", LIVE_ACTIVE_TIMEOUT_S)
+    return RunConfig(**values)
+
+
+def check(values: Mapping[str, object]) -> dict[str, object]:
+    """Known keys with values of the right kind, within bounds; ConfigError names the key."""
+    checked: dict[str, object] = {}
+    for key, value in values.items():
+        name = key.replace("-", "_")
+        if name in checked:
+            raise ConfigError(f"{key} is set twice")
+        if name == "privacy":
+            checked[name] = _check_privacy(value)
+        elif name in SETTINGS:
+            checked[name] = _check_setting(key, value, SETTINGS[name])
+        else:
+            raise ConfigError(f"unknown setting {key!r} (known: {_known(SETTINGS)})")
+    return checked
+
+
+def _check_privacy(value: object) -> Privacy:
+    if not isinstance(value, Mapping):
+        raise ConfigError("privacy must be a table")
+    chosen: dict[str, bool] = {}
+    for key, allowed in value.items():
+        name = str(key).replace("-", "_")
+        if name not in PRIVACY:
+            raise ConfigError(f"unknown setting privacy.{key} (known: {_known(PRIVACY)})")
+        if not isinstance(allowed, bool):
+            raise ConfigError(f"privacy.{key} must be true or false")
+        chosen[name] = allowed
+    return Privacy(**chosen)
+
+
+def _check_setting(key: str, value: object, setting: Setting) -> object:
+    if not setting.many:
+        return _check_one(key, value, setting)
+    if not isinstance(value, list | tuple):
+        raise ConfigError(f"{key} must be a list")
+    return tuple(_check_one(key, item, setting) for item in value)
+
+
+def _check_one(key: str, value: object, setting: Setting) -> object:
+    shown = key.replace("_", "-")
+    if setting.kind is float and type(value) is int:
+        value = float(value)
+    if type(value) is not setting.kind:
+        raise ConfigError(f"{shown} must be {_KINDS[setting.kind]}, not {value!r}")
+    if isinstance(value, int | float):
+        _check_bounds(shown, value, setting)
+    if setting.choices and value not in setting.choices:
+        raise ConfigError(f"{shown} must be one of {', '.join(setting.choices)}, not {value!r}")
+    return value
+
+
+def _check_bounds(key: str, value: float, setting: Setting) -> None:
+    if value != value or value in (float("inf"), float("-inf")):
+        raise ConfigError(f"{key} must be a finite number")
+    if setting.low is not None and value < setting.low:
+        raise ConfigError(f"{key} must be at least {setting.low:g}, not {value:g}")
+    if setting.high is not None and value > setting.high:
+        raise ConfigError(f"{key} must be at most {setting.high:.0f}, not {value:g}")
+
+
+def _known(names: Mapping[str, object] | tuple[str, ...]) -> str:
+    return ", ".join(name.replace("_", "-") for name in names)
+
+
+_KINDS = {str: "text", int: "a whole number", float: "a number"}

@@ -1,0 +1,101 @@
+"""The probe's own sockets, and the other local end of its export sessions, never become flows.
+
+Otherwise every message exported would be a flow to export. What they carry is counted instead.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from probe.flow.batch import FlowBatch, Rows
+from probe.flow.owner import OwnerTable
+
+Endpoint = tuple[str, int]
+
+#: Inode of the first pid namespace (include/linux/proc_ns.h): only there is our pid the kernel's.
+_INITIAL_PID_NAMESPACE = 0xEFFFFFFC
+#: How long an address that we no longer use is still recognised: the other end reports late.
+_REMEMBERED_S = 10.0
+
+
+@dataclass(slots=True)
+class OwnStatistics:
+    """What the probe's own sockets sent and received, at the IP layer."""
+
+    octets: int = 0
+    packets: int = 0
+
+
+class OwnTraffic:
+    """``owners`` is what the rows' owner column indexes; ``netns`` the cookie of our namespace."""
+
+    def __init__(self, owners: OwnerTable, netns: int = 0) -> None:
+        self.statistics = OwnStatistics()
+        self._owners = owners
+        self._netns = netns
+        self._pid = os.getpid() if _pid_is_kernels() else None
+        self._addresses: dict[Endpoint, float] = {}
+
+    def remember(self, addresses: list[Endpoint], now_s: float) -> None:
+        """The addresses that export sockets are bound to at ``now_s`` (monotonic)."""
+        self._addresses.update(dict.fromkeys(addresses, now_s))
+        for address in [a for a, t in self._addresses.items() if now_s - t > _REMEMBERED_S]:
+            del self._addresses[address]
+
+    def take_out(self, batch: FlowBatch) -> FlowBatch:
+        """``batch`` without own traffic, which is counted."""
+        rows = batch.rows
+        ours = self._has_our_pid(rows)
+        theirs = np.zeros(len(rows), bool)
+        for address in self._addresses:
+            ours |= self._matches(rows, "local", address)
+            theirs |= self._matches(rows, "remote", address)
+        own = rows[ours]
+        for side in ("tx", "rx"):
+            self.statistics.octets += int(own[f"{side}_octets"].sum())
+            self.statistics.packets += int(own[f"{side}_packets"].sum())
+        out = ours | theirs
+        return FlowBatch(rows[~out]) if out.any() else batch
+
+    def _has_our_pid(self, rows: Rows) -> NDArray[np.bool_]:
+        if self._pid is None or not len(rows):
+            return np.zeros(len(rows), bool)
+        indices = rows["owner"].astype(np.intp)
+        present = np.flatnonzero(np.bincount(indices)).tolist()
+        own = [index for index in present if self._owners[index].pid == self._pid]
+        matches: NDArray[np.bool_] = np.isin(indices, own)
+        return matches
+
+    def _matches(self, rows: Rows, side: str, address: Endpoint) -> NDArray[np.bool_]:
+        packed, port = _packed(address[0]), address[1]
+        found: NDArray[np.bool_] = rows[f"{side}_port"] == port
+        if found.any():
+            found &= (rows[f"{side}_address"] == packed).all(axis=1)
+            if _is_loopback(packed) and self._netns:  # every namespace has a loopback of its own
+                found &= rows["netns"] == self._netns
+        return found
+
+
+def _pid_is_kernels() -> bool:
+    try:
+        return os.stat("/proc/self/ns/pid").st_ino == _INITIAL_PID_NAMESPACE
+    except OSError:
+        return False
+
+
+def _packed(address: str) -> NDArray[np.uint8]:
+    """Sixteen octets as struct flow_row has them."""
+    host = address.partition("%")[0]
+    octets = socket.inet_pton(socket.AF_INET6 if ":" in host else socket.AF_INET, host)
+    return np.frombuffer(octets.ljust(16, b"\0"), np.uint8)
+
+
+def _is_loopback(packed: NDArray[np.uint8]) -> bool:
+    return bool(packed[0] == 127 and not packed[4:].any()) or bool(
+        packed[15] == 1 and not packed[:15].any()
+    )

@@ -1,0 +1,73 @@
+"""What a run did, as the lines that it ends with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from probe.flow.batch import Rows
+from probe.view.text import octets
+
+if TYPE_CHECKING:
+    from probe.app import Probe
+    from probe.collect import CollectorSocket
+    from probe.exporting import Stream
+
+
+@dataclass(slots=True)
+class Exported:
+    """Sums over all records that left the cache, for each destination the same."""
+
+    records: int = 0
+    packets: int = 0
+    octets: int = 0
+
+    def count(self, records: Rows) -> None:
+        self.records += len(records)
+        self.packets += int(records["packets"].sum())
+        self.octets += int(records["octets"].sum())
+
+
+def summarize(probe: Probe, losses: Mapping[str, int], shown: CollectorSocket | None) -> str:
+    """``losses`` are the kernel's, by name; ``shown`` the built-in collector."""
+    total, own = probe.exported, probe.own.statistics
+    lines = [
+        f"{probe.cache.observed_flows} flows, {total.packets} packets, {octets(total.octets)} "
+        f"in {total.records} records"
+    ]
+    lines += [_stream_line(stream) for stream in probe.exporter.streams]
+    lines.append(f"own traffic left out: {own.packets} packets, {octets(own.octets)}")
+    excluded = probe.filter
+    if excluded.excluded_rows:
+        lines.append(
+            f"filters left out: {excluded.excluded_flows} flow ends, "
+            f"{excluded.excluded_packets} packets, {octets(excluded.excluded_octets)}"
+        )
+    if shown:
+        lines.append(shown.summary())
+    lost = {**losses, **_own_losses(probe)}
+    named = [f"{name} {count}" for name, count in lost.items() if count]
+    lines.append(f"lost: {', '.join(named) or 'nothing'}")
+    return "\n".join(f"sockflow: {line}" for line in lines)
+
+
+def _own_losses(probe: Probe) -> dict[str, int]:
+    """What the user-space half gave up; evicted flows were exported, only earlier than meant."""
+    streams = [stream.destination.statistics for stream in probe.exporter.streams]
+    return {
+        "flows_evicted": probe.cache.evicted,
+        "late_packets": probe.cache.late_packets,
+        "records_dropped": sum(counted.dropped_records for counted in streams),
+        "messages_dropped": sum(counted.dropped_messages for counted in streams),
+    }
+
+
+def _stream_line(stream: Stream) -> str:
+    sent, session = stream.destination.statistics, stream.session.statistics
+    text = (
+        f"{stream.destination.destination}: {sent.sent_messages} messages "
+        f"({octets(sent.sent_octets)}) with {sent.sent_records} Data Records "
+        f"({session.type_records} type information), {session.template_records} Template Records"
+    )
+    return text + (f", {sent.errors} errors" if sent.errors else "")

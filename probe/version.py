@@ -1,0 +1,43 @@
+"""What a bug report needs: version, kernel, libbpf, and the hooks that this kernel accepts."""
+
+from __future__ import annotations
+
+import os
+
+from probe import __version__
+from probe.collectors.ebpf import EbpfCollector
+from probe.errors import KernelError
+from probe.flow.owner import OwnerTable
+from probe.kernel import libbpf
+
+
+def describe() -> str:
+    """Several lines. Hooks are found by attaching for a moment, which needs the privilege."""
+    system = os.uname()
+    return "\n".join(
+        (
+            f"sockflow {__version__}",
+            f"kernel {system.sysname} {system.release} {system.machine}",
+            f"libbpf {_libbpf()}",
+            f"hooks {_hooks()}",
+        )
+    )
+
+
+def _libbpf() -> str:
+    try:
+        return libbpf.version()
+    except KernelError as error:
+        return f"not usable: {error}"
+
+
+def _hooks() -> str:
+    collector = EbpfCollector(OwnerTable(), lambda uid: "")
+    try:
+        collector.open()
+    except KernelError as error:
+        return f"none: {error}"
+    try:
+        return ", ".join(dict.fromkeys(collector.hooks))
+    finally:
+        collector.close()

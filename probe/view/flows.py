@@ -1,0 +1,174 @@
+"""Decoded records put together to flows for people: both directions of a connection in one line.
+
+Pure: records (element name -> value) and times go in, flows come out. Works on anyone's IPFIX; what
+a record does not say stays empty.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+Record = Mapping[str, Any]
+Key = tuple[Any, ...]
+
+_PROTOCOLS = {1: "icmp", 6: "tcp", 17: "udp", 58: "icmp6", 132: "sctp"}
+_TCP = 6
+_INITIATOR, _RESPONDER = 1, 2  # biflowDirection: which end the source is
+_ENDED = {1: "idle", 3: "closed", 4: "forced end", 5: "evicted"}  # flowEndReason
+_SIDES = {
+    "process": ("SRC_PROC_NAME", "DST_PROC_NAME"),
+    "pid": ("SRC_PROC_PID", "DST_PROC_PID"),
+    "user": ("SRC_PROC_USER_NAME", "DST_PROC_USER_NAME"),
+    "uid": ("SRC_PROC_UID", "DST_PROC_UID"),
+    "container": ("SRC_PROC_CONTAINER_ID", "DST_PROC_CONTAINER_ID"),
+}
+_CONTAINER_LENGTH = 12  # as docker ps shows it
+
+
+@dataclass(slots=True)
+class End:
+    """One end of a flow. ``octets`` and ``packets`` are what it sent."""
+
+    endpoint: str
+    octets: int = 0
+    packets: int = 0
+    process: str = ""
+    user: str = ""
+    container: str = ""
+
+
+@dataclass(slots=True)
+class Flow:
+    """A connection or UDP exchange; times are Unix seconds."""
+
+    protocol: str
+    client: End
+    server: End
+    first_s: float
+    last_s: float
+    seen_s: float = 0.0
+    state: str = ""
+    ended: bool = False
+    changed: bool = field(default=True, repr=False)
+
+    def age_s(self, now_s: float) -> float:
+        """How long it has lasted: until now, or until its last packet once it ended."""
+        return max(0.0, (self.last_s if self.ended else now_s) - self.first_s)
+
+
+class FlowTable:
+    """The flows of the latest records, at most ``limit``; the longest silent one goes first."""
+
+    def __init__(self, limit: int = 2000) -> None:
+        self._flows: dict[Key, Flow] = {}
+        self._limit = limit
+        self.records = 0
+
+    def __len__(self) -> int:
+        return len(self._flows)
+
+    def observe(self, records: Iterable[Record], now_s: float) -> None:
+        """Add records that arrived at ``now_s`` (used where a record carries no times)."""
+        for record in records:
+            if "protocolIdentifier" in record and _address(record, "source") is not None:
+                self._observe_one(record, now_s)
+
+    def newest(self, count: int) -> list[Flow]:
+        """The ``count`` flows with the latest activity."""
+        return sorted(self._flows.values(), key=lambda flow: flow.last_s, reverse=True)[:count]
+
+    def take_changed(self) -> list[Flow]:
+        """Flows with news since the last call, oldest activity first; ended ones are forgotten."""
+        changed = [flow for flow in self._flows.values() if flow.changed]
+        for flow in changed:
+            flow.changed = False
+        self.forget_ended(float("inf"))
+        return sorted(changed, key=lambda flow: flow.last_s)
+
+    def forget_ended(self, before_s: float) -> None:
+        """Drop the flows whose end was reported before ``before_s``."""
+        for key in [k for k, flow in self._flows.items() if flow.ended and flow.seen_s < before_s]:
+            del self._flows[key]
+
+    def _observe_one(self, record: Record, now_s: float) -> None:
+        self.records += 1
+        key = _key(record)
+        from_client = _source_is_client(record)
+        # Moved to the end of the dict, whose order is that of the last record.
+        flow = self._flows.pop(key, None) or _new_flow(record, from_client, now_s)
+        self._flows[key] = flow
+        _update(flow, record, now_s)
+        if len(self._flows) > self._limit:
+            del self._flows[next(iter(self._flows))]
+
+
+def _update(flow: Flow, record: Record, now_s: float) -> None:
+    source, destination = flow.client, flow.server
+    if source.endpoint != _endpoint(record, "source"):
+        source, destination = destination, source
+    source.octets += int(record.get("octetDeltaCount") or 0)
+    source.packets += int(record.get("packetDeltaCount") or 0)
+    _name(source, record, 0)
+    _name(destination, record, 1)
+    first_s, last_s = _times(record, now_s)
+    flow.first_s, flow.last_s = min(flow.first_s, first_s), max(flow.last_s, last_s)
+    reason = int(record.get("flowEndReason") or 0)
+    flow.ended = reason in _ENDED
+    flow.state = _ENDED.get(reason, "") or clean(record.get("tcpState")) or flow.state
+    flow.seen_s, flow.changed = now_s, True
+
+
+def _new_flow(record: Record, from_client: bool, now_s: float) -> Flow:
+    number = record["protocolIdentifier"]
+    source, destination = End(_endpoint(record, "source")), End(_endpoint(record, "destination"))
+    client, server = (source, destination) if from_client else (destination, source)
+    first_s, last_s = _times(record, now_s)
+    return Flow(_PROTOCOLS.get(number, str(number)), client, server, first_s, last_s)
+
+
+def _name(end: End, record: Record, side: int) -> None:
+    """Who is at this end; an empty value never overwrites a known one."""
+    name, pid, user, uid, container = (record.get(names[side]) for names in _SIDES.values())
+    if name or pid:
+        end.process = f"{clean(name) or '?'}({pid})" if pid else clean(name)
+        end.user = clean(user) or ("" if uid is None else str(uid))
+    end.container = clean(container)[:_CONTAINER_LENGTH] or end.container
+
+
+def _key(record: Record) -> Key:
+    """The same for both directions. flowId keeps equal addresses of isolated namespaces apart."""
+    ends = sorted((_endpoint(record, "source"), _endpoint(record, "destination")))
+    return record["protocolIdentifier"], *ends, record.get("flowId")
+
+
+def _source_is_client(record: Record) -> bool:
+    """As the exporter says; else the end with the lower port is taken for the server."""
+    direction = record.get("biflowDirection")
+    if direction in (_INITIATOR, _RESPONDER):
+        return bool(direction == _INITIATOR)
+    source, destination = (record.get(f"{s}TransportPort") or 0 for s in ("source", "destination"))
+    return bool(source >= destination)
+
+
+def _address(record: Record, side: str) -> str | None:
+    address = record.get(f"{side}IPv4Address", record.get(f"{side}IPv6Address"))
+    return None if address is None else str(address)
+
+
+def _endpoint(record: Record, side: str) -> str:
+    address, port = _address(record, side) or "?", record.get(f"{side}TransportPort", "?")
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
+def _times(record: Record, now_s: float) -> tuple[float, float]:
+    first, last = record.get("flowStartMilliseconds"), record.get("flowEndMilliseconds")
+    if first is None or last is None:
+        return now_s, now_s
+    return first / 1000, last / 1000
+
+
+def clean(text: object) -> str:
+    """Printable characters only: a name from the network must not drive the terminal."""
+    return "".join(c if c.isprintable() else "?" for c in str(text or ""))

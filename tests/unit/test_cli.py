@@ -1,0 +1,113 @@
+"""The command line: one clear line and exit status 2 for whatever cannot be used."""
+
+from __future__ import annotations
+
+import json
+import logging
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from probe.cli import main
+from probe.collect import CollectorSocket, parse_listen, to_json
+from probe.errors import ConfigError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(autouse=True)
+def _other_tests_keep_their_log() -> Iterator[None]:
+    logger = logging.getLogger("probe")
+    former = logger.level, logger.handlers[:]
+    yield
+    logger.setLevel(former[0])
+    logger.handlers[:] = former[1]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["walk"],
+        ["run", "--active-timeout", "soon"],
+        ["run", "--active-timeout", "-5"],
+        ["run", "--interval", "nan"],
+        ["run", "--duration", "-1"],
+        ["run", "--collector", "pcap"],
+        ["run", "--odid", "99999999999"],
+        ["run", "--config", "/nowhere/sockflow.toml"],
+        ["run", "--template", "/nowhere/template.txt", "-e", "ipfix://127.0.0.1:9"],
+        ["run", "-e", "netflow://127.0.0.1:9"],
+        ["run", "-e", "ipfix://127.0.0.1:99999"],
+        ["run", "-e", "ipfix://[::1"],
+        ["run", "--include", "colour=red"],
+        ["run", "--exclude", "cidr=10.0.0.0/99"],
+        ["run", "--act", "3"],
+        ["collect", "--listen", "4739"],
+        ["collect", "--listen", "127.0.0.1"],
+        ["collect", "--listen", "192.0.2.1:4739", "--duration", "0"],
+    ],
+)
+def test_one_line_and_status_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("sockflow: ")
+    assert captured.err.count("\n") == 1
+    assert captured.out == ""
+
+
+def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["--help"])
+    assert stop.value.code == 0
+    assert "collect" in capsys.readouterr().out
+
+
+def test_run_help_can_be_formatted(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["run", "--help"])
+    assert stop.value.code == 0
+    assert "--active-timeout" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("127.0.0.1:4739", ("127.0.0.1", 4739)), ("[::1]:0", ("::1", 0)), ("host:1", ("host", 1))],
+)
+def test_listen_addresses(text: str, expected: tuple[str, int]) -> None:
+    assert parse_listen(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", ":1", "h", "h:", "h:x", "h:70000", "u@h:1", "h:1/x", "[::1"])
+def test_nonsense_to_listen_on(text: str) -> None:
+    with pytest.raises(ConfigError):
+        parse_listen(text)
+
+
+def test_garbage_is_counted_and_never_fatal() -> None:
+    source = CollectorSocket("127.0.0.1", 0, 32473)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        for octets in (b"", b"\0", b"\0\x0a" + b"\xff" * 30, bytes(1400)):
+            sender.sendto(octets, source.address)
+    assert source.read() == []
+    assert source.process.statistics.errors == 4
+    source.close()
+
+
+def test_json_of_a_record() -> None:
+    line = to_json({"octetDeltaCount": 3, "SRC_PROC_NAME": "a\nb"})
+    assert "\n" not in line
+    assert json.loads(line) == {"octetDeltaCount": 3, "SRC_PROC_NAME": "a\nb"}
+
+
+def test_collect_stops_by_itself_with_a_summary() -> None:
+    command = [sys.executable, "-m", "probe", "collect", "--listen", "127.0.0.1:0", "--json"]
+    done = subprocess.run(
+        [*command, "--duration", "0.1"], cwd=ROOT, capture_output=True, text=True, timeout=20
+    )
+    assert (done.returncode, done.stdout) == (0, "")
+    assert "0 records in 0 messages collected" in done.stderr

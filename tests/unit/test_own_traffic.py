@@ -1,0 +1,87 @@
+"""The probe does not meter itself."""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import Any
+
+import numpy as np
+import pytest
+
+from probe import own_traffic
+from probe.flow.batch import FlowBatch, row_dtype
+from probe.flow.owner import Owner, OwnerTable
+from probe.own_traffic import OwnTraffic
+
+
+def batch(*rows: dict[str, Any]) -> FlowBatch:
+    array = np.zeros(len(rows), row_dtype())
+    for row, values in zip(array, rows, strict=True):
+        for name, value in values.items():
+            if name.endswith("address"):
+                family = socket.AF_INET6 if ":" in value else socket.AF_INET
+                value = np.frombuffer(socket.inet_pton(family, value).ljust(16, b"\0"), np.uint8)
+            row[name] = value
+    return FlowBatch(array)
+
+
+def ids(kept: FlowBatch) -> list[int]:
+    found: list[int] = kept.rows["id"].tolist()
+    return found
+
+
+def test_sockets_of_our_process_are_counted_not_metered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(own_traffic, "_pid_is_kernels", lambda: True)
+    owners = OwnerTable()
+    ours, other = owners.add(Owner(pid=os.getpid())), owners.add(Owner(pid=1))
+    own = OwnTraffic(owners)
+    rows = [
+        {"id": 1, "owner": ours, "tx_octets": 5, "tx_packets": 1, "rx_octets": 2, "rx_packets": 1},
+        {"id": 2, "owner": other, "tx_octets": 9},
+        {"id": 3, "owner": 0},
+    ]
+    assert ids(own.take_out(batch(*rows))) == [2, 3]
+    assert (own.statistics.octets, own.statistics.packets) == (7, 2)
+
+
+def test_a_pid_of_another_namespace_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(own_traffic, "_pid_is_kernels", lambda: False)
+    owners = OwnerTable()
+    index = owners.add(Owner(pid=os.getpid()))
+    assert ids(OwnTraffic(owners).take_out(batch({"id": 1, "owner": index}))) == [1]
+
+
+@pytest.mark.parametrize("address", ["192.0.2.1", "2001:db8::1"])
+def test_both_ends_of_an_export_session(address: str) -> None:
+    own = OwnTraffic(OwnerTable())
+    own.remember([(address, 5000)], 0.0)
+    rows = [
+        {"id": 1, "local_address": address, "local_port": 5000, "tx_octets": 8, "tx_packets": 1},
+        {"id": 2, "remote_address": address, "remote_port": 5000, "rx_octets": 8},
+        {"id": 3, "remote_address": address, "remote_port": 5001},
+        {"id": 4, "remote_address": "192.0.2.9", "remote_port": 5000},
+    ]
+    assert ids(own.take_out(batch(*rows))) == [3, 4]
+    assert own.statistics.octets == 8
+
+
+def test_loopback_is_a_namespaces_own() -> None:
+    own = OwnTraffic(OwnerTable(), netns=1)
+    own.remember([("127.0.0.1", 5000)], 0.0)
+    end = {"remote_address": "127.0.0.1", "remote_port": 5000}
+    assert ids(own.take_out(batch({"id": 1, "netns": 1, **end}, {"id": 2, "netns": 2, **end}))) == [
+        2
+    ]
+
+
+def test_addresses_are_forgotten() -> None:
+    own = OwnTraffic(OwnerTable())
+    own.remember([("192.0.2.1", 5000)], 0.0)
+    own.remember([("192.0.2.1", 5001)], 60.0)
+    end = {"remote_address": "192.0.2.1", "remote_port": 5000}
+    assert ids(own.take_out(batch({"id": 1, **end}))) == [1]
+
+
+def test_empty_batch() -> None:
+    assert ids(OwnTraffic(OwnerTable()).take_out(batch())) == []

@@ -1,0 +1,143 @@
+"""Records become lines for people."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import pytest
+
+from probe.view import text
+from probe.view.flows import Flow, FlowTable, clean
+from probe.view.screen import PlainLines, open_view
+
+
+def record(source: str = "10.0.0.1:40000", destination: str = "10.0.0.2:80", **more: Any) -> Any:
+    """A Data Record as the Collecting Process gives it."""
+    ends: dict[str, str | int] = {}
+    for side, end in (("source", source), ("destination", destination)):
+        address, _, port = end.rpartition(":")
+        version = "IPv6Address" if ":" in address else "IPv4Address"
+        ends |= {f"{side}{version}": address, f"{side}TransportPort": int(port)}
+    return {
+        "protocolIdentifier": 6,
+        "octetDeltaCount": 100,
+        "packetDeltaCount": 2,
+        "flowStartMilliseconds": 1_000_000,
+        "flowEndMilliseconds": 1_005_000,
+        **ends,
+        **more,
+    }
+
+
+def table(*records: Any, now_s: float = 1010.0) -> FlowTable:
+    flows = FlowTable()
+    flows.observe(records, now_s)
+    return flows
+
+
+def only(*records: Any) -> Flow:
+    (flow,) = table(*records).newest(9)
+    return flow
+
+
+def test_both_directions_are_one_flow() -> None:
+    back = record("10.0.0.2:80", "10.0.0.1:40000", octetDeltaCount=7, packetDeltaCount=1)
+    flow = only(record(), back, record())
+    assert (flow.client.endpoint, flow.client.octets, flow.client.packets) == (
+        "10.0.0.1:40000",
+        200,
+        4,
+    )
+    assert (flow.server.endpoint, flow.server.octets, flow.server.packets) == ("10.0.0.2:80", 7, 1)
+
+
+def test_the_exporter_says_who_is_the_client() -> None:
+    assert only(record(biflowDirection=2)).client.endpoint == "10.0.0.2:80"
+    assert only(record(biflowDirection=1)).client.endpoint == "10.0.0.1:40000"
+    low = record("10.0.0.2:80", "10.0.0.1:40000")
+    assert only(low).client.endpoint == "10.0.0.1:40000"
+
+
+def test_equal_addresses_of_isolated_namespaces_stay_apart() -> None:
+    assert len(table(record(flowId=1), record(flowId=2))) == 2
+
+
+def test_names_belong_to_their_side() -> None:
+    there = record(SRC_PROC_NAME="curl", SRC_PROC_PID=7, SRC_PROC_USER_NAME="ann",
+                   DST_PROC_CONTAINER_ID="f" * 64)  # fmt: skip
+    back = record("10.0.0.2:80", "10.0.0.1:40000", SRC_PROC_NAME="", DST_PROC_NAME="curl",
+                  DST_PROC_PID=7, DST_PROC_UID=0)  # fmt: skip
+    flow = only(there, back)
+    assert (flow.client.process, flow.client.user) == ("curl(7)", "0")
+    assert (flow.server.process, flow.server.container) == ("", "f" * 12)
+
+
+def test_newest_activity_first() -> None:
+    old = record(flowId=1, flowEndMilliseconds=1_002_000)
+    new = record(flowId=2, flowEndMilliseconds=1_009_000)
+    assert [flow.last_s for flow in table(new, old).newest(9)] == [1009, 1002]
+
+
+def test_ended_flows_leave_after_a_while() -> None:
+    flows = table(record(flowEndReason=3, flowId=1), record(flowEndReason=2, flowId=2))
+    flows.forget_ended(1010.0)
+    assert len(flows) == 2
+    flows.forget_ended(1010.1)
+    assert [flow.ended for flow in flows.newest(9)] == [False]
+
+
+def test_state_and_age() -> None:
+    live = only(record(tcpState="ESTABLISHED", flowEndReason=2))
+    assert (live.state, live.age_s(1020.0)) == ("ESTABLISHED", 20.0)
+    ended = only(record(tcpState="CLOSE", flowEndReason=3))
+    assert (ended.state, ended.age_s(1020.0)) == ("closed", 5.0)
+
+
+def test_bounded() -> None:
+    flows = FlowTable(limit=10)
+    flows.observe([record(flowId=number) for number in range(50)], 1.0)
+    assert len(flows) == 10
+
+
+def test_other_exporters_records() -> None:
+    assert len(table({"octetDeltaCount": 3}, {"exportedMessageTotalCount": 1})) == 0
+    flow = only({"protocolIdentifier": 1, "sourceIPv4Address": "10.0.0.1"})
+    assert (flow.protocol, flow.client.endpoint, flow.first_s) == ("icmp", "10.0.0.1:?", 1010.0)
+    assert only(record("fe80::1:5", "::1:6")).server.endpoint in ("[::1]:6", "[fe80::1]:5")
+
+
+def test_names_cannot_drive_the_terminal() -> None:
+    assert clean("a\x1b[2Jb\n") == "a?[2Jb?"
+    assert clean(None) == ""
+    assert "\x1b" not in text.line(only(record(SRC_PROC_NAME="\x1b[31m", SRC_PROC_PID=1)), 1010.0)
+
+
+@pytest.mark.parametrize(
+    ("count", "shown"),
+    [(0, "0 B"), (999, "999 B"), (1000, "1 kB"), (1_234_567, "1.23 MB"), (999_999, "1 MB"),
+     (10**18, "1e+03 PB")],
+)  # fmt: skip
+def test_octets(count: int, shown: str) -> None:
+    assert text.octets(count) == shown
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [(0.84, "0.8s"), (42, "42s"), (192, "3m12s"), (18_420, "5h07m"), (183_600, "2d03h")],
+)
+def test_age(seconds: float, shown: str) -> None:
+    assert text.age(seconds) == shown
+
+
+def test_plain_lines_where_there_is_no_terminal() -> None:
+    stream = io.StringIO()
+    flows = table(record(SRC_PROC_NAME="curl", SRC_PROC_PID=7))
+    view = open_view(flows, stream)
+    assert isinstance(view, PlainLines)
+    view.refresh("")
+    view.refresh("")
+    assert stream.getvalue().count("\n") == 1
+    assert stream.getvalue().startswith(
+        "tcp 10.0.0.1:40000 > 10.0.0.2:80, sent 2 p 100 B, received 0 p 0 B, process curl(7)"
+    )
