@@ -143,15 +143,6 @@ static __always_inline void refine_owner(struct sock_flow *f, struct sock *sk)
 		set_owner(&f->row, OWNER_SOCKET_CALL);
 }
 
-static __always_inline void on_connect(struct sock_flow *f, u64 cookie)
-{
-	if (f->row.id)
-		__builtin_memset(f, 0, sizeof(*f)); /* connects again; the old flow left at CLOSE */
-	begin(&f->row, cookie, ROLE_INITIATOR);
-	set_owner(&f->row, OWNER_SOCKET_CALL);
-	f->row.tx_flags = FLAG_SYN;
-}
-
 static __always_inline void on_established(struct sock_flow *f, struct sock *sk,
 					   struct tcp_sock *tp)
 {
@@ -215,6 +206,17 @@ static __always_inline bool take_final(struct sock_flow *f)
 {
 	return __sync_val_compare_and_swap(&f->progress, CLOSING | FINAL, CLOSING | DONE) ==
 	       (CLOSING | FINAL);
+}
+
+static __always_inline void on_connect(struct sock_flow *f, u64 cookie)
+{
+	if (take_final(f))
+		send_last_row(&f->row); /* the earlier attempt on the same descriptor */
+	if (f->row.id)
+		__builtin_memset(f, 0, sizeof(*f));
+	begin(&f->row, cookie, ROLE_INITIATOR);
+	set_owner(&f->row, OWNER_SOCKET_CALL);
+	f->row.tx_flags = FLAG_SYN;
 }
 
 static __always_inline void on_close(struct sock_flow *f, struct sock *sk, struct tcp_sock *tp,

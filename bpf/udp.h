@@ -13,6 +13,7 @@ struct datagram {
 	u8 dscp;
 	u32 octets;
 	u32 packets;
+	u32 ifindex;
 };
 
 #define NEXT_HOP_BY_HOP 0
@@ -73,6 +74,7 @@ static __always_inline void set_peer(struct flow_row *r, struct datagram *d, boo
 	r->remote_port = bpf_ntohs(egress ? d->destination_port : d->source_port);
 	r->ip_version = d->ip_version;
 	r->protocol = IPPROTO_UDP;
+	r->ifindex = d->ifindex;
 	r->dscp = egress ? d->dscp : 0;
 	r->role = egress ? ROLE_INITIATOR : ROLE_RESPONDER; /* who sent first */
 }
@@ -142,7 +144,7 @@ static __always_inline int meter(struct __sk_buff *skb, bool egress)
 	u8 *h = data;
 	int offset;
 
-	if (data + 40 > end && data + 28 > end)
+	if (data + 28 > end)
 		return 1;
 	if (h[0] >> 4 == 4) {
 		if (h[9] != IPPROTO_UDP)
@@ -184,6 +186,7 @@ static __always_inline int meter(struct __sk_buff *skb, bool egress)
 		f->row.cookie = bpf_get_socket_cookie(skb);
 	}
 	d.packets = skb->gso_segs > 1 ? skb->gso_segs : 1;
+	d.ifindex = skb->ifindex;
 	d.octets = skb->len + (d.packets - 1) * (offset + 8);
 	if (claim_slot(f, &d, egress))
 		count(&f->row, &d, egress);

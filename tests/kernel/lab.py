@@ -72,14 +72,19 @@ class Host:
     def traffic(self, *arguments: object) -> None:
         self.exec(sys.executable, str(TRAFFIC), *map(str, arguments))
 
-    def start_traffic(self, *arguments: object) -> subprocess.Popen[str]:
-        """A server; returns once it listens."""
+    def begin_traffic(self, *arguments: object) -> subprocess.Popen[str]:
+        """A client that runs on its own."""
         process = subprocess.Popen(
             ["ip", "netns", "exec", self.name, sys.executable, str(TRAFFIC), *map(str, arguments)],
             stdout=subprocess.PIPE,
             text=True,
         )
         self._processes.append(process)
+        return process
+
+    def start_traffic(self, *arguments: object) -> subprocess.Popen[str]:
+        """A server; returns once it listens."""
+        process = self.begin_traffic(*arguments)
         assert process.stdout
         assert process.stdout.readline() == "ready\n"
         return process

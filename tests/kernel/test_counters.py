@@ -43,7 +43,11 @@ def exchange(
     meter.forget()
     for host in hosts:
         host.reset_counters()
-    here.traffic(client[0], there.six if six else there.four, *client[1:])
+    running = here.begin_traffic(client[0], there.six if six else there.four, *client[1:])
+    while running.poll() is None:
+        time.sleep(0.2)
+        meter.read()
+    assert running.returncode == 0
     time.sleep(settle)
     meter.read()
     there.stop()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
@@ -269,3 +270,23 @@ def test_a_second_collector_beside_the_first(meter: Meter) -> None:
     meter.read()
     assert len(with_port(rows, "remote", port)) == 1
     assert len(with_port(meter.rows, "remote", port)) == 1
+
+
+def test_a_refused_connection_and_another_on_the_same_descriptor(meter: Meter) -> None:
+    with (
+        socket.socket(socket.AF_INET, socket.SOCK_STREAM) as closed,
+        socket.create_server(("127.0.0.1", 0)) as server,
+        socket.socket(socket.AF_INET, socket.SOCK_STREAM) as client,
+    ):
+        closed.bind(("127.0.0.1", 0))
+        refused, open_ = closed.getsockname()[1], server.getsockname()[1]
+        assert client.connect_ex(("127.0.0.1", refused)) == errno.ECONNREFUSED
+        client.connect(("127.0.0.1", open_))
+        server.accept()[0].close()
+    meter.read()
+    (failed,) = with_port(meter.rows, "remote", refused)
+    assert (failed["tx_packets"], failed["tx_octets"]) == (1, 60)
+    assert (failed["rx_packets"], failed["rx_octets"]) == (1, 40)
+    assert failed["rx_flags"] & 0x04
+    (second,) = with_port(meter.rows, "remote", open_)
+    assert second["isn_remote"]
