@@ -71,7 +71,9 @@ class EbpfCollector:
         self._udp_idle_ns = udp_idle_ns
         self._capacity = capacity
         self._path = path
-        self._indices: dict[int, int] = {0: 0}  # kernel owner id -> OwnerTable index
+        # kernel owner ids, ascending, and their OwnerTable indices; 0 is the unknown owner
+        self._owner_ids = np.zeros(1, np.uint64)
+        self._owner_indices = np.zeros(1, np.uint64)
         self._links: list[Link] = []
         self._iterators: dict[str, IteratorLink] = {}
         self._attribution_due = 0
@@ -195,18 +197,23 @@ class EbpfCollector:
 
     def _finish(self, rows: Rows) -> FlowBatch:
         self._read_owners()
-        ids, inverse = np.unique(rows["owner"], return_inverse=True)
-        indices = [self._indices.get(key, 0) for key in ids.tolist()]
-        rows["owner"] = np.array(indices, "u8")[inverse]
+        at = np.searchsorted(self._owner_ids, rows["owner"], side="right") - 1
+        known = self._owner_ids[at] == rows["owner"]
+        rows["owner"] = np.where(known, self._owner_indices[at], 0)
         guessed = (rows["owner"] == 0) | (rows["owner_source"] == OwnerSource.LISTENER)
         live = (rows["protocol"] == _TCP) & (rows["mark"] & Mark.CLOSED == 0)
         self._unattributed |= bool((guessed & live).any())
         return FlowBatch(rows)
 
     def _read_owners(self) -> None:
-        for row in self._owner_ring.read():
-            owner = owner_from_row(row, self._user_name)
-            self._indices[int(row["id"])] = self.owners.add(owner)
+        rows = self._owner_ring.read()
+        if not len(rows):
+            return
+        indices = [self.owners.add(owner_from_row(row, self._user_name)) for row in rows]
+        ids = np.concatenate([self._owner_ids, rows["id"]])
+        order = np.argsort(ids)  # two processors may announce theirs out of order
+        self._owner_ids = ids[order]
+        self._owner_indices = np.append(self._owner_indices, np.array(indices, np.uint64))[order]
 
     def _attribute(self) -> None:
         """One pass over all descriptor tables: sockets no hook saw, and workers of accepted ones.
@@ -230,13 +237,15 @@ class EbpfCollector:
         """Forgets owners that no flow names and whose process is gone; their indices."""
         if len(self.owners) <= _SWEEP_ABOVE:
             return []
-        released = []
-        for key, index in list(self._indices.items()):
-            if not index or index in in_use or _is_alive(self.owners[index].pid):
-                continue
-            del self._indices[key]
+        indices = self._owner_indices.tolist()
+        keep = [
+            not index or index in in_use or _is_alive(self.owners[index].pid) for index in indices
+        ]
+        released = [index for index, kept in zip(indices, keep, strict=True) if not kept]
+        for index in released:
             self.owners.release(index)
-            released.append(index)
+        self._owner_ids = self._owner_ids[keep]
+        self._owner_indices = self._owner_indices[keep]
         return released
 
     def close(self) -> None:
