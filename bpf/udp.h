@@ -86,6 +86,14 @@ static __always_inline void count(struct flow_row *r, struct datagram *d, bool e
 	r->last_ns = bpf_ktime_get_coarse_ns();
 }
 
+static __always_inline void set_identity(struct flow_row *to, struct flow_row *from)
+{
+	to->owner = from->owner;
+	to->owner_source = from->owner_source;
+	to->netns = from->netns;
+	to->netns_inode = from->netns_inode;
+}
+
 /* A datagram of any but the socket's first peer: counted in the table by 5-tuple. */
 static __noinline void count_other_peer(struct sock_flow *f, struct datagram *d, int egress)
 {
@@ -107,18 +115,17 @@ static __noinline void count_other_peer(struct sock_flow *f, struct datagram *d,
 		fresh.start_ns = bpf_ktime_get_coarse_ns();
 		fresh.id = new_id(bpf_ktime_get_ns());
 		fresh.cookie = f->row.cookie;
-		fresh.owner = f->row.owner;
-		fresh.owner_source = f->row.owner_source;
-		fresh.netns = f->row.netns;
-		fresh.netns_inode = f->row.netns_inode;
 		set_peer(&fresh, d, egress);
 		bpf_map_update_elem(&udp_peers, &key, &fresh, BPF_NOEXIST);
 		r = bpf_map_lookup_elem(&udp_peers, &key);
 	}
-	if (!r)
+	if (!r) {
 		__sync_fetch_and_add(&losses.udp_peers_full, d->packets);
-	else
-		count(r, d, egress);
+		return;
+	}
+	if (!r->owner || !r->netns) /* new, or from before the attribution pass */
+		set_identity(r, &f->row);
+	count(r, d, egress);
 }
 
 /* The socket's first peer gets the slot in its storage; true when it is this datagram's. */

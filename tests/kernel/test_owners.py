@@ -290,3 +290,27 @@ def test_a_refused_connection_and_another_on_the_same_descriptor(meter: Meter) -
     assert failed["rx_flags"] & 0x04
     (second,) = with_port(meter.rows, "remote", open_)
     assert second["isn_remote"]
+
+
+def test_a_udp_server_that_was_busy_when_the_probe_came() -> None:
+    """Peers whose datagrams arrive before the attribution pass get their owner later."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
+        server.bind(("127.0.0.1", 0))
+        port = server.getsockname()[1]
+        clients = python(f"""
+            import socket, time
+            sockets = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(8)]
+            end = time.monotonic() + 4
+            while time.monotonic() < end:
+                for s in sockets:
+                    s.sendto(b"x", ("127.0.0.1", {port}))
+        """)
+        time.sleep(0.5)
+        meter = Meter()
+        meter.read()
+        clients.wait()
+        meter.read()
+        meter.collector.close()
+    last = {int(row["id"]): row for row in with_port(meter.rows, "local", port)}
+    assert len(last) == 8
+    assert {owner(meter, row).pid for row in last.values()} == {os.getpid()}
