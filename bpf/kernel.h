@@ -187,6 +187,7 @@ enum cgroup_subsys_id { memory_cgrp_id, devices_cgrp_id, pids_cgrp_id };
 struct seq_file;
 struct bpf_iter_meta {
 	struct seq_file *seq;
+	u64 seq_num;
 };
 struct bpf_iter__bpf_sk_storage_map {
 	struct bpf_iter_meta *meta;

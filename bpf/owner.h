@@ -248,11 +248,17 @@ static __noinline u64 announce_owner(struct task_struct *task, struct owner_key 
 	return id;
 }
 
-/* The id of the task's identity, announced if it is new. 0: none (kernel thread, ring full). */
+static __always_inline u64 identity(struct task_struct *task, struct owner_key *key)
+{
+	u64 *known = bpf_map_lookup_elem(&owner_ids, key);
+
+	return known ? *known : announce_owner(task, key);
+}
+
+/* The id of a task's identity, announced if it is new. 0: none (kernel thread, ring full). */
 static __noinline u64 owner_of(struct task_struct *task)
 {
 	struct owner_key key = {};
-	u64 *known;
 
 	if (BPF_CORE_READ(task, flags) & PF_KTHREAD)
 		return 0;
@@ -262,8 +268,39 @@ static __noinline u64 owner_of(struct task_struct *task)
 	key.pid = BPF_CORE_READ(task, tgid);
 	key.uid = BPF_CORE_READ(task, cred, uid.val);
 	key.gid = BPF_CORE_READ(task, cred, gid.val);
-	known = bpf_map_lookup_elem(&owner_ids, &key);
-	return known ? *known : announce_owner(task, &key);
+	return identity(task, &key);
+}
+
+/* The same for the running task. A typed pointer, where the kernel gives cgroup programs one, costs a load for each member instead of a call. */
+static __noinline u64 current_owner(void)
+{
+	struct owner_key key = {};
+	struct cgroup_subsys_state *css;
+	struct task_struct *task;
+	struct css_set *set;
+	u64 user;
+
+	if (!typed_task)
+		return owner_of((void *)bpf_get_current_task());
+	task = bpf_get_current_task_btf();
+	if (task->flags & PF_KTHREAD)
+		return 0;
+	set = task->cgroups;
+	if (cgroup_v1_controller == HIERARCHY_V2) {
+		key.cgroup_id = set->dfl_cgrp->kn->id;
+	} else {
+		css = *(struct cgroup_subsys_state **)((void *)set +
+						       bpf_core_field_offset(set->subsys) +
+						       v1_index() * sizeof(css));
+		key.cgroup_id = css->cgroup->kn->id;
+	}
+	key.start_ns = task->group_leader->start_boottime;
+	key.exec_id = task->self_exec_id;
+	key.pid = task->tgid;
+	user = bpf_get_current_uid_gid();
+	key.uid = (u32)user;
+	key.gid = user >> 32;
+	return identity(task, &key);
 }
 
 #endif

@@ -23,6 +23,7 @@ const volatile u32 cgroup_v1_controller = 0; /* enum container_hierarchy */
 const volatile u32 snapshot_capacity = 131072;
 const volatile u32 kernel_hz = 0; /* 0: unknown */
 const volatile u64 udp_idle_ns = 60000000000ULL;
+const volatile bool typed_task = false; /* cgroup programs may call bpf_get_current_task_btf */
 
 /* --- maps ------------------------------------------------------------------------------------- */
 struct losses losses;     /* read by user space through .bss */

@@ -127,7 +127,7 @@ static __always_inline void begin(struct flow_row *r, u64 cookie, u8 role)
 
 static __always_inline void set_owner(struct flow_row *r, u8 source)
 {
-	u64 owner = owner_of((void *)bpf_get_current_task());
+	u64 owner = current_owner();
 
 	if (owner) {
 		r->owner = owner;

@@ -231,7 +231,7 @@ int udp_created(struct bpf_sock *ctx)
 	f->row.cookie = bpf_get_socket_cookie(ctx);
 	f->row.netns = bpf_get_netns_cookie(ctx);
 	f->row.netns_inode = BPF_CORE_READ(task, nsproxy, net_ns, ns.inum);
-	f->row.owner = owner_of(task);
+	f->row.owner = current_owner();
 	f->row.owner_source = f->row.owner ? OWNER_SOCKET_CALL : OWNER_UNKNOWN;
 	return 1;
 }

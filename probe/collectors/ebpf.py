@@ -8,6 +8,7 @@ that a row never precedes the owner that it names.
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import select
@@ -86,6 +87,7 @@ class EbpfCollector:
 
         Raises KernelError saying what is missing.
         """
+        host.check_capabilities()
         host.check_btf()
         root = host.cgroup_root()
         try:
@@ -100,30 +102,40 @@ class EbpfCollector:
             raise
 
     def _load(self) -> KernelObject:
+        """The object as this kernel takes it: what is optional is left out where it is refused."""
         left_out: list[str] = []
+        typed_task = True
         while True:
-            kernel = KernelObject(self._path)
-            kernel.set_knob("kernel_hz", host.jiffies_per_second())
-            kernel.set_knob("cgroup_v1_controller", host.container_hierarchy())
-            kernel.set_knob("udp_idle_ns", self._udp_idle_ns)
-            kernel.set_knob("snapshot_capacity", self._capacity)
-            kernel.resize_map("snapshot", self._capacity)
-            for name in left_out:
-                kernel.leave_out(name)
+            kernel = self._configured(typed_task, left_out)
             try:
                 kernel.load()
                 return kernel
             except LoadError as error:
                 kernel.close()
-                if error.code in (1, 13):
+                if error.code == errno.EPERM:  # EACCES is the verifier's
                     raise KernelError(
-                        "loading eBPF needs privilege: run as root (or with CAP_BPF, CAP_PERFMON "
-                        "and CAP_NET_ADMIN)"
+                        "this kernel forbids eBPF to this process although it has the "
+                        "capabilities: look at seccomp, lockdown and the security modules"
                     ) from error
+                if typed_task:
+                    typed_task = False
+                    continue
                 if error.program not in _OPTIONAL or error.program in left_out:
                     raise
                 left_out.append(error.program)
                 log.warning("this kernel refuses %s: %s", error.program, _OPTIONAL[error.program])
+
+    def _configured(self, typed_task: bool, left_out: list[str]) -> KernelObject:
+        kernel = KernelObject(self._path)
+        kernel.set_knob("typed_task", typed_task)
+        kernel.set_knob("kernel_hz", host.jiffies_per_second())
+        kernel.set_knob("cgroup_v1_controller", host.container_hierarchy())
+        kernel.set_knob("udp_idle_ns", self._udp_idle_ns)
+        kernel.set_knob("snapshot_capacity", self._capacity)
+        kernel.resize_map("snapshot", self._capacity)
+        for name in left_out:
+            kernel.leave_out(name)
+        return kernel
 
     def _attach(self, cgroup: str) -> None:
         fd = os.open(cgroup, os.O_RDONLY | os.O_DIRECTORY)

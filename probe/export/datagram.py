@@ -65,15 +65,25 @@ class DatagramSocket:
         """Octets of the largest datagram that the path takes unfragmented."""
         return self._socket.getsockopt(*_MTU[self._family]) - _HEADERS[self._family]
 
-    def messages_at_once(self, size: int) -> int:
-        """How many messages of ``size`` octets one call of ``send`` takes."""
-        return max(1, min(_MAX_SEGMENTS, _MAX_OCTETS // size)) if self._segmentation else 1
+    def send(self, octets: memoryview, size: int) -> int:
+        """Send messages of ``size`` octets each (the last may be shorter); octets that left.
 
-    def send(self, octets: memoryview, size: int) -> bool:
-        """Send messages of ``size`` octets each; False: try again, with fewer at once."""
-        if len(octets) <= size:
-            self._socket.send(octets)
-            return True
+        Fewer than given: the rest is to be tried again. OSError where none left.
+        """
+        if self._segmentation and len(octets) > size:
+            return self._send_segmented(octets, size)
+        send = self._socket.send
+        for start in range(0, len(octets), size):
+            try:
+                send(octets[start : start + size])
+            except OSError:
+                if not start:
+                    raise
+                return start
+        return len(octets)
+
+    def _send_segmented(self, octets: memoryview, size: int) -> int:
+        octets = octets[: size * max(1, min(_MAX_SEGMENTS, _MAX_OCTETS // size))]
         try:
             ancillary = [(socket.IPPROTO_UDP, _UDP_SEGMENT, struct.pack("=H", size))]
             self._socket.sendmsg([octets], ancillary)
@@ -81,8 +91,8 @@ class DatagramSocket:
             if error.errno not in _SEGMENTATION_ERRORS:
                 raise
             self._segmentation = False
-            return False
-        return True
+            return 0
+        return len(octets)
 
     def allow_segmentation(self) -> None:
         """Messages got smaller: they may fit the path now."""

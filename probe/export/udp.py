@@ -141,21 +141,19 @@ class UdpDestination:
         allowance = self._bucket.allowance(now)
         while self._queue:
             train = self._queue.head
-            count = min(len(train), sender.messages_at_once(train.size))
-            count = int(min(count, allowance // train.size))
+            count = int(min(len(train), allowance // train.size))
             if not count:
                 return
-            octets = train.octets[: count * train.size]
             try:
-                done = sender.send(octets, train.size)
+                sent = sender.send(train.octets[: count * train.size], train.size)
             except OSError as error:
                 if not self._survives(error, sender, now):
                     return
                 continue
-            if done:
-                self._count_sent(self._queue.shift(count), now)
-                self._bucket.spend(len(octets))
-                allowance -= len(octets)
+            if sent:
+                self._count_sent(self._queue.shift(-(-sent // train.size)), now)
+                self._bucket.spend(sent)
+                allowance -= sent
 
     def _survives(self, error: OSError, sender: DatagramSocket, now: float) -> bool:
         """Deal with a failed send; whether the next may follow at once."""

@@ -3,15 +3,36 @@
 from __future__ import annotations
 
 import gzip
+import logging
 import os
 from pathlib import Path
 
 from ..errors import KernelError
 
+log = logging.getLogger(__name__)
+
 _BTF = Path("/sys/kernel/btf/vmlinux")
+_CGROUP_ROOT_INODE = 1
+
+#: Bits of include/uapi/linux/capability.h; CAP_SYS_ADMIN (21) stands for the last two.
+_CAPABILITIES = {12: "CAP_NET_ADMIN", 38: "CAP_PERFMON", 39: "CAP_BPF"}
+_SYS_ADMIN = 21
 
 #: enum container_hierarchy of bpf/flow.h, in order of preference
 _V1_CONTROLLERS = {"memory": 1, "pids": 2, "devices": 3}
+
+
+def check_capabilities() -> None:
+    """Raises KernelError naming the capabilities that loading eBPF needs and we lack."""
+    status = Path("/proc/self/status").read_text()
+    held = int(status.partition("CapEff:")[2].split()[0], 16)
+    if held >> _SYS_ADMIN & 1:
+        held |= 1 << 38 | 1 << 39
+    missing = [name for bit, name in _CAPABILITIES.items() if not held >> bit & 1]
+    if missing:
+        raise KernelError(
+            f"loading eBPF needs privilege: run as root, or give {', '.join(missing)}"
+        )
 
 
 def check_btf() -> None:
@@ -27,7 +48,14 @@ def cgroup_root() -> str:
     for line in Path("/proc/mounts").read_text().splitlines():
         _, target, kind, *_ = line.split(" ")
         if kind == "cgroup2":
-            return target.encode().decode("unicode_escape")
+            root = target.encode().decode("unicode_escape")
+            if os.stat(root).st_ino != _CGROUP_ROOT_INODE:
+                log.warning(
+                    "%s is not the root of the cgroup tree: sockets of other containers are not "
+                    "metered. Mount the host's /sys/fs/cgroup, or use its cgroup namespace",
+                    root,
+                )
+            return root
     raise KernelError(
         "cgroup v2 is not mounted: mount -t cgroup2 none /sys/fs/cgroup/unified (or boot with it)"
     )

@@ -235,7 +235,7 @@ def test_a_name_that_cannot_be_looked_up_never_blocks(caplog: pytest.LogCaptureF
 def test_a_narrow_path_lowers_the_message_size(
     sink: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def send(self: DatagramSocket, octets: memoryview, size: int) -> bool:
+    def send(self: DatagramSocket, octets: memoryview, size: int) -> int:
         if size > 1252:
             raise OSError(errno.EMSGSIZE, "Message too long")
         return real_send(self, octets, size)
