@@ -1,4 +1,10 @@
-# The kernel object is compiled in the first stage; the second has no compiler.
+# nfcapd for docker-compose.yml. The probe is the last stage, and so what a plain build makes.
+FROM debian:12-slim AS nfcapd
+RUN apt-get update -qq \
+    && apt-get install -y -qq --no-install-recommends nfdump >/dev/null \
+    && rm -rf /var/lib/apt/lists/*
+
+# The kernel object is compiled here; the image of the probe has no compiler.
 FROM debian:12-slim AS build
 RUN apt-get update -qq \
     && apt-get install -y -qq --no-install-recommends \
@@ -9,7 +15,7 @@ RUN make -C bpf clean all \
     && python3 -m venv /opt/sockflow \
     && /opt/sockflow/bin/pip install --quiet --no-cache-dir .
 
-FROM debian:12-slim
+FROM debian:12-slim AS sockflow
 RUN apt-get update -qq \
     && apt-get install -y -qq --no-install-recommends libbpf1 python3 >/dev/null \
     && rm -rf /var/lib/apt/lists/*
