@@ -7,20 +7,23 @@ import re
 _HEX = r"(?P<id>[0-9a-f]{64})"
 _NAME = r"(?P<id>[^/]+?)"
 
-#: One path component each; the innermost component that matches wins. Monitors (conmon) are no
-#: containers and match none of them.
+#: One path component each; the innermost component that matches wins. Monitors (conmon) and
+#: virtual machines (machine-qemu) are no containers and match none of them.
 _COMPONENTS = tuple(
     re.compile(pattern)
     for pattern in (
         _HEX,  # cgroupfs driver: /docker/ID, /kubepods/.../ID, /libpod_parent/ID
         rf"(?:docker|cri-containerd|crio|libpod|containerd|nerdctl|podman)-{_HEX}(?:\.scope)?",
-        rf"libpod-{_HEX}\.scope(?:/container)?",
+        rf"libpod-payload-{_HEX}",  # podman run --cgroups=split, as in units
+        # kubelet with the systemd driver over containerd without: POD.slice:cri-containerd:ID
+        rf"[^:]+:(?:docker|cri-containerd|crio|containerd):{_HEX}",
         rf"lxc\.payload\.{_NAME}",  # LXC 4 and Incus
-        rf"machine-{_NAME}\.scope",  # systemd-nspawn
+        rf"machine-(?!qemu\\x2d){_NAME}\.scope",  # systemd-nspawn
         rf"systemd-nspawn@{_NAME}\.service",
     )
 )
-_LXC_PARENT = "lxc"  # before LXC 4: /lxc/NAME
+_LXC_PARENT = "lxc"  # before LXC 4, and Proxmox: /lxc/NAME
+_ESCAPED = re.compile(r"\\x([0-9a-f]{2})")  # systemd.unit(5)
 
 
 def container_id(cgroup: str) -> str:
@@ -30,7 +33,7 @@ def container_id(cgroup: str) -> str:
         for pattern in _COMPONENTS:
             match = pattern.fullmatch(parts[at])
             if match:
-                return match["id"]
+                return _ESCAPED.sub(lambda code: chr(int(code[1], 16)), match["id"])
         if at and parts[at - 1] == _LXC_PARENT:
             return parts[at]
     return ""

@@ -1,0 +1,136 @@
+"""A Docker daemon of our own, in a network namespace of its own: bridge, NAT and proxies included.
+
+Its state is in a temporary directory and its mounts in a mount namespace, so that nothing of it
+outlives the tests, and no daemon of the host notices it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import signal
+import subprocess
+import tarfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from lab import Host, run
+from metering import Actor
+
+IMAGE = "sockflow-test"
+_START_S = 30.0
+_STOP_S = 15.0
+#: Docker makes a parent for its containers in each hierarchy, and leaves it behind.
+_CGROUPS = Path("/sys/fs/cgroup")
+
+
+class Docker:
+    """The command line of one daemon."""
+
+    def __init__(self, socket: Path, host: Host) -> None:
+        self.host = host
+        self._command = ("docker", "-H", f"unix://{socket}")
+
+    def __call__(self, *arguments: str, **options: object) -> str:
+        return run(*self._command, *arguments, **options).stdout.strip()
+
+    def start(self, *arguments: str) -> str:
+        """``docker run -d``: the id, 64 hexadecimal digits."""
+        return self("run", "-d", *arguments)
+
+    def python(self, name: str, *options: str) -> Actor:
+        """The system's Python in a container of that name."""
+        mounts = (f"{path}:{path}:ro" for path in ("/usr", "/lib", "/lib64"))
+        shared = [word for mount in mounts for word in ("-v", mount)]
+        return Actor(*self._command, "run", "-i", "--rm", "--name", name, *shared, *options,
+                     "--entrypoint", "/usr/bin/python3", IMAGE)  # fmt: skip
+
+    def id(self, name: str) -> str:
+        return self("inspect", "-f", "{{.Id}}", name)
+
+    def address(self, container: str) -> str:
+        return self("inspect", "-f", "{{.NetworkSettings.IPAddress}}", container)
+
+    def pid(self, container: str) -> int:
+        return int(self("inspect", "-f", "{{.State.Pid}}", container))
+
+    def remove_all(self) -> None:
+        if containers := self("ps", "-aq").split():
+            self("rm", "-f", *containers)
+
+
+@contextlib.contextmanager
+def docker_daemon(host: Host, directory: Path) -> Iterator[Docker]:
+    """Runs in the namespace of ``host`` until the context ends; has one image, busybox."""
+    parents_before = _cgroup_parents()
+    daemon = _start_daemon(host, directory)
+    docker = Docker(directory / "socket", host)
+    try:
+        _wait_until_up(docker, daemon, directory)
+        docker("import", "--change", 'ENTRYPOINT ["/bin/busybox"]', _root(directory), IMAGE)
+        yield docker
+    finally:
+        with contextlib.suppress(subprocess.CalledProcessError):
+            docker.remove_all()
+        _stop(daemon)
+        for parent in _cgroup_parents() - parents_before:
+            with contextlib.suppress(OSError):
+                parent.rmdir()
+
+
+def _start_daemon(host: Host, directory: Path) -> subprocess.Popen[bytes]:
+    """nsenter and not `ip netns exec`, which hides the cgroup file systems."""
+    (directory / "daemon.json").write_text(json.dumps({"features": {"buildkit": False}}))
+    command = [
+        "setpriv", "--pdeathsig", "TERM",  # it ends with the tests, however these end
+        "nsenter", f"--net=/run/netns/{host.name}", "unshare", "--mount", "--propagation",
+        "private", "dockerd", "--config-file", directory / "daemon.json",
+        "--data-root", directory / "data", "--exec-root", directory / "exec",
+        "--pidfile", directory / "pid", "-H", f"unix://{directory}/socket",
+        "--storage-driver", "vfs", "--bip", "172.31.250.1/24", "--log-level", "warn",
+    ]  # fmt: skip
+    with open(directory / "log", "wb") as log:
+        return subprocess.Popen(
+            list(map(str, command)), stdout=log, stderr=log, start_new_session=True
+        )
+
+
+def _wait_until_up(docker: Docker, daemon: subprocess.Popen[bytes], directory: Path) -> None:
+    deadline = time.monotonic() + _START_S
+    while True:
+        with contextlib.suppress(subprocess.CalledProcessError):
+            docker("version")
+            return
+        log = (directory / "log").read_text()
+        assert daemon.poll() is None, f"dockerd ended:\n{log}"
+        assert time.monotonic() < deadline, f"dockerd does not answer:\n{log}"
+        time.sleep(0.1)
+
+
+def _stop(daemon: subprocess.Popen[bytes]) -> None:
+    """dockerd ends its containerd and what runs under it; else its whole session is ended."""
+    daemon.terminate()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        daemon.wait(_STOP_S)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(daemon.pid, signal.SIGKILL)
+    daemon.wait()
+
+
+def _root(directory: Path) -> str:
+    """A file system with nothing but busybox, as a tar file."""
+    path = directory / "root.tar"
+    with tarfile.open(path, "w") as archive:
+        archive.add("/bin/busybox", "bin/busybox")
+        passwd = b"root:x:0:0:root:/:/bin/sh\n"
+        member = tarfile.TarInfo("etc/passwd")
+        member.size = len(passwd)
+        archive.addfile(member, io.BytesIO(passwd))
+    return str(path)
+
+
+def _cgroup_parents() -> set[Path]:
+    return {*_CGROUPS.glob("*/docker"), *_CGROUPS.glob("docker")}

@@ -1,0 +1,250 @@
+"""Docker's containers at both ends: the id is in the records, also when the container is gone."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from docker_lab import IMAGE, Docker, docker_daemon
+from lab import Host, two_hosts
+from metering import TCP, UDP, Actor, MeteringProcess, actors, metering
+from shell import shells
+
+from probe.flow.batch import OwnerSource, Rows
+
+#: Answers every connection with one line and closes; `-ll` goes on after the first.
+SERVE = (IMAGE, "nc", "-ll", "-p", "80", "-e", "/bin/busybox", "echo", "hello")
+
+
+@pytest.fixture(scope="module")
+def pair() -> Iterator[tuple[Host, Host]]:
+    """Docker is on the second host, the first is a host without containers."""
+    with two_hosts("sd") as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def docker(pair: tuple[Host, Host], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Docker]:
+    with docker_daemon(pair[1], tmp_path_factory.mktemp("docker")) as found:
+        yield found
+
+
+@pytest.fixture
+def process(docker: Docker) -> Iterator[MeteringProcess]:
+    with metering() as found:
+        yield found
+    docker.remove_all()
+
+
+def ids(process: MeteringProcess, record: np.void) -> tuple[str, str]:
+    """Of the containers at the source and at the destination."""
+    return (
+        process.owner(record, "source").container_id,
+        process.owner(record, "destination").container_id,
+    )
+
+
+def names(process: MeteringProcess, record: np.void) -> tuple[str, str]:
+    return (
+        process.owner(record, "source").process_name,
+        process.owner(record, "destination").process_name,
+    )
+
+
+def of_port(process: MeteringProcess, port: int, protocol: int = TCP) -> Rows:
+    records = process.records
+    wanted = (records["source_port"] == port) | (records["destination_port"] == port)
+    found: Rows = records[wanted & (records["protocol"] == protocol)]
+    return found
+
+
+def fetch(client: Actor, address: str, port: int) -> None:
+    """One line from a server of SERVE."""
+    line = client.do(
+        f"s = socket.create_connection(({address!r}, {port}), 5)\n"
+        "result = ''\n"
+        "while part := s.recv(99): result += part.decode()\n"
+        "s.close()"
+    )
+    assert line == "hello\n"
+
+
+def when_serving(docker: Docker, container: str) -> str:
+    """The address of a container whose server listens."""
+    status = Path(f"/proc/{docker.pid(container)}/net/tcp6")
+    deadline = time.monotonic() + 10
+    while ":0050 " not in status.read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return docker.address(container)
+
+
+def test_container_to_container(docker: Docker, process: MeteringProcess) -> None:
+    """Two namespaces, one bridge, one connection: each direction once, both ids on both."""
+    server = docker.start(*SERVE)
+    address = when_serving(docker, server)
+    client = docker.start(IMAGE, "nc", address, "80")
+    docker("wait", client)
+    process.tick_for(0.3)
+    records = of_port(process, 80)
+    assert {ids(process, record) for record in records} == {(client, server), (server, client)}
+    assert len(records) == 2
+    assert re.fullmatch("[0-9a-f]{64}", client)
+    assert set(records["flow_direction"].tolist()) == {1}
+    (to,) = records[records["destination_port"] == 80]
+    owner = process.owner(to, "source")
+    assert (owner.process_name, owner.process_path) == ("busybox", "/bin/busybox")
+    assert owner.user_name == "root"
+
+
+def test_a_container_that_is_gone(docker: Docker, process: MeteringProcess) -> None:
+    """It lived for some milliseconds between two reads; its record tells which it was."""
+    server = docker.start(*SERVE)
+    address = when_serving(docker, server)
+    cidfile = Path(docker("info", "-f", "{{.DockerRootDir}}")) / "short.cid"
+    docker("run", "--rm", "--cidfile", str(cidfile), IMAGE, "nc", address, "80")
+    short = cidfile.read_text()
+    cidfile.unlink()
+    assert short not in docker("ps", "-aq", "--no-trunc")
+    process.tick_for(0.3)
+    records = of_port(process, 80)
+    assert {ids(process, record) for record in records} == {(short, server), (server, short)}
+    assert len(records) == 2
+
+
+def test_ten_containers_that_are_gone(docker: Docker, process: MeteringProcess) -> None:
+    server = docker.start(*SERVE)
+    address = when_serving(docker, server)
+    clients = [docker.start("--rm", IMAGE, "nc", address, "80") for _ in range(10)]
+    deadline = time.monotonic() + 20
+    while docker("ps", "-q", "--no-trunc") != server and time.monotonic() < deadline:
+        process.tick_for(0.1)
+    process.tick_for(0.5)
+    records = of_port(process, 80)
+    found = sorted(ids(process, record) for record in records)
+    assert found == sorted([(one, server) for one in clients] + [(server, one) for one in clients])
+
+
+@pytest.mark.parametrize("host", [0, 1], ids=["another host", "the same host"])
+def test_a_published_port(
+    docker: Docker, process: MeteringProcess, pair: tuple[Host, Host], host: int
+) -> None:
+    """Docker translates the destination; the ends see different addresses and are one flow."""
+    server = docker.start("-p", "8080:80", *SERVE)
+    when_serving(docker, server)
+    with actors(pair[host]) as (client,):
+        fetch(client, str(pair[1].four), 8080)
+        process.tick_for(0.3)
+    records = process.of([pair[host]], TCP)
+    assert len(records) == 2
+    assert {ids(process, record) for record in records} == {("", server), (server, "")}
+    (to,) = records[records["destination_port"] == 8080]
+    (back,) = records[records["source_port"] == 80]
+    assert process.pids(to)[0] == process.pids(back)[1] == client.pid
+    assert bytes(to["destination_address"])[:4] == pair[1].four.packed
+    assert process.pids(to)[1] == process.pids(back)[0]
+
+
+def test_a_published_port_through_the_proxy(
+    docker: Docker, process: MeteringProcess, pair: tuple[Host, Host]
+) -> None:
+    """From loopback Docker's proxy is in between: two connections, each told as it is."""
+    server = docker.start("-p", "8080:80", *SERVE)
+    when_serving(docker, server)
+    with actors(pair[1]) as (client,):
+        fetch(client, "127.0.0.1", 8080)
+        process.tick_for(1.5)
+    process.flush()
+    outer, inner = of_port(process, 8080), of_port(process, 80)
+    assert len(outer) == len(inner) == 2
+    assert {ids(process, record) for record in outer} == {("", "")}
+    assert {ids(process, record) for record in inner} == {("", server), (server, "")}
+    (to,) = outer[outer["destination_port"] == 8080]
+    assert process.pids(to)[0] == client.pid
+    assert names(process, to)[1] == "docker-proxy"
+    (on,) = inner[inner["destination_port"] == 80]
+    assert names(process, on)[0] == "docker-proxy"
+    assert process.pids(on)[0] == process.pids(to)[1]
+
+
+def test_datagrams_from_container_to_container(docker: Docker, process: MeteringProcess) -> None:
+    server, client = docker.python("server"), docker.python("client")
+    try:
+        for actor in (server, client):
+            actor.do("u = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); u.settimeout(5)")
+        server.do("u.bind(('', 5353))")
+        client.do(f"u.sendto(b'question', ({docker.address('server')!r}, 5353))")
+        server.do("data, peer = u.recvfrom(99); u.sendto(b'an answer', peer)")
+        client.do("u.recv(99)")
+        wanted = docker.id("client"), docker.id("server")
+    finally:
+        client.leave()
+        server.leave()
+    process.tick_for(0.3)
+    records = of_port(process, 5353, UDP)
+    found = {ids(process, record): int(record["octets"]) for record in records}
+    assert found == {wanted: 28 + 8, wanted[::-1]: 28 + 9}
+    assert len(records) == 2
+
+
+def test_containers_older_than_the_probe(docker: Docker) -> None:
+    """Found by their descriptors: both ends of the connection, and joined."""
+    server, client = docker.python("server"), docker.python("client")
+    try:
+        server.do("l = socket.create_server(('', 80))")
+        client.do(f"s = socket.create_connection(({docker.address('server')!r}, 80), 5)")
+        server.do("c, _ = l.accept()")
+        with metering() as process:
+            client.do("s.send(b'x' * 100)")
+            server.do("c.send(c.recv(100) * 2)")
+            client.do("s.recv(200)")
+            process.flush()
+            records = of_port(process, 80)
+            wanted = docker.id("client"), docker.id("server")
+            found = {ids(process, record) for record in records}
+        assert found == {wanted, wanted[::-1]}
+        assert len(records) == 2
+        assert set(records["source_owner_source"].tolist()) == {OwnerSource.DESCRIPTOR}
+    finally:
+        client.leave()
+        server.leave()
+        docker.remove_all()
+
+
+@pytest.mark.parametrize("flag", ["--include", "--exclude"])
+def test_filter_by_container(docker: Docker, flag: str) -> None:
+    """By the beginning of its id. Rules see one end: the other end, a host's, has no container."""
+    chosen, other = docker.start(*SERVE), docker.start(*SERVE)
+    addresses = {when_serving(docker, one): one for one in (chosen, other)}
+    with shells() as shell, actors(docker.host) as (client,):
+        others = ("--include", "cidr=172.31.250.0/24") if flag == "--exclude" else ()
+        found = shell(flag, f"container={chosen[:12]}", *others)
+        for address in addresses:
+            fetch(client, address, 80)
+        records = found.finish()
+        left_out = found.left_out()
+    docker.remove_all()
+    ends = {record[f"{side}_PROC_CONTAINER_ID"] for record in records for side in ("SRC", "DST")}
+    if flag == "--include":
+        assert ends == {chosen, ""}
+        assert len(records) == 2
+        assert left_out >= (3, 18)
+    else:
+        assert chosen not in ends
+        assert other in ends
+        assert left_out >= (1, 6)  # packets of a whole connection
+
+
+def test_nothing_of_docker_is_left(pair: tuple[Host, Host], tmp_path: Path) -> None:
+    """The fixture cleans up: no process, mount or cgroup."""
+    with docker_daemon(pair[0], tmp_path) as docker:
+        docker.start(*SERVE)
+    mounts = Path("/proc/mounts").read_text()
+    assert str(tmp_path) not in mounts
+    commands = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True)
+    assert str(tmp_path) not in commands.stdout

@@ -1,0 +1,124 @@
+"""Container ids from the cgroup paths that runtimes and cgroup drivers make."""
+
+from __future__ import annotations
+
+import pytest
+
+from probe.metadata.container import container_id
+
+ID = "4f3c9e0d9be1ab27a3a1e6c5d7a0f9be1ab27a3a1e6c5d7a0f9b4f3c9e0d9b12"
+OUTER = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
+POD = "2c48913c-b29f-11e7-9350-020968147796"
+POD_ = POD.replace("-", "_")
+_POD_SLICE = f"kubepods-burstable-pod{POD_}.slice"
+
+DOCKER = {
+    "cgroupfs": f"/docker/{ID}",
+    "systemd": f"/system.slice/docker-{ID}.scope",
+    "a parent of its own": f"/batch/jobs/{ID}",
+    "systemd inside": f"/docker/{ID}/system.slice/nginx.service",
+    "systemd inside, v2": f"/system.slice/docker-{ID}.scope/init.scope",
+    "rootless": f"/user.slice/user-1000.slice/user@1000.service/user.slice/docker-{ID}.scope",
+    "in Docker": f"/docker/{OUTER}/docker/{ID}",
+    "in Docker, systemd": f"/system.slice/docker-{OUTER}.scope/docker/{ID}",
+    "in LXC": f"/lxc.payload.build/docker/{ID}",
+    "in nspawn": f"/machine.slice/machine-build.scope/payload/system.slice/docker-{ID}.scope",
+    "ECS": f"/ecs/8f3f4d5e6a7b48c9a0b1c2d3e4f50617/{ID}",
+}
+CONTAINERD = {
+    "nerdctl, cgroupfs": f"/default/{ID}",
+    "nerdctl, systemd": f"/system.slice/nerdctl-{ID}.scope",
+    "nerdctl, rootless": f"/user.slice/user-1000.slice/user@1000.service/user.slice/nerdctl-{ID}"
+    ".scope",
+}
+KUBERNETES = {
+    "cgroupfs": f"/kubepods/burstable/pod{POD}/{ID}",
+    "cgroupfs, guaranteed": f"/kubepods/pod{POD}/{ID}",
+    "cgroupfs, CRI-O": f"/kubepods/besteffort/pod{POD}/crio-{ID}",
+    "systemd, Docker": f"/kubepods.slice/kubepods-burstable.slice/{_POD_SLICE}/docker-{ID}.scope",
+    "systemd, containerd": "/kubepods.slice/kubepods-burstable.slice/"
+    f"{_POD_SLICE}/cri-containerd-{ID}.scope",
+    "systemd, CRI-O": f"/kubepods.slice/kubepods-burstable.slice/{_POD_SLICE}/crio-{ID}.scope",
+    "systemd, CRI-O 1.29": f"/kubepods.slice/kubepods-burstable.slice/{_POD_SLICE}/crio-{ID}.scope"
+    "/container",
+    "systemd, guaranteed": f"/kubepods.slice/kubepods-pod{POD_}.slice/cri-containerd-{ID}.scope",
+    "drivers that differ": f"/{_POD_SLICE}:cri-containerd:{ID}",
+    "drivers that differ, in a service": f"/system.slice/containerd.service/{_POD_SLICE}"
+    f":cri-containerd:{ID}",
+    "kind, cgroupfs": f"/docker/{OUTER}/kubelet/kubepods/burstable/pod{POD}/{ID}",
+    "kind, systemd": f"/system.slice/docker-{OUTER}.scope/kubelet.slice/kubelet-kubepods.slice/"
+    f"kubelet-kubepods-burstable.slice/kubelet-{_POD_SLICE}/cri-containerd-{ID}.scope",
+    "systemd inside": f"/kubepods.slice/{_POD_SLICE}/cri-containerd-{ID}.scope/init.scope",
+}
+PODMAN = {
+    "systemd, v1": f"/machine.slice/libpod-{ID}.scope",
+    "systemd, v2": f"/machine.slice/libpod-{ID}.scope/container",
+    "cgroupfs": f"/libpod_parent/libpod-{ID}",
+    "in a pod": f"/machine.slice/machine-libpod_pod_{OUTER}.slice/libpod-{ID}.scope/container",
+    "rootless": f"/user.slice/user-1000.slice/user@1000.service/user.slice/libpod-{ID}.scope",
+    "as a unit": f"/system.slice/web.service/libpod-payload-{ID}",
+}
+NAMED = {
+    "/lxc.payload.web": "web",
+    "/lxc.payload.web-1.test/system.slice/ssh.service": "web-1.test",
+    "/lxc/web": "web",
+    "/lxc/101/ns/system.slice/nginx.service": "101",
+    "/machine.slice/machine-web.scope": "web",
+    "/machine.slice/machine-web.scope/payload/system.slice/nginx.service": "web",
+    r"/machine.slice/machine-web\x2d1.scope/payload": "web-1",
+    r"/machine.slice/machine-lxc\x2d4711\x2dweb.scope": "lxc-4711-web",
+    "/machine.slice/systemd-nspawn@web.service/payload": "web",
+    "/machine.slice/systemd-nspawn@web-1.service/payload/init.scope": "web-1",
+}
+NONE = (
+    "",
+    "/",
+    "/init.scope",
+    "/system.slice/docker.service",
+    "/system.slice/containerd.service",
+    "/system.slice/crio.service",
+    "/user.slice/user-1000.slice/session-3.scope",
+    "/docker",
+    "/lxc",
+    "/lxc.monitor.web",
+    f"/machine.slice/libpod-conmon-{ID}.scope",
+    f"/kubepods.slice/kubepods-burstable.slice/{_POD_SLICE}/crio-conmon-{ID}.scope",
+    f"/kubepods/burstable/pod{POD}",
+    f"/kubepods.slice/kubepods-burstable.slice/{_POD_SLICE}",
+    f"/machine.slice/machine-libpod_pod_{OUTER}.slice",
+    r"/machine.slice/machine-qemu\x2d1\x2ddebian.scope",  # a virtual machine of libvirt
+    f"/docker/{ID[:-1]}",
+    f"/docker/{ID}0",
+    f"/docker/{ID.upper()}",
+    "/ecs/8f3f4d5e6a7b48c9a0b1c2d3e4f50617",
+)
+
+
+@pytest.mark.parametrize("path", DOCKER.values(), ids=DOCKER)
+def test_docker(path: str) -> None:
+    assert container_id(path) == ID
+
+
+@pytest.mark.parametrize("path", CONTAINERD.values(), ids=CONTAINERD)
+def test_containerd(path: str) -> None:
+    assert container_id(path) == ID
+
+
+@pytest.mark.parametrize("path", KUBERNETES.values(), ids=KUBERNETES)
+def test_kubernetes(path: str) -> None:
+    assert container_id(path) == ID
+
+
+@pytest.mark.parametrize("path", PODMAN.values(), ids=PODMAN)
+def test_podman(path: str) -> None:
+    assert container_id(path) == ID
+
+
+@pytest.mark.parametrize(("path", "name"), NAMED.items())
+def test_lxc_and_nspawn(path: str, name: str) -> None:
+    assert container_id(path) == name
+
+
+@pytest.mark.parametrize("path", NONE)
+def test_no_container(path: str) -> None:
+    assert container_id(path) == ""
