@@ -1,0 +1,60 @@
+"""What the probe itself needs: CPU time per Data Record sent, under short connections."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from bench.contestants import probe
+from bench.network import network
+from bench.process import Started
+from bench.report import progress, table
+from bench.sink import Sink, sink
+from bench.workload import Workload
+
+_WARM_UP_S = 4.0
+_DRAIN_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    records: int
+    elapsed_s: float
+    user_s: float
+    system_s: float
+
+
+def measure(load: Workload, seconds: float) -> str:
+    with network() as net, load.server(net), sink() as target, probe(target) as process:
+        with load.client(net, "connect") as client:
+            _watch(process, target, _WARM_UP_S)
+            opened = client.operations
+            cost = _watch(process, target, seconds)
+            opened = client.operations - opened
+        progress(f"cost: {cost.records} records in {cost.elapsed_s:.1f} s")
+    lost = [line for line in process.said() if "lost:" in line]
+    head = ["short connections/s", "Data Records/s", "user µs per record", "system µs per record"]
+    row = [
+        f"{opened / cost.elapsed_s:,.0f}",
+        f"{cost.records / cost.elapsed_s:,.0f}",
+        f"{cost.user_s / cost.records * 1e6:.2f}",
+        f"{cost.system_s / cost.records * 1e6:.2f}",
+    ]
+    return table(head, [row]) + "\n\nThe probe's own words: " + "; ".join(lost or process.said())
+
+
+def _watch(process: Started, target: Sink, seconds: float) -> Cost:
+    """Of the next ``seconds``, while the sink is kept from overflowing."""
+    target.drain()
+    started, records, cpu = time.monotonic(), target.records, process.cpu_time()
+    while time.monotonic() < started + seconds:
+        time.sleep(_DRAIN_S)
+        target.drain()
+        process.check()
+    after = process.cpu_time()
+    return Cost(
+        target.records - records,
+        time.monotonic() - started,
+        after.user_s - cpu.user_s,
+        after.system_s - cpu.system_s,
+    )

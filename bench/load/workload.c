@@ -1,0 +1,115 @@
+/* SPDX-License-Identifier: BSD-2-Clause */
+/* Load for the benchmark: a server, and clients that keep it busy in one way each.
+ *
+ *   workload serve   COUNTERS SECONDS PORT             echo on 64 ports, discard on one; UDP discarded
+ *   workload bulk    COUNTERS SECONDS PORT HOST        one stream, counted in units of 64 KiB
+ *   workload request COUNTERS SECONDS PORT HOST        64 octets there and back on 32 connections
+ *   workload connect COUNTERS SECONDS PORT HOST        connect, one request, close; 32 at a time
+ *   workload udp     COUNTERS SECONDS PORT HOST        datagrams of 100 octets from 8 sockets
+ *   workload hold    COUNTERS SECONDS PORT HOST COUNT  COUNT connections; "ready", then per line
+ *                                                      read one request on each and "done"
+ *   workload sink    COUNTERS SECONDS PORT             UDP on loopback, received and counted
+ *
+ * COUNTERS is a file of at least 8 octets: what was done so far, to be mapped by whoever measures.
+ * PORT is the first of the ports that the server has.
+ * Every process ends after SECONDS at the latest. */
+#include "load.h"
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+
+volatile uint64_t *operations;
+uint8_t kinds[DESCRIPTORS];
+char buffer[4 * UNIT];
+int epoll;
+int first_port;
+
+void fail(const char *what)
+{
+	perror(what);
+	exit(1);
+}
+
+void say(const char *word)
+{
+	puts(word);
+	fflush(stdout);
+}
+
+struct sockaddr_in address_of(const char *host, int port)
+{
+	struct sockaddr_in a = { .sin_family = AF_INET, .sin_port = htons(port) };
+
+	if (inet_pton(AF_INET, host, &a.sin_addr) != 1)
+		fail(host);
+	return a;
+}
+
+void watch(int fd, enum kind kind, uint32_t events, int operation)
+{
+	struct epoll_event e = { .events = events, .data.fd = fd };
+
+	if (fd >= DESCRIPTORS || epoll_ctl(epoll, operation, fd, &e))
+		fail("watch");
+	kinds[fd] = kind;
+}
+
+void loop(void (*serve)(int))
+{
+	struct epoll_event events[EVENTS];
+
+	for (;;) {
+		int count = epoll_wait(epoll, events, EVENTS, -1);
+
+		for (int i = 0; i < count; i++)
+			serve(events[i].data.fd);
+	}
+}
+
+static void map_counters(const char *path)
+{
+	int fd = open(path, O_RDWR);
+
+	if (fd < 0)
+		fail(path);
+	operations = mmap(0, sizeof(*operations), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	if (operations == MAP_FAILED)
+		fail("mmap");
+	close(fd);
+}
+
+int main(int count, char **arguments)
+{
+	const char *mode = count > 1 ? arguments[1] : "";
+	const char *host = count > 5 ? arguments[5] : "";
+	struct rlimit limit;
+
+	if (count < 5)
+		return 2;
+	alarm(atoi(arguments[3]));
+	signal(SIGPIPE, SIG_IGN);
+	getrlimit(RLIMIT_NOFILE, &limit);
+	limit.rlim_cur = limit.rlim_max;
+	setrlimit(RLIMIT_NOFILE, &limit);
+	map_counters(arguments[2]);
+	epoll = epoll_create1(0);
+	first_port = atoi(arguments[4]);
+	if (!strcmp(mode, "serve"))
+		serve();
+	else if (!strcmp(mode, "sink"))
+		sink();
+	else if (!strcmp(mode, "bulk"))
+		bulk(host);
+	else if (!strcmp(mode, "request"))
+		request(host);
+	else if (!strcmp(mode, "connect"))
+		connections(host);
+	else if (!strcmp(mode, "udp"))
+		udp(host);
+	else if (!strcmp(mode, "hold") && count > 6)
+		hold(host, atoi(arguments[6]));
+	else
+		return 2;
+	return 0;
+}
