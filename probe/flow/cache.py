@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from probe.flow.batch import RECORD_DTYPE, EndReason, FlowBatch, Rows
 from probe.flow.ends import ENDED, FREE, NOBODY, OPEN, EndTable, Slots, concatenate_rows, take_rows
 from probe.flow.fold import fold_rows
-from probe.flow.index import KeyIndex
+from probe.flow.index import KeyIndex, distinct
 from probe.flow.join import (
     TCP,
     UDP,
@@ -70,7 +70,7 @@ class FlowCache:
         """OwnerTable indices that a later record may name; those of past records are not kept."""
         table = self._table
         live = np.flatnonzero(table.state[: table.top] == OPEN)
-        owners: NDArray[np.int64] = np.unique(table.rows["owner"][live]).astype(np.int64)
+        owners: NDArray[np.int64] = distinct(table.rows["owner"][live]).astype(np.int64)
         return owners
 
     def observe(self, batch: FlowBatch, now_ns: int) -> None:
@@ -261,7 +261,7 @@ class FlowCache:
         if excess > 0:  # a close that was lost in the kernel must not be remembered forever
             oldest = np.argsort(np.where(over, np.iinfo(np.int64).max, table.ended_ns[ended]))
             over[oldest[:excess]] = True
-        self._remove(np.union1d(ended[over], table.peer[ended[over]]))
+        self._remove(distinct(np.concatenate([ended[over], table.peer[ended[over]]])))
 
     def _with_peers(self, leaders: Slots) -> Slots:
         peers = self._table.peer[leaders].astype(np.int64)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from probe.errors import ConfigError
 from probe.flow.batch import FlowBatch, Mark, Rows
 from probe.flow.ends import Flags, take_rows
-from probe.flow.index import KeyIndex
+from probe.flow.index import KeyIndex, distinct
 from probe.flow.owner import Owner, OwnerTable
 
 _PROTOCOLS = {"tcp": 6, "udp": 17}
@@ -114,7 +114,7 @@ class FlowFilter:
         self.excluded_packets += int(rows["tx_packets"].sum() + rows["rx_packets"].sum())
         self.excluded_octets += int(rows["tx_octets"].sum() + rows["rx_octets"].sum())
         self.excluded_flows += self._count_new(np.ascontiguousarray(rows["id"]))
-        closed = np.unique(rows["id"][(rows["mark"] & np.uint8(Mark.CLOSED)) != 0])
+        closed = distinct(rows["id"][(rows["mark"] & np.uint8(Mark.CLOSED)) != 0])
         self._seen.remove(closed)
 
     def _count_new(self, ids: NDArray[np.uint64]) -> int:

@@ -7,6 +7,8 @@ occurrence, so a batch needs no sort to find duplicates.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,6 +20,14 @@ ABSENT = 0
 _DELETED = -1
 _FIBONACCI = np.uint64(0x9E3779B97F4A7C15)  # spreads pointers and serial numbers alike
 _SMALLEST = 256
+
+
+def distinct(values: NDArray[Any]) -> NDArray[Any]:
+    """The distinct values, ascending. ``np.unique`` would import numpy.ma: 1.6 MB and 70 ms."""
+    ordered = np.sort(values)
+    first = np.ones(len(ordered), bool)
+    first[1:] = ordered[1:] != ordered[:-1]
+    return ordered[first]
 
 
 class KeyIndex:

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from probe.flow.index import distinct
 from probe.ipfix.template import Field
 from probe.ipfix.text import cut_text, encode_text, encode_variable
 from probe.mapping.tables import ATTRIBUTES
@@ -71,7 +72,7 @@ class InternedFields:
             self._grow(max(256, 2 * int(indices.max())))
         missing = indices[~self._seen[indices]]
         if len(missing):
-            for index in np.unique(missing).tolist():
+            for index in distinct(missing).tolist():
                 self._encode(index)
 
     def _grow(self, size: int) -> None:
