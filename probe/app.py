@@ -147,10 +147,10 @@ class Loop:
             self._wait(min(tick_at, end, refresh_at if self._shown else end))
 
     def _deliver(self, deadline: float) -> None:
-        """Until nothing waits; our own collector reads on meanwhile."""
+        """Until nothing waits that can be sent; our own collector reads on meanwhile."""
         while (now := time.monotonic()) < deadline:
             self._wait(now)
-            if self._pump_at is None:
+            if self._pump_at is None or not self._probe.exporter.backlog:
                 break
             self._wait(min(self._pump_at, deadline))
         while self._shown and self._shown.read():

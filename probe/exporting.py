@@ -57,6 +57,11 @@ class Exporter:
         due = [stream.destination.pump(now) for stream in self.streams]
         return min((time_s for time_s in due if time_s is not None), default=None)
 
+    @property
+    def backlog(self) -> int:
+        """Octets that wait to be sent, none of them to a destination that is unreachable."""
+        return sum(stream.destination.backlog for stream in self.streams)
+
     def local_addresses(self) -> list[Endpoint]:
         found = [stream.destination.local_address() for stream in self.streams]
         return [address for address in found if address]

@@ -43,10 +43,19 @@ def parse_destination(text: str) -> Destination:
         raise ConfigError(f"destination {text!r}: {error}; {example}") from None
     if parts.scheme != "ipfix" or not host or parts.path not in ("", "/") or parts.fragment:
         raise ConfigError(f"destination {text!r}: {example}")
-    if parts.username is not None or port == 0 or any(c.isspace() for c in host):
+    if parts.username is not None or port == 0 or not _is_host(host):
         raise ConfigError(f"destination {text!r}: {example}")
     options = _options(text, parts.query)
     return Destination(parts.scheme, host, port or IPFIX_PORT, **options)
+
+
+def _is_host(text: str) -> bool:
+    """An address, or what may be a name: whether one has it is for the resolver to say."""
+    try:
+        text.encode("idna")  # as the resolver would: labels of 1 to 63 octets
+    except UnicodeError:
+        return False
+    return not any(c.isspace() for c in text)
 
 
 def _options(text: str, query: str) -> dict[str, int]:

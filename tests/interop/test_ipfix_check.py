@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -11,16 +10,13 @@ import pytest
 
 from probe.ipfix.session import ExportSession
 from probe.mapping import Encoder, load_elements, load_template
+from tests.interop.checker import require
 from tests.records import NOW_S, flow_records, owner_table
-
-_CHECKER = Path(__file__).resolve().parents[3] / "shared" / "tools" / "ipfix_check.py"
 
 
 @pytest.fixture(scope="module")
 def checker() -> ModuleType:
-    if not _CHECKER.is_file():
-        pytest.skip(f"{_CHECKER} is not there")
-    spec = importlib.util.spec_from_file_location("ipfix_check", _CHECKER)
+    spec = importlib.util.spec_from_file_location("ipfix_check", require())
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -1,0 +1,162 @@
+"""Processes that end with the test, the probe among them, and what tells when they are ready."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+SOCKFLOW = (sys.executable, "-m", "probe")
+LOOPBACK = "127.0.0.1"
+_PATIENCE_S = 20.0
+_SO_RCVBUFFORCE = 33
+#: Octets a second: a collector that waits for a core of a busy machine keeps up all the same.
+_PACE = 300_000
+
+
+class Program:
+    """A child whose output is in ``folder``; always reaped, and killed where it does not end."""
+
+    def __init__(self, command: Sequence[object], folder: Path, name: str) -> None:
+        self.name = name
+        self._out, self._err = folder / f"{name}.out", folder / f"{name}.err"
+        with self._out.open("w") as out, self._err.open("w") as err:
+            self.process = subprocess.Popen(
+                [str(word) for word in command], stdout=out, stderr=err, cwd=ROOT
+            )
+
+    @property
+    def output(self) -> str:
+        return self._out.read_text()
+
+    @property
+    def errors(self) -> str:
+        return self._err.read_text()
+
+    def is_alive(self) -> bool:
+        return self.process.poll() is None
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """Its exit status, after a signal where it still runs."""
+        if self.is_alive():
+            self.process.send_signal(number)
+        return self.process.wait(_PATIENCE_S)
+
+    def end(self) -> None:
+        if self.is_alive():
+            self.process.kill()
+            self.process.wait()
+
+
+@contextlib.contextmanager
+def running(command: Sequence[object], folder: Path, name: str) -> Iterator[Program]:
+    program = Program(command, folder, name)
+    try:
+        yield program
+    finally:
+        program.end()
+
+
+class Datagrams:
+    """A socket of the test that the probe exports to: all that came, as octets.
+
+    Its first datagram tells that the probe has attached and read the kernel once.
+    """
+
+    def __init__(self) -> None:
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, 32 << 20)
+        self._socket.bind((LOOPBACK, 0))
+        self.port: int = self._socket.getsockname()[1]
+        self.received: list[bytes] = []
+
+    def wait(self) -> None:
+        """Until one comes."""
+        self._socket.settimeout(_PATIENCE_S)
+        self.received.append(self._socket.recv(65535))
+
+    def read(self) -> list[bytes]:
+        """All that ever came."""
+        self._socket.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                self.received.append(self._socket.recv(65535))
+        return self.received
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+@contextlib.contextmanager
+def probing(folder: Path, *options: object, name: str = "probe") -> Iterator[Program]:
+    """``sockflow run`` with ``options``; it meters when this returns, and ends with the block."""
+    with contextlib.closing(Datagrams()) as first:
+        command = (*SOCKFLOW, "run", "-e", ipfix(first.port), *options)
+        with running(command, folder, name) as probe:
+            try:
+                first.wait()
+            except TimeoutError:
+                raise AssertionError(f"the probe sent nothing: {probe.errors}") from None
+            yield probe
+
+
+def ipfix(port: int, host: str = LOOPBACK, pace: int = _PACE) -> str:
+    return f"ipfix://{host}:{port}?pace={pace}"
+
+
+def free_port() -> int:
+    """A UDP port that nobody has at this moment."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as found:
+        found.bind((LOOPBACK, 0))
+        port: int = found.getsockname()[1]
+        return port
+
+
+def wait_until(true: Callable[[], object], what: str, patience_s: float = _PATIENCE_S) -> None:
+    end = time.monotonic() + patience_s
+    while not true():
+        assert time.monotonic() < end, f"waited in vain: {what}"
+        time.sleep(0.02)
+
+
+def queued(port: int) -> tuple[int, int] | None:
+    """(octets that wait, datagrams lost) at the UDP socket of ``port``; None: nobody listens."""
+    for family in ("udp", "udp6"):
+        for line in Path(f"/proc/net/{family}").read_text().splitlines()[1:]:
+            words = line.split()
+            if int(words[1].partition(":")[2], 16) == port:
+                return int(words[4].partition(":")[2], 16), int(words[-1])
+    return None
+
+
+def wait_for_listener(port: int) -> None:
+    wait_until(lambda: queued(port) is not None, f"a listener at UDP port {port}")
+
+
+def wait_for_reader(port: int) -> None:
+    """Until the listener has taken all that came; none of it may be lost."""
+    wait_until(lambda: (queued(port) or (1, 0))[0] == 0, f"the reader of UDP port {port}")
+    assert queued(port) == (0, 0), "(octets waiting, datagrams lost)"
+
+
+def kernel_ids(pid: int) -> set[tuple[str, str]]:
+    """('link' | 'prog' | 'map', id) of every eBPF object that the process holds."""
+    found = set()
+    for entry in os.scandir(f"/proc/{pid}/fdinfo"):
+        for line in Path(entry.path).read_text().splitlines():
+            name, _, number = line.partition(":")
+            if name in ("link_id", "prog_id", "map_id"):
+                found.add((name.removesuffix("_id"), number.strip()))
+    return found
+
+
+def is_in_kernel(kind: str, number: str) -> bool:
+    command = ("bpftool", kind, "show", "id", number)
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0

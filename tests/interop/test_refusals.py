@@ -1,0 +1,134 @@
+"""What a user can get wrong: one line that says what to do, exit status 2, no traceback."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from probe.collectors.ebpf import OBJECT
+from tests.interop.programs import ROOT, SOCKFLOW
+
+_RUN = (*SOCKFLOW, "run", "--duration", "1", "-e", "ipfix://127.0.0.1:9")
+_AS_NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
+_WITHOUT_CAPABILITIES = ("setpriv", "--bounding-set=-all", "--inh-caps=-all")
+
+
+def refusal(command: Sequence[object]) -> str:
+    """The one line on standard error."""
+    done = subprocess.run(
+        [str(word) for word in command],
+        text=True, capture_output=True, cwd=ROOT, timeout=30, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2, (done.returncode, done.stderr)
+    assert done.stdout == ""
+    assert done.stderr.startswith("sockflow: ")
+    assert done.stderr.count("\n") == 1
+    return done.stderr
+
+
+def refusal_where(prepare: str, command: Sequence[object] = _RUN) -> str:
+    """In a mount namespace of its own, after the shell command ``prepare``."""
+    words = " ".join(f"'{word}'" for word in command)
+    return refusal(("unshare", "--mount", "sh", "-ec", f"{prepare}; exec {words}"))
+
+
+@pytest.mark.parametrize("collector", ["ebpf", "auto"])
+def test_without_privilege(collector: str) -> None:
+    line = refusal((*_WITHOUT_CAPABILITIES, *_RUN, "--collector", collector))
+    assert "run as root" in line
+    assert "CAP_BPF" in line
+
+
+def test_as_nobody() -> None:
+    if subprocess.run([*_AS_NOBODY, *SOCKFLOW, "--help"], cwd=ROOT, capture_output=True).returncode:
+        pytest.skip("nobody may not read this checkout")
+    assert "run as root" in refusal((*_AS_NOBODY, *_RUN))
+
+
+def test_without_the_object() -> None:
+    assert "make -C bpf" in refusal_where(f"mount -t tmpfs none '{OBJECT.parent}'")
+
+
+def test_with_an_object_that_is_none() -> None:
+    assert "sockflow.bpf.o" in refusal_where(f"mount --bind /dev/null '{OBJECT}'")
+
+
+def test_without_btf() -> None:
+    assert "CONFIG_DEBUG_INFO_BTF" in refusal_where("mount -t tmpfs none /sys/kernel/btf")
+
+
+def test_without_cgroup_v2() -> None:
+    line = refusal_where("umount --all --lazy --types cgroup2")
+    assert "mount -t cgroup2" in line
+
+
+def test_without_libbpf() -> None:
+    find = "ldconfig -p | sed -n 's/.*libbpf.so.1 .*=> //p'"
+    line = refusal_where(f'for file in $({find}); do mount --bind /dev/null "$file"; done')
+    assert "install the package libbpf1" in line
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("active-timeout = ", "not valid TOML"),
+        ("activ-timeout = 3", "unknown setting 'activ-timeout'"),
+        ("active-timeout = 'soon'", "active-timeout must be a number"),
+        ("destinations = 'ipfix://127.0.0.1'", "destinations must be a list"),
+        ("[privacy]\nuser = false", "unknown setting privacy.user"),
+        ("\xff\xfe", "not valid TOML"),
+    ],
+)
+def test_broken_config(tmp_path: Path, text: str, named: str) -> None:
+    file = tmp_path / "sockflow.toml"
+    file.write_bytes(text.encode("latin-1"))
+    line = refusal((*_RUN, "--config", file))
+    assert str(file) in line
+    assert named in line
+
+
+@pytest.mark.parametrize("missing", ["--config", "--template"])
+def test_missing_file(tmp_path: Path, missing: str) -> None:
+    assert "nowhere" in refusal((*_RUN, missing, tmp_path / "nowhere"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "octetDeltaCounter", "octetDeltaCount[3]", "octetDeltaCount[0]", "SRC_PROC_NAME[70000]",
+     "octetDeltaCount\noctetDeltaCount", "a | b | c", "sourceIPv4Address[", "\xff\xfe\0"],
+)  # fmt: skip
+def test_broken_template(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "mine.txt"
+    file.write_bytes(text.encode("latin-1"))
+    assert str(file) in refusal((*_RUN, "--template", file))
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["", "collector", "netflow://127.0.0.1:1", "ipfix://", "ipfix://127.0.0.1:99999",
+     "ipfix://127.0.0.1:port", "ipfix://[::1:4739", "ipfix://::1:4739", "ipfix://127.0.0.1:0",
+     "ipfix://127.0.0.1:1/path", "ipfix://127.0.0.1?speed=1", "ipfix://127.0.0.1?pace=-1",
+     "ipfix://127.0.0.1?max_message=9", "ipfix://a b", "ipfix://" + "x" * 300, "ipfix://a..b",
+     "ipfix://\udcff"],
+)  # fmt: skip
+def test_nonsense_destination(url: str) -> None:
+    assert "destination" in refusal((*SOCKFLOW, "run", "--duration", "1", "-e", url))
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "named"),
+    [("--include", "cidr=10.0.0.0/99", "10.0.0.0/99"), ("--exclude", "colour=red", "colour=red"),
+     ("--odid", "-1", "odid"), ("--interval", "0", "interval"), ("--duration", "nan", "duration"),
+     ("--pen", "x", "--pen"), ("--collector", "pcap", "--collector"),
+     ("--max-flows", "0", "max-flows"), ("--no-such-flag", "1", "--no-such-flag")],
+)  # fmt: skip
+def test_nonsense_options(option: str, value: str, named: str) -> None:
+    assert named in refusal((*_RUN, option, value))
+
+
+@pytest.mark.parametrize("listen", ["nonsense", "127.0.0.1", "[::1:1", "192.0.2.1:4739", "::1:1"])
+def test_collector_that_cannot_listen(listen: str) -> None:
+    assert "listen" in refusal((*SOCKFLOW, "collect", "--listen", listen))
