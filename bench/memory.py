@@ -50,7 +50,7 @@ def _one(load: Workload, count: int) -> list[str]:
 def _map_memory(process: Started) -> tuple[int, int]:
     """Octets of all maps (as `bpftool map` shows memlock), and of one socket's value."""
     total = value = 0
-    maps = {entry["map_id"]: entry for entry in descriptors(process.pid) if "map_id" in entry}
+    maps = {entry["map_id"]: entry for entry in descriptors(process.pid) if "map_type" in entry}
     for entry in maps.values():
         total += int(entry["memlock"])
         if entry["map_type"] == _SK_STORAGE:

@@ -130,7 +130,8 @@ int snapshot_udp_peers(struct bpf_iter__bpf_map_elem *ctx)
 		if (bpf_ktime_get_ns() - from->last_ns > udp_idle_ns) {
 			struct udp_peer_key copy = *key;
 
-			bpf_map_delete_elem(&udp_peers, &copy);
+			if (!bpf_map_delete_elem(&udp_peers, &copy))
+				__sync_fetch_and_sub(&udp_peer_count, 1);
 		}
 		return 0;
 	}

@@ -28,6 +28,7 @@ const volatile bool typed_task = false; /* cgroup programs may call bpf_get_curr
 /* --- maps ------------------------------------------------------------------------------------- */
 struct losses losses;     /* read by user space through .bss */
 u32 snapshot_rows;        /* rows written in this pass */
+u32 udp_peer_count;       /* entries of udp_peers: a pass over an empty table is not free */
 
 /* Types of the ABI that no map names: kept in the object's BTF by being mentioned. */
 const struct owner_row *emit_owner_row __attribute__((unused));

@@ -116,7 +116,8 @@ static __noinline void count_other_peer(struct sock_flow *f, struct datagram *d,
 		fresh.id = new_id(bpf_ktime_get_ns());
 		fresh.cookie = f->row.cookie;
 		set_peer(&fresh, d, egress);
-		bpf_map_update_elem(&udp_peers, &key, &fresh, BPF_NOEXIST);
+		if (!bpf_map_update_elem(&udp_peers, &key, &fresh, BPF_NOEXIST))
+			__sync_fetch_and_add(&udp_peer_count, 1);
 		r = bpf_map_lookup_elem(&udp_peers, &key);
 	}
 	if (!r) {

@@ -164,6 +164,7 @@ class EbpfCollector:
         self._owner_ring = self._ring("owner_ring", self._object.btf.struct_dtype("owner_row"))
         self._snapshot_fd = self._object.map_fd("snapshot")
         self._count = np.frombuffer(self._object.variable("snapshot_rows"), "u4")
+        self._udp_peers = np.frombuffer(self._object.variable("udp_peer_count"), "u4")
         losses = self._object.btf.struct_dtype("losses")
         self._losses = np.frombuffer(self._object.variable("losses"), losses)[0]
         self._epoll = select.epoll()
@@ -185,8 +186,9 @@ class EbpfCollector:
         """All flow ends with traffic since the last read, and all that ended."""
         if self._unattributed and time.monotonic_ns() >= self._attribution_due:
             self._attribute()
-        rows = [*self._read_snapshot(), self._flow_ring.read()]
-        return self._finish(np.concatenate(rows))
+        parts = [*self._read_snapshot(), self._flow_ring.read()]
+        filled = [part for part in parts if len(part)]
+        return self._finish(np.concatenate(filled) if len(filled) > 1 else (filled or parts)[0])
 
     def drain(self) -> FlowBatch:
         """What ended since the last read, without a snapshot."""
@@ -199,8 +201,9 @@ class EbpfCollector:
         for _ in range(_MAX_PASSES):
             waiting = int(self._losses["snapshot_full"])
             self._count[0] = 0
-            for name in _ITERATOR_MAPS:
-                self._iterators[name].run()
+            self._iterators["snapshot_sockets"].run()
+            if self._udp_peers[0]:
+                self._iterators["snapshot_udp_peers"].run()
             parts.append(read_array(self._snapshot_fd, self._row, int(self._count[0])))
             if int(self._losses["snapshot_full"]) == waiting:
                 break
@@ -262,7 +265,7 @@ class EbpfCollector:
 
     def close(self) -> None:
         """Detaches everything; nothing stays in the kernel."""
-        self._count = self._losses = None  # type: ignore[assignment]
+        self._count = self._udp_peers = self._losses = None  # type: ignore[assignment]
         self._stack.close()
 
 

@@ -29,7 +29,7 @@ class Program:
         self._out, self._err = folder / f"{name}.out", folder / f"{name}.err"
         with self._out.open("w") as out, self._err.open("w") as err:
             self.process = subprocess.Popen(
-                [str(word) for word in command], stdout=out, stderr=err, cwd=ROOT
+                [str(word) for word in command], stdout=out, stderr=err, cwd=ROOT, process_group=0
             )
 
     @property
@@ -50,9 +50,10 @@ class Program:
         return self.process.wait(_PATIENCE_S)
 
     def end(self) -> None:
-        if self.is_alive():
-            self.process.kill()
-            self.process.wait()
+        """Whatever is left, children too: nfacctd's plugins outlive it otherwise."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
 
 
 @contextlib.contextmanager
