@@ -10,18 +10,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probe.flow.batch import RECORD_DTYPE, EndReason, FlowBatch, Rows
-from probe.flow.ends import ENDED, FREE, NOBODY, OPEN, EndTable, Slots, concatenate_rows, take_rows
+from probe.flow.ends import (
+    ENDED,
+    FREE,
+    NOBODY,
+    OPEN,
+    TCP,
+    UDP,
+    EndTable,
+    Slots,
+    concatenate_rows,
+    take_rows,
+)
 from probe.flow.fold import fold_rows
 from probe.flow.index import KeyIndex, distinct
 from probe.flow.join import (
-    TCP,
-    UDP,
     MeetingPlace,
     are_plausible,
     distinct_pairs,
     find_peers,
     is_loose,
     meeting_keys,
+    name_udp_ends,
 )
 from probe.flow.record import build_records
 
@@ -77,7 +87,7 @@ class FlowCache:
         """Add one read's deltas. An id may occur in any number of rows."""
         if not len(batch):
             return
-        rows = self._table.adopt(batch.rows)
+        rows = name_udp_ends(self._table.adopt(batch.rows))
         rows, slots = fold_rows(rows, self._locate(rows), self._table.scratch)
         is_new = self._table.state[slots] == FREE
         new, known = np.flatnonzero(is_new), np.flatnonzero(~is_new)
@@ -135,11 +145,22 @@ class FlowCache:
             return
         table = self._table
         table.update(slots, rows, now_ns)
-        late = np.flatnonzero(table.state[slots] == ENDED)
+        ended = table.state[slots] == ENDED
+        self._revive(slots[ended & (rows["protocol"] == UDP)])
+        late = np.flatnonzero(ended & (rows["protocol"] == TCP))
         if len(late):
             self.late_packets += int(rows["tx_packets"][late].sum())
             self.late_packets += int(rows["rx_packets"][late].sum())
             table.ended_ns[slots[late]] = now_ns
+
+    def _revive(self, slots: Slots) -> None:
+        """A UDP flow whose socket had closed goes on: its port was taken over, or it was late."""
+        if not len(slots):
+            return
+        ends = distinct(self._with_peers(slots))
+        self._table.revive(ends, self._observed_ns)
+        peers = self._table.peer[ends]
+        self.observed_flows += int(np.count_nonzero((peers == NOBODY) | (ends < peers)))
 
     def _join(self, slots: Slots, now_ns: int) -> None:
         """Enter ends whose key is known since this batch, and join those that meet."""

@@ -14,6 +14,7 @@ from probe.flow.batch import ROW_COLUMNS, Mark, Rows, row_dtype
 Flags = NDArray[np.bool_]
 Slots = NDArray[np.int64]
 
+TCP, UDP = 6, 17
 NOBODY = 0
 FREE, OPEN, ENDED = 0, 1, 2
 
@@ -125,8 +126,10 @@ class EndTable:
         self.total[slots] += _deltas(rows)
         last = np.minimum(rows["last_ns"].astype(np.int64), now_ns)
         self.last_ns[slots] = np.maximum(self.last_ns[slots], last)
-        closing = _closed_ns(rows, now_ns)
-        self.closed_ns[slots] = np.where(self.closed_ns[slots], self.closed_ns[slots], closing)
+        closed, closing = self.closed_ns[slots], _closed_ns(rows, now_ns)
+        # a UDP end lives again when another socket takes over its port
+        closed[(rows["protocol"] == UDP) & (closing == 0)] = 0
+        self.closed_ns[slots] = np.where(closed, closed, closing)
 
     def link(self, a: Slots, b: Slots) -> None:
         """Make ends a[i] and b[i] one entry. Its next record begins where the last one ended."""
@@ -141,6 +144,12 @@ class EndTable:
         self.armed_ns[a] = self.armed_ns[b] = np.maximum(self.armed_ns[a], self.armed_ns[b])
         keeps_b = (b_out & ~a_out) | ((a_out == b_out) & (self.flow[b] < self.flow[a]))
         self.flow[a] = self.flow[b] = np.where(keeps_b, self.flow[b], self.flow[a])
+
+    def revive(self, slots: Slots, since_ns: int) -> None:
+        """Open ended entries again; what comes now came after ``since_ns``."""
+        self.state[slots] = OPEN
+        since = np.minimum(np.maximum(self.since_ns[slots], since_ns), self.last_ns[slots])
+        self.since_ns[slots] = self.armed_ns[slots] = since
 
     def packets(self, slots: Slots) -> NDArray[np.int64]:
         """Packets seen by each end, sent and received: shape (n, 2)."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from probe.flow.batch import Rows
-from probe.flow.ends import concatenate_rows, take_rows
+from probe.flow.batch import Mark, Rows
+from probe.flow.ends import UDP, concatenate_rows, take_rows
 
 _SUMMED = ("tx_octets", "rx_octets", "tx_packets", "rx_packets", "retransmitted", "lost")
 _UNITED = ("tx_flags", "rx_flags", "mark")
@@ -46,6 +46,11 @@ def _fold(rows: Rows, slots: NDArray[np.int64]) -> tuple[Rows, NDArray[np.int64]
         folded[name] = np.add.reduceat(rows[name], starts)
     for name in _UNITED:
         folded[name] = np.bitwise_or.reduceat(rows[name], starts)
+    # a UDP port that closed and was taken over by another socket is open
+    last, closed = rows["mark"][ends], np.uint8(Mark.CLOSED)
+    reopened = (last & closed == 0) & (folded["protocol"] == UDP)
+    folded["mark"][reopened] &= ~closed
+    folded["start_ns"] = np.minimum.reduceat(rows["start_ns"], starts)
     for name in ("owner", "owner_source", "ifindex", "role", "isn_local", "isn_remote"):
         folded[name] = np.where(folded[name], folded[name], np.maximum.reduceat(rows[name], starts))
     return folded, slots[ends]

@@ -11,10 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probe.flow.batch import Mark, Role, Rows
-from probe.flow.ends import NOBODY, EndTable, Flags, Slots, take_rows
+from probe.flow.ends import NOBODY, TCP, UDP, EndTable, Flags, Slots, take_rows
 from probe.flow.index import U64, KeyIndex
-
-TCP, UDP = 6, 17
 
 _MIX = np.uint64(0xFF51AFD7ED558CCD)  # MurmurHash3's finaliser
 _HALF = np.uint64(32)
@@ -89,6 +87,22 @@ def meeting_keys(rows: Rows) -> tuple[U64, U64]:
     return np.where(joinable, own, 0).astype(np.uint64), np.where(joinable, mirror, 0).astype(
         np.uint64
     )
+
+
+def name_udp_ends(rows: Rows) -> Rows:
+    """Rows of which those of UDP have an id made of their namespace and 5-tuple.
+
+    That is the Flow Key of RFC 7011: a socket that takes over the port of one that has just
+    closed goes on with the same flow, as the peer (which sees no difference) does too.
+    """
+    udp = np.flatnonzero(rows["protocol"] == UDP)
+    if not len(udp):
+        return rows
+    named = rows.copy()
+    own, _ = _tuple_keys(take_rows(rows, udp))
+    netns: U64 = rows["netns"][udp].astype(np.uint64)
+    named["id"][udp] = _mixed(own + netns * _MIX)
+    return named
 
 
 def is_loose(rows: Rows) -> Flags:

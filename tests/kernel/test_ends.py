@@ -308,7 +308,7 @@ def test_bulk_counts_the_sender(process: MeteringProcess, pair: tuple[Host, Host
     to = records[records["source_owner"] != back["source_owner"]]
     assert_within(counted(to), there.counted()["tcp_in"], 0.001)
     # where the veth's queue overflowed, SACK blocks make some ACKs longer by an estimate
-    share = 0.02 if to["retransmitted"].any() else 0.001
+    share = 0.05 if to["retransmitted"].any() else 0.001
     assert_within(counted(back), there.counted()["tcp_out"], share)
 
 
