@@ -42,7 +42,9 @@ class Probe:
         self.owners = OwnerTable()
         rules = [[parse_rule(text) for text in texts] for texts in (config.include, config.exclude)]
         self.filter = FlowFilter(include=rules[0], exclude=rules[1])
-        self.collector = EbpfCollector(self.owners, UserNames())
+        self.collector = EbpfCollector(
+            self.owners, UserNames(), command_lines=config.privacy.command_lines
+        )
         self.exporter = Exporter(config, self.owners)
         self.exported = Exported()
 

@@ -24,7 +24,7 @@ from ..flow.owner import OwnerTable
 from ..kernel import host
 from ..kernel.libbpf import IteratorLink, KernelObject, Link, LoadError
 from ..kernel.shared import Ring, read_array
-from ..metadata.process import owner_from_row
+from ..metadata.process import owner_from_row, read_command_line
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +53,7 @@ class EbpfCollector:
     """Inert until ``open``; see the module's docstring for what ``read`` returns.
 
     owners: the table that rows' ``owner`` column will index. user_name: uid -> name.
+    command_lines: whether to read them (from /proc, when an identity is first seen).
     capacity: rows of one snapshot pass; more sockets than that take further passes.
     """
 
@@ -63,12 +64,14 @@ class EbpfCollector:
         udp_idle_ns: int = 60_000_000_000,
         capacity: int = 131_072,
         path: Path = OBJECT,
+        command_lines: bool = False,
     ) -> None:
         self.owners = owners
         self.hooks: list[str] = []
         self.snapshot_ns = 0
         self.host_netns = 0
         self._user_name = user_name
+        self._command_line = read_command_line if command_lines else _no_command_line
         self._udp_idle_ns = udp_idle_ns
         self._capacity = capacity
         self._path = path
@@ -224,7 +227,10 @@ class EbpfCollector:
         rows = self._owner_ring.read()
         if not len(rows):
             return
-        indices = [self.owners.add(owner_from_row(row, self._user_name)) for row in rows]
+        indices = [
+            self.owners.add(owner_from_row(row, self._user_name, self._command_line))
+            for row in rows
+        ]
         ids = np.concatenate([self._owner_ids, rows["id"]])
         order = np.argsort(ids)  # two processors may announce theirs out of order
         self._owner_ids = ids[order]
@@ -267,6 +273,10 @@ class EbpfCollector:
         """Detaches everything; nothing stays in the kernel."""
         self._count = self._udp_peers = self._losses = None  # type: ignore[assignment]
         self._stack.close()
+
+
+def _no_command_line(_: int) -> str:
+    return ""
 
 
 def _is_alive(pid: int | None) -> bool:

@@ -145,7 +145,9 @@ class KernelObject:
         _messages.clear()
         self._pointer = lib.bpf_object__open_file(os.fsencode(path), None)
         if not self._pointer:
-            raise KernelError(f"cannot open {path.name}: {self._reason()}")
+            raise KernelError(
+                f"cannot open {path.name}: {self._reason()}; build it again with `make -C bpf`"
+            )
         self.btf = self._read_btf()
         self._globals: mmap.mmap | None = None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +19,23 @@ def _text(field: NDArray[np.uint8]) -> str:
     return bytes(field).split(b"\0", 1)[0].decode("utf-8", "replace")
 
 
-def owner_from_row(row: np.void, user_name: Callable[[int], str]) -> Owner:
-    """``row``: struct owner_row of bpf/flow.h; ``user_name``: uid -> name, '' when unknown."""
+def read_command_line(pid: int) -> str:
+    """The arguments of a process, joined by spaces; '' when it is gone or may not be read."""
+    try:
+        arguments = Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return ""
+    return arguments.rstrip(b"\0").replace(b"\0", b" ").decode("utf-8", "replace")
+
+
+def owner_from_row(
+    row: np.void, user_name: Callable[[int], str], command_line: Callable[[int], str]
+) -> Owner:
+    """``row``: struct owner_row of bpf/flow.h; ``user_name``: uid -> name, '' when unknown.
+
+    ``command_line``: pid -> text; the kernel half does not stamp it, so a process that is gone
+    has none.
+    """
     cgroup = _text(row["cgroup"])
     return Owner(
         pid=int(row["pid"]),
@@ -32,6 +48,7 @@ def owner_from_row(row: np.void, user_name: Callable[[int], str]) -> Owner:
         uid=int(row["uid"]),
         gid=int(row["gid"]),
         user_name=user_name(int(row["uid"])),
+        command_line=command_line(int(row["pid"])),
         cgroup=cgroup,
         container_id=container_id(cgroup),
     )

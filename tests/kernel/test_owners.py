@@ -314,3 +314,22 @@ def test_a_udp_server_that_was_busy_when_the_probe_came() -> None:
     last = {int(row["id"]): row for row in with_port(meter.rows, "local", port)}
     assert len(last) == 8
     assert {owner(meter, row).pid for row in last.values()} == {os.getpid()}
+
+
+def test_command_lines_only_when_asked_for(meter: Meter) -> None:
+    asked = EbpfCollector(owners := OwnerTable(), str, command_lines=True)
+    asked.open()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        client = python(f"""
+            import socket, sys  # a secret
+            socket.create_connection(("127.0.0.1", {port})); sys.stdin.read()
+        """)
+        connection, _ = server.accept()
+        found = with_port(asked.read().rows, "remote", port)
+        meter.read()
+        asked.close()
+        client.communicate("")
+        connection.close()
+    assert owners[int(found[0]["owner"])].command_line.startswith(f"{sys.executable} -c \nimport")
+    assert not owner(meter, with_port(meter.rows, "remote", port)[0]).command_line
