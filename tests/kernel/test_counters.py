@@ -144,5 +144,10 @@ def test_estimates_are_marked(meter: Meter, hosts: tuple[Host, Host]) -> None:
     """The peer's FIN and our last ACK, when the peer closes after we have left FIN_WAIT2."""
     exchange(meter, hosts, False, ("serve", "--close", "late"), ("short", 7000, 10))
     assert (meter.of(hosts[0], TCP)["mark"] & Mark.ESTIMATED).sum() == 10 * Mark.ESTIMATED
-    meter.forget()
-    exchange(meter, hosts, False, ("serve",), ("short", 7000, 10, "--close", "last"))
+    for host in hosts:
+        host.stop()
+    exchange(
+        meter, hosts, False, ("serve", "--close", "first"), ("short", 7000, 10, "--close", "last")
+    )
+    assert len(np.unique(meter.of(hosts[0], TCP)["id"])) == 10
+    assert not (meter.of(hosts[0], TCP)["mark"] & Mark.ESTIMATED).any()

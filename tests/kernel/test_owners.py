@@ -79,7 +79,8 @@ def test_a_process_of_a_few_milliseconds(meter: Meter, hosts: tuple[Host, Host])
     assert not os.path.exists(f"/proc/{owner(meter, row).pid}")
 
 
-def test_the_worker_of_a_preforking_server(meter: Meter) -> None:
+def preforking_server() -> tuple[subprocess.Popen[str], int, int]:
+    """A server whose child accepts one connection; its port, and the child's pid."""
     server = python("""
         import os, socket
         s = socket.create_server(("127.0.0.1", 0))
@@ -88,13 +89,22 @@ def test_the_worker_of_a_preforking_server(meter: Meter) -> None:
             print(s.getsockname()[1], child, flush=True)
             os.wait()
         else:
-            c, _ = s.accept(); c.recv(1); c.send(b"y"); c.recv(1); c.close()
+            c, _ = s.accept()
+            while c.recv(1):
+                c.send(b"y")
+            c.close()
     """)
     assert server.stdout
     port, worker = map(int, server.stdout.readline().split())
+    return server, port, worker
+
+
+def test_the_worker_of_a_preforking_server(meter: Meter) -> None:
+    server, port, worker = preforking_server()
     with socket.create_connection(("127.0.0.1", port)) as client:
-        client.send(b"x")
-        client.recv(1)
+        for _ in range(2):
+            client.send(b"x")
+            client.recv(1)
     server.wait()
     meter.read()
     (row,) = with_port(meter.rows, "local", port)
@@ -103,31 +113,20 @@ def test_the_worker_of_a_preforking_server(meter: Meter) -> None:
 
 
 def test_a_live_worker_is_found_by_its_descriptor(meter: Meter) -> None:
-    server = python("""
-        import os, socket
-        s = socket.create_server(("127.0.0.1", 0))
-        child = os.fork()
-        if child:
-            print(s.getsockname()[1], child, flush=True)
-            os.wait()
-        else:
-            c, _ = s.accept(); c.recv(1); c.send(b"y"); c.recv(1); c.close()
-    """)
-    assert server.stdout
-    port, worker = map(int, server.stdout.readline().split())
+    server, port, worker = preforking_server()
     with socket.create_connection(("127.0.0.1", port)) as client:
         client.send(b"x")
         client.recv(1)
-        meter.read()
-        (row,) = with_port(meter.rows, "local", port)
+        (row,) = with_port(meter.read(), "local", port)
         assert row["owner_source"] == OwnerSource.LISTENER
+        assert owner(meter, row).pid == server.pid
         time.sleep(5.1)  # passes over descriptor tables are at least five seconds apart
-        client.send(b"z")
-        meter.forget()
-        meter.rows = meter.rows[:0]
+        client.send(b"x")
+        client.recv(1)
+        (row,) = with_port(meter.read(), "local", port)
+        assert row["owner_source"] == OwnerSource.DESCRIPTOR
+        assert owner(meter, row).pid == worker
     server.wait()
-    meter.read()
-    assert owner(meter, with_port(meter.rows, "local", port)[-1]).pid == worker
 
 
 def test_sockets_older_than_the_probe() -> None:
