@@ -7,6 +7,7 @@ from pathlib import Path
 import probe
 from probe.errors import ConfigError
 from probe.ipfix.elements import DOCUMENTATION_PEN, ElementTable, parse_elements
+from probe.ipfix.netflow9 import Netflow9Table, parse_netflow9
 from probe.ipfix.template import TemplateDefinition, parse_template
 
 
@@ -16,6 +17,12 @@ def load_elements(private_pen: int = DOCUMENTATION_PEN) -> ElementTable:
         raise ConfigError(f"private enterprise number {private_pen}: must be 1 to 4294967295")
     path = _directory() / "elements.txt"
     return parse_elements(_read(path), str(path), private_pen)
+
+
+def load_netflow9(elements: ElementTable) -> Netflow9Table:
+    """Field types and lengths of NetFlow v9."""
+    path = _directory() / "netflow9.txt"
+    return parse_netflow9(_read(path), str(path), elements)
 
 
 def load_template(name: str, elements: ElementTable) -> TemplateDefinition:
