@@ -84,7 +84,8 @@ ROW_COLUMNS: dict[str, str] = {
     "mark": "u1",
 }
 
-#: One direction of a flow, ready for export. Times are Unix nanoseconds.
+#: One direction of a flow, ready for export. Times are Unix nanoseconds. Where ``translated`` is
+#: not 0 the nat columns are the Flow Key as it left the host's NAT (RFC 8158); else they are 0.
 RECORD_DTYPE = np.dtype(
     [
         ("flow_id", "u8"),
@@ -96,6 +97,8 @@ RECORD_DTYPE = np.dtype(
         ("destination_address", "u1", 16),
         ("source_port", "u2"),
         ("destination_port", "u2"),
+        ("nat_source_port", "u2"),
+        ("nat_destination_port", "u2"),
         ("source_owner", "u4"),
         ("destination_owner", "u4"),
         ("source_netns", "u8"),
@@ -108,6 +111,8 @@ RECORD_DTYPE = np.dtype(
         ("lost", "u4"),
         ("ingress_interface", "u4"),
         ("egress_interface", "u4"),
+        ("nat_source_address", "u1", 4),
+        ("nat_destination_address", "u1", 4),
         ("protocol", "u1"),
         ("ip_version", "u1"),
         ("flow_direction", "u1"),
@@ -119,7 +124,8 @@ RECORD_DTYPE = np.dtype(
         ("source_owner_source", "u1"),
         ("destination_owner_source", "u1"),
         ("estimated", "u1"),
-        ("pad", "u1"),
+        ("translated", "u1"),
+        ("pad", "u1", 4),
     ]
 )
 
