@@ -68,6 +68,6 @@ def _stream_line(stream: Stream) -> str:
     text = (
         f"{stream.destination.destination}: {sent.sent_messages} messages "
         f"({octets(sent.sent_octets)}) with {sent.sent_records} Data Records "
-        f"({session.type_records} type information), {session.template_records} Template Records"
+        f"({session.option_records} of options), {session.template_records} Template Records"
     )
     return text + (f", {sent.errors} errors" if sent.errors else "")

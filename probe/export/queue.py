@@ -41,13 +41,29 @@ class TrainQueue:
         self._octets -= min(cut, len(train.octets))
         if cut >= len(train.octets):
             return self._trains.popleft()
-        # Messages of a train may differ in their records; shares are rounded, the sum is exact.
-        records = train.records * messages // len(train)
-        self._trains[0] = Train(train.octets[cut:], train.size, train.records - records)
-        return Train(train.octets[:cut], train.size, records)
+        first, rest = _split(train, messages)
+        self._trains[0] = rest
+        return first
 
     def drain(self) -> list[Train]:
         """Remove and give everything."""
         trains, self._octets = list(self._trains), 0
         self._trains.clear()
         return trains
+
+
+def _split(train: Train, messages: int) -> tuple[Train, Train]:
+    """The first ``messages`` and the others; the sums of the flows are shared by records."""
+    cut, counts = messages * train.size, train.counts
+    share = int(counts[:messages].sum()) / max(1, train.records)
+    packets, octets = round(train.packets * share), round(train.flow_octets * share)
+    return (
+        Train(train.octets[:cut], train.size, counts[:messages], packets, octets),
+        Train(
+            train.octets[cut:],
+            train.size,
+            counts[messages:],
+            train.packets - packets,
+            train.flow_octets - octets,
+        ),
+    )

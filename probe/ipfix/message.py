@@ -1,11 +1,12 @@
 """Messages: headers and Sets around encoded records (RFC 7011 sections 3.1 and 3.3).
 
-A message holds one Set (some collectors decode only the first) and no padding. Messages of equal
-length that follow each other travel as one ``Train``, which the kernel can cut up by itself.
+A message holds one Set (some collectors decode only the first). IPFIX has no padding. Messages of
+equal length that follow each other travel as one ``Train``, which the kernel can cut up by itself.
 """
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -13,47 +14,35 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from probe.ipfix.wire import SET_HEADER_OCTETS, Wire
+
 Octets = NDArray[np.uint8]
 Counts = NDArray[np.int64]
 
-#: Message header and the header of the one Set behind it.
-HEADER = np.dtype(
-    [
-        ("version", ">u2"),
-        ("length", ">u2"),
-        ("export_time", ">u4"),
-        ("sequence", ">u4"),
-        ("odid", ">u4"),
-        ("set_id", ">u2"),
-        ("set_length", ">u2"),
-    ]
-)
-OVERHEAD = HEADER.itemsize
-_SET_HEADER = 4
 #: What the kernel cuts up in one call (UDP_MAX_SEGMENTS), and at 1400 octets below the 128 KiB from
 #: which malloc asks the kernel for zeroed pages: those would cost as much as all the encoding.
 _TRAIN_MESSAGES = 64
-
-
-@dataclass(frozen=True, slots=True)
-class Wire:
-    """What sets one export protocol apart from its relatives."""
-
-    version: int
-    template_set: int
-    options_template_set: int
-
-
-IPFIX = Wire(version=10, template_set=2, options_template_set=3)
+#: Where the sequence number is in the header of an IPFIX message.
+_SEQUENCE_OFFSET = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Train:
-    """Messages back to back: each of ``size`` octets, the last one possibly shorter."""
+    """Messages back to back: each of ``size`` octets, the last one possibly shorter.
+
+    ``counts``: Data Records in each message. ``packets``, ``flow_octets``: what its Flow Records
+    say was sent, so that a loss can be told in the terms of the flows.
+    """
 
     octets: memoryview
     size: int
-    records: int
+    counts: Counts
+    packets: int = 0
+    flow_octets: int = 0
+
+    @property
+    def records(self) -> int:
+        return int(self.counts.sum())
 
     def __len__(self) -> int:
         return -(-len(self.octets) // self.size)
@@ -64,10 +53,22 @@ class Train:
 
 
 @dataclass(frozen=True, slots=True)
+class Traffic:
+    """packetDeltaCount and octetDeltaCount of Flow Records, one entry each."""
+
+    packets: NDArray[np.uint64]
+    octets: NDArray[np.uint64]
+
+    def sums(self, start: int, end: int) -> tuple[int, int]:
+        return int(self.packets[start:end].sum()), int(self.octets[start:end].sum())
+
+
+@dataclass(frozen=True, slots=True)
 class PackedRecords:
     """Records of one length: octets of shape (records, length)."""
 
     octets: Octets
+    traffic: Traffic | None = None
 
     def __len__(self) -> int:
         return len(self.octets)
@@ -79,6 +80,7 @@ class JoinedRecords:
 
     columns: Sequence[Sequence[bytes]]
     lengths: Counts
+    traffic: Traffic | None = None
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -94,20 +96,38 @@ class Framing:
     wire: Wire
     set_id: int
     export_time: int
+    uptime_ms: int
     sequence: int
     odid: int
     max_message: int
 
-    def headers(self, lengths: Counts, records_before: Counts) -> NDArray[np.void]:
-        """One HEADER per message, from the messages' lengths and the Data Records before each."""
-        headers = np.empty(len(lengths), HEADER)
-        headers["version"] = self.wire.version
-        headers["length"] = lengths
-        headers["export_time"] = self.export_time & 0xFFFFFFFF
-        headers["sequence"] = (records_before + self.sequence) & 0xFFFFFFFF
-        headers["odid"] = self.odid
-        headers["set_id"] = self.set_id
-        headers["set_length"] = lengths - (OVERHEAD - _SET_HEADER)
+    @property
+    def room(self) -> int:
+        return self.wire.room(self.max_message)
+
+    def headers(self, lengths: Counts, counts: Counts, data: bool = True) -> NDArray[np.void]:
+        """A header per message, from the messages' lengths and the records in each.
+
+        ``data``: these are Data Records, which are what IPFIX counts (RFC 7011 section 3.1).
+        """
+        headers = np.empty(len(lengths), self.wire.header)
+        if self.wire.counts_messages:
+            before = np.arange(len(lengths))
+        else:
+            before = np.cumsum(counts) - counts if data else np.zeros(len(lengths), np.int64)
+        values = {
+            "version": self.wire.version,
+            "length": lengths,
+            "count": counts,
+            "uptime_ms": self.uptime_ms & 0xFFFFFFFF,
+            "export_time": self.export_time & 0xFFFFFFFF,
+            "sequence": (before + self.sequence) & 0xFFFFFFFF,
+            "odid": self.odid,
+            "set_id": self.set_id,
+            "set_length": lengths - (self.wire.overhead - SET_HEADER_OCTETS),
+        }
+        for name in headers.dtype.names or ():
+            headers[name] = values[name]
         return headers
 
 
@@ -119,72 +139,104 @@ def frame_records(framing: Framing, records: Records) -> list[Train]:
     if not len(records):
         return []
     if isinstance(records, PackedRecords):
-        return [_frame_packed(framing, records.octets)]
+        return [_frame_packed(framing, records)]
     return _frame_joined(framing, records)
 
 
 def frame_whole(framing: Framing, bodies: Sequence[bytes]) -> list[Train]:
-    """Messages around template records: no Data Records, so the sequence stands still."""
-    trains = []
-    for body in _filled(bodies, framing.max_message - OVERHEAD):
-        header = framing.headers(np.array([OVERHEAD + len(body)]), np.zeros(1, np.int64))
+    """Messages around Template Records."""
+    trains: list[Train] = []
+    for count, body in _filled(bodies, framing.room):
+        body += bytes(framing.wire.padding(len(body)))
+        position = np.array([len(trains) if framing.wire.counts_messages else 0])
+        lengths = np.array([framing.wire.overhead + len(body)])
+        header = framing.headers(lengths, np.array([count]), data=False)
+        header["sequence"] += position.astype(">u4")
         octets = header.tobytes() + body
-        trains.append(Train(memoryview(octets), len(octets), 0))
+        trains.append(Train(memoryview(octets), len(octets), np.zeros(1, np.int64)))
     return trains
 
 
-def _filled(bodies: Sequence[bytes], room: int) -> Iterator[bytes]:
-    pending = b""
+def renumber(trains: Sequence[Train], sequence: int) -> tuple[list[Train], int]:
+    """IPFIX messages with sequence numbers from ``sequence`` on, and the number that follows."""
+    renumbered = []
+    for train in trains:
+        octets = bytearray(train.octets)
+        for position, count in enumerate(train.counts.tolist()):
+            offset = position * train.size + _SEQUENCE_OFFSET
+            struct.pack_into("!I", octets, offset, sequence)
+            sequence = (sequence + count) & 0xFFFFFFFF
+        view = memoryview(octets)
+        renumbered.append(Train(view, train.size, train.counts, train.packets, train.flow_octets))
+    return renumbered, sequence
+
+
+def _filled(bodies: Sequence[bytes], room: int) -> Iterator[tuple[int, bytes]]:
+    """(how many, joined) bodies, as many as find room."""
+    pending, count = b"", 0
     for body in bodies:
         if pending and len(pending) + len(body) > room:
-            yield pending
-            pending = b""
-        pending += body
+            yield count, pending
+            pending, count = b"", 0
+        pending, count = pending + body, count + 1
     if pending:
-        yield pending
+        yield count, pending
 
 
-def _frame_packed(framing: Framing, octets: Octets) -> Train:
+def _frame_packed(framing: Framing, records: PackedRecords) -> Train:
+    octets, overhead = records.octets, framing.wire.overhead
     count, length = octets.shape
-    per_message = (framing.max_message - OVERHEAD) // length
+    per_message = framing.room // length
     if not per_message:
         raise ValueError(f"a record of {length} octets in messages of {framing.max_message}")
     full, rest = divmod(count, per_message)
-    size = OVERHEAD + per_message * length
-    lengths = np.full(full + bool(rest), size, np.int64)
+    counts = np.full(full + bool(rest), per_message, np.int64)
     if rest:
-        lengths[-1] = OVERHEAD + rest * length
-    headers = framing.headers(lengths, np.arange(len(lengths)) * per_message)
-    heads = headers.view(np.uint8).reshape(-1, OVERHEAD)
-    out = np.empty(int(lengths.sum()), np.uint8)
-    body = out[: full * size].reshape(full, size)
-    body[:, :OVERHEAD] = heads[:full]
-    body[:, OVERHEAD:] = octets[: full * per_message].reshape(full, per_message * length)
+        counts[-1] = rest
+    lengths = overhead + counts * length
+    lengths += -lengths % framing.wire.alignment
+    heads = framing.headers(lengths, counts).view(np.uint8).reshape(-1, overhead)
+    # The padding of NetFlow v9 must be zero; where there is none, zeroes would be in vain.
+    make = np.zeros if framing.wire.alignment > 1 else np.empty
+    out: Octets = make(int(lengths.sum()), np.uint8)
+    size, end = int(lengths[0]), overhead + per_message * length
+    if full:
+        body = out[: full * size].reshape(full, size)
+        body[:, :overhead] = heads[:full]
+        body[:, overhead:end] = octets[: full * per_message].reshape(full, per_message * length)
     if rest:
-        out[full * size : full * size + OVERHEAD] = heads[-1]
-        out[full * size + OVERHEAD :] = octets[full * per_message :].reshape(-1)
-    return Train(out.data, size if full else len(out), count)
+        last = out[full * size :]
+        last[:overhead] = heads[-1]
+        last[overhead : overhead + rest * length] = octets[full * per_message :].reshape(-1)
+    return _train(out.data, size, counts, records.traffic, 0, count)
 
 
 def _frame_joined(framing: Framing, records: JoinedRecords) -> list[Train]:
+    assert framing.wire.alignment == 1, "only IPFIX has variable length, and it needs no padding"
     ends = np.cumsum(records.lengths)
-    starts = _message_starts(records.lengths, ends, framing.max_message - OVERHEAD)
+    starts = _message_starts(records.lengths, ends, framing.room)
     bounds = np.append(starts, len(records))
     offsets = np.concatenate(([0], ends))[bounds]
-    lengths = np.diff(offsets) + OVERHEAD
-    heads = _headed(framing.headers(lengths, starts), starts, len(records))
+    lengths, counts = np.diff(offsets) + framing.wire.overhead, np.diff(bounds)
+    heads = _headed(framing.headers(lengths, counts), starts, len(records))
     columns = [heads, *records.columns]
     pieces: list[bytes] = [b""] * (len(records) * len(columns))
     for position, column in enumerate(columns):
         pieces[position :: len(columns)] = column
-    return [
-        Train(
-            memoryview(b"".join(pieces[start * len(columns) : end * len(columns)])),
-            size,
-            end - start,
-        )
-        for start, end, size in _runs(lengths, bounds)
-    ]
+    width = len(columns)
+    trains = []
+    for first, last in _runs(lengths):
+        start, end = int(bounds[first]), int(bounds[last])
+        octets = memoryview(b"".join(pieces[start * width : end * width]))
+        size = int(lengths[first])
+        trains.append(_train(octets, size, counts[first:last], records.traffic, start, end))
+    return trains
+
+
+def _train(
+    octets: memoryview, size: int, counts: Counts, traffic: Traffic | None, start: int, end: int
+) -> Train:
+    return Train(octets, size, counts, *(traffic.sums(start, end) if traffic else (0, 0)))
 
 
 def _message_starts(lengths: Counts, ends: Counts, room: int) -> Counts:
@@ -202,15 +254,15 @@ def _message_starts(lengths: Counts, ends: Counts, room: int) -> Counts:
 def _headed(headers: NDArray[np.void], starts: Counts, count: int) -> list[bytes]:
     """One entry per record: the header where a message starts, nothing elsewhere."""
     heads = [b""] * count
-    for start, header in zip(starts.tolist(), headers.view(f"V{OVERHEAD}").tolist(), strict=True):
+    kind = f"V{headers.dtype.itemsize}"
+    for start, header in zip(starts.tolist(), headers.view(kind).tolist(), strict=True):
         heads[start] = header
     return heads
 
 
-def _runs(lengths: Counts, bounds: Counts) -> Iterator[tuple[int, int, int]]:
-    """(first record, record behind the last, message length) of messages of equal length."""
+def _runs(lengths: Counts) -> Iterator[tuple[int, int]]:
+    """(first, behind the last) of messages of equal length next to each other."""
     changes = (np.flatnonzero(lengths[1:] != lengths[:-1]) + 1).tolist()
     for first, end in pairwise([0, *changes, len(lengths)]):
-        size = int(lengths[first])
         for start in range(first, end, _TRAIN_MESSAGES):
-            yield int(bounds[start]), int(bounds[min(start + _TRAIN_MESSAGES, end)]), size
+            yield start, min(start + _TRAIN_MESSAGES, end)

@@ -1,4 +1,4 @@
-"""Information Elements as fields of NetFlow v9: no enterprise numbers, no variable length (RFC 3954)."""
+"""Information Elements as NetFlow v9 has them: no enterprise, no variable length (RFC 3954)."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ Sans-io: records and the time go in, messages come out. How the parts fit togeth
     elements = load_elements(private_pen=32473)              # probe.mapping
     definition = load_template("full", elements)             # or "numeric", or a path
     encoder = Encoder(definition, owner_table, Privacy())    # one per session
-    session = ExportSession(encoder, odid=1, max_message=1400, refresh_s=600)
+    session = ExportSession(encoder, odid=1, max_message=1400, refresh_s=600, options=options)
     destination = UdpDestination(parse_destination("ipfix://[::1]:4739"))   # probe.export.udp
 
     # every tick, per destination
@@ -26,8 +26,7 @@ time. It encodes at once: owners may be released afterwards. ``session.statistic
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -36,31 +35,17 @@ from numpy.typing import NDArray
 
 from probe.errors import ConfigError
 from probe.ipfix.elements import Element
-from probe.ipfix.message import (
-    IPFIX,
-    OVERHEAD,
-    Framing,
-    JoinedRecords,
-    Records,
-    Train,
-    Wire,
-    frame_records,
-    frame_whole,
-)
-from probe.ipfix.template import Field, Template
-from probe.ipfix.text import encode_text, encode_variable
-from probe.ipfix.types import TYPES, VARIABLE
+from probe.ipfix.message import Framing, Records, Train, frame_records, frame_whole, renumber
+from probe.ipfix.netflow9 import Netflow9Table
+from probe.ipfix.options import OptionRow, OptionsDefinition, encode_options, type_rows
+from probe.ipfix.template import Template, template_id
+from probe.ipfix.wire import IPFIX, Wire
 
-#: RFC 5610 section 3: scope is the element's number. The description is left out, since options
-#: with two variable-length fields are refused by nfdump 1.7.8.
-_TYPE_FIELDS = [
-    ("privateEnterpriseNumber", 346, "unsigned32"),
-    ("informationElementId", 303, "unsigned16"),
-    ("informationElementDataType", 339, "unsigned8"),
-    ("informationElementSemantics", 344, "unsigned8"),
-    ("informationElementUnits", 345, "unsigned16"),
-    ("informationElementName", 341, "string"),
-]
+_MAX_LENGTH = 65535  # of a message: RFC 7011 section 3.1
+_TYPES = "types"
+
+#: Gives the rows of each Options Template, by its name, at the moment when they are due.
+OptionSource = Callable[[], Mapping[str, Sequence[OptionRow]]]
 
 
 class RecordEncoder(Protocol):
@@ -76,20 +61,34 @@ class RecordEncoder(Protocol):
         """(Template id, Data Records) of all ``records``."""
 
 
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The Options Templates of a session and where their records come from.
+
+    ``netflow9`` is given where field types are those of v9, to find the elements behind them.
+    """
+
+    definitions: Sequence[OptionsDefinition] = ()
+    read: OptionSource = dict
+    netflow9: Netflow9Table | None = None
+
+
 @dataclass(slots=True)
 class SessionStatistics:
     messages: int = 0
     octets: int = 0
     data_records: int = 0
     template_records: int = 0
-    type_records: int = 0
+    option_records: int = 0
 
 
 class ExportSession:
     """One Transport Session with one destination, in one Observation Domain.
 
-    ``max_message`` bounds the octets of a message, ``refresh_s`` is the longest time between two
-    transmissions of a Template (RFC 7011 section 8.4). ConfigError: they leave no room.
+    ``max_message`` bounds the octets of a message. ``refresh_s`` is the longest time between two
+    transmissions of a Template (RFC 7011 section 8.4) and of the options; where the transport is
+    reliable, ``repeats_templates`` is False and only the options are. ``boot_s`` (Unix time) is
+    what NetFlow v9's sysUptime counts from. ConfigError: Templates do not fit into a message.
     """
 
     def __init__(
@@ -99,16 +98,30 @@ class ExportSession:
         max_message: int = 1400,
         refresh_s: float = 600.0,
         wire: Wire = IPFIX,
+        options: Options | None = None,
+        boot_s: float = 0.0,
+        repeats_templates: bool = True,
     ) -> None:
         self.statistics = SessionStatistics()
         self._encoder = encoder
         self._odid = odid
         self._wire = wire
+        self._options = options or Options()
+        self._option_templates = self._announced_options()
+        self._types = self._described_elements()
         self._refresh_s = refresh_s
+        self._boot_ms = round(boot_s * 1000)
+        self._repeats_templates = repeats_templates
         self._sequence = 0
         self._templates_sent_s: float | None = None
+        self._options_sent_s: float | None = None
         self._max_message = 0
         self.max_message = max_message
+
+    @property
+    def templates(self) -> tuple[Template, ...]:
+        """All that this session announces."""
+        return *self._option_templates.values(), *self._encoder.templates
 
     @property
     def max_message(self) -> int:
@@ -118,10 +131,13 @@ class ExportSession:
     def max_message(self, octets: int) -> None:
         if octets == self._max_message:
             return
-        room = min(octets, 65535) - OVERHEAD
-        for template in self._encoder.templates:
-            if len(template.encode()) > room:
-                raise ConfigError(f"a Template Record does not fit into {octets} octets: use fewer")
+        room = self._wire.room(min(octets, _MAX_LENGTH))
+        for template in self.templates:
+            if max(len(self._wire.encode(template)), template.fixed_length) > room:
+                raise ConfigError(
+                    f"template {template.id} does not fit into messages of {octets} octets: "
+                    "raise max_message or use fewer elements"
+                )
         self._encoder.set_room(room)
         self._max_message = octets
 
@@ -129,72 +145,126 @@ class ExportSession:
         """Begin the next messages with all Templates: the destination may have lost them."""
         self._templates_sent_s = None
 
+    def resend_options(self) -> None:
+        """Send the options with the next messages: something that they say has changed."""
+        self._options_sent_s = None
+
     def messages(self, records: NDArray[np.void], now_s: float) -> list[Train]:
         """Messages for ``records`` (RECORD_DTYPE), after the Templates when these are due.
 
         ``now_s`` is Unix time in seconds. Records of a batch may change their order.
         """
-        trains = self._template_messages(now_s) if self._templates_due(now_s) else []
+        trains = self._announcements(now_s)
         if len(records):
-            for template_id, encoded in self._encoder.encode(records):
+            for number, encoded in self._encoder.encode(records):
                 self.statistics.data_records += len(encoded)
-                trains += self._frame_data(template_id, encoded, now_s)
+                trains += self._frame_data(number, encoded, now_s)
+        return self._counted(trains)
+
+    def last_messages(self, now_s: float) -> list[Train]:
+        """The options once more, with the final statistics."""
+        return self._counted(self._option_messages(now_s))
+
+    def restart(self, backlog: Sequence[Train], now_s: float) -> list[Train]:
+        """A new Transport Session (RFC 7011 section 10.4.3): Templates first, then ``backlog``.
+
+        The backlog's messages, made for the session before, get sequence numbers of this one.
+        """
+        self._sequence = 0
+        self.resend_templates()
+        first = self._counted(self._announcements(now_s))
+        moved, self._sequence = renumber(backlog, self._sequence)
+        return first + moved
+
+    def _announcements(self, now_s: float) -> list[Train]:
+        """What is due of Templates and options."""
+        if self._is_due(self._templates_sent_s, now_s, self._repeats_templates):
+            trains = self._template_messages(now_s)
+            return trains + self._option_messages(now_s)
+        if self._is_due(self._options_sent_s, now_s):
+            return self._option_messages(now_s)
+        return []
+
+    def _is_due(self, sent_s: float | None, now_s: float, repeats: bool = True) -> bool:
+        # A clock that was set back must not silence the Templates.
+        return sent_s is None or (repeats and not 0 <= now_s - sent_s < self._refresh_s)
+
+    def _template_messages(self, now_s: float) -> list[Train]:
+        """Types first, for they are to be known when a Template names the elements (RFC 5610)."""
+        self._templates_sent_s = now_s
+        options = list(self._option_templates.values())
+        trains = self._frame_templates(self._wire.options_template_set, options, now_s)
+        if types := self._option_templates.get(_TYPES):
+            trains += self._frame_options(types, type_rows(self._types), now_s)
+        return trains + self._frame_templates(
+            self._wire.template_set, self._encoder.templates, now_s
+        )
+
+    def _option_messages(self, now_s: float) -> list[Train]:
+        self._options_sent_s = now_s
+        trains: list[Train] = []
+        rows = self._options.read() if self._option_templates else {}
+        for name, template in self._option_templates.items():
+            trains += self._frame_options(template, rows.get(name, ()), now_s)
+        return trains
+
+    def _frame_options(
+        self, template: Template, rows: Sequence[OptionRow], now_s: float
+    ) -> list[Train]:
+        if not rows:
+            return []
+        self.statistics.option_records += len(rows)
+        return self._frame_data(template.id, encode_options(template, rows), now_s)
+
+    def _frame_templates(
+        self, set_id: int, templates: Sequence[Template], now_s: float
+    ) -> list[Train]:
+        self.statistics.template_records += len(templates)
+        bodies = [self._wire.encode(template) for template in templates]
+        trains = frame_whole(self._framing(set_id, now_s), bodies)
+        self._advance(trains)
+        return trains
+
+    def _frame_data(self, number: int, records: Records, now_s: float) -> list[Train]:
+        trains = frame_records(self._framing(number, now_s), records)
+        self._advance(trains)
+        return trains
+
+    def _advance(self, trains: Sequence[Train]) -> None:
+        counts_messages = self._wire.counts_messages
+        step = sum(len(train) if counts_messages else train.records for train in trains)
+        self._sequence = (self._sequence + step) & 0xFFFFFFFF
+
+    def _framing(self, set_id: int, now_s: float) -> Framing:
+        now = int(now_s)  # v9 adds times to unix_secs - sysUptime, so both are of the same instant
+        return Framing(
+            self._wire,
+            set_id,
+            now,
+            now * 1000 - self._boot_ms,
+            self._sequence,
+            self._odid,
+            min(self._max_message, _MAX_LENGTH),
+        )
+
+    def _counted(self, trains: list[Train]) -> list[Train]:
         self.statistics.messages += sum(map(len, trains))
         self.statistics.octets += sum(len(train.octets) for train in trains)
         return trains
 
-    def _templates_due(self, now_s: float) -> bool:
-        sent_s = self._templates_sent_s
-        # A clock that was set back must not silence the Templates.
-        return sent_s is None or not 0 <= now_s - sent_s < self._refresh_s
+    def _announced_options(self) -> dict[str, Template]:
+        taken = {template.id for template in self._encoder.templates}
+        announced = {}
+        for definition in self._options.definitions:
+            fields = definition.scope + definition.fields
+            template = definition.template(template_id(fields, taken, len(definition.scope)))
+            taken.add(template.id)
+            announced[definition.name] = template
+        return announced
 
-    def _template_messages(self, now_s: float) -> list[Train]:
-        self._templates_sent_s = now_s
-        templates = self._encoder.templates
-        trains = []
-        elements = _enterprise_elements(templates)
-        if elements:  # first, for the types are to be known when a Template names the elements
-            options = _type_template(max(template.id for template in templates) + 1)
-            trains += self._frame_templates(self._wire.options_template_set, [options], now_s)
-            trains += self._frame_data(options.id, _type_records(elements), now_s)
-            self.statistics.type_records += len(elements)
-        return trains + self._frame_templates(self._wire.template_set, templates, now_s)
-
-    def _frame_templates(
-        self, set_id: int, templates: tuple[Template, ...] | list[Template], now_s: float
-    ) -> list[Train]:
-        self.statistics.template_records += len(templates)
-        bodies = [template.encode() for template in templates]
-        return frame_whole(self._framing(set_id, now_s), bodies)
-
-    def _frame_data(self, template_id: int, records: Records, now_s: float) -> list[Train]:
-        trains = frame_records(self._framing(template_id, now_s), records)
-        self._sequence = (self._sequence + len(records)) & 0xFFFFFFFF
-        return trains
-
-    def _framing(self, set_id: int, now_s: float) -> Framing:
-        return Framing(
-            self._wire, set_id, int(now_s), self._sequence, self._odid, self._max_message
-        )
-
-
-def _enterprise_elements(templates: tuple[Template, ...]) -> list[Element]:
-    fields = (field for template in templates for field in template.fields)
-    return list(dict.fromkeys(field.element for field in fields if field.element.pen))
-
-
-def _type_template(template_id: int) -> Template:
-    fields = []
-    for name, number, kind in _TYPE_FIELDS:
-        element = Element(name, 0, number, TYPES[kind])
-        fields.append(Field(element, VARIABLE if kind == "string" else element.type.length))
-    return Template(template_id, tuple(fields), scope_count=2)
-
-
-def _type_records(elements: list[Element]) -> JoinedRecords:
-    records = [
-        struct.pack("!IHBBH", e.pen, e.id, e.type.code, e.semantics, e.units)
-        + encode_variable(encode_text(e.name))
-        for e in elements
-    ]
-    return JoinedRecords([records], np.array([len(record) for record in records], np.int64))
+    def _described_elements(self) -> list[Element]:
+        """The enterprise elements in use, once each."""
+        used = [field.element for template in self.templates for field in template.fields]
+        if table := self._options.netflow9:
+            used = [table.element(element.id) or element for element in used]
+        return list(dict.fromkeys(element for element in used if element.pen))

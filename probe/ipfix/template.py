@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from probe.errors import ConfigError
 from probe.ipfix.elements import Element, ElementTable, content_lines
 from probe.ipfix.types import VARIABLE
 
+_FIRST_ID, _IDS = 256, 65536 - 256  # RFC 7011 section 3.4.1
 _FIELD = re.compile(r"(?P<name>[A-Za-z0-9_]+)(?:\[(?P<length>\d+)\])?")
 
 
@@ -50,13 +52,6 @@ class Template:
     def has_variable_length(self) -> bool:
         return any(field.is_variable for field in self.fields)
 
-    def encode(self) -> bytes:
-        """(Options) Template Record."""
-        header = struct.pack("!HH", self.id, len(self.fields))
-        if self.scope_count:
-            header += struct.pack("!H", self.scope_count)
-        return header + b"".join(field.encode() for field in self.fields)
-
 
 @dataclass(frozen=True, slots=True)
 class TemplateDefinition:
@@ -65,15 +60,42 @@ class TemplateDefinition:
     source: str
     positions: tuple[tuple[Field, Field], ...]
 
-    def template(
-        self, template_id: int, ip_version: int, keep: Callable[[Element], bool] = lambda _: True
-    ) -> Template:
-        """The Template for one IP version, without the elements that ``keep`` refuses."""
+    def fields(
+        self, ip_version: int, keep: Callable[[Element], bool] = lambda _: True
+    ) -> tuple[Field, ...]:
+        """Those for one IP version, without the elements that ``keep`` refuses."""
         side = 0 if ip_version == 4 else 1
-        fields = tuple(pair[side] for pair in self.positions if keep(pair[side].element))
-        if not fields:
+        found = tuple(pair[side] for pair in self.positions if keep(pair[side].element))
+        if not found:
             raise ConfigError(f"{self.source}: no Information Element is left in this template")
-        return Template(template_id, fields)
+        return found
+
+    def names(self) -> set[str]:
+        return {field.element.name for pair in self.positions for field in pair}
+
+    def changed(self, change: Callable[[Field], Sequence[Field]]) -> TemplateDefinition:
+        """Each field replaced by what ``change`` makes of it, every element at most once."""
+        positions: list[tuple[Field, Field]] = []
+        seen: set[Element] = set()
+        for pair in self.positions:
+            for fields in zip(*map(change, pair), strict=True):
+                if not seen & {field.element for field in fields}:
+                    positions.append((fields[0], fields[1]))
+                    seen |= {field.element for field in fields}
+        return TemplateDefinition(self.source, tuple(positions))
+
+
+def template_id(fields: Sequence[Field], taken: Collection[int], scope_count: int = 0) -> int:
+    """An id that follows from the layout, other than those ``taken``.
+
+    So an exporter that comes back with other Templates does not give another meaning to an id
+    that collectors still remember (RFC 7011 section 8), and the same layout keeps its id.
+    """
+    layout = bytes((scope_count,)) + b"".join(field.encode() for field in fields)
+    found = _FIRST_ID + zlib.crc32(layout) % _IDS
+    while found in taken:
+        found = _FIRST_ID + (found - _FIRST_ID + 1) % _IDS
+    return found
 
 
 def parse_template(text: str, source: str, elements: ElementTable) -> TemplateDefinition:
@@ -93,13 +115,14 @@ def parse_template(text: str, source: str, elements: ElementTable) -> TemplateDe
 
 
 def _parse_position(line: str, elements: ElementTable) -> tuple[Field, Field]:
-    fields = [_parse_field(part.strip(), elements) for part in line.split("|")]
+    fields = [parse_field(part.strip(), elements) for part in line.split("|")]
     if len(fields) > 2:
         raise ConfigError(f"{line!r} has more than two alternatives (IPv4 | IPv6)")
     return fields[0], fields[-1]
 
 
-def _parse_field(text: str, elements: ElementTable) -> Field:
+def parse_field(text: str, elements: ElementTable) -> Field:
+    """'name' or 'name[length]'; ConfigError when there is no such element, or not so long."""
     match = _FIELD.fullmatch(text)
     if not match:
         raise ConfigError(f"{text!r} is not an element name or name[length]")

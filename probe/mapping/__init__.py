@@ -7,7 +7,7 @@ encoded once per owner and side, then gathered by index.
 from __future__ import annotations
 
 from probe.mapping.encoder import Encoder
-from probe.mapping.files import load_elements, load_netflow9, load_template
+from probe.mapping.files import load_elements, load_netflow9, load_options, load_template
 from probe.mapping.tables import Privacy
 
-__all__ = ["Encoder", "Privacy", "load_elements", "load_netflow9", "load_template"]
+__all__ = ["Encoder", "Privacy", "load_elements", "load_netflow9", "load_options", "load_template"]

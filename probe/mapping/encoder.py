@@ -15,12 +15,13 @@ from probe.errors import ConfigError
 from probe.flow.batch import RECORD_DTYPE, Rows
 from probe.flow.owner import OwnerTable
 from probe.ipfix.elements import Element
-from probe.ipfix.message import JoinedRecords, PackedRecords, Records
-from probe.ipfix.template import Field, Template, TemplateDefinition
+from probe.ipfix.message import JoinedRecords, PackedRecords, Records, Traffic
+from probe.ipfix.template import Field, Template, TemplateDefinition, template_id
 from probe.mapping.interned import InternedFields, Table, fixed_kind
-from probe.mapping.tables import ATTRIBUTES, COLUMNS, TCP_STATES, Privacy
+from probe.mapping.tables import ATTRIBUTES, COLUMNS, TCP_STATES, TRANSLATION, Privacy
 
-_FIRST_TEMPLATE_ID = 256
+#: Marks translated flows beside their IP version.
+_TRANSLATED = 0x80
 #: Records encoded at a time: what is allocated on the way stays below the 128 KiB from which malloc
 #: asks the kernel for zeroed pages, which cost more than all the rest.
 _CHUNK = 1024
@@ -39,8 +40,10 @@ Filler = Callable[[Rows, dict[str, Rows]], NDArray[Any]]
 class Encoder:
     """Data Records of one Template definition, for IPv4 and IPv6 flows (``RecordEncoder``).
 
-    Owners' strings are shortened (whole characters) where a record would not fit a message.
-    ConfigError: the definition names an element that Sockflow has no value for.
+    Elements of NAT are in a Template of their own, for IPv4 flows that were translated. Owners'
+    strings are shortened (whole characters) where a record would not fit a message. ``boot_s``
+    (Unix time) is what times relative to sysUptime count from. ConfigError: the definition names
+    an element that Sockflow has no value for.
     """
 
     def __init__(
@@ -48,17 +51,19 @@ class Encoder:
         definition: TemplateDefinition,
         owners: OwnerTable,
         privacy: Privacy | None = None,
-        first_template_id: int = _FIRST_TEMPLATE_ID,
+        boot_s: float = 0.0,
     ) -> None:
-        keep = _privacy_filter(privacy or Privacy())
-        self._encoders = {
-            version: _TemplateEncoder(
-                definition.template(first_template_id + position, version, keep),
-                owners,
-                definition.source,
+        may_leave = _privacy_filter(privacy or Privacy())
+        self._encoders: dict[_Kind, _TemplateEncoder] = {}
+        taken: set[int] = set()
+        for kind in _kinds(definition):
+            fields = definition.fields(kind.ip_version, _keep(may_leave, kind.translated))
+            template = Template(template_id(fields, taken), fields)
+            taken.add(template.id)
+            self._encoders[kind] = _TemplateEncoder(
+                template, owners, definition.source, round(boot_s * 1000)
             )
-            for position, version in enumerate((4, 6))
-        }
+        self._tells_nat = _Kind(4, True) in self._encoders
 
     @property
     def templates(self) -> tuple[Template, ...]:
@@ -76,8 +81,11 @@ class Encoder:
 
     def encode(self, records: Rows) -> Iterator[tuple[int, Records]]:
         """(Template id, Data Records) of ``records`` (RECORD_DTYPE); order may change."""
-        for version, encoder in self._encoders.items():
-            indices = np.flatnonzero(records["ip_version"] == version)
+        kinds = records["ip_version"].astype(np.uint8)
+        if self._tells_nat:
+            kinds |= np.where(records["translated"] != 0, _TRANSLATED, 0).astype(np.uint8)
+        for kind, encoder in self._encoders.items():
+            indices = np.flatnonzero(kinds == kind.code)
             # take: indexing a structured array with another array is thirty times slower.
             chosen = records if len(indices) == len(records) else records.take(indices)
             if len(chosen):
@@ -85,10 +93,31 @@ class Encoder:
                     yield encoder.template.id, part
 
 
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """Flows that share a Template."""
+
+    ip_version: int
+    translated: bool = False
+
+    @property
+    def code(self) -> int:
+        return self.ip_version | (_TRANSLATED if self.translated else 0)
+
+
+def _kinds(definition: TemplateDefinition) -> list[_Kind]:
+    kinds = [_Kind(4), _Kind(6)]
+    return [*kinds, _Kind(4, True)] if definition.names() & TRANSLATION else kinds
+
+
+def _keep(may_leave: Callable[[Element], bool], translated: bool) -> Callable[[Element], bool]:
+    return lambda element: may_leave(element) and (translated or element.name not in TRANSLATION)
+
+
 class _TemplateEncoder:
     """Data Records of one Template: packed runs of numbers between runs of strings."""
 
-    def __init__(self, template: Template, owners: OwnerTable, source: str) -> None:
+    def __init__(self, template: Template, owners: OwnerTable, source: str, boot_ms: int) -> None:
         self.template = template
         for field in template.fields:
             _refuse_unusable(field, source)
@@ -100,7 +129,7 @@ class _TemplateEncoder:
         }
         interned = {key: _interned(key, table, runs) for key, table in tables.items()}
         self._interned = {key: fields for key, fields in interned.items() if not fields.is_empty}
-        self._runs = _runs(runs)
+        self._runs = _runs(runs, boot_ms)
         self._fixed_length = template.fixed_length
         self._has_text = template.has_variable_length
 
@@ -126,7 +155,8 @@ class _TemplateEncoder:
             interned.prepare(records[key])
         if not self._has_text:
             for start in range(0, len(records), _CHUNK):
-                yield PackedRecords(self._packed(records[start : start + _CHUNK]))
+                chunk = records[start : start + _CHUNK]
+                yield PackedRecords(self._packed(chunk), _traffic(chunk))
             return
         lengths = self._lengths(records)
         # Equal lengths side by side make messages of equal length, which leave in one system call.
@@ -161,15 +191,17 @@ class _TemplateEncoder:
             else self._interned[run.key].texts[run.index].take(records[run.key]).tolist()
             for run in self._runs
         ]
-        return JoinedRecords(columns, lengths)
+        return JoinedRecords(columns, lengths, _traffic(records))
 
 
 class _NumberRun:
     """Fields of fixed length next to each other."""
 
-    def __init__(self, fields: Run) -> None:
+    def __init__(self, fields: Run, boot_ms: int) -> None:
         self._dtype = np.dtype([(f"f{position}", _kind(field)) for position, field in fields])
-        self._fill = [(f"f{position}", _filler(position, field)) for position, field in fields]
+        self._fill = [
+            (f"f{position}", _filler(position, field, boot_ms)) for position, field in fields
+        ]
 
     def packed(self, records: Rows, numbers: dict[str, Rows]) -> Rows:
         out = np.empty(len(records), self._dtype)
@@ -198,12 +230,12 @@ def _run_key(entry: tuple[int, Field]) -> str:
     return ATTRIBUTES[field.element.name].key if field.is_variable else ""
 
 
-def _runs(runs: list[Run]) -> list[_NumberRun | _TextRun]:
+def _runs(runs: list[Run], boot_ms: int) -> list[_NumberRun | _TextRun]:
     result: list[_NumberRun | _TextRun] = []
     count: Counter[str] = Counter()
     for run in runs:
         key = _run_key(run[0])
-        result.append(_TextRun(key, count[key]) if key else _NumberRun(run))
+        result.append(_TextRun(key, count[key]) if key else _NumberRun(run, boot_ms))
         count[key] += 1
     return result
 
@@ -227,7 +259,7 @@ def _kind(field: Field) -> str:
     return fixed_kind(field)
 
 
-def _filler(position: int, field: Field) -> Filler:
+def _filler(position: int, field: Field, boot_ms: int) -> Filler:
     """The function that gives one field of all records."""
     name = field.element.name
     if attribute := ATTRIBUTES.get(name):
@@ -237,11 +269,17 @@ def _filler(position: int, field: Field) -> Filler:
     if _kind(field).startswith("V"):
         kind = _kind(field)
         return lambda records, _: records[source.name].view(kind)[:, 0]
+    if source.is_uptime:
+        return lambda records, _: (records[source.name] // 1_000_000 - boot_ms) & 0xFFFFFFFF
     convert = source.convert or (lambda values: values)
     if RECORD_DTYPE[source.name].itemsize <= field.length or source.convert:
         return lambda records, _: convert(records[source.name])
     most = (1 << 8 * field.length) - 1
     return lambda records, _: np.minimum(records[source.name], most)
+
+
+def _traffic(records: Rows) -> Traffic:
+    return Traffic(records["packets"], records["octets"])
 
 
 def _refuse_unusable(field: Field, source: str) -> None:

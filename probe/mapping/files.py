@@ -8,7 +8,11 @@ import probe
 from probe.errors import ConfigError
 from probe.ipfix.elements import DOCUMENTATION_PEN, ElementTable, parse_elements
 from probe.ipfix.netflow9 import Netflow9Table, parse_netflow9
+from probe.ipfix.options import OptionsDefinition, parse_options
 from probe.ipfix.template import TemplateDefinition, parse_template
+
+#: Files beside the Templates that are none.
+_NO_TEMPLATES = {"elements", "netflow9", "options"}
 
 
 def load_elements(private_pen: int = DOCUMENTATION_PEN) -> ElementTable:
@@ -25,10 +29,16 @@ def load_netflow9(elements: ElementTable) -> Netflow9Table:
     return parse_netflow9(_read(path), str(path), elements)
 
 
+def load_options(elements: ElementTable) -> dict[str, OptionsDefinition]:
+    """The Options Templates by their names."""
+    path = _directory() / "options.txt"
+    return parse_options(_read(path), str(path), elements)
+
+
 def load_template(name: str, elements: ElementTable) -> TemplateDefinition:
     """The Template of that name in ``templates/`` ('full', 'numeric'), else of that path."""
     shipped = _directory() / f"{name}.txt"
-    is_shipped = name != "elements" and "/" not in name and shipped.is_file()
+    is_shipped = name not in _NO_TEMPLATES and "/" not in name and shipped.is_file()
     path = shipped if is_shipped else Path(name)
     return parse_template(_read(path), str(path), elements)
 

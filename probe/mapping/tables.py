@@ -49,6 +49,8 @@ class Column:
 
     name: str
     convert: Callable[[NDArray[Any]], NDArray[Any]] | None = None
+    #: Nanoseconds to be told as milliseconds of sysUptime (RFC 3954 section 8).
+    is_uptime: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +98,12 @@ COLUMNS = {
     "flowEndSeconds": Column("last_ns", _to_s),
     "flowStartMilliseconds": Column("first_ns", _to_ms),
     "flowEndMilliseconds": Column("last_ns", _to_ms),
+    "flowStartSysUpTime": Column("first_ns", is_uptime=True),
+    "flowEndSysUpTime": Column("last_ns", is_uptime=True),
+    "postNATSourceIPv4Address": Column("nat_source_address"),
+    "postNATDestinationIPv4Address": Column("nat_destination_address"),
+    "postNAPTSourceTransportPort": Column("nat_source_port"),
+    "postNAPTDestinationTransportPort": Column("nat_destination_port"),
     "RETRANSMITTED_IN_PKTS": Column("retransmitted"),
     "tcpSmoothedRttMicroseconds": Column("rtt_us"),
     "tcpRttVarianceMicroseconds": Column("rtt_var_us"),
@@ -107,6 +115,14 @@ COLUMNS = {
     "destinationNetworkNamespaceInode": Column("destination_netns_inode"),
     "sourceNetworkNamespaceCookie": Column("source_netns"),
     "destinationNetworkNamespaceCookie": Column("destination_netns"),
+}
+
+#: What is known of flows only that conntrack shows to be translated.
+TRANSLATION = {
+    "postNATSourceIPv4Address",
+    "postNATDestinationIPv4Address",
+    "postNAPTSourceTransportPort",
+    "postNAPTDestinationTransportPort",
 }
 
 

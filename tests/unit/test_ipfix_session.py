@@ -10,16 +10,13 @@ import pytest
 
 from probe.errors import ConfigError
 from probe.ipfix.decode import CollectingProcess, Record
-from probe.ipfix.message import IPFIX, Framing, JoinedRecords, PackedRecords, Train, frame_records
+from probe.ipfix.message import Framing, JoinedRecords, PackedRecords, Train, frame_records
 from probe.ipfix.session import ExportSession
 from probe.ipfix.template import TemplateDefinition
+from probe.ipfix.wire import IPFIX
 from probe.mapping import Encoder, load_elements, load_template
 from tests.records import NOW_S, flow_records, owner_table
-
-
-def make_session(name: str = "full", odid: int = 7, **options: float) -> ExportSession:
-    encoder = Encoder(load_template(name, load_elements()), owner_table())
-    return ExportSession(encoder, odid=odid, **options)  # type: ignore[arg-type]
+from tests.sessions import make_session
 
 
 def make_plain_session() -> ExportSession:
@@ -47,8 +44,10 @@ def decode(messages: list[bytes]) -> list[Record]:
 
 
 def test_templates_and_types_come_before_data() -> None:
-    messages = messages_of(make_session().messages(flow_records(3), NOW_S))
-    assert [header(message)[5] for message in messages] == [3, 258, 2, 256]
+    session = make_session()
+    messages = messages_of(session.messages(flow_records(3), NOW_S))
+    types, ipv4, _ = (template.id for template in session.templates)
+    assert [header(message)[5] for message in messages] == [3, types, 2, ipv4]
 
 
 def test_headers_are_right_and_one_set_fills_a_message() -> None:
@@ -63,7 +62,7 @@ def test_headers_are_right_and_one_set_fills_a_message() -> None:
 def test_sequence_counts_data_records_only() -> None:
     session = make_session("numeric")
     first = messages_of(session.messages(flow_records(25), NOW_S))
-    types = session.statistics.type_records
+    types = session.statistics.option_records
     # 11 records of 120 octets fit beside 20 octets of headers; type records are Data Records too.
     assert [header(message)[3] for message in first] == [0, 0, types, types, types + 11, types + 22]
     (second,) = messages_of(session.messages(flow_records(1), NOW_S))
@@ -71,7 +70,7 @@ def test_sequence_counts_data_records_only() -> None:
 
 
 def test_sequence_wraps() -> None:
-    framing = Framing(IPFIX, 256, 0, 0xFFFFFFFF, 1, 60)
+    framing = Framing(IPFIX, 256, 0, 0, 0xFFFFFFFF, 1, 60)
     (train,) = frame_records(framing, PackedRecords(np.zeros((3, 40), np.uint8)))
     assert [header(bytes(message))[3] for message in train] == [0xFFFFFFFF, 0, 1]
 
@@ -95,7 +94,7 @@ def test_statistics() -> None:
     statistics = session.statistics
     assert (statistics.messages, statistics.octets) == (len(messages), sum(map(len, messages)))
     assert (statistics.data_records, statistics.template_records) == (50, 3)
-    assert statistics.type_records == 34
+    assert statistics.option_records == 34
 
 
 @pytest.mark.parametrize("size", [600, 1280, 1400, 9000])
@@ -127,7 +126,7 @@ def test_messages_of_equal_length_travel_together() -> None:
 def test_joined_records_fill_messages_greedily() -> None:
     texts = [b"x" * n for n in (10, 20, 30, 40, 5, 5, 5)]
     records = JoinedRecords([texts], np.array([len(text) for text in texts]))
-    trains = frame_records(Framing(IPFIX, 256, 0, 100, 1, 20 + 50), records)
+    trains = frame_records(Framing(IPFIX, 256, 0, 0, 100, 1, 20 + 50), records)
     messages = messages_of(trains)
     assert [len(message) - 20 for message in messages] == [30, 30, 50, 5]
     assert [header(message)[3] for message in messages] == [100, 102, 103, 106]
@@ -137,7 +136,7 @@ def test_joined_records_fill_messages_greedily() -> None:
 
 
 def test_a_record_without_room_is_a_bug() -> None:
-    framing = Framing(IPFIX, 256, 0, 0, 1, 60)
+    framing = Framing(IPFIX, 256, 0, 0, 0, 1, 60)
     with pytest.raises(ValueError, match="a record of 41 octets"):
         frame_records(framing, PackedRecords(np.zeros((1, 41), np.uint8)))
     with pytest.raises(ValueError, match="a record of 41 octets"):
@@ -159,20 +158,22 @@ def test_types_are_announced_for_every_enterprise_element() -> None:
 
 
 def test_a_template_without_enterprise_elements_needs_no_types() -> None:
-    messages = messages_of(make_plain_session().messages(flow_records(1), NOW_S))
-    assert [header(message)[5] for message in messages] == [2, 256]
+    session = make_plain_session()
+    messages = messages_of(session.messages(flow_records(1), NOW_S))
+    assert [header(message)[5] for message in messages] == [2, session.templates[0].id]
 
 
 def test_scapy_reads_the_same_records() -> None:
     netflow = importlib.import_module("scapy.layers.netflow")
-    messages = messages_of(make_plain_session().messages(flow_records(25), NOW_S))
+    session = make_plain_session()
+    messages = messages_of(session.messages(flow_records(25), NOW_S))
     packets = [netflow.NetflowHeader(message) for message in messages]
     packets = netflow.netflowv9_defragment(packets)
     parsed = [
         record
         for packet in packets
         if packet.haslayer(netflow.NetflowDataflowsetV9)
-        and packet[netflow.NetflowDataflowsetV9].templateID == 256
+        and packet[netflow.NetflowDataflowsetV9].templateID == session.templates[0].id
         for record in packet[netflow.NetflowDataflowsetV9].records
     ]
     assert len(parsed) == 25

@@ -6,8 +6,9 @@ import pytest
 
 from probe.errors import ConfigError
 from probe.ipfix.elements import ElementTable, parse_elements
-from probe.ipfix.template import parse_template
+from probe.ipfix.template import Template, parse_template
 from probe.ipfix.types import TYPES, VARIABLE
+from probe.ipfix.wire import IPFIX
 from probe.mapping import load_elements, load_template
 
 ELEMENTS = """
@@ -59,7 +60,7 @@ def test_a_position_may_differ_between_ip_versions(elements: ElementTable) -> No
     with pytest.raises(ConfigError, match=r"t\.txt:4: userName4 is not in the list"):
         parse_template(text, "t.txt", elements)
     definition = parse_template(text.rpartition("\n")[0], "t.txt", elements)
-    ipv4, ipv6 = definition.template(256, 4), definition.template(257, 6)
+    ipv4, ipv6 = Template(256, definition.fields(4)), Template(257, definition.fields(6))
     assert [f.length for f in ipv4.fields] == [4, 4, VARIABLE]
     assert ipv6.fields[0].element.name == "sourceIPv6Address"
     assert (ipv4.fixed_length, ipv6.fixed_length) == (8, 20)
@@ -88,8 +89,8 @@ def test_a_bad_template_is_refused(elements: ElementTable, text: str, reason: st
 
 def test_template_record_on_the_wire(elements: ElementTable) -> None:
     """RFC 7011 sections 3.2 and 3.4.1: the enterprise bit and number follow where there is one."""
-    template = parse_template("octetDeltaCount\nownThing\nuserName", "t", elements).template(300, 4)
-    assert template.encode().hex(" ", 2) == (
+    definition = parse_template("octetDeltaCount\nownThing\nuserName", "t", elements)
+    assert IPFIX.encode(Template(300, definition.fields(4))).hex(" ", 2) == (
         "012c 0003 0001 0008 8005 0004 0000 1267 0173 ffff"  # 4711 is 0x1267
     )
 
@@ -97,15 +98,15 @@ def test_template_record_on_the_wire(elements: ElementTable) -> None:
 def test_template_without_any_field_left(elements: ElementTable) -> None:
     definition = parse_template("userName", "t", elements)
     with pytest.raises(ConfigError, match="no Information Element is left"):
-        definition.template(256, 4, lambda element: element.name != "userName")
+        definition.fields(4, lambda element: element.name != "userName")
 
 
 def test_shipped_templates() -> None:
     elements = load_elements(private_pen=4711)
-    numeric = load_template("numeric", elements).template(256, 4)
+    numeric = Template(256, load_template("numeric", elements).fields(4))
     assert numeric.fixed_length == 120
     assert not numeric.has_variable_length
-    full = load_template("full", elements).template(256, 4)
+    full = Template(256, load_template("full", elements).fields(4))
     assert {f.element.pen for f in full.fields} == {0, 35632, 56506, 4711}
     variable = [f.is_variable for f in full.fields]
     assert variable == sorted(variable), "numbers first, then strings"

@@ -8,6 +8,7 @@ import socket
 import time
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 
 from probe.errors import ConfigError
@@ -32,7 +33,11 @@ def destination_of(receiver: socket.socket, **options: int) -> Destination:
 
 def train(count: int, size: int = 100, records: int | None = None) -> Train:
     octets = b"".join(bytes([n % 256]) * size for n in range(count))
-    return Train(memoryview(octets), size, count if records is None else records)
+    counts = np.ones(count, np.int64)
+    if records is not None:
+        counts = np.full(count, records // count)
+        counts[0] += records % count
+    return Train(memoryview(octets), size, counts)
 
 
 def received(receiver: socket.socket, count: int) -> list[bytes]:

@@ -1,0 +1,109 @@
+"""Options Templates and their Data Records (RFC 7011 section 3.4.2.2), for both protocols."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from probe.errors import ConfigError
+from probe.ipfix.elements import Element, ElementTable, content_lines
+from probe.ipfix.message import JoinedRecords, PackedRecords, Records
+from probe.ipfix.netflow9 import Netflow9Table
+from probe.ipfix.template import Field, Template, parse_field
+from probe.ipfix.text import cut_text, encode_text, encode_variable
+
+OptionValue = int | str | bytes
+#: One record: element name to value; what is missing is 0 or ''.
+OptionRow = Mapping[str, OptionValue]
+
+#: The scope where v9 knows none of IPFIX's: its type 1, System.
+_SYSTEM = "exportingProcessId"
+
+
+@dataclass(frozen=True, slots=True)
+class OptionsDefinition:
+    """One line of ``templates/options.txt``."""
+
+    name: str
+    scope: tuple[Field, ...]
+    fields: tuple[Field, ...]
+
+    def template(self, template_id: int) -> Template:
+        return Template(template_id, self.scope + self.fields, len(self.scope))
+
+    def for_netflow9(self, table: Netflow9Table, system: Field) -> OptionsDefinition:
+        """Scopes that v9 has no type for become options, behind the scope ``system``."""
+        scopes = [scope for field in self.scope if (scope := table.scope(field))]
+        others = [field for field in self.scope if not table.scope(field)]
+        options = [option for field in (*others, *self.fields) if (option := table.field(field))]
+        if not scopes and (scope := table.scope(system)):
+            scopes = [scope]
+        return OptionsDefinition(self.name, tuple(scopes), tuple(options))
+
+
+def parse_options(text: str, source: str, elements: ElementTable) -> dict[str, OptionsDefinition]:
+    """Read ``templates/options.txt``; ConfigError names ``source`` and line."""
+    found = {}
+    for number, line in content_lines(text):
+        try:
+            name, _, rest = line.partition(" ")
+            scope, _, fields = rest.partition("|")
+            parsed = [_fields(part, elements) for part in (scope, fields)]
+            if not all(parsed):
+                raise ConfigError("expected: name, scope fields | fields")
+        except ConfigError as error:
+            raise ConfigError(f"{source}:{number}: {error}") from None
+        found[name] = OptionsDefinition(name, *parsed)
+    return found
+
+
+def for_netflow9(
+    definitions: Iterable[OptionsDefinition], table: Netflow9Table, elements: ElementTable
+) -> list[OptionsDefinition]:
+    """``definitions`` as NetFlow v9 can send them."""
+    element = elements[_SYSTEM]
+    system = Field(element, element.type.length)
+    return [definition.for_netflow9(table, system) for definition in definitions]
+
+
+def encode_options(template: Template, rows: Sequence[OptionRow]) -> Records:
+    """Data Records of an Options Template; numbers saturate, strings are cut at a character."""
+    records = [b"".join(_encode(field, row) for field in template.fields) for row in rows]
+    if template.has_variable_length:
+        return JoinedRecords([records], np.array([len(record) for record in records], np.int64))
+    octets = np.frombuffer(b"".join(records), np.uint8)
+    return PackedRecords(octets.reshape(len(records), template.fixed_length))
+
+
+def type_rows(elements: Iterable[Element]) -> list[OptionRow]:
+    """What RFC 5610 says of enterprise-specific elements."""
+    return [
+        {
+            "privateEnterpriseNumber": element.pen,
+            "informationElementId": element.id,
+            "informationElementDataType": element.type.code,
+            "informationElementSemantics": element.semantics,
+            "informationElementUnits": element.units,
+            "informationElementName": element.name,
+        }
+        for element in elements
+    ]
+
+
+def _fields(text: str, elements: ElementTable) -> tuple[Field, ...]:
+    return tuple(parse_field(word, elements) for word in text.split())
+
+
+def _encode(field: Field, row: OptionRow) -> bytes:
+    value = row.get(field.element.name, 0)
+    if field.element.type.name == "string":
+        octets = encode_text(value if isinstance(value, str) else "")
+        if field.is_variable:
+            return encode_variable(cut_text(octets, 255))
+        return cut_text(octets, field.length).ljust(field.length, b"\0")
+    if isinstance(value, bytes):
+        return value[: field.length].rjust(field.length, b"\0")
+    most = (1 << 8 * field.length) - 1
+    return min(int(value), most).to_bytes(field.length, "big")

@@ -1,0 +1,108 @@
+"""What sets IPFIX (RFC 7011) and NetFlow v9 (RFC 3954) apart on the wire, as one value each."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from probe.ipfix.template import Field, Template
+
+_SET_HEADER = [("set_id", ">u2"), ("set_length", ">u2")]
+#: A message holds one Set: some collectors decode only the first.
+_IPFIX_HEADER = np.dtype(
+    [
+        ("version", ">u2"),
+        ("length", ">u2"),
+        ("export_time", ">u4"),
+        ("sequence", ">u4"),
+        ("odid", ">u4"),
+        *_SET_HEADER,
+    ]
+)
+_NETFLOW9_HEADER = np.dtype(
+    [
+        ("version", ">u2"),
+        ("count", ">u2"),
+        ("uptime_ms", ">u4"),
+        ("export_time", ">u4"),
+        ("sequence", ">u4"),
+        ("odid", ">u4"),
+        *_SET_HEADER,
+    ]
+)
+SET_HEADER_OCTETS = 4
+
+
+def _ipfix_options(template: Template) -> bytes:
+    """RFC 7011 section 3.4.2.2: the scope is counted in fields."""
+    head = struct.pack("!HHH", template.id, len(template.fields), template.scope_count)
+    return head + _specifiers(template.fields)
+
+
+def _netflow9_options(template: Template) -> bytes:
+    """RFC 3954 section 6.1: scope and options are counted in octets."""
+    scope, options = (
+        _specifiers(template.fields[: template.scope_count]),
+        _specifiers(template.fields[template.scope_count :]),
+    )
+    return struct.pack("!HHH", template.id, len(scope), len(options)) + scope + options
+
+
+def _specifiers(fields: tuple[Field, ...]) -> bytes:
+    return b"".join(field.encode() for field in fields)
+
+
+@dataclass(frozen=True, slots=True)
+class Wire:
+    """``header``: message header and Set header; a Set is padded to a multiple of ``alignment``."""
+
+    version: int
+    header: np.dtype[np.void]
+    template_set: int
+    options_template_set: int
+    alignment: int
+    #: Whether the sequence number counts messages, or else Data Records.
+    counts_messages: bool
+    encode_options: Callable[[Template], bytes]
+
+    @property
+    def overhead(self) -> int:
+        """Octets of a message around its one Set's records."""
+        return self.header.itemsize
+
+    def room(self, max_message: int) -> int:
+        """Octets for the records of a message that is at most ``max_message`` long."""
+        return (max_message - self.overhead) // self.alignment * self.alignment
+
+    def padding(self, octets: int) -> int:
+        """Octets of padding behind records of so many."""
+        return -octets % self.alignment
+
+    def encode(self, template: Template) -> bytes:
+        """(Options) Template Record."""
+        if template.scope_count:
+            return self.encode_options(template)
+        return struct.pack("!HH", template.id, len(template.fields)) + _specifiers(template.fields)
+
+
+IPFIX = Wire(
+    version=10,
+    header=_IPFIX_HEADER,
+    template_set=2,
+    options_template_set=3,
+    alignment=1,
+    counts_messages=False,
+    encode_options=_ipfix_options,
+)
+NETFLOW9 = Wire(
+    version=9,
+    header=_NETFLOW9_HEADER,
+    template_set=0,
+    options_template_set=1,
+    alignment=4,
+    counts_messages=True,
+    encode_options=_netflow9_options,
+)
