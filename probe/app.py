@@ -12,6 +12,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 
+import numpy as np
+
 from probe.collect import CollectorSocket
 from probe.collectors.ebpf import EbpfCollector
 from probe.config import RunConfig
@@ -20,6 +22,7 @@ from probe.flow.batch import FlowBatch, Rows
 from probe.flow.cache import FlowCache
 from probe.flow.filter import FlowFilter, parse_rule
 from probe.flow.owner import OwnerTable
+from probe.metadata.nat import Nat
 from probe.metadata.users import UserNames
 from probe.own_traffic import OwnTraffic
 from probe.stop import StopSignals
@@ -45,7 +48,7 @@ class Probe:
         self.collector = EbpfCollector(
             self.owners, UserNames(), command_lines=config.privacy.command_lines
         )
-        self.exporter = Exporter(config, self.owners)
+        self.exporter = Exporter(config, self.owners, self)
         self.exported = Exported()
 
     def open(self, destinations: tuple[str, ...]) -> None:
@@ -58,6 +61,7 @@ class Probe:
             host_netns=self.collector.host_netns,
         )
         self.own = OwnTraffic(self.owners, self.collector.host_netns)
+        self.nat = Nat(self.collector.host_netns) if self.config.nat else None
         self._sweep_at = 0.0
 
     def tick(self) -> None:
@@ -81,9 +85,11 @@ class Probe:
             self.cache.expire(now_ns, offset_ns),
             self.cache.flush(now_ns, offset_ns),
         ):
-            for start in range(0, len(records), _FLUSH_LOT):
-                self._send(records[start : start + _FLUSH_LOT])
-                yield start
+            for lot in _lots(records):
+                self._send(lot)
+                yield len(lot)
+        self.exporter.finish(time.time())
+        yield 0
 
     def interval_s(self) -> float:
         """Time between snapshots: as configured, longer on a host with very many sockets."""
@@ -98,7 +104,22 @@ class Probe:
         self.exporter.close()
         self.collector.close()
 
+    @property
+    def observed_flows(self) -> int:
+        return self.cache.observed_flows
+
+    def ignored(self) -> tuple[int, int]:
+        """Packets and octets that the filters left out."""
+        return self.filter.excluded_packets, self.filter.excluded_octets
+
+    def losses(self) -> dict[str, int]:
+        """What was lost before it became a Flow Record, by cause."""
+        lost = {**self.collector.losses(), "late_packets": self.cache.late_packets}
+        return {**lost, "flows_evicted": self.cache.evicted}
+
     def _send(self, records: Rows) -> None:
+        if self.nat:
+            self.nat.apply(records)
         self.exported.count(records)
         self.exporter.send(records, time.time())
 
@@ -109,6 +130,7 @@ class Probe:
         released = self.collector.sweep_owners(set(self.cache.owners_in_use().tolist()))
         if released:
             self.exporter.forget(released)
+        self.exporter.watch_interfaces()
 
 
 class Loop:
@@ -206,12 +228,24 @@ def run(config: RunConfig) -> None:
     try:
         probe.open(config.destinations or (shown.destination if shown else "",))
         Loop(probe, shown).run(config.duration)
-        losses = probe.collector.losses()
+        losses = probe.losses()
     finally:
         if shown:
             shown.close()
         probe.close()
     print(summarize(probe, losses, shown.source if shown else None), file=sys.stderr)
+
+
+def _lots(records: Rows) -> Iterator[Rows]:
+    """``records`` by some thousands, the two directions of a flow in the same lot."""
+    records = records.take(np.argsort(records["flow_id"], kind="stable"))
+    start = 0
+    while start < len(records):
+        end = start + _FLUSH_LOT
+        if end < len(records) and records["flow_id"][end - 1] == records["flow_id"][end]:
+            end += 1
+        yield records[start:end]
+        start = end
 
 
 def _wall_offset_ns() -> int:

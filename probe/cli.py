@@ -99,8 +99,9 @@ def _add_run(commands: Any) -> None:
     )
     run.add_argument(
         "-e", "--export", dest="destinations", action="append", metavar="URL",
-        help="ipfix://HOST:PORT, IPv6 in brackets; repeatable. Options: ?pace=OCTETS_PER_SECOND"
-        "&max_message=OCTETS. Without: show the flows here",
+        help="ipfix://, netflow9://, ipfix+tcp:// or ipfix+tls://HOST:PORT, IPv6 in brackets, or "
+        "file:///PATH; repeatable. Options such as ?profile=NAME&biflow=rfc5103 are in the README. "
+        "Without: show the flows here",
     )  # fmt: skip
     run.add_argument("--config", metavar="FILE", help="TOML file; flags win")
     run.add_argument("--collector", choices=COLLECTORS, help="source of flows (auto: ebpf)")
@@ -130,8 +131,14 @@ def _add_identity(run: argparse.ArgumentParser) -> None:
         help=f"enterprise number of our own elements (default {_DEFAULTS.pen}: documentation)",
     )  # fmt: skip
     run.add_argument(
-        "--template", metavar="NAME|FILE", help="full (default), numeric, or a file of your own"
-    )
+        "--profile", metavar="NAME",
+        help=f"what a collector knows: see `sockflow templates` (default {_DEFAULTS.profile})",
+    )  # fmt: skip
+    run.add_argument("--template", metavar="NAME|FILE", help="a Template instead of the profile's")
+    run.add_argument(
+        "--nat", action=argparse.BooleanOptionalAction,
+        help="tell what conntrack shows to be translated (default: yes)",
+    )  # fmt: skip
     run.add_argument(
         "--max-flows", type=int, metavar="N",
         help=f"bound of the flow cache (default {_DEFAULTS.max_flows})",

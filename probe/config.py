@@ -32,7 +32,9 @@ class RunConfig:
     interval: float = 1.0
     odid: int = 1
     pen: int = 32473
-    template: str = "full"
+    profile: str = "full"
+    template: str | None = None
+    nat: bool = True
     template_refresh: float = 600.0
     max_flows: int = 131072
     include: tuple[str, ...] = ()
@@ -61,7 +63,9 @@ SETTINGS: dict[str, Setting] = {
     "interval": Setting(float, low=0.01, high=3600),
     "odid": Setting(int, low=0, high=2**32 - 1),
     "pen": Setting(int, low=1, high=2**32 - 1),
+    "profile": Setting(str),
     "template": Setting(str),
+    "nat": Setting(bool),
     "template_refresh": Setting(float, low=1),
     "max_flows": Setting(int, low=1, high=2**26),
     "include": Setting(str, many=True),
@@ -142,7 +146,7 @@ def _check_one(key: str, value: object, setting: Setting) -> object:
         value = float(value)
     if type(value) is not setting.kind:
         raise ConfigError(f"{shown} must be {_KINDS[setting.kind]}, not {value!r}")
-    if isinstance(value, int | float):
+    if isinstance(value, int | float) and not isinstance(value, bool):
         _check_bounds(shown, value, setting)
     if setting.choices and value not in setting.choices:
         raise ConfigError(f"{shown} must be one of {', '.join(setting.choices)}, not {value!r}")
@@ -162,4 +166,4 @@ def _known(names: Mapping[str, object] | tuple[str, ...]) -> str:
     return ", ".join(name.replace("_", "-") for name in names)
 
 
-_KINDS = {str: "text", int: "a whole number", float: "a number"}
+_KINDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}

@@ -1,69 +1,120 @@
-"""One export session per destination: encoder, session and socket side by side."""
+"""One export session per destination: encoder, session and sender side by side."""
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 from probe.config import RunConfig
-from probe.export.udp import UdpDestination, parse_destination
+from probe.export.destination import Destination, parse_destination
+from probe.export.open import Sender, open_sender
+from probe.export.share import ShareGroup
 from probe.flow.batch import Rows
+from probe.flow.biflow import pair_directions
 from probe.flow.owner import OwnerTable
-from probe.ipfix.session import ExportSession
-from probe.mapping import Encoder, load_elements, load_template
+from probe.ipfix.options import OptionsDefinition
+from probe.ipfix.options import for_netflow9 as options_for_netflow9
+from probe.ipfix.session import ExportSession, Options
+from probe.ipfix.template import TemplateDefinition
+from probe.ipfix.wire import IPFIX, NETFLOW9
+from probe.mapping import (
+    Encoder,
+    Profile,
+    for_biflow,
+    for_netflow9,
+    load_elements,
+    load_netflow9,
+    load_options,
+    load_profile,
+    load_template,
+)
 from probe.own_traffic import Endpoint
+from probe.self_report import Metering, SelfReport, interface_rows
+
+_log = logging.getLogger(__name__)
+
+Opener = Callable[[Destination], Sender]
 
 
 class Stream:
     """Records to one destination."""
 
-    def __init__(self, destination: UdpDestination, session: ExportSession, encoder: Encoder):
-        self.destination = destination
+    def __init__(self, sender: Sender, session: ExportSession, encoder: Encoder, biflow: bool):
+        self.sender = sender
         self.session = session
         self.encoder = encoder
+        self._biflow = biflow
 
     def send(self, records: Rows, now_s: float) -> None:
         """Queue ``records``, and Templates when these are due; ``now_s`` is Unix time."""
-        if self.destination.needs_templates():
-            self.session.resend_templates()
-        self.session.max_message = self.destination.max_message
-        self.destination.enqueue(self.session.messages(records, now_s))
+        if self.sender.needs_templates():
+            if self.sender.keeps_order:
+                self.sender.enqueue(self.session.restart(self.sender.take_backlog(), now_s))
+            else:
+                self.session.resend_templates()
+        self.session.max_message = self.sender.max_message
+        if self._biflow:
+            records = pair_directions(records)
+        self.sender.enqueue(self.session.messages(records, now_s))
+
+    def finish(self, now_s: float) -> None:
+        """The options with the last figures."""
+        self.sender.enqueue(self.session.last_messages(now_s))
 
 
 class Exporter:
     """All streams of the probe. Inert until ``open``, which raises ConfigError."""
 
-    def __init__(self, config: RunConfig, owners: OwnerTable) -> None:
+    def __init__(self, config: RunConfig, owners: OwnerTable, metering: Metering) -> None:
         self._config = config
         self._owners = owners
+        self._metering = metering
+        self._groups: list[tuple[list[Stream], ShareGroup | None]] = []
+        self._interfaces = interface_rows()
         self.streams: list[Stream] = []
 
     def open(self, destinations: Iterable[str]) -> None:
-        parsed = [parse_destination(text) for text in destinations]
-        definition = load_template(self._config.template, load_elements(self._config.pen))
-        for target in parsed:
-            encoder = Encoder(definition, self._owners, self._config.privacy)
-            session = ExportSession(
-                encoder, self._config.odid, target.max_message, self._config.template_refresh
-            )
-            self.streams.append(Stream(UdpDestination(target), session, encoder))
+        workshop = Workshop(self._config, self._owners, self._metering)
+        shared: dict[str, list[Stream]] = {}
+        for target in [parse_destination(text) for text in destinations]:
+            stream = workshop.stream(target)
+            self.streams.append(stream)
+            if target.share:
+                shared.setdefault(target.share, []).append(stream)
+            else:
+                self._groups.append(([stream], None))
+        for kind, members in shared.items():
+            names = [str(member.sender.destination) for member in members]
+            self._groups.append((members, ShareGroup(kind, names)))
 
     def send(self, records: Rows, now_s: float) -> None:
+        for stream, share in self._shares(records):
+            stream.send(share, now_s)
+
+    def finish(self, now_s: float) -> None:
         for stream in self.streams:
-            stream.send(records, now_s)
+            stream.finish(now_s)
+
+    def watch_interfaces(self) -> None:
+        """Send the options again when an interface has come or has another name."""
+        if (rows := interface_rows()) != self._interfaces:
+            self._interfaces = rows
+            for stream in self.streams:
+                stream.session.resend_options()
 
     def pump(self, now: float) -> float | None:
         """Send what is due; when to call again (monotonic seconds), None: nothing waits."""
-        due = [stream.destination.pump(now) for stream in self.streams]
+        due = [stream.sender.pump(now) for stream in self.streams]
         return min((time_s for time_s in due if time_s is not None), default=None)
 
     @property
     def backlog(self) -> int:
         """Octets that wait to be sent, none of them to a destination that is unreachable."""
-        return sum(stream.destination.backlog for stream in self.streams)
+        return sum(s.sender.backlog for s in self.streams if not s.sender.is_down)
 
     def local_addresses(self) -> list[Endpoint]:
-        found = [stream.destination.local_address() for stream in self.streams]
+        found = [stream.sender.local_address() for stream in self.streams]
         return [address for address in found if address]
 
     def forget(self, owners: list[int]) -> None:
@@ -73,5 +124,78 @@ class Exporter:
     def close(self) -> None:
         """What still waits is dropped and counted."""
         for stream in self.streams:
-            stream.destination.flush(time.monotonic())
-            stream.destination.close()
+            stream.sender.flush(time.monotonic())
+            stream.sender.close()
+
+    def _shares(self, records: Rows) -> Iterator[tuple[Stream, Rows]]:
+        for members, group in self._groups:
+            if group is None:
+                yield members[0], records
+            else:
+                is_up = [not member.sender.is_down for member in members]
+                yield from zip(members, group.split(records, is_up), strict=True)
+
+
+class Workshop:
+    """Makes streams; what they share of the declarations in ``templates/`` is read once."""
+
+    def __init__(self, config: RunConfig, owners: OwnerTable, metering: Metering) -> None:
+        self._config = config
+        self._owners = owners
+        self._metering = metering
+        self._elements = load_elements(config.pen)
+        self._netflow9 = load_netflow9(self._elements)
+        self._options = load_options(self._elements)
+        # Read once: a step of the clock must not make two sessions disagree.
+        self._boot_s = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+
+    def stream(self, target: Destination, open_: Opener = open_sender) -> Stream:
+        """ConfigError: its profile, Template or files cannot be used."""
+        config, is_netflow9 = self._config, target.scheme == "netflow9"
+        profile = load_profile(target.profile or config.profile)
+        definition = self._definition(target, profile)
+        options = [self._options[name] for name in profile.options]
+        if is_netflow9:
+            definition = self._for_netflow9(definition, target)
+            options = options_for_netflow9(options, self._netflow9, self._elements)
+        encoder = Encoder(definition, self._owners, config.privacy, self._boot_s)
+        sender = open_(target)
+        try:
+            session = self._session(encoder, sender, options, is_netflow9)
+        except BaseException:
+            sender.close()
+            raise
+        return Stream(sender, session, encoder, target.biflow)
+
+    def _session(
+        self,
+        encoder: Encoder,
+        sender: Sender,
+        options: list[OptionsDefinition],
+        is_netflow9: bool,
+    ) -> ExportSession:
+        report = SelfReport(self._metering, sender, self._config.odid, self._boot_s)
+        return ExportSession(
+            encoder,
+            self._config.odid,
+            sender.max_message,
+            self._config.template_refresh,
+            NETFLOW9 if is_netflow9 else IPFIX,
+            Options(options, report.read, self._netflow9 if is_netflow9 else None),
+            self._boot_s,
+            repeats_templates=not sender.keeps_order,
+        )
+
+    def _definition(self, target: Destination, profile: Profile) -> TemplateDefinition:
+        """A destination's own profile wins over the Template of the configuration."""
+        chosen = None if target.profile else self._config.template
+        definition = load_template(chosen or profile.template, self._elements)
+        return for_biflow(definition, self._elements) if target.biflow else definition
+
+    def _for_netflow9(
+        self, definition: TemplateDefinition, target: Destination
+    ) -> TemplateDefinition:
+        changed, left_out = for_netflow9(definition, self._netflow9)
+        if left_out:
+            _log.warning("%s: NetFlow v9 has no field for %s", target, ", ".join(left_out))
+        return changed

@@ -30,7 +30,7 @@ class Exported:
 
 
 def summarize(probe: Probe, losses: Mapping[str, int], shown: CollectorSocket | None) -> str:
-    """``losses`` are the kernel's, by name; ``shown`` the built-in collector."""
+    """``losses`` are those of metering, by name; ``shown`` the built-in collector."""
     total, own = probe.exported, probe.own.statistics
     lines = [
         f"{probe.cache.observed_flows} flows, {total.packets} packets, {octets(total.octets)} "
@@ -53,20 +53,18 @@ def summarize(probe: Probe, losses: Mapping[str, int], shown: CollectorSocket | 
 
 
 def _own_losses(probe: Probe) -> dict[str, int]:
-    """What the user-space half gave up; evicted flows were exported, only earlier than meant."""
-    streams = [stream.destination.statistics for stream in probe.exporter.streams]
+    """What the destinations did not take."""
+    streams = [stream.sender.statistics for stream in probe.exporter.streams]
     return {
-        "flows_evicted": probe.cache.evicted,
-        "late_packets": probe.cache.late_packets,
         "records_dropped": sum(counted.dropped_records for counted in streams),
         "messages_dropped": sum(counted.dropped_messages for counted in streams),
     }
 
 
 def _stream_line(stream: Stream) -> str:
-    sent, session = stream.destination.statistics, stream.session.statistics
+    sent, session = stream.sender.statistics, stream.session.statistics
     text = (
-        f"{stream.destination.destination}: {sent.sent_messages} messages "
+        f"{stream.sender.destination}: {sent.sent_messages} messages "
         f"({octets(sent.sent_octets)}) with {sent.sent_records} Data Records "
         f"({session.option_records} of options), {session.template_records} Template Records"
     )

@@ -86,9 +86,10 @@ class ExportSession:
     """One Transport Session with one destination, in one Observation Domain.
 
     ``max_message`` bounds the octets of a message. ``refresh_s`` is the longest time between two
-    transmissions of a Template (RFC 7011 section 8.4) and of the options; where the transport is
-    reliable, ``repeats_templates`` is False and only the options are. ``boot_s`` (Unix time) is
-    what NetFlow v9's sysUptime counts from. ConfigError: Templates do not fit into a message.
+    transmissions of a Template (RFC 7011 section 8.4) and of the options. Where the transport is
+    reliable, ``repeats_templates`` is False: then ``restart`` sends Templates, and only the options
+    are sent again. ``boot_s`` (Unix time) is what NetFlow v9's sysUptime counts from. ConfigError:
+    Templates do not fit into a message.
     """
 
     def __init__(
@@ -112,6 +113,7 @@ class ExportSession:
         self._refresh_s = refresh_s
         self._boot_ms = round(boot_s * 1000)
         self._repeats_templates = repeats_templates
+        self._has_begun = repeats_templates
         self._sequence = 0
         self._templates_sent_s: float | None = None
         self._options_sent_s: float | None = None
@@ -163,13 +165,14 @@ class ExportSession:
 
     def last_messages(self, now_s: float) -> list[Train]:
         """The options once more, with the final statistics."""
-        return self._counted(self._option_messages(now_s))
+        return self._counted(self._option_messages(now_s)) if self._has_begun else []
 
     def restart(self, backlog: Sequence[Train], now_s: float) -> list[Train]:
         """A new Transport Session (RFC 7011 section 10.4.3): Templates first, then ``backlog``.
 
         The backlog's messages, made for the session before, get sequence numbers of this one.
         """
+        self._has_begun = True
         self._sequence = 0
         self.resend_templates()
         first = self._counted(self._announcements(now_s))
@@ -178,6 +181,8 @@ class ExportSession:
 
     def _announcements(self, now_s: float) -> list[Train]:
         """What is due of Templates and options."""
+        if not self._has_begun:  # what waits for a connection comes after its Templates
+            return []
         if self._is_due(self._templates_sent_s, now_s, self._repeats_templates):
             trains = self._template_messages(now_s)
             return trains + self._option_messages(now_s)

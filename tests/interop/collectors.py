@@ -5,17 +5,19 @@ from __future__ import annotations
 import csv
 import json
 import signal
+import socket
 import subprocess
+from datetime import datetime
 from pathlib import Path
 from typing import Any
-
-from scapy.layers import netflow
 
 from tests.interop.flows import Flow, flow, flow_of
 from tests.interop.programs import (
     LOOPBACK,
+    ROOT,
     SOCKFLOW,
     Program,
+    export_url,
     free_port,
     wait_for_listener,
     wait_for_reader,
@@ -23,15 +25,23 @@ from tests.interop.programs import (
 )
 
 
+#: Process or container at the source and at the destination, by Flow Key.
+Names = dict[object, tuple[str, str]]
+
+
 class Listener:
-    """A collector that is a process of its own."""
+    """A collector that is a process of its own. ``version`` is that of the protocol it is sent."""
 
     name = ""
+    profile = "full"
 
-    def __init__(self, folder: Path, port: int = 0, host: str = LOOPBACK) -> None:
-        self.folder = folder / f"{self.name}-{host}"
+    def __init__(
+        self, folder: Path, port: int = 0, host: str = LOOPBACK, version: int = 10
+    ) -> None:
+        self.folder = folder / f"{self.name}-{host}-{version}"
         self.folder.mkdir()
         self.host = host
+        self.version = version
         self.port = port or free_port()
         self.program = Program(self.command(), self.folder, self.name)
         try:
@@ -39,6 +49,11 @@ class Listener:
         except AssertionError:
             self.close()
             raise AssertionError(f"{self.name}: {self.program.errors}") from None
+
+    @property
+    def url(self) -> str:
+        """Where the probe is to export to, as docs/collectors.md says."""
+        return f"{export_url(self.port, self.host, self.version)}&profile={self.profile}"
 
     def command(self) -> list[object]:
         raise NotImplementedError
@@ -53,6 +68,7 @@ class Listener:
 
 class Nfcapd(Listener):
     name = "nfcapd"
+    profile = "nfdump"
 
     def command(self) -> list[object]:
         self.files = self.folder / "files"
@@ -60,7 +76,7 @@ class Nfcapd(Listener):
         return ["nfcapd", "-b", self.host, "-p", self.port, "-w", self.files, "-t", 60]
 
     def flows(self) -> list[Flow]:
-        lines = self.nfdump("-q", "-6", "-N", "-o", "fmt:%sa;%da;%sp;%dp;%pr;%pkt;%byt")
+        lines = self.nfdump("-q", "-6", "-N", "-o", "fmt:%sa;%da;%sp;%dp;%pr;%pkt;%byt;%tsr;%ter")
         return [flow(_plain(line)) for line in lines]
 
     def csv_sums(self) -> tuple[int, int, int]:
@@ -81,26 +97,38 @@ class Nfcapd(Listener):
 def _plain(line: str) -> list[object]:
     words: list[Any] = [word.strip() for word in line.split(";")]
     words[4] = {"TCP": 6, "UDP": 17}.get(words[4], words[4])
+    words[7:] = [_milliseconds(word) for word in words[7:]]
     return words
 
 
+def _milliseconds(seconds: str) -> int:
+    return round(float(seconds) * 1000)
+
+
 class Nfacctd(Listener):
-    """With the README's primitives file: enterprise elements become columns."""
+    """With the primitives that ``sockflow templates --pmacct`` writes."""
 
     name = "nfacctd"
+    profile = "pmacct"
+    _NAMES = ("src_proc_name", "dst_proc_name", "src_proc_container_id", "dst_proc_container_id")
 
     def command(self) -> list[object]:
         primitives = self.folder / "primitives.lst"
+        protocol = ["--netflow9"] if self.version == 9 else []
         primitives.write_text(
-            "name=src_process field_type=35632:169 len=vlen semantics=str\n"
-            "name=dst_process field_type=35632:376 len=vlen semantics=str\n"
-        )
+            subprocess.run(
+                [*SOCKFLOW, "templates", "--pmacct", self.profile, *protocol],
+                check=True, text=True, capture_output=True, timeout=30, cwd=ROOT,
+            ).stdout
+        )  # fmt: skip
         self._file = self.folder / "flows.csv"
+        keys = "src_host,dst_host,src_port,dst_port,proto,timestamp_start,timestamp_end"
         settings = {
             "nfacctd_ip": self.host,
             "nfacctd_port": self.port,
             "aggregate_primitives": primitives,
-            "aggregate": "src_host,dst_host,src_port,dst_port,proto,src_process,dst_process",
+            "aggregate": ",".join((keys, *self._NAMES)),
+            "timestamps_since_epoch": "true",
             "plugins": "print",
             "print_refresh_time": 3600,  # that is, when it ends
             "print_output": "csv",
@@ -113,11 +141,22 @@ class Nfacctd(Listener):
 
     def flows(self) -> list[Flow]:
         names = "SRC_IP", "DST_IP", "SRC_PORT", "DST_PORT", "PROTOCOL", "PACKETS", "BYTES"
-        return [flow(_number(row)[name] for name in names) for row in self._rows()]
+        times = "TIMESTAMP_START", "TIMESTAMP_END"
+        return [
+            flow((*(_number(row)[name] for name in names),
+                  *(_milliseconds(row[name]) for name in times)))
+            for row in self._rows()
+        ]  # fmt: skip
 
-    def processes(self) -> dict[object, tuple[str, str]]:
+    def processes(self) -> Names:
         return {
-            one.key: (row["src_process"], row["dst_process"])
+            one.key: (row["src_proc_name"], row["dst_proc_name"])
+            for one, row in zip(self.flows(), self._rows(), strict=True)
+        }
+
+    def containers(self) -> Names:
+        return {
+            one.key: (row["src_proc_container_id"], row["dst_proc_container_id"])
             for one, row in zip(self.flows(), self._rows(), strict=True)
         }
 
@@ -145,11 +184,71 @@ class Collect(Listener):
     def flows(self) -> list[Flow]:
         return [flow_of(record) for record in self.records()]
 
-    def processes(self) -> dict[object, tuple[str, str]]:
-        return {
-            flow_of(record).key: (record["SRC_PROC_NAME"], record["DST_PROC_NAME"])
-            for record in self.records()
-        }
+    def processes(self) -> Names:
+        return names_of(self.records(), "PROC_NAME")
+
+    def containers(self) -> Names:
+        return names_of(self.records(), "PROC_CONTAINER_ID")
+
+
+def names_of(records: list[dict[str, Any]], what: str) -> Names:
+    return {flow_of(one).key: (one[f"SRC_{what}"], one[f"DST_{what}"]) for one in records}
+
+
+class StreamCollect(Collect):
+    """The same over TCP."""
+
+    name = "sockflow-collect-tcp"
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder / self.name
+        self.folder.mkdir()
+        self.port = free_port(socket.SOCK_STREAM)
+        listen = f"ipfix+tcp://{LOOPBACK}:{self.port}"
+        command = [*SOCKFLOW, "collect", "--listen", listen, "--json"]
+        self.program = Program(command, self.folder, self.name)
+        wait_until(lambda: _accepts(self.port), f"a listener at TCP port {self.port}")
+
+    @property
+    def url(self) -> str:
+        return f"ipfix+tcp://{LOOPBACK}:{self.port}"
+
+    def finish(self) -> None:
+        """The probe has closed its connection: what it sent is in the reader's buffer at most."""
+        self.program.stop(signal.SIGINT)
+
+
+def _accepts(port: int) -> bool:
+    with socket.socket() as attempt:
+        return attempt.connect_ex((LOOPBACK, port)) == 0
+
+
+class FileOfRun(Collect):
+    """The file that the probe writes (RFC 5655), read back by ``sockflow collect --read``."""
+
+    name = "file"
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder / self.name
+        self.folder.mkdir()
+        self.file = self.folder / "flows.ipfix"
+
+    @property
+    def url(self) -> str:
+        return f"file://{self.file}"
+
+    def as_capture(self) -> Capture:
+        """For tshark, which reads such files as they are."""
+        return FileCapture(self.file)
+
+    def finish(self) -> None:
+        command = [*SOCKFLOW, "collect", "--read", self.file, "--json"]
+        self.program = Program(command, self.folder, self.name)
+        assert self.program.process.wait(60) == 0, self.program.errors
+
+    def close(self) -> None:
+        if hasattr(self, "program"):
+            self.program.end()
 
 
 class Capture(Listener):
@@ -157,8 +256,8 @@ class Capture(Listener):
 
     name = "capture"
 
-    def __init__(self, folder: Path, port: int) -> None:
-        self.folder, self.port = folder, port
+    def __init__(self, folder: Path, port: int, version: int = 10) -> None:
+        self.folder, self.port, self.version = folder, port, version
         self.file = folder / f"{port}.pcap"
         command = ("tcpdump", "-i", "lo", "-Z", "root", "-B", 32768, "--immediate-mode", "-U",
                    "-w", self.file, f"udp dst port {port}")  # fmt: skip
@@ -176,24 +275,29 @@ class Capture(Listener):
     def flows(self) -> list[Flow]:
         return [one for one, _ in self._read()]
 
-    def processes(self) -> dict[object, tuple[str, str]]:
-        return {one.key: names for one, names in self._read()}
+    def processes(self) -> Names:
+        return dict((one.key, names) for one, names in self._read())
 
     def malformed(self) -> str:
         """What tshark objects to."""
         return self._tshark("-Y", "_ws.malformed || _ws.expert.severity >= 6291456")
 
     def _read(self) -> list[tuple[Flow, tuple[str, str]]]:
+        kind = "" if self.version == 9 else "abs"
         found = []
         for suffix in ("", "v6"):
             names = [f"cflow.srcaddr{suffix}", f"cflow.dstaddr{suffix}", "cflow.srcport",
                      "cflow.dstport", "cflow.protocol", "cflow.packets", "cflow.octets",
+                     f"cflow.{kind}timestart", f"cflow.{kind}timeend",
                      "cflow.pie.ntop.src_proc_name", "cflow.pie.ntop.dst_proc_name"]  # fmt: skip
-            fields = [word for name in names for word in ("-e", name)]
-            for line in self._tshark("-Y", names[0], "-T", "fields", *fields).splitlines():
-                columns = [column.split(",") for column in line.split("\t")]
-                for values in zip(*columns, strict=True):
-                    found.append((flow(values[:7]), (values[7], values[8])))
+            fields = [word for name in (*_CLOCK, *names) for word in ("-e", name)]
+            options = ("-T", "fields", "-E", "aggregator=|", *fields)
+            for line in self._tshark("-Y", names[0], *options).splitlines():
+                uptime, now, *columns = line.split("\t")
+                booted_ms = int(now) * 1000 - _milliseconds(uptime) if self.version == 9 else 0
+                for values in zip(*(column.split("|") for column in columns), strict=True):
+                    times = [_shown_ms(value, booted_ms) for value in values[7:9]]
+                    found.append((flow((*values[:7], *times)), (values[9], values[10])))
         return found
 
     def _tshark(self, *options: str) -> str:
@@ -203,26 +307,28 @@ class Capture(Listener):
         ).stdout  # fmt: skip
 
 
+#: NetFlow v9's header: its times count from the difference.
+_CLOCK = "cflow.sysuptime", "cflow.unix_secs"
+
+
+def _shown_ms(time: str, booted_ms: int) -> int:
+    """'12.345000000' since the boot, or 'Jan  2, 2026 03:04:00.011000000 UTC'."""
+    if time[0].isdigit():
+        return booted_ms + _milliseconds(time)
+    whole, _, fraction = time.removesuffix(" UTC").partition(".")
+    seconds = datetime.strptime(f"{whole} +0000", "%b %d, %Y %H:%M:%S %z").timestamp()
+    return int(seconds) * 1000 + _milliseconds(f"0.{fraction}")
+
+
 def _wait_for_text(program: Program, text: str) -> None:
     wait_until(lambda: text in program.errors or not program.is_alive(), f"{program.name}: {text}")
     assert program.is_alive(), program.errors
 
 
-def scapy_flows(datagrams: list[bytes]) -> list[Flow]:
-    """scapy's netflow layer takes no notice of enterprise numbers: for a Template of IANA's."""
-    packets = [netflow.NetflowHeader(datagram) for datagram in datagrams]
-    netflow.netflowv9_defragment(packets)  # type: ignore[no-untyped-call]
-    sets = [packet[data] for packet in packets if (data := netflow.NetflowDataflowsetV9) in packet]
-    return [_scapy_flow(one) for found in sets for one in found.records if _is_flow(one)]
+class FileCapture(Capture):
+    """No capture at all: messages one after the other."""
 
+    def __init__(self, file: Path) -> None:
+        self.file, self.port, self.version = file, 4739, 10
 
-def _is_flow(record: object) -> bool:
-    return isinstance(record, netflow.NetflowRecordV9) and hasattr(record, "L4_SRC_PORT")
-
-
-def _scapy_flow(record: Any) -> Flow:
-    suffix = "IPV4" if hasattr(record, "IPV4_SRC_ADDR") else "IPV6"
-    return flow((
-        getattr(record, f"{suffix}_SRC_ADDR"), getattr(record, f"{suffix}_DST_ADDR"),
-        record.L4_SRC_PORT, record.L4_DST_PORT, record.PROTOCOL, record.IN_PKTS, record.IN_BYTES,
-    ))  # fmt: skip
+    def finish(self) -> None: ...

@@ -20,6 +20,9 @@ class Flow(NamedTuple):
     protocol: int
     packets: int
     octets: int
+    #: Unix milliseconds.
+    first_ms: int
+    last_ms: int
 
     @property
     def key(self) -> tuple[str, str, int, int, int]:
@@ -45,6 +48,7 @@ def flow_of(record: Mapping[str, Any]) -> Flow:
         record[name] for name in (
             f"sourceIPv{family}Address", f"destinationIPv{family}Address", "sourceTransportPort",
             "destinationTransportPort", "protocolIdentifier", "packetDeltaCount", "octetDeltaCount",
+            "flowStartMilliseconds", "flowEndMilliseconds",
         )
     )  # fmt: skip
 

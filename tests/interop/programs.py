@@ -112,9 +112,13 @@ def ipfix(port: int, host: str = LOOPBACK, pace: int = _PACE) -> str:
     return f"ipfix://{host}:{port}?pace={pace}"
 
 
-def free_port() -> int:
-    """A UDP port that nobody has at this moment."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as found:
+def export_url(port: int, host: str = LOOPBACK, version: int = 10) -> str:
+    return f"{'netflow9' if version == 9 else 'ipfix'}://{host}:{port}?pace={_PACE}"
+
+
+def free_port(kind: socket.SocketKind = socket.SOCK_DGRAM) -> int:
+    """A port that nobody has at this moment."""
+    with socket.socket(socket.AF_INET, kind) as found:
         found.bind((LOOPBACK, 0))
         port: int = found.getsockname()[1]
         return port

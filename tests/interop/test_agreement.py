@@ -1,4 +1,7 @@
-"""One run of the probe, real traffic, and all collectors at once: the same flows everywhere."""
+"""One run of the probe, real traffic, and all collectors at once: the same flows everywhere.
+
+The probe exports to each as docs/collectors.md says, in the protocol and the profile for it.
+"""
 
 from __future__ import annotations
 
@@ -12,22 +15,22 @@ from pathlib import Path
 import pytest
 from lab import Host
 
-from tests.interop.collectors import Capture, Collect, Nfacctd, Nfcapd, scapy_flows
+from tests.interop.collectors import Capture, Collect, FileOfRun, Nfacctd, Nfcapd, StreamCollect
 from tests.interop.flows import TCP, UDP, Flow, assert_near, sent_by
-from tests.interop.programs import Datagrams, ipfix, probing
+from tests.interop.programs import Datagrams, export_url, probing
+from tests.interop.readers import library_flows, python_ipfix_flows, scapy_flows
 from tests.interop.workload import INCLUDE, Workload
 
-#: A Template of the user's own, for a reader that knows no enterprise numbers.
-_IANA_TEMPLATE = """
-sourceIPv4Address | sourceIPv6Address
-destinationIPv4Address | destinationIPv6Address
-sourceTransportPort
-destinationTransportPort
-protocolIdentifier
-tcpControlBits[1]
-octetDeltaCount
-packetDeltaCount
-"""
+
+class Raw(Datagrams):
+    """Datagrams for libraries."""
+
+    def __init__(self, version: int, profile: str) -> None:
+        super().__init__()
+        self.url = f"{export_url(self.port, version=version)}&profile={profile}"
+
+    def finish(self) -> None:
+        self.read()
 
 
 @dataclass
@@ -35,18 +38,22 @@ class Observed:
     """What each collector says of the same minute."""
 
     workload: Workload
-    nfcapd: Nfcapd
-    nfacctd: Nfacctd
-    collect: Collect
-    capture: Capture
-    plain: list[bytes]
+    collectors: dict[str, Nfcapd | Nfacctd | Collect | Capture | Raw]
     summary: str
 
-    def flows(self, name: str) -> list[Flow]:
-        if name == "scapy":
-            return scapy_flows(self.plain)
-        found: list[Flow] = getattr(self, name).flows()
-        return found
+    def __getitem__(self, name: str) -> list[Flow]:
+        collector = self.collectors[_SOURCES.get(name, name)]
+        if isinstance(collector, Raw):
+            return _READERS[name](collector.received)
+        return collector.flows()
+
+
+_READERS = {"scapy v9": scapy_flows, "netflow v9": library_flows, "ipfix": python_ipfix_flows}
+_SOURCES = {"scapy v9": "raw v9", "netflow v9": "raw v9", "ipfix": "raw"}
+COLLECTORS = [
+    "nfcapd", "nfcapd v9", "nfacctd", "nfacctd v9", "collect", "collect v9", "collect tcp",
+    "file", "tshark", "tshark v9", "tshark file", *_READERS,
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -54,32 +61,42 @@ def observed(
     hosts: tuple[Host, Host], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Observed]:
     folder = tmp_path_factory.mktemp("agreement")
-    template = folder / "iana.txt"
-    template.write_text(_IANA_TEMPLATE)
     with contextlib.ExitStack() as stack:
-        enter, close = stack.enter_context, contextlib.closing
-        nfcapd, nfacctd = enter(close(Nfcapd(folder))), enter(close(Nfacctd(folder)))
-        collect, plain = enter(close(Collect(folder))), enter(close(Datagrams()))
-        capture = enter(close(Capture(folder, nfcapd.port)))
-        targets = [word for one in (nfcapd, nfacctd, collect) for word in ("-e", ipfix(one.port))]
-        probe = enter(probing(folder, *targets, *INCLUDE))
-        other = enter(probing(folder, "-e", ipfix(plain.port), "--template", template, *INCLUDE,
-                              name="second probe"))  # fmt: skip
+        targets = {
+            "nfcapd": Nfcapd(folder),
+            "nfcapd v9": Nfcapd(folder, version=9),
+            "nfacctd": Nfacctd(folder),
+            "nfacctd v9": Nfacctd(folder, version=9),
+            "collect": Collect(folder),
+            "collect v9": Collect(folder, version=9),
+            "collect tcp": StreamCollect(folder),
+            "file": FileOfRun(folder),
+            "raw": Raw(10, "iana"),
+            "raw v9": Raw(9, "full"),
+        }
+        for target in targets.values():
+            stack.enter_context(contextlib.closing(target))
+        captures = {
+            "tshark": Capture(folder, targets["collect"].port),
+            "tshark v9": Capture(folder, targets["collect v9"].port, 9),
+        }
+        for capture in captures.values():
+            stack.enter_context(contextlib.closing(capture))
+        options = [word for target in targets.values() for word in ("-e", target.url)]
+        probe = stack.enter_context(probing(folder, *options, *INCLUDE))
         workload = Workload(hosts)
         workload.play(300)
-        assert (probe.stop(), other.stop()) == (0, 0), probe.errors + other.errors
-        for collector in (nfcapd, nfacctd, collect, capture):
+        assert probe.stop() == 0, probe.errors
+        everything = {**targets, **captures, "tshark file": targets["file"].as_capture()}
+        for collector in everything.values():
             collector.finish()
-        yield Observed(workload, nfcapd, nfacctd, collect, capture, plain.read(), probe.errors)
-
-
-COLLECTORS = ["nfcapd", "nfacctd", "collect", "capture", "scapy"]
+        yield Observed(workload, everything, probe.errors)
 
 
 @pytest.mark.parametrize("collector", COLLECTORS)
 def test_each_direction_of_each_flow_is_there_once(observed: Observed, collector: str) -> None:
     """Both ends are on this host: without joining there would be four records a connection."""
-    flows = observed.flows(collector)
+    flows = observed[collector]
     keys = Counter(one.key for one in flows)
     assert set(keys.values()) == {1}
     assert {one.reverse for one in flows} == set(keys)
@@ -87,40 +104,50 @@ def test_each_direction_of_each_flow_is_there_once(observed: Observed, collector
     assert of == {TCP: 2 * observed.workload.tcp, UDP: 2 * observed.workload.udp}
 
 
-@pytest.mark.parametrize("collector", COLLECTORS)
 @pytest.mark.parametrize("way", ["client to server", "server to client"])
-def test_packets_and_octets_are_those_of_nft(observed: Observed, collector: str, way: str) -> None:
+def test_packets_and_octets_are_those_of_nft(observed: Observed, way: str) -> None:
     """UDP exactly; TCP within half a percent, short connections with every close among it."""
     workload = observed.workload
     sender = workload.here if way == "client to server" else workload.there
-    flows = observed.flows(collector)
+    flows = observed["collect"]
     assert sent_by(flows, sender, UDP) == workload.truth(sender, "udp")
     assert_near(sent_by(flows, sender, TCP), workload.truth(sender, "tcp"), 0.005)
 
 
 @pytest.mark.parametrize("collector", COLLECTORS)
 def test_collectors_agree_on_every_record(observed: Observed, collector: str) -> None:
-    """To the packet and the octet; scapy's are those of a second probe with another Template."""
-    assert sorted(observed.flows(collector)) == sorted(observed.collect.flows())
+    """To the packet, the octet and the millisecond, in both protocols and on all transports."""
+    assert sorted(observed[collector]) == sorted(observed["collect"])
 
 
-def test_nfdump_sums_to_the_same(observed: Observed) -> None:
-    flows = observed.collect.flows()
+@pytest.mark.parametrize("name", ["nfcapd", "nfcapd v9"])
+def test_nfdump_sums_to_the_same(observed: Observed, name: str) -> None:
+    flows = observed["collect"]
     sums = len(flows), sum(one.packets for one in flows), sum(one.octets for one in flows)
-    assert observed.nfcapd.csv_sums() == sums
+    collector = observed.collectors[name]
+    assert isinstance(collector, Nfcapd)
+    assert collector.csv_sums() == sums
 
 
-def test_process_names_arrive_at_both_sides(observed: Observed) -> None:
-    """ntop's elements (35632:169 and 376) in pmacct, Wireshark and our own collector."""
-    ours = observed.collect.processes()
-    name = Path(sys.executable).name[:15]
-    assert set(ours.values()) == {(name, name)}
-    assert observed.nfacctd.processes() == ours
-    assert observed.capture.processes() == ours
+@pytest.mark.parametrize(
+    "name", ["nfacctd", "nfacctd v9", "collect v9", "collect tcp", "tshark", "tshark v9"]
+)
+def test_process_names_arrive_at_both_sides(observed: Observed, name: str) -> None:
+    """ntop's elements: 35632/169 and 376 in IPFIX, field types 57641 and 57848 in NetFlow v9."""
+    reference, collector = observed.collectors["collect"], observed.collectors[name]
+    assert isinstance(reference, Collect)
+    assert not isinstance(collector, Nfcapd | Raw)
+    ours = reference.processes()
+    python = Path(sys.executable).name[:15]
+    assert set(ours.values()) == {(python, python)}
+    assert collector.processes() == ours
 
 
-def test_wireshark_finds_nothing_malformed(observed: Observed) -> None:
-    assert observed.capture.malformed() == ""
+@pytest.mark.parametrize("name", ["tshark", "tshark v9", "tshark file"])
+def test_wireshark_finds_nothing_malformed(observed: Observed, name: str) -> None:
+    capture = observed.collectors[name]
+    assert isinstance(capture, Capture)
+    assert capture.malformed() == ""
 
 
 def test_nothing_was_lost(observed: Observed) -> None:

@@ -10,13 +10,13 @@ import pytest
 
 from probe.errors import ConfigError
 from probe.ipfix.decode import CollectingProcess, Record
-from probe.ipfix.message import Framing, JoinedRecords, PackedRecords, Train, frame_records
+from probe.ipfix.message import Framing, JoinedRecords, PackedRecords, frame_records
 from probe.ipfix.session import ExportSession
 from probe.ipfix.template import TemplateDefinition
 from probe.ipfix.wire import IPFIX
 from probe.mapping import Encoder, load_elements, load_template
 from tests.records import NOW_S, flow_records, owner_table
-from tests.sessions import make_session
+from tests.sessions import make_session, messages_of
 
 
 def make_plain_session() -> ExportSession:
@@ -24,10 +24,6 @@ def make_plain_session() -> ExportSession:
     definition = load_template("full", load_elements())
     positions = tuple(pair for pair in definition.positions if not pair[0].element.pen)
     return ExportSession(Encoder(TemplateDefinition("plain", positions), owner_table()))
-
-
-def messages_of(trains: list[Train]) -> list[bytes]:
-    return [bytes(message) for train in trains for message in train]
 
 
 def header(message: bytes) -> tuple[int, ...]:

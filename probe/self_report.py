@@ -1,0 +1,96 @@
+"""What the probe says about itself: rows for the Options Templates of ``templates/options.txt``."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from probe.export.open import Sender
+from probe.interfaces.names import read_interfaces
+from probe.ipfix.options import OptionRow, OptionValue
+
+_NO_ADDRESS = {"exporterIPv4Address": bytes(4), "exporterIPv6Address": bytes(16)}
+
+
+class Metering(Protocol):
+    """What the Metering Process knows of itself."""
+
+    @property
+    def observed_flows(self) -> int: ...
+
+    def ignored(self) -> tuple[int, int]:
+        """Packets and octets that the filters left out."""
+
+    def losses(self) -> Mapping[str, int]:
+        """What was lost before it became a Flow Record, by cause."""
+
+
+class SelfReport:
+    """Rows of all options of one session. ``boot_s``: Unix time when the host was booted."""
+
+    def __init__(self, metering: Metering, sender: Sender, odid: int, boot_s: float) -> None:
+        self._metering = metering
+        self._sender = sender
+        self._odid = odid
+        self._boot_ms = round(boot_s * 1000)
+
+    def read(self) -> Mapping[str, Sequence[OptionRow]]:
+        return {
+            "exporter": [self._exporter()],
+            "statistics": [self._statistics()],
+            "losses": self._losses(),
+            "interfaces": interface_rows(),
+        }
+
+    def _exporter(self) -> OptionRow:
+        return {
+            "observationDomainId": self._odid,
+            "exportingProcessId": self._odid,
+            "observationDomainName": os.uname().nodename,
+            "systemInitTimeMilliseconds": self._boot_ms,
+            **_addresses(self._sender.local_address()),
+        }
+
+    def _statistics(self) -> OptionRow:
+        sent = self._sender.statistics
+        packets, octets = self._metering.ignored()
+        return {
+            "exportingProcessId": self._odid,
+            "exportedMessageTotalCount": sent.sent_messages,
+            "exportedOctetTotalCount": sent.sent_octets,
+            "exportedFlowRecordTotalCount": sent.sent_records,
+            "observedFlowTotalCount": self._metering.observed_flows,
+            "ignoredPacketTotalCount": packets,
+            "ignoredOctetTotalCount": octets,
+            "notSentFlowTotalCount": sent.dropped_records,
+            "notSentPacketTotalCount": sent.dropped_packets,
+            "notSentOctetTotalCount": sent.dropped_octets,
+        }
+
+    def _losses(self) -> list[OptionRow]:
+        """Also the causes that never struck: a zero is news too."""
+        return [
+            {"meteringProcessId": self._odid, "lossCause": cause, "lossTotalCount": count}
+            for cause, count in self._metering.losses().items()
+        ]
+
+
+def interface_rows() -> list[OptionRow]:
+    return [
+        {
+            "ingressInterface": interface.index,
+            "interfaceName": interface.name,
+            "interfaceDescription": interface.description,
+        }
+        for interface in read_interfaces()
+    ]
+
+
+def _addresses(local: tuple[str, int] | None) -> dict[str, OptionValue]:
+    """Both elements; the one of the other IP version is all zeroes."""
+    if local is None:
+        return dict(_NO_ADDRESS)
+    address = ipaddress.ip_address(local[0].partition("%")[0])
+    return {**_NO_ADDRESS, f"exporterIPv{address.version}Address": address.packed}

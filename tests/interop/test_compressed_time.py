@@ -1,0 +1,166 @@
+"""Half an hour of mixed traffic in seconds: every profile, protocol and transport, for the checker.
+
+Sessions are those of the probe; only the clock and the sockets are the test's.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Any
+
+import numpy as np
+import pytest
+
+from probe.config import RunConfig
+from probe.export.destination import Destination, SendStatistics, parse_destination
+from probe.export.open import Sender
+from probe.exporting import Stream, Workshop
+from probe.flow.batch import Rows
+from probe.flow.owner import Owner, OwnerTable
+from probe.ipfix.message import Train
+from probe.mapping import load_profiles
+from tests.interop import checker
+from tests.records import NOW_S, flow_records, owner
+
+_MINUTES = 30
+_TICK_S = 15
+_NAMES = ("nginx", "größe-" * 9, "日本語のプロセス", "", "a\tb\0c", "x" * 300)
+UDP = ("ipfix://127.0.0.1:4739", "netflow9://127.0.0.1:2055")
+STREAM = "ipfix+tcp://127.0.0.1:4739"
+#: With reverse elements too, where the protocol has them.
+CASES = [
+    f"{base}?profile={profile.name}{extra}"
+    for profile in load_profiles()
+    for base, extra in [(UDP[0], ""), (UDP[0], "&biflow=rfc5103"), (UDP[1], ""), (STREAM, "")]
+]
+
+
+class Recorder:
+    """A sender that keeps what it is given."""
+
+    def __init__(self, destination: Destination) -> None:
+        self.destination = destination
+        self.max_message = destination.max_message
+        self.statistics = SendStatistics()
+        self.keeps_order = destination.scheme == "ipfix+tcp"
+        self.is_down, self.backlog = False, 0
+        self.trains: list[Train] = []
+        self._is_new = True
+
+    def needs_templates(self) -> bool:
+        is_new, self._is_new = self._is_new, False
+        return is_new
+
+    def reconnect(self) -> None:
+        self._is_new = True
+
+    def take_backlog(self) -> list[Train]:
+        return self.take()
+
+    def enqueue(self, trains: list[Train]) -> None:
+        self.trains += trains
+
+    def take(self) -> list[Train]:
+        taken, self.trains = self.trains, []
+        return taken
+
+    def local_address(self) -> tuple[str, int]:
+        return "192.0.2.1", 40000
+
+    def close(self) -> None: ...
+
+
+class Metered:
+    """Some figures for the options."""
+
+    observed_flows = 12345
+
+    def ignored(self) -> tuple[int, int]:
+        return 3, 4000
+
+    def losses(self) -> dict[str, int]:
+        return {"ring_full": 0, "map_full": 1 << 40}
+
+
+def owners() -> OwnerTable:
+    table = OwnerTable()
+    for number, name in enumerate(_NAMES, 1):
+        table.add(Owner(pid=number, process_name=name, user_name=name, process_path="/" + name,
+                        container_id=f"{number:064x}", parent_name=name))  # fmt: skip
+    for number in range(len(_NAMES) + 1, 20):
+        table.add(owner(number))
+    return table
+
+
+def mixed(tick_s: int, random: np.random.Generator) -> Rows:
+    """Both directions of TCP and UDP flows of both IP versions, some of them translated."""
+    count = int(random.integers(0, 60))
+    there = np.concatenate([flow_records(count, 19), flow_records(count // 3, 19, ip_version=6)])
+    there["flow_id"] = tick_s * 1000 + np.arange(len(there))
+    there["biflow_direction"] = 1
+    translated = there["translated"][: count // 4]
+    translated[:] = 1
+    there["nat_source_address"][: count // 4] = (192, 0, 2, 1)
+    there["nat_source_port"][: count // 4] = 61000
+    back = there[random.random(len(there)) < 0.7].copy()
+    for name in ("address", "port", "owner"):
+        source, destination = f"source_{name}", f"destination_{name}"
+        back[source], back[destination] = back[destination].copy(), back[source].copy()
+    back["biflow_direction"], back["translated"] = 2, 0
+    back["octets"] = back["packets"] * random.integers(40, 65535)
+    records: Rows = np.concatenate([there, back])
+    for name in ("first_ns", "last_ns"):
+        records[name] += tick_s * 1_000_000_000
+    random.shuffle(records)
+    return records
+
+
+def checker_class() -> Any:
+    spec = importlib.util.spec_from_file_location("ipfix_check", checker.require())
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.Checker
+
+
+def play(check: Any, url: str, start_s: int, key: str, connections: int) -> int:
+    """Half an hour of one run of the probe, and how many records it sent."""
+    made: list[Recorder] = []
+
+    def record(destination: Destination) -> Sender:
+        made.append(Recorder(destination))
+        return made[0]  # type: ignore[return-value]
+
+    workshop = Workshop(RunConfig(), owners(), Metered())  # type: ignore[arg-type]
+    workshop.boot_s = NOW_S - 86_400.0
+    stream: Stream = workshop.stream(parse_destination(url), record)
+    (recorder,) = made
+    random = np.random.default_rng(start_s)
+    sent, connection = 0, 0
+    for tick_s in range(start_s, start_s + _MINUTES * 60, _TICK_S):
+        if (now := (tick_s - start_s) * connections // (_MINUTES * 60)) != connection:
+            connection = now
+            recorder.reconnect()
+        records = mixed(tick_s, random)
+        sent += len(records)
+        stream.send(records, NOW_S + tick_s)
+        for message in [message for train in recorder.take() for message in train]:
+            name = f"{key}/{connection if recorder.keeps_order else 0}"
+            transport = "tcp" if recorder.keeps_order else "udp"
+            check.feed(bytes(message), ts=NOW_S + tick_s, key=name, transport=transport)
+    return sent
+
+
+@pytest.mark.parametrize("url", CASES)
+def test_the_checker_finds_no_error(url: str) -> None:
+    """Refreshes of the Templates, a restart of the probe and of the connection included."""
+    check = checker_class()(interop=True)
+    sent = play(check, url, 0, "first run", 3)
+    sent += play(check, url, _MINUTES * 60, "after a restart", 1)
+    check.finish()
+    errors = [f"{issue['rule']}: {issue['msg']}" for issue in check.issues if issue["sev"] == "E"]
+    assert errors == []
+    if "biflow" not in url:
+        assert check.tot["flow_records"] == sent
+    assert check.tot["templates"] >= (2 if "tcp" in url else 6)
