@@ -1,234 +1,139 @@
-"""The Collecting Process: messages to records (RFC 7011 sections 8 and 9), for any exporter.
+"""The Collecting Process: messages to records, for any exporter of IPFIX or NetFlow v9.
 
-Sans-io: ``CollectingProcess.decode(datagram, peer)`` gives the flow records of one message as
-dicts from element name to value. Templates, type information (RFC 5610) and sequence numbers are
-kept per peer and Observation Domain. An element without a name is called 'enterprise/number'.
+Sans-io: ``CollectingProcess.decode(message, peer)`` gives the flow records of one message as
+dicts from element name to value; ``decode_message`` its option records too. Templates, type
+information (RFC 5610) and sequence numbers are kept per peer, protocol and Observation Domain
+(NetFlow v9: source id). An element without a name is called 'enterprise/number'.
+
+A message counts as a whole or not at all: when any octet of it cannot be accounted for, it is one
+error, none of its Templates is learnt and none of its records is given out (RFC 7011 section 9.1);
+the gap that it leaves in the sequence is counted as lost with the next message. The one exception
+is a Set whose Template is not known: it is skipped and counted (``unknown_sets``).
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Hashable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Protocol as Structural
 
 from probe.errors import DecodeError
+from probe.ipfix.announcement import Elements, Header, Protocol, read_sets
+from probe.ipfix.decode_ipfix import IPFIX
+from probe.ipfix.decode_netflow9 import NETFLOW9
+from probe.ipfix.domain import CollectorStatistics, Domain, MessageReader
 from probe.ipfix.elements import Element, ElementTable
-from probe.ipfix.record import RecordReader, Value
-from probe.ipfix.template import Field, Template
-from probe.ipfix.types import TYPES, TYPES_BY_CODE
+from probe.ipfix.record import Record
+from probe.ipfix.types import TYPES
 
-Record = dict[str, Value]
+__all__ = ["CollectingProcess", "CollectorStatistics", "Decoded", "Record"]
 
-_HEADER = struct.Struct("!HHIII")
-_TEMPLATE_SET, _OPTIONS_TEMPLATE_SET, _FIRST_DATA_SET = 2, 3, 256
-_TYPE_SCOPE = {"privateEnterpriseNumber", "informationElementId", "informationElementDataType"}
+_PROTOCOLS: dict[int, Protocol] = {one.version: one for one in (IPFIX, NETFLOW9)}
 _REVERSE_PEN = 29305  # RFC 5103
-#: Bounds on what senders of garbage may make us keep.
-_MAX_DOMAINS, _MAX_TEMPLATES, _MAX_TYPES = 1024, 1024, 4096
-#: A sequence number this far behind is no late datagram but a restarted exporter.
-_LATE = 10_000
+#: Bounds on what senders of garbage may make us keep: domains, and fields and types in all of them.
+_MAX_DOMAINS, _MAX_WEIGHT = 1024, 1 << 18
+_UNKNOWN = Element("", 0, 0, TYPES["octetArray"])
 
 
-@dataclass(slots=True)
-class CollectorStatistics:
-    messages: int = 0
-    octets: int = 0
-    records: int = 0
-    option_records: int = 0
-    template_records: int = 0
-    #: Data Records that the sequence numbers say were sent and did not arrive.
-    lost_records: int = 0
-    #: Messages that are not IPFIX, or broken.
-    errors: int = 0
-    #: Sets whose Template is not known (yet).
-    unknown_sets: int = 0
+class FieldTypes(Structural):
+    """Field types of NetFlow v9 (``probe.ipfix.netflow9.Netflow9Table``)."""
+
+    def element(self, number: int) -> Element | None: ...
 
 
-@dataclass(slots=True)
-class _Domain:
-    """What one peer has announced in one Observation Domain."""
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """Records of one message, in the order in which they arrived."""
 
-    readers: dict[int, RecordReader] = field(default_factory=dict)
-    types: dict[tuple[int, int], Element] = field(default_factory=dict)
-    next_sequence: int | None = None
+    flows: list[Record]
+    options: list[Record]
 
 
 class CollectingProcess:
-    """Decodes the messages of any number of peers."""
+    """Decodes the messages of any number of peers.
 
-    def __init__(self, elements: ElementTable) -> None:
+    Without ``netflow9`` a field type of NetFlow v9 is IANA's element of that number.
+    """
+
+    def __init__(self, elements: ElementTable, netflow9: FieldTypes | None = None) -> None:
         self.statistics = CollectorStatistics()
-        self._elements = elements
-        self._domains: dict[tuple[Hashable, int], _Domain] = {}
+        self._elements = _ipfix_elements(elements), _netflow9_elements(elements, netflow9)
+        #: The one that was silent longest comes first.
+        self._domains: dict[tuple[Hashable, int, int], Domain] = {}
+        self._weight = 0
 
-    def decode(self, datagram: bytes, peer: Hashable) -> list[Record]:
-        """Flow records of one message; DecodeError (counted) when it is not a valid one."""
+    def decode(self, octets: bytes, peer: Hashable, is_reliable: bool = False) -> list[Record]:
+        """The flow records of ``decode_message``."""
+        return self.decode_message(octets, peer, is_reliable).flows
+
+    def decode_message(self, octets: bytes, peer: Hashable, is_reliable: bool = False) -> Decoded:
+        """One message; DecodeError (counted) when it is not a valid one.
+
+        ``peer`` names the Transport Session, which ``is_reliable`` unless it is UDP.
+        """
         try:
-            return self._decode(datagram, peer)
+            return self._decode(octets, peer, is_reliable)
         except (DecodeError, struct.error) as error:
             self.statistics.errors += 1
             raise DecodeError(str(error)) from None
 
-    def _decode(self, datagram: bytes, peer: Hashable) -> list[Record]:
-        if len(datagram) < _HEADER.size:
-            raise DecodeError(f"{len(datagram)} octets are no message")
-        version, length, _, sequence, odid = _HEADER.unpack_from(datagram)
-        if version != 10 or length != len(datagram):
-            raise DecodeError(f"version {version}, length {length} of {len(datagram)}")
-        sets = list(_sets(datagram))
-        domain = self._domain(peer, odid)
-        before = self.statistics.records + self.statistics.option_records
-        known_before = self.statistics.unknown_sets
-        records = [record for number, body in sets for record in self._set(domain, number, body)]
-        self.statistics.messages += 1
-        self.statistics.octets += length
-        count = self.statistics.records + self.statistics.option_records - before
-        is_counted = self.statistics.unknown_sets == known_before
-        self._follow_sequence(domain, sequence, count if is_counted else None)
-        return records
+    def forget(self, peer: Hashable) -> None:
+        """The Transport Session of ``peer`` has ended, and its Templates with it."""
+        for key in [key for key in self._domains if key[0] == peer]:
+            self._weight -= self._domains.pop(key).weight
 
-    def _domain(self, peer: Hashable, odid: int) -> _Domain:
-        key = peer, odid
-        if key not in self._domains and len(self._domains) >= _MAX_DOMAINS:
-            del self._domains[next(iter(self._domains))]
-        return self._domains.setdefault(key, _Domain())
+    def _decode(self, octets: bytes, peer: Hashable, is_reliable: bool) -> Decoded:
+        protocol, header = _read_header(octets)
+        sets = read_sets(octets, header.octets)
+        key = peer, protocol.version, header.domain
+        domain = self._domains.get(key) or Domain()
+        elements = self._elements[protocol is NETFLOW9]
+        reader = MessageReader(domain, protocol, header, elements, is_reliable)
+        for number, body in sets:
+            reader.read_set(number, body)
+        reader.counted.messages, reader.counted.octets = 1, len(octets)
+        self._weight -= domain.weight
+        reader.commit(self.statistics)
+        self._keep(key, domain)
+        return Decoded(reader.flows, reader.options)
 
-    def _set(self, domain: _Domain, number: int, body: memoryview) -> list[Record]:
-        if number in (_TEMPLATE_SET, _OPTIONS_TEMPLATE_SET):
-            for template in _templates(body, number == _OPTIONS_TEMPLATE_SET, self._named(domain)):
-                self._learn_template(domain, template)
-            return []
-        if number < _FIRST_DATA_SET:
-            raise DecodeError(f"set id {number} is reserved")
-        reader = domain.readers.get(number)
-        if reader is None:
-            self.statistics.unknown_sets += 1
-            return []
-        records = list(reader.records(body))
-        if not reader.template.scope_count:
-            self.statistics.records += len(records)
-            return records
-        self.statistics.option_records += len(records)
-        if {item.element.name for item in reader.template.fields} >= _TYPE_SCOPE:
-            self._learn_types(domain, records)
-        return []
-
-    def _learn_template(self, domain: _Domain, template: Template) -> None:
-        self.statistics.template_records += 1
-        if not template.fields:  # a withdrawal, RFC 7011 section 8.1
-            domain.readers.pop(template.id, None)
-        elif template.id in domain.readers or len(domain.readers) < _MAX_TEMPLATES:
-            known = domain.readers.get(template.id)
-            if known is None or known.template != template:
-                domain.readers[template.id] = RecordReader(template)
-
-    def _learn_types(self, domain: _Domain, records: list[Record]) -> None:
-        """Names and types of enterprise elements that are not in our own list (RFC 5610)."""
-        for record in records:
-            element = _described(record)
-            number = element.pen, element.id
-            if self._elements.numbered(*number) or len(domain.types) >= _MAX_TYPES:
-                continue
-            if domain.types.get(number) != element:
-                domain.types[number] = element
-                self._rename(domain, element)
-
-    def _rename(self, domain: _Domain, element: Element) -> None:
-        """Read Templates that came before the description of their element with it."""
-        for number, reader in list(domain.readers.items()):
-            template = reader.template
-            fields = tuple(_with_type(item, element) for item in template.fields)
-            if fields != template.fields:
-                domain.readers[number] = RecordReader(
-                    Template(number, fields, template.scope_count)
-                )
-
-    def _named(self, domain: _Domain) -> _Names:
-        return _Names(self._elements, domain.types)
-
-    def _follow_sequence(self, domain: _Domain, sequence: int, count: int | None) -> None:
-        """Count gaps; ``count`` is None when the message's records could not be counted."""
-        if domain.next_sequence is not None:
-            ahead = (sequence - domain.next_sequence) & 0xFFFFFFFF
-            if ahead < 1 << 31:
-                self.statistics.lost_records += ahead
-            elif (1 << 32) - ahead <= _LATE and sequence:  # late, and counted as lost before
-                self.statistics.lost_records -= min(count or 0, self.statistics.lost_records)
-                return
-        domain.next_sequence = None if count is None else (sequence + count) & 0xFFFFFFFF
+    def _keep(self, key: tuple[Hashable, int, int], domain: Domain) -> None:
+        self._domains.pop(key, None)
+        self._domains[key] = domain
+        self._weight += domain.weight
+        while len(self._domains) > _MAX_DOMAINS or (
+            self._weight > _MAX_WEIGHT and len(self._domains) > 1
+        ):
+            self._weight -= self._domains.pop(next(iter(self._domains))).weight
 
 
-@dataclass(frozen=True, slots=True)
-class _Names:
-    """Elements by number: our own list, then what the exporter described, then nameless octets."""
+def _read_header(octets: bytes) -> tuple[Protocol, Header]:
+    if len(octets) < 2:
+        raise DecodeError(f"{len(octets)} octets are no message")
+    version = int.from_bytes(octets[:2], "big")
+    if version not in _PROTOCOLS:
+        raise DecodeError(f"version {version} is neither IPFIX nor NetFlow v9")
+    return _PROTOCOLS[version], _PROTOCOLS[version].read_header(octets)
 
-    elements: ElementTable
-    described: dict[tuple[int, int], Element]
 
-    def element(self, pen: int, number: int) -> Element:
-        known = self.elements.numbered(pen, number) or self.described.get((pen, number))
-        if known:
+def _ipfix_elements(table: ElementTable) -> Elements:
+    """Our own list, and the reverse of its elements (RFC 5103); else one without a name."""
+
+    def element(pen: int, number: int) -> Element:
+        if known := table.numbered(pen, number):
             return known
-        if pen == _REVERSE_PEN and (forward := self.elements.numbered(0, number)):
+        if pen == _REVERSE_PEN and (forward := table.numbered(0, number)):
             name = f"reverse{forward.name[0].upper()}{forward.name[1:]}"
             return Element(name, pen, number, forward.type)
-        return Element(f"{pen}/{number}", pen, number, TYPES["octetArray"])
+        return _UNKNOWN
+
+    return element
 
 
-def _sets(datagram: bytes) -> Iterator[tuple[int, memoryview]]:
-    view, at = memoryview(datagram), _HEADER.size
-    while at < len(view):
-        number, length = struct.unpack_from("!HH", view, at)
-        if length < 4 or at + length > len(view):
-            raise DecodeError(f"set {number}: length {length}, {len(view) - at} left")
-        yield number, view[at + 4 : at + length]
-        at += length
+def _netflow9_elements(table: ElementTable, netflow9: FieldTypes | None) -> Elements:
+    def element(_: int, number: int) -> Element:
+        known = netflow9.element(number) if netflow9 else table.numbered(0, number)
+        return known or _UNKNOWN
 
-
-def _templates(body: memoryview, options: bool, names: _Names) -> Iterator[Template]:
-    at = 0
-    while len(body) - at >= 4:
-        number, count = struct.unpack_from("!HH", body, at)
-        if not number and not any(body[at:]):
-            return  # padding
-        at += 4
-        if number < _FIRST_DATA_SET and count:
-            raise DecodeError(f"template id {number}")
-        scope_count = 0
-        if options and count:
-            (scope_count,) = struct.unpack_from("!H", body, at)
-            at += 2
-        fields = []
-        for _ in range(count):
-            item, at = _field(body, at, names)
-            fields.append(item)
-        yield Template(number, tuple(fields), scope_count)
-
-
-def _field(body: memoryview, at: int, names: _Names) -> tuple[Field, int]:
-    number, length = struct.unpack_from("!HH", body, at)
-    if not length:
-        raise DecodeError(f"element {number} has no length")
-    if not number & 0x8000:
-        return Field(names.element(0, number), length), at + 4
-    (pen,) = struct.unpack_from("!I", body, at + 4)
-    return Field(names.element(pen, number & 0x7FFF), length), at + 8
-
-
-def _described(record: Record) -> Element:
-    """The element that an RFC 5610 record describes."""
-
-    def number(name: str) -> int:
-        value = record.get(name, 0)
-        return value if isinstance(value, int) else 0
-
-    pen, element_id = number("privateEnterpriseNumber"), number("informationElementId") & 0x7FFF
-    kind = TYPES_BY_CODE.get(number("informationElementDataType"), TYPES["octetArray"])
-    name = str(record.get("informationElementName") or f"{pen}/{element_id}")
-    semantics, units = number("informationElementSemantics"), number("informationElementUnits")
-    return Element(name, pen, element_id, kind, semantics, units)
-
-
-def _with_type(item: Field, element: Element) -> Field:
-    same = (item.element.pen, item.element.id) == (element.pen, element.id)
-    return Field(element, item.length) if same else item
+    return element

@@ -3,143 +3,94 @@
 from __future__ import annotations
 
 import struct
+from collections import Counter
 from collections.abc import Callable, Iterator
-from functools import lru_cache
-from ipaddress import IPv6Address
 
 from probe.errors import DecodeError
 from probe.ipfix.template import Field, Template
-from probe.ipfix.types import VARIABLE, DataType
+from probe.ipfix.value import Value, converter
 
-Value = int | float | str | bool
+Record = dict[str, Value]
 
-_NTP_EPOCH = 2_208_988_800  # 1970 in the seconds of NTP, RFC 7011 section 6.1.9
-
-
-def _integer(octets: bytes) -> int:
-    return int.from_bytes(octets, "big")
-
-
-def _signed(octets: bytes) -> int:
-    return int.from_bytes(octets, "big", signed=True)
-
-
-def _float(octets: bytes) -> float:
-    value: float = struct.unpack("!f" if len(octets) == 4 else "!d", octets)[0]
-    return value
-
-
-def _boolean(octets: bytes) -> bool:
-    return octets == b"\x01"
-
-
-def _text(octets: bytes) -> str:
-    return octets.rstrip(b"\0").decode("utf-8", "replace")
-
-
-def _mac(octets: bytes) -> str:
-    return octets.hex(":")
-
-
-def _ipv4(octets: bytes) -> str:
-    return "{}.{}.{}.{}".format(*octets)
-
-
-@lru_cache(4096)
-def _ipv6(octets: bytes) -> str:
-    return str(IPv6Address(octets))
-
-
-def _ntp_microseconds(octets: bytes) -> int:
-    """Unix microseconds."""
-    return _ntp(octets, 1_000_000)
-
-
-def _ntp_nanoseconds(octets: bytes) -> int:
-    """Unix nanoseconds."""
-    return _ntp(octets, 1_000_000_000)
-
-
-def _ntp(octets: bytes, per_second: int) -> int:
-    seconds, fraction = _integer(octets[:4]), _integer(octets[4:])
-    return (seconds - _NTP_EPOCH) * per_second + (fraction * per_second >> 32)
-
-
-_CONVERTERS: dict[str, Callable[[bytes], Value]] = {
-    "float32": _float,
-    "float64": _float,
-    "boolean": _boolean,
-    "macAddress": _mac,
-    "string": _text,
-    "dateTimeSeconds": _integer,
-    "dateTimeMilliseconds": _integer,
-    "dateTimeMicroseconds": _ntp_microseconds,
-    "dateTimeNanoseconds": _ntp_nanoseconds,
-    "ipv4Address": _ipv4,
-    "ipv6Address": _ipv6,
-}
-
-
-def converter(kind: DataType, length: int) -> Callable[[bytes], Value]:
-    """Octets of a field to its value; hexadecimal text for what has no other form."""
-    if length != VARIABLE and not kind.allows(length):
-        return bytes.hex
-    if kind.is_integer:
-        return _signed if kind.name.startswith("signed") else _integer
-    return _CONVERTERS.get(kind.name, bytes.hex)
+_Named = tuple[str, Field]
+_Step = Callable[[bytes, int, Record], int]
+_NATIVE = {1: "B", 2: "H", 4: "I", 8: "Q"}
+_UPTIMES = {"flowStartSysUpTime", "flowEndSysUpTime"}
 
 
 class RecordReader:
-    """Reads the records of one Template: a struct per run of fields of fixed length."""
+    """Reads the records of one Template: a struct per run of fields of fixed length.
 
-    def __init__(self, template: Template) -> None:
+    An element's second occurrence in a Template is called 'name#2' (RFC 7011 section 8 allows it).
+    DecodeError: records of such a Template would have no octets, so no Set could be read.
+    """
+
+    def __init__(self, template: Template, is_options: bool = False) -> None:
         self.template = template
+        self.is_options = is_options
         self._minimum = sum(1 if f.is_variable else f.length for f in template.fields)
-        self._steps = [_step(run) for run in _runs(template.fields)]
+        if not self._minimum:
+            raise DecodeError(f"Template {template.id} is one of records without octets")
+        named = list(_named(template.fields))
+        self.names = frozenset(name for name, _ in named)
+        self.has_uptimes = not _UPTIMES.isdisjoint(self.names)
+        self._steps = [_step(run) for run in _runs(named)]
 
-    def records(self, body: memoryview) -> Iterator[dict[str, Value]]:
-        """All records of a Set; what is left and shorter than any record is padding."""
+    def records(self, body: memoryview) -> list[Record]:
+        """All records of a Set; DecodeError when octets are left that are no padding.
+
+        Padding is zero and shorter than the shortest record (RFC 7011 section 3.3.1).
+        """
         octets, at = bytes(body), 0
-        while len(octets) - at >= self._minimum:
-            record: dict[str, Value] = {}
+        last = len(octets) - self._minimum
+        found = []
+        while at <= last:
+            record: Record = {}
             for step in self._steps:
                 at = step(octets, at, record)
-            yield record
+            found.append(record)
+        if any(octets[at:]):
+            raise DecodeError(f"set {self.template.id}: {len(octets) - at} octets left")
+        return found
 
 
-_Step = Callable[[bytes, int, dict[str, Value]], int]
-_NATIVE = {1: "B", 2: "H", 4: "I", 8: "Q"}
-
-
-def _runs(fields: tuple[Field, ...]) -> Iterator[list[Field]]:
-    run: list[Field] = []
+def _named(fields: tuple[Field, ...]) -> Iterator[_Named]:
+    seen: Counter[str] = Counter()
     for field in fields:
+        name = field.element.name
+        seen[name] += 1
+        yield (name if seen[name] == 1 else f"{name}#{seen[name]}"), field
+
+
+def _runs(fields: list[_Named]) -> Iterator[list[_Named]]:
+    run: list[_Named] = []
+    for name, field in fields:
         if field.is_variable:
             if run:
                 yield run
-            yield [field]
+            yield [(name, field)]
             run = []
         else:
-            run.append(field)
+            run.append((name, field))
     if run:
         yield run
 
 
-def _step(run: list[Field]) -> _Step:
-    return _variable_step(run[0]) if run[0].is_variable else _fixed_step(run)
+def _step(run: list[_Named]) -> _Step:
+    return _variable_step(*run[0]) if run[0][1].is_variable else _fixed_step(run)
 
 
-def _fixed_step(run: list[Field]) -> _Step:
-    kinds = [_struct_kind(field) for field in run]
+def _fixed_step(run: list[_Named]) -> _Step:
+    kinds = [_struct_kind(field) for _, field in run]
     layout = struct.Struct("!" + "".join(kinds))
-    names = [field.element.name for field in run]
+    names = [name for name, _ in run]
     convert = [
-        (field.element.name, converter(field.element.type, field.length))
-        for field, kind in zip(run, kinds, strict=True)
+        (name, converter(field.element.type, field.length))
+        for (name, field), kind in zip(run, kinds, strict=True)
         if kind.endswith("s")
     ]
 
-    def read(octets: bytes, at: int, record: dict[str, Value]) -> int:
+    def read(octets: bytes, at: int, record: Record) -> int:
         try:
             values = dict(zip(names, layout.unpack_from(octets, at), strict=True))
         except struct.error:
@@ -155,21 +106,21 @@ def _fixed_step(run: list[Field]) -> _Step:
 def _struct_kind(field: Field) -> str:
     """Plain numbers are unpacked at once, the rest as octets for its converter."""
     kind = field.element.type
-    plain = kind.name.startswith("unsigned") and kind.allows(field.length)
-    if plain or kind.name in ("dateTimeSeconds", "dateTimeMilliseconds"):
-        return _NATIVE.get(field.length, f"{field.length}s")
-    return f"{field.length}s"
+    plain = kind.name.startswith("unsigned") or (
+        kind.name in ("dateTimeSeconds", "dateTimeMilliseconds") and kind.allows(field.length)
+    )
+    return _NATIVE.get(field.length, f"{field.length}s") if plain else f"{field.length}s"
 
 
-def _variable_step(field: Field) -> _Step:
-    name, convert = field.element.name, converter(field.element.type, VARIABLE)
+def _variable_step(name: str, field: Field) -> _Step:
+    convert = converter(field.element.type, field.length)
 
-    def read(octets: bytes, at: int, record: dict[str, Value]) -> int:
+    def read(octets: bytes, at: int, record: Record) -> int:
         if at >= len(octets):
             raise DecodeError(f"{name}: no octets left in the Set")
         length, at = octets[at], at + 1
         if length == 255:
-            length, at = _integer(octets[at : at + 2]), at + 2
+            length, at = int.from_bytes(octets[at : at + 2], "big"), at + 2
         if at + length > len(octets):
             raise DecodeError(f"{name}: {length} octets run past the Set")
         record[name] = convert(octets[at : at + length])

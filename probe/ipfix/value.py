@@ -1,0 +1,92 @@
+"""Octets of a field to its value, by abstract data type (RFC 7011 section 6)."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from functools import lru_cache
+from ipaddress import IPv6Address
+
+from probe.ipfix.types import VARIABLE, DataType
+
+Value = int | float | str | bool
+
+_NTP_EPOCH = 2_208_988_800  # 1970 in the seconds of NTP, RFC 7011 section 6.1.9
+_LONGEST_INTEGER = 8
+
+
+def converter(kind: DataType, length: int) -> Callable[[bytes], Value]:
+    """Octets of a field to its value; hexadecimal text for what has no other form.
+
+    A number that is longer than its type (NetFlow v9 has such) is a number all the same.
+    """
+    if length == VARIABLE and kind.length != VARIABLE:
+        return lambda octets: converter(kind, len(octets))(octets)
+    if kind.is_integer and length <= _LONGEST_INTEGER:
+        return _signed if kind.name.startswith("signed") else _integer
+    return _CONVERTERS.get(kind.name, bytes.hex) if kind.allows(length) else bytes.hex
+
+
+def _integer(octets: bytes) -> int:
+    return int.from_bytes(octets, "big")
+
+
+def _signed(octets: bytes) -> int:
+    return int.from_bytes(octets, "big", signed=True)
+
+
+def _float(octets: bytes) -> float:
+    value: float = struct.unpack("!f" if len(octets) == 4 else "!d", octets)[0]
+    return value
+
+
+def _boolean(octets: bytes) -> bool:
+    return octets == b"\x01"
+
+
+def _text(octets: bytes) -> str:
+    """Without the NULs that fill a string of fixed length."""
+    return octets.rstrip(b"\0").decode("utf-8", "replace")
+
+
+def _mac(octets: bytes) -> str:
+    return octets.hex(":")
+
+
+def _ipv4(octets: bytes) -> str:
+    return "{}.{}.{}.{}".format(*octets)
+
+
+@lru_cache(4096)
+def _ipv6(octets: bytes) -> str:
+    return str(IPv6Address(octets))
+
+
+def _ntp_microseconds(octets: bytes) -> int:
+    """Unix microseconds."""
+    return _ntp(octets, 1_000_000)
+
+
+def _ntp_nanoseconds(octets: bytes) -> int:
+    """Unix nanoseconds."""
+    return _ntp(octets, 1_000_000_000)
+
+
+def _ntp(octets: bytes, per_second: int) -> int:
+    seconds, fraction = _integer(octets[:4]), _integer(octets[4:])
+    return (seconds - _NTP_EPOCH) * per_second + (fraction * per_second >> 32)
+
+
+_CONVERTERS: dict[str, Callable[[bytes], Value]] = {
+    "float32": _float,
+    "float64": _float,
+    "boolean": _boolean,
+    "macAddress": _mac,
+    "string": _text,
+    "dateTimeSeconds": _integer,
+    "dateTimeMilliseconds": _integer,
+    "dateTimeMicroseconds": _ntp_microseconds,
+    "dateTimeNanoseconds": _ntp_nanoseconds,
+    "ipv4Address": _ipv4,
+    "ipv6Address": _ipv6,
+}
