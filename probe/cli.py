@@ -16,6 +16,7 @@ from probe.config import COLLECTORS, LIVE_ACTIVE_TIMEOUT_S, RunConfig, build, ch
 from probe.errors import ConfigError, SockflowError
 
 _DEFAULTS = RunConfig()
+_LISTEN = "127.0.0.1:4739"
 _FILTER_HELP = "cidr, port (also LOW-HIGH), protocol, container, user, process: KEY=VALUE,... " \
     "where all must hold; repeatable, where any suffices"  # fmt: skip
 
@@ -60,12 +61,20 @@ def _run(options: dict[str, Any]) -> None:
 
 
 def _collect(options: dict[str, Any]) -> None:
-    from probe.collect import collect
+    from probe import collect
 
     checked = check({key: options[key] for key in ("duration", "pen") if key in options})
     duration: Any = checked.get("duration")
     pen: Any = checked.get("pen", _DEFAULTS.pen)
-    collect(options["listen"], options["json"], duration, pen)
+    if options["options"] and not options["json"]:
+        raise ConfigError("--options needs --json: option records have no place in the table")
+    if not options["read"]:
+        listen = options["listen"] or [_LISTEN]
+        collect.collect(listen, pen, duration, options["json"], options["options"])
+    elif options["listen"] or duration is not None:
+        raise ConfigError("--read reads files to their end: leave --listen and --duration out")
+    else:
+        collect.read(options["read"], pen, options["json"], options["options"])
 
 
 class _Parser(argparse.ArgumentParser):
@@ -147,12 +156,20 @@ def _add_identity(run: argparse.ArgumentParser) -> None:
 
 def _add_collect(commands: Any) -> None:
     collect = commands.add_parser(
-        "collect", help="the built-in IPFIX collector on its own", allow_abbrev=False
+        "collect", help="the built-in collector on its own: IPFIX, NetFlow v9", allow_abbrev=False
     )
     collect.add_argument(
-        "--listen", default="127.0.0.1:4739", metavar="HOST:PORT", help="default %(default)s"
+        "--listen", action="append", metavar="WHERE",
+        help="HOST:PORT for UDP, ipfix+tcp://HOST:PORT, or ipfix+tls://HOST:PORT?cert=FILE&key=FILE"
+        f"&ca=FILE, where ca is whose certificates may come in; repeatable (default {_LISTEN})",
+    )  # fmt: skip
+    collect.add_argument(
+        "--read", nargs="+", metavar="FILE", help="files of IPFIX messages (RFC 5655); -: stdin"
     )
     collect.add_argument("--json", action="store_true", help="one JSON line per record")
+    collect.add_argument(
+        "--options", action="store_true", help='option records too, marked "options": true'
+    )
     for flag, kind, metavar, text in (
         ("--duration", float, "S", "stop after so many seconds"),
         ("--pen", int, "N", "enterprise number of Sockflow's own elements"),

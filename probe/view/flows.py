@@ -24,6 +24,14 @@ _SIDES = {
     "uid": ("SRC_PROC_UID", "DST_PROC_UID"),
     "container": ("SRC_PROC_CONTAINER_ID", "DST_PROC_CONTAINER_ID"),
 }
+_WAYS = ("flowStart", "flowEnd", "reverseFlowStart", "reverseFlowEnd")
+#: Units of a second, and the elements in that unit; the finest that exporters use comes first.
+_TIMES = [
+    (per_second, [f"{way}{unit}" for way in _WAYS])
+    for unit, per_second in (
+        ("Milliseconds", 1e3), ("Nanoseconds", 1e9), ("Microseconds", 1e6), ("Seconds", 1.0)
+    )
+]  # fmt: skip
 _CONTAINER_LENGTH = 12  # as docker ps shows it
 
 
@@ -65,6 +73,8 @@ class FlowTable:
         self._flows: dict[Key, Flow] = {}
         self._limit = limit
         self.records = 0
+        #: The latest activity of any flow so far.
+        self.latest_s = 0.0
 
     def __len__(self) -> int:
         return len(self._flows)
@@ -100,6 +110,7 @@ class FlowTable:
         flow = self._flows.pop(key, None) or _new_flow(record, from_client, now_s)
         self._flows[key] = flow
         _update(flow, record, now_s)
+        self.latest_s = max(self.latest_s, flow.last_s)
         if len(self._flows) > self._limit:
             del self._flows[next(iter(self._flows))]
 
@@ -110,6 +121,8 @@ def _update(flow: Flow, record: Record, now_s: float) -> None:
         source, destination = destination, source
     source.octets += int(record.get("octetDeltaCount") or 0)
     source.packets += int(record.get("packetDeltaCount") or 0)
+    destination.octets += int(record.get("reverseOctetDeltaCount") or 0)  # a biflow, RFC 5103
+    destination.packets += int(record.get("reversePacketDeltaCount") or 0)
     _name(source, record, 0)
     _name(destination, record, 1)
     first_s, last_s = _times(record, now_s)
@@ -163,10 +176,12 @@ def _endpoint(record: Record, side: str) -> str:
 
 
 def _times(record: Record, now_s: float) -> tuple[float, float]:
-    first, last = record.get("flowStartMilliseconds"), record.get("flowEndMilliseconds")
-    if first is None or last is None:
-        return now_s, now_s
-    return first / 1000, last / 1000
+    """First and last packet of both directions, in the finest unit that the record has."""
+    for per_second, names in _TIMES:
+        times = [time / per_second for name in names if isinstance(time := record.get(name), int)]
+        if len(times) > 1:
+            return min(times), max(times)
+    return now_s, now_s
 
 
 def clean(text: object) -> str:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Protocol, TextIO
 
-from probe.view.flows import FlowTable
+from probe.view.flows import Flow, FlowTable
 from probe.view.text import COLUMNS, cells, line
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ class PlainLines:
 
 
 class LiveTable:
-    """The newest flows that fit on the screen. rich is imported here and nowhere else."""
+    """The newest flows that fit on the screen. rich is imported in this module and nowhere else."""
 
     def __init__(self, flows: FlowTable) -> None:
         from rich.console import Console
@@ -68,18 +69,36 @@ class LiveTable:
         self._live.stop()
 
     def _table(self, status: str, now_s: float) -> Table:
-        from rich import box
-        from rich.table import Table
-        from rich.text import Text
+        newest = self._flows.newest(max(1, self._console.height - _FRAME_LINES))
+        return _table(status, newest, now_s)
 
-        table = Table(title=Text(status), title_justify="left", box=box.SIMPLE_HEAD, expand=True,
-                      pad_edge=False, padding=(0, 1, 0, 0))  # fmt: skip
-        for name in COLUMNS:
-            number = name in ("sent", "received", "age")
-            table.add_column(name, justify="right" if number else "left", no_wrap=True,
-                             overflow="ellipsis")  # fmt: skip
-        for flow in self._flows.newest(max(1, self._console.height - _FRAME_LINES)):
-            # Text, not markup: a process may be called [red].
-            style = "dim" if flow.ended else ""
-            table.add_row(*map(Text, cells(flow, now_s)), style=style)
-        return table
+
+def print_flows(flows: FlowTable, stream: TextIO | None = None) -> None:
+    """What is new in ``flows``, whose own latest time is now: a table on a terminal, else lines."""
+    stream = stream or sys.stdout
+    now_s = flows.latest_s
+    changed = flows.take_changed()
+    if not stream.isatty():
+        stream.writelines(line(flow, now_s) + "\n" for flow in changed)
+        stream.flush()
+    elif changed:
+        from rich.console import Console
+
+        Console(file=stream).print(_table(f"{len(changed)} flows", changed, now_s))
+
+
+def _table(status: str, flows: Iterable[Flow], now_s: float) -> Table:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=Text(status), title_justify="left", box=box.SIMPLE_HEAD, expand=True,
+                  pad_edge=False, padding=(0, 1, 0, 0))  # fmt: skip
+    for name in COLUMNS:
+        number = name in ("sent", "received", "age")
+        table.add_column(name, justify="right" if number else "left", no_wrap=True,
+                         overflow="ellipsis")  # fmt: skip
+    for flow in flows:
+        # Text, not markup: a process may be called [red].
+        table.add_row(*map(Text, cells(flow, now_s)), style="dim" if flow.ended else "")
+    return table

@@ -2,30 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import logging
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from probe.cli import main
-from probe.collect import CollectorSocket, parse_listen, to_json
-from probe.errors import ConfigError
+from probe.collect import CollectorSocket
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture(autouse=True)
-def _other_tests_keep_their_log() -> Iterator[None]:
-    logger = logging.getLogger("probe")
-    former = logger.level, logger.handlers[:]
-    yield
-    logger.setLevel(former[0])
-    logger.handlers[:] = former[1]
 
 
 @pytest.mark.parametrize(
@@ -50,6 +37,13 @@ def _other_tests_keep_their_log() -> Iterator[None]:
         ["collect", "--listen", "4739"],
         ["collect", "--listen", "127.0.0.1"],
         ["collect", "--listen", "192.0.2.1:4739", "--duration", "0"],
+        ["collect", "--listen", "192.0.2.1:4739", "--listen", "127.0.0.1:0"],
+        ["collect", "--listen", "ipfix+tls://127.0.0.1:0?cert=/nowhere/cert.pem"],
+        ["collect", "--options"],
+        ["collect", "--read", "/nowhere/flows.ipfix"],
+        ["collect", "--read", "/"],
+        ["collect", "--read", "-", "--listen", "127.0.0.1:0"],
+        ["collect", "--read", "-", "--duration", "3"],
     ],
 )
 def test_one_line_and_status_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -74,20 +68,6 @@ def test_run_help_can_be_formatted(capsys: pytest.CaptureFixture[str]) -> None:
     assert "--active-timeout" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [("127.0.0.1:4739", ("127.0.0.1", 4739)), ("[::1]:0", ("::1", 0)), ("host:1", ("host", 1))],
-)
-def test_listen_addresses(text: str, expected: tuple[str, int]) -> None:
-    assert parse_listen(text) == expected
-
-
-@pytest.mark.parametrize("text", ["", ":1", "h", "h:", "h:x", "h:70000", "u@h:1", "h:1/x", "[::1"])
-def test_nonsense_to_listen_on(text: str) -> None:
-    with pytest.raises(ConfigError):
-        parse_listen(text)
-
-
 def test_garbage_is_counted_and_never_fatal() -> None:
     source = CollectorSocket("127.0.0.1", 0, 32473)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
@@ -96,12 +76,6 @@ def test_garbage_is_counted_and_never_fatal() -> None:
     assert source.read() == []
     assert source.process.statistics.errors == 4
     source.close()
-
-
-def test_json_of_a_record() -> None:
-    line = to_json({"octetDeltaCount": 3, "SRC_PROC_NAME": "a\nb"})
-    assert "\n" not in line
-    assert json.loads(line) == {"octetDeltaCount": 3, "SRC_PROC_NAME": "a\nb"}
 
 
 def test_collect_stops_by_itself_with_a_summary() -> None:

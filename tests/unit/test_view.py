@@ -9,7 +9,7 @@ import pytest
 
 from probe.view import text
 from probe.view.flows import Flow, FlowTable, clean
-from probe.view.screen import PlainLines, open_view
+from probe.view.screen import PlainLines, open_view, print_flows
 
 
 def record(source: str = "10.0.0.1:40000", destination: str = "10.0.0.2:80", **more: Any) -> Any:
@@ -105,6 +105,36 @@ def test_other_exporters_records() -> None:
     flow = only({"protocolIdentifier": 1, "sourceIPv4Address": "10.0.0.1"})
     assert (flow.protocol, flow.client.endpoint, flow.first_s) == ("icmp", "10.0.0.1:?", 1010.0)
     assert only(record("fe80::1:5", "::1:6")).server.endpoint in ("[::1]:6", "[fe80::1]:5")
+
+
+def test_a_biflow_is_both_directions() -> None:
+    """RFC 5103: reverse elements are what the destination sent."""
+    one = record(reverseOctetDeltaCount=40, reversePacketDeltaCount=1,
+                 reverseFlowEndMilliseconds=1_009_000)  # fmt: skip
+    flow = only(one, one)
+    assert (flow.client.octets, flow.client.packets) == (200, 4)
+    assert (flow.server.octets, flow.server.packets) == (80, 2)
+    assert (flow.first_s, flow.last_s) == (1000, 1009)
+    back = record("10.0.0.2:80", "10.0.0.1:40000", reverseOctetDeltaCount=3, biflowDirection=2)
+    assert (only(one, back).client.octets, only(one, back).server.octets) == (103, 140)
+
+
+@pytest.mark.parametrize(
+    ("unit", "per_second"), [("Seconds", 1), ("Microseconds", 10**6), ("Nanoseconds", 10**9)]
+)
+def test_times_in_any_unit(unit: str, per_second: int) -> None:
+    one = record() | {f"flowStart{unit}": 900 * per_second, f"flowEnd{unit}": 950 * per_second}
+    del one["flowStartMilliseconds"], one["flowEndMilliseconds"]
+    assert (only(one).first_s, only(one).last_s) == (900, 950)
+
+
+def test_what_was_recorded_is_printed_by_its_own_clock() -> None:
+    stream = io.StringIO()
+    flows = table(record(flowId=1), record(flowId=2, flowEndMilliseconds=1_030_000))
+    print_flows(flows, stream)
+    print_flows(flows, stream)
+    ages = [line.rpartition("age ")[2] for line in stream.getvalue().splitlines()]
+    assert ages == ["30s", "30s"]
 
 
 def test_names_cannot_drive_the_terminal() -> None:

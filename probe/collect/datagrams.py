@@ -1,0 +1,69 @@
+"""A UDP socket in front of the sans-io Collecting Process."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator
+
+from probe.collect.address import Listen
+from probe.collect.source import bind, collecting_process, summary
+from probe.errors import DecodeError
+from probe.ipfix.decode import CollectingProcess, Decoded, Record
+
+_log = logging.getLogger(__name__)
+
+_MAX_DATAGRAM = 65535
+_BATCH = 256  # datagrams read at a time, so that the screen is not starved
+
+
+class CollectorSocket:
+    """Listens at ``host``, ``port`` (0: any free one). ConfigError when it cannot.
+
+    A ``process`` may be shared with other sources; ``pen`` is for one of its own.
+    """
+
+    def __init__(
+        self, host: str, port: int, pen: int = 0, process: CollectingProcess | None = None
+    ) -> None:
+        self.process = process or collecting_process(pen)
+        self._socket = bind(Listen("ipfix", host, port))
+
+    @property
+    def address(self) -> tuple[str, int]:
+        name: tuple[str, int] = self._socket.getsockname()[:2]
+        return name
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def read(self) -> list[Record]:
+        """Flow records of the datagrams that wait, at most some hundred; garbage is counted."""
+        return self.receive().flows
+
+    def receive(self) -> Decoded:
+        """The same with option records."""
+        found = Decoded([], [])
+        for datagram, peer in self._datagrams():
+            try:
+                decoded = self.process.decode_message(datagram, peer)
+            except DecodeError as error:
+                _log.debug("message of %s: %s", peer, error)
+                continue
+            found.flows.extend(decoded.flows)
+            found.options.extend(decoded.options)
+        return found
+
+    def losses(self) -> dict[str, int]:
+        return {}
+
+    def summary(self) -> str:
+        return summary(self.process.statistics, self.losses())
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def _datagrams(self) -> Iterator[tuple[bytes, object]]:
+        with contextlib.suppress(BlockingIOError):
+            for _ in range(_BATCH):
+                yield self._socket.recvfrom(_MAX_DATAGRAM)

@@ -1,0 +1,72 @@
+"""Files of IPFIX Messages (RFC 5655), which ``sockflow run -e file://...`` and others write."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from io import BufferedReader, FileIO
+
+from probe.errors import ConfigError, DecodeError
+from probe.ipfix.decode import CollectingProcess, Decoded
+from probe.ipfix.stream import MessageStream
+
+_CHUNK = 1 << 18
+_NAMED_PROBLEMS = 10
+
+
+class MessageFile:
+    """One file, a Transport Session of its own; '-' is standard input.
+
+    A message that is not valid is passed over; where no message begins, the rest of the file is.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.problem_count = 0
+        self._problems: list[str] = []
+
+    def check(self) -> None:
+        """ConfigError when it cannot be opened."""
+        with self._open():
+            pass
+
+    def read(self, process: CollectingProcess) -> Iterator[Decoded]:
+        """Records of all its messages, in the order of the file; errors are counted."""
+        stream = MessageStream()
+        with self._open() as file:
+            try:
+                while octets := file.read1(_CHUNK):
+                    for offset, message in stream.feed(octets):
+                        yield self._decode(process, offset, message)
+                if stream.unread:
+                    raise DecodeError(f"the file ends {stream.unread} octets into a message")
+            except (DecodeError, OSError) as error:
+                process.statistics.errors += 1
+                self._note(stream.offset, f"{error}; nothing was read from there on")
+        process.forget(self)
+
+    def summary(self) -> list[str]:
+        """What was not understood and at which offset; the first problems by name."""
+        more = self.problem_count - len(self._problems)
+        last = [f"{self.path}: {more} more broken messages"] if more else []
+        return [f"{self.path}: {problem}" for problem in self._problems] + last
+
+    def _decode(self, process: CollectingProcess, at: int, message: bytes) -> Decoded:
+        try:
+            return process.decode_message(message, self, is_reliable=True)
+        except DecodeError as error:
+            self._note(at, f"broken message: {error}")
+            return Decoded([], [])
+
+    def _note(self, at: int, problem: str) -> None:
+        self.problem_count += 1
+        if len(self._problems) < _NAMED_PROBLEMS:
+            self._problems.append(f"offset {at}: {problem}")
+
+    def _open(self) -> AbstractContextManager[BufferedReader]:
+        try:
+            if self.path == "-":
+                return nullcontext(BufferedReader(FileIO(0, closefd=False)))
+            return open(self.path, "rb")
+        except OSError as error:
+            raise ConfigError(f"--read: cannot open {self.path}: {error.strerror}") from None

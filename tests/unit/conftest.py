@@ -1,0 +1,17 @@
+"""What all unit tests share."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def _other_tests_keep_their_log() -> Iterator[None]:
+    logger = logging.getLogger("probe")
+    former = logger.level, logger.handlers[:]
+    yield
+    logger.setLevel(former[0])
+    logger.handlers[:] = former[1]
