@@ -72,6 +72,7 @@ class EbpfCollector:
         self.host_netns = 0
         self._user_name = user_name
         self._command_line = read_command_line if command_lines else _no_command_line
+        self._node = os.uname().nodename
         self._udp_idle_ns = udp_idle_ns
         self._capacity = capacity
         self._path = path
@@ -228,7 +229,7 @@ class EbpfCollector:
         if not len(rows):
             return
         indices = [
-            self.owners.add(owner_from_row(row, self._user_name, self._command_line))
+            self.owners.add(owner_from_row(row, self._user_name, self._command_line, self._node))
             for row in rows
         ]
         ids = np.concatenate([self._owner_ids, rows["id"]])

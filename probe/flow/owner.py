@@ -11,6 +11,7 @@ class Owner:
 
     Strings are '' and ids None where unknown. ``path_source``: '' unknown, 'walked' (the kernel's
     path of the executable within the process's root), 'exec' (the file name given to exec).
+    ``node``: the name of the host that the process runs on.
     """
 
     pid: int | None = None
@@ -26,6 +27,11 @@ class Owner:
     command_line: str = ""
     cgroup: str = ""
     container_id: str = ""
+    container_name: str = ""
+    pod_name: str = ""
+    pod_namespace: str = ""
+    pod_uid: str = ""
+    node: str = ""
 
 
 UNKNOWN = Owner()

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probe.errors import ConfigError
-from probe.flow.batch import RECORD_DTYPE, Rows
+from probe.flow.batch import Rows
+from probe.flow.biflow import BIFLOW_DTYPE
 from probe.flow.owner import OwnerTable
 from probe.ipfix.elements import Element
 from probe.ipfix.message import JoinedRecords, PackedRecords, Records, Traffic
@@ -80,7 +81,10 @@ class Encoder:
             encoder.forget(released)
 
     def encode(self, records: Rows) -> Iterator[tuple[int, Records]]:
-        """(Template id, Data Records) of ``records`` (RECORD_DTYPE); order may change."""
+        """(Template id, Data Records) of ``records``; order may change.
+
+        RECORD_DTYPE, or BIFLOW_DTYPE where the definition is one of ``for_biflow``.
+        """
         kinds = records["ip_version"].astype(np.uint8)
         if self._tells_nat:
             kinds |= np.where(records["translated"] != 0, _TRANSLATED, 0).astype(np.uint8)
@@ -272,14 +276,18 @@ def _filler(position: int, field: Field, boot_ms: int) -> Filler:
     if source.is_uptime:
         return lambda records, _: (records[source.name] // 1_000_000 - boot_ms) & 0xFFFFFFFF
     convert = source.convert or (lambda values: values)
-    if RECORD_DTYPE[source.name].itemsize <= field.length or source.convert:
+    if BIFLOW_DTYPE[source.name].itemsize <= field.length or source.convert:
         return lambda records, _: convert(records[source.name])
     most = (1 << 8 * field.length) - 1
     return lambda records, _: np.minimum(records[source.name], most)
 
 
 def _traffic(records: Rows) -> Traffic:
-    return Traffic(records["packets"], records["octets"])
+    """Of both directions where the records are Biflows."""
+    packets, octets = records["packets"], records["octets"]
+    if records.dtype == BIFLOW_DTYPE:
+        packets, octets = packets + records["reverse_packets"], octets + records["reverse_octets"]
+    return Traffic(packets, octets)
 
 
 def _refuse_unusable(field: Field, source: str) -> None:

@@ -12,7 +12,7 @@ from probe.ipfix.options import OptionsDefinition, parse_options
 from probe.ipfix.template import TemplateDefinition, parse_template
 
 #: Files beside the Templates that are none.
-_NO_TEMPLATES = {"elements", "netflow9", "options"}
+_NO_TEMPLATES = {"elements", "netflow9", "options", "profiles"}
 
 
 def load_elements(private_pen: int = DOCUMENTATION_PEN) -> ElementTable:
@@ -33,6 +33,12 @@ def load_options(elements: ElementTable) -> dict[str, OptionsDefinition]:
     """The Options Templates by their names."""
     path = _directory() / "options.txt"
     return parse_options(_read(path), str(path), elements)
+
+
+def profiles_file() -> tuple[str, str]:
+    """(text, path) of the declarations of profiles."""
+    path = _directory() / "profiles.txt"
+    return _read(path), str(path)
 
 
 def load_template(name: str, elements: ElementTable) -> TemplateDefinition:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from probe.flow.index import distinct
 from probe.ipfix.template import Field
 from probe.ipfix.text import cut_text, encode_text, encode_variable
-from probe.mapping.tables import ATTRIBUTES
+from probe.mapping.tables import ATTRIBUTES, AttributeValue
 
 #: Octets left of a string when the strings of one owner have to be shortened, tried in turn.
 _LIMITS = (192, 128, 96, 64, 48, 32, 24, 16, 8, 4, 0)
@@ -85,7 +85,7 @@ class InternedFields:
     def _encode(self, index: int) -> None:
         entry = self._table[index]
         self.numbers[index] = tuple(fixed_value(read(entry), field) for read, field in self._fixed)
-        runs = [[encode_text(str(read(entry))) for read in run] for run in self._runs]
+        runs = [[_octets(read(entry)) for read in run] for run in self._runs]
         encoded = _shortened(runs, self._limit)
         for texts, octets in zip(self.texts, encoded, strict=True):
             texts[index] = octets
@@ -95,14 +95,21 @@ class InternedFields:
 
 def fixed_kind(field: Field) -> str:
     """numpy kind of an attribute in a fixed-length field."""
-    return f"S{field.length}" if field.element.type.name == "string" else f">u{field.length}"
+    kind = field.element.type.name
+    return f"S{field.length}" if kind in ("string", "octetArray") else f">u{field.length}"
 
 
-def fixed_value(value: int | str, field: Field) -> int | bytes:
+def fixed_value(value: AttributeValue, field: Field) -> int | bytes:
     """A number saturates, a string is cut at a character; NUL padding follows."""
+    if isinstance(value, bytes):
+        return value[: field.length]
     if isinstance(value, str):
         return cut_text(encode_text(value), field.length)
     return min(int(value), (1 << 8 * field.length) - 1)
+
+
+def _octets(value: AttributeValue) -> bytes:
+    return value if isinstance(value, bytes) else encode_text(str(value))
 
 
 def _shortened(runs: list[list[bytes]], limit: int) -> list[bytes]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+from uuid import UUID
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,12 +54,15 @@ class Column:
     is_uptime: bool = False
 
 
+AttributeValue = int | str | bytes
+
+
 @dataclass(frozen=True, slots=True)
 class Attribute:
     """An element that belongs to what the record's column ``key`` is an index of."""
 
     key: str
-    read: Callable[[Any], int | str]
+    read: Callable[[Any], AttributeValue]
     privacy: str = ""
 
 
@@ -70,15 +74,28 @@ def _to_s(ns: NDArray[Any]) -> NDArray[Any]:
     return ns // 1_000_000_000
 
 
+def _to_tos(dscp: NDArray[Any]) -> NDArray[Any]:
+    return dscp << 2
+
+
+def _to_one(values: NDArray[Any]) -> NDArray[Any]:
+    return np.ones(len(values), np.uint8)
+
+
 def _to_boolean(values: NDArray[Any]) -> NDArray[Any]:
     return np.where(values != 0, 1, 2)  # RFC 7011 section 6.1.5
+
+
+def _to_uuid(text: str) -> bytes:
+    """16 octets; a Pod of a static manifest has 32 digits for its UID, which are read alike."""
+    return UUID(text).bytes if text else bytes(16)
 
 
 COLUMNS = {
     "octetDeltaCount": Column("octets"),
     "packetDeltaCount": Column("packets"),
     "protocolIdentifier": Column("protocol"),
-    "ipClassOfService": Column("dscp", lambda dscp: dscp << 2),
+    "ipClassOfService": Column("dscp", _to_tos),
     "ipDiffServCodePoint": Column("dscp"),
     "tcpControlBits": Column("tcp_flags"),
     "sourceTransportPort": Column("source_port"),
@@ -104,6 +121,8 @@ COLUMNS = {
     "postNATDestinationIPv4Address": Column("nat_destination_address"),
     "postNAPTSourceTransportPort": Column("nat_source_port"),
     "postNAPTDestinationTransportPort": Column("nat_destination_port"),
+    # Nothing is sampled: one of every one packet is counted.
+    "samplingInterval": Column("protocol", _to_one),
     "RETRANSMITTED_IN_PKTS": Column("retransmitted"),
     "tcpSmoothedRttMicroseconds": Column("rtt_us"),
     "tcpRttVarianceMicroseconds": Column("rtt_var_us"),
@@ -115,6 +134,33 @@ COLUMNS = {
     "destinationNetworkNamespaceInode": Column("destination_netns_inode"),
     "sourceNetworkNamespaceCookie": Column("source_netns"),
     "destinationNetworkNamespaceCookie": Column("destination_netns"),
+    # Of biflows, which are rows of BIFLOW_DTYPE.
+    "reverseOctetDeltaCount": Column("reverse_octets"),
+    "reversePacketDeltaCount": Column("reverse_packets"),
+    "reverseIpClassOfService": Column("reverse_dscp", _to_tos),
+    "reverseIpDiffServCodePoint": Column("reverse_dscp"),
+    "reverseTcpControlBits": Column("reverse_tcp_flags"),
+    "reverseFlowStartSeconds": Column("reverse_first_ns", _to_s),
+    "reverseFlowEndSeconds": Column("reverse_last_ns", _to_s),
+    "reverseFlowStartMilliseconds": Column("reverse_first_ns", _to_ms),
+    "reverseFlowEndMilliseconds": Column("reverse_last_ns", _to_ms),
+    "RETRANSMITTED_OUT_PKTS": Column("reverse_retransmitted"),
+    "reverseTcpLostSegmentDeltaCount": Column("reverse_lost"),
+}
+
+#: Element of one direction, element of the other (RFC 5103 section 6.1).
+REVERSES = {
+    "octetDeltaCount": "reverseOctetDeltaCount",
+    "packetDeltaCount": "reversePacketDeltaCount",
+    "ipClassOfService": "reverseIpClassOfService",
+    "ipDiffServCodePoint": "reverseIpDiffServCodePoint",
+    "tcpControlBits": "reverseTcpControlBits",
+    "flowStartSeconds": "reverseFlowStartSeconds",
+    "flowEndSeconds": "reverseFlowEndSeconds",
+    "flowStartMilliseconds": "reverseFlowStartMilliseconds",
+    "flowEndMilliseconds": "reverseFlowEndMilliseconds",
+    "RETRANSMITTED_IN_PKTS": "RETRANSMITTED_OUT_PKTS",
+    "tcpLostSegmentDeltaCount": "reverseTcpLostSegmentDeltaCount",
 }
 
 #: What is known of flows only that conntrack shows to be translated.
@@ -134,7 +180,7 @@ def _owner_attributes(side: str, ntop: str) -> dict[str, Attribute]:
     """Elements of the owner at one side; ``ntop`` is the prefix of ntop's names for it."""
     key = f"{side}_owner"
 
-    def attribute(read: Callable[[Owner], int | str], privacy: str = "") -> Attribute:
+    def attribute(read: Callable[[Owner], AttributeValue], privacy: str = "") -> Attribute:
         return Attribute(key, read, privacy)
 
     return {
@@ -152,6 +198,10 @@ def _owner_attributes(side: str, ntop: str) -> dict[str, Attribute]:
             lambda owner: _PATH_ORIGINS.get(owner.path_source, 0), "paths"
         ),
         f"{side}ParentProcessPath": attribute(lambda owner: owner.parent_path, "paths"),
+        f"{side}PodNamespace": attribute(lambda owner: owner.pod_namespace),
+        f"{side}PodName": attribute(lambda owner: owner.pod_name),
+        f"{side}PodUUID": attribute(lambda owner: _to_uuid(owner.pod_uid)),
+        f"{side}NodeName": attribute(lambda owner: owner.node),
     }
 
 

@@ -1,4 +1,4 @@
-"""Container ids from cgroup paths: one table for all runtimes and cgroup drivers."""
+"""Ids of containers and Pods from cgroup paths: one table for all runtimes and cgroup drivers."""
 
 from __future__ import annotations
 
@@ -22,6 +22,14 @@ _COMPONENTS = tuple(
         rf"systemd-nspawn@{_NAME}\.service",
     )
 )
+#: The kubelet's component for a Pod: "pod2c48913c-b29f-..." with the cgroupfs driver, and with
+#: systemd's "kubepods-burstable-pod2c48913c_b29f_....slice", where ":cri-containerd:ID" may follow.
+#: The UID of a static Pod is 32 hexadecimal digits without dashes.
+_POD = re.compile(
+    r"(?:(?:[^/]+-)?kubepods(?:-burstable|-besteffort)?-)?pod"
+    r"(?P<uid>[0-9a-f]{8}(?:[-_][0-9a-f]{4}){3}[-_][0-9a-f]{12}|[0-9a-f]{32})"
+    r"(?:\.slice)?(?::[^:]+:[0-9a-f]{64})?"
+)
 _LXC_PARENT = "lxc"  # before LXC 4, and Proxmox: /lxc/NAME
 _ESCAPED = re.compile(r"\\x([0-9a-f]{2})")  # systemd.unit(5)
 
@@ -36,4 +44,13 @@ def container_id(cgroup: str) -> str:
                 return _ESCAPED.sub(lambda code: chr(int(code[1], 16)), match["id"])
         if at and parts[at - 1] == _LXC_PARENT:
             return parts[at]
+    return ""
+
+
+def pod_uid(cgroup: str) -> str:
+    """The UID of the innermost Kubernetes Pod that a cgroup path names, '' for none."""
+    for part in reversed(cgroup.strip("/").split("/")):
+        match = _POD.fullmatch(part)
+        if match:
+            return match["uid"].replace("_", "-")
     return ""

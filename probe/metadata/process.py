@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..flow.owner import Owner
-from .container import container_id
+from .container import container_id, pod_uid
 
 _PATH_SOURCES = {0: "", 1: "walked", 2: "exec"}
 
@@ -29,12 +29,15 @@ def read_command_line(pid: int) -> str:
 
 
 def owner_from_row(
-    row: np.void, user_name: Callable[[int], str], command_line: Callable[[int], str]
+    row: np.void,
+    user_name: Callable[[int], str],
+    command_line: Callable[[int], str],
+    node: str = "",
 ) -> Owner:
     """``row``: struct owner_row of bpf/flow.h; ``user_name``: uid -> name, '' when unknown.
 
     ``command_line``: pid -> text; the kernel half does not stamp it, so a process that is gone
-    has none.
+    has none. ``node``: the name of this host.
     """
     cgroup = _text(row["cgroup"])
     return Owner(
@@ -51,4 +54,6 @@ def owner_from_row(
         command_line=command_line(int(row["pid"])),
         cgroup=cgroup,
         container_id=container_id(cgroup),
+        pod_uid=pod_uid(cgroup),
+        node=node,
     )

@@ -1,10 +1,10 @@
-"""Container ids from the cgroup paths that runtimes and cgroup drivers make."""
+"""Ids of containers and Pods from the cgroup paths that runtimes and cgroup drivers make."""
 
 from __future__ import annotations
 
 import pytest
 
-from probe.metadata.container import container_id
+from probe.metadata.container import container_id, pod_uid
 
 ID = "4f3c9e0d9be1ab27a3a1e6c5d7a0f9be1ab27a3a1e6c5d7a0f9b4f3c9e0d9b12"
 OUTER = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
@@ -49,6 +49,19 @@ KUBERNETES = {
     "kind, systemd": f"/system.slice/docker-{OUTER}.scope/kubelet.slice/kubelet-kubepods.slice/"
     f"kubelet-kubepods-burstable.slice/kubelet-{_POD_SLICE}/cri-containerd-{ID}.scope",
     "systemd inside": f"/kubepods.slice/{_POD_SLICE}/cri-containerd-{ID}.scope/init.scope",
+}
+STATIC = (
+    "8d0d37e6d8dc0e2f6ee8a2f5f2b5b6c3"  # a Pod of /etc/kubernetes/manifests: a digest for its UID
+)
+IN_POD = {  # what is in a Pod and in none of its containers, or on the way to one
+    f"/kubepods/burstable/pod{POD}": POD,
+    f"/kubepods.slice/kubepods-burstable.slice/{_POD_SLICE}": POD,
+    f"/kubepods.slice/kubepods-burstable.slice/{_POD_SLICE}/crio-conmon-{ID}.scope": POD,
+    f"/kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-pod{POD_}.slice": POD,
+    f"/kubepods/burstable/pod{STATIC}/{ID}": STATIC,
+    f"/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{STATIC}.slice/"
+    f"cri-containerd-{ID}.scope": STATIC,
+    f"/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-pod{POD_}.slice": POD,
 }
 PODMAN = {
     "systemd, v1": f"/machine.slice/libpod-{ID}.scope",
@@ -122,3 +135,30 @@ def test_lxc_and_nspawn(path: str, name: str) -> None:
 @pytest.mark.parametrize("path", NONE)
 def test_no_container(path: str) -> None:
     assert container_id(path) == ""
+
+
+@pytest.mark.parametrize("path", KUBERNETES.values(), ids=KUBERNETES)
+def test_pod_of_a_container(path: str) -> None:
+    assert pod_uid(path) == POD
+
+
+@pytest.mark.parametrize(("path", "uid"), IN_POD.items())
+def test_pod(path: str, uid: str) -> None:
+    assert pod_uid(path) == uid
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *DOCKER.values(),
+        *CONTAINERD.values(),
+        *PODMAN.values(),
+        *NAMED,
+        *(path for path in NONE if POD not in path and POD_ not in path),
+        f"/kubepods/burstable/pod{POD[:-1]}",
+        f"/kubepods/burstable/pod{POD}0",
+        f"/user.slice/podman-{POD}",
+    ],
+)
+def test_no_pod(path: str) -> None:
+    assert pod_uid(path) == ""

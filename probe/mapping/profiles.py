@@ -1,0 +1,48 @@
+"""Profiles: which Template and which options a collector is known to work with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from probe.errors import ConfigError
+from probe.ipfix.elements import content_lines
+from probe.mapping.files import profiles_file
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """One line of ``templates/profiles.txt``: ``template`` is a name for ``load_template``,
+    ``options`` are names of ``load_options``."""
+
+    name: str
+    template: str
+    options: tuple[str, ...]
+    note: str
+
+
+def parse_profiles(text: str, source: str) -> dict[str, Profile]:
+    """Read ``templates/profiles.txt``; ConfigError names ``source`` and line."""
+    found: dict[str, Profile] = {}
+    for number, line in content_lines(text):
+        words = line.split(maxsplit=3)
+        if len(words) < 4:
+            raise ConfigError(f"{source}:{number}: expected: name, template, options, note")
+        name, template, options, note = words
+        if name in found:
+            raise ConfigError(f"{source}:{number}: profile {name} is there twice")
+        names = () if options == "-" else tuple(options.split(","))
+        found[name] = Profile(name, template, names, note)
+    return found
+
+
+def load_profiles() -> dict[str, Profile]:
+    """All profiles by name, in the order of the file."""
+    return parse_profiles(*profiles_file())
+
+
+def load_profile(name: str) -> Profile:
+    """The profile of that name; ConfigError lists those that there are."""
+    known = load_profiles()
+    if name not in known:
+        raise ConfigError(f"there is no profile {name!r}: use one of {', '.join(known)}")
+    return known[name]
