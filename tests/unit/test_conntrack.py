@@ -1,0 +1,118 @@
+"""ctnetlink messages: requests and answers against octets that a kernel (6.18) took and gave."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import struct
+
+import numpy as np
+import pytest
+
+from probe.metadata.conntrack import ANSWER, TUPLE, Tuples, decode_answers, encode_requests
+
+#: UDP 127.0.0.1:40100 to 127.0.0.2:100; translated to 127.0.0.9 and 127.0.0.5; sequence 3.
+ANSWERED = bytes.fromhex(
+    "a400000000010200030000001d440000020000003400018014000180080001007f000001080002007f000002"
+    "1c0002800500010011000000060002009ca4000006000300006400003400028014000180080001007f000005"
+    "080002007f0000091c00028005000100110000000600020000640000060003009ca4000008000300000001b8"
+    "080008000000000008000c0021634bca08000b0000000002080007000000001d"
+)
+ABSENT = bytes.fromhex("2400000002000001030000001d440000feffffff48000000010101000300000000000000")
+#: How nft's zone 7 shows: CTA_ZONE behind the tuples.
+ZONE = bytes.fromhex("0800120000000007")
+
+
+def tuples(*values: tuple[str, int, str, int, int]) -> Tuples:
+    made = np.zeros(len(values), TUPLE)
+    for row, (source, source_port, destination, destination_port, protocol) in zip(
+        made, values, strict=True
+    ):
+        for side, address in (("source", source), ("destination", destination)):
+            row[side] = np.frombuffer(socket.inet_aton(address), "u4")[0]
+        row["source_port"], row["destination_port"] = source_port, destination_port
+        row["protocol"] = protocol
+    return made
+
+
+ORIGINAL = tuples(("127.0.0.1", 40100, "127.0.0.2", 100, 17))
+REPLY = tuples(("127.0.0.5", 100, "127.0.0.9", 40100, 17))
+
+
+def answers(*datagrams: bytes) -> np.ndarray:
+    size = ANSWER.itemsize
+    return np.frombuffer(b"".join(one[:size].ljust(size, b"\xaa") for one in datagrams), ANSWER)
+
+
+def with_sequence(datagram: bytes, sequence: int) -> bytes:
+    return datagram[:8] + struct.pack("=I", sequence) + datagram[12:]
+
+
+def test_a_request_is_what_the_kernel_took() -> None:
+    """The kernel's own tuple in a message of the length, type and flags that it answers."""
+    request = encode_requests(ORIGINAL, 3)
+    assert request[:20] == struct.pack("=IHHIIBBH", 72, 0x101, 1, 3, 0, 2, 0, 0)
+    assert request[20:] == ANSWERED[20:72]
+
+
+def test_requests_are_numbered() -> None:
+    requests = encode_requests(np.repeat(ORIGINAL, 3), 2**32 - 1)
+    numbers = [struct.unpack_from("=I", requests, 72 * at + 8)[0] for at in range(3)]
+    assert numbers == [2**32 - 1, 0, 1]
+    assert len(requests) == 3 * 72
+
+
+def test_an_answer_has_both_directions() -> None:
+    found, unread, error = decode_answers(answers(ANSWERED), 3, 1)
+    assert found.found.tolist() == [True]
+    assert found.original.tolist() == ORIGINAL.tolist()
+    assert found.reply.tolist() == REPLY.tolist()
+    assert (unread, error) == (0, 0)
+
+
+def test_answers_find_their_request() -> None:
+    """Out of order, with one missing, over the end of the numbers."""
+    given = answers(
+        with_sequence(ABSENT, 1), with_sequence(ANSWERED, 0), with_sequence(ABSENT, 2**32 - 1)
+    )
+    found, unread, error = decode_answers(given, 2**32 - 1, 4)
+    assert found.found.tolist() == [False, True, False, False]
+    assert found.reply[1] == REPLY[0]
+    assert (unread, error) == (0, 0)
+
+
+def test_an_answer_to_something_else_is_left_alone() -> None:
+    found, unread, _ = decode_answers(answers(with_sequence(ANSWERED, 2)), 3, 2)
+    assert not found.found.any()
+    assert unread == 0
+
+
+def test_attributes_behind_the_tuples_do_not_matter() -> None:
+    in_zone = bytearray(ANSWERED[:124] + ZONE + ANSWERED[124:])
+    struct.pack_into("=I", in_zone, 0, len(in_zone))
+    found, unread, _ = decode_answers(answers(bytes(in_zone)), 3, 1)
+    assert found.reply.tolist() == REPLY.tolist()
+    assert unread == 0
+
+
+@pytest.mark.parametrize("at", [4, 20, 22, 24, 28, 36, 44, 48, 56, 64, 72, 74, 76, 100, 116])
+def test_another_layout_is_not_misread(at: int) -> None:
+    """Any attribute header that is not where it should be."""
+    broken = bytearray(ANSWERED)
+    broken[at] ^= 0x04
+    found, unread, error = decode_answers(answers(bytes(broken)), 3, 1)
+    assert not found.found.any()
+    assert (unread, error) == (1, 0)
+
+
+def test_an_answer_that_ends_early_is_not_misread() -> None:
+    short = struct.pack("=I", 120) + ANSWERED[4:]
+    found, unread, _ = decode_answers(answers(short), 3, 1)
+    assert not found.found.any()
+    assert unread == 1
+
+
+def test_a_refusal_is_told() -> None:
+    refused = ABSENT[:16] + struct.pack("=i", -errno.EPERM) + ABSENT[20:]
+    _, unread, error = decode_answers(answers(refused), 3, 1)
+    assert (unread, error) == (1, errno.EPERM)
