@@ -1,0 +1,302 @@
+"""Records of translated connections against what the sockets on both sides of the NAT say.
+
+The translator is a network namespace of the tests, and ours while it is asked: the host's own
+firewall and forwarding stay as they are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from docker_lab import IMAGE, Docker, docker_daemon
+from lab import Host, run, two_hosts
+from metering import TCP, UDP, Actor, MeteringProcess, actors, metering, translated_hosts
+
+from probe.flow.batch import Rows
+from probe.metadata.nat import Nat
+
+_CLONE_NEWNET = 0x40000000
+ROUTER = "swr"
+
+#: Port 80 of the router is published, and hides its clients; port 81 shows them; 82 is in a zone.
+RULES = """
+table ip translation {
+  chain zones { type filter hook prerouting priority -300;
+    tcp dport 82 ct zone set 7
+    tcp sport 7002 ct zone set 7; }
+  chain to { type nat hook prerouting priority -100;
+    ip daddr 10.77.1.254 meta l4proto { tcp, udp } th dport 80 dnat to 10.77.2.2:7000;
+    ip daddr 10.77.1.254 tcp dport 81 dnat to 10.77.2.2:7001;
+    ip daddr 10.77.1.254 tcp dport 82 dnat to 10.77.2.2:7002; }
+  chain from { type nat hook postrouting priority 100;
+    oifname "r2" meta l4proto { tcp, udp } th dport { 7000, 7002 } masquerade to :40000-60000; }
+}
+"""
+
+
+@contextlib.contextmanager
+def inside(namespace: str) -> Iterator[None]:
+    """This thread is in a network namespace, as ``os.setns`` of Python 3.12 would have it."""
+    setns = ctypes.CDLL(None, use_errno=True).setns
+    ours, theirs = (
+        os.open(path, os.O_RDONLY)
+        for path in ("/proc/thread-self/ns/net", f"/run/netns/{namespace}")
+    )
+    try:
+        assert setns(theirs, _CLONE_NEWNET) == 0, os.strerror(ctypes.get_errno())
+        yield
+    finally:
+        assert setns(ours, _CLONE_NEWNET) == 0
+        os.close(ours)
+        os.close(theirs)
+
+
+@pytest.fixture
+def process() -> Iterator[MeteringProcess]:
+    with metering() as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def translated() -> Iterator[tuple[Host, Host]]:
+    with translated_hosts(ROUTER[:-1], RULES) as found:
+        run("ip", "-n", found[1].name, "route", "add", "default", "via", "10.77.2.254")
+        yield found
+
+
+def apply(records: Rows, namespace: str = ROUTER) -> Nat:
+    nat = Nat()
+    try:
+        with inside(namespace):
+            nat.apply(records)
+    finally:
+        nat.close()
+    return nat
+
+
+def translation(record: np.void) -> tuple[tuple[str, int], tuple[str, int]] | None:
+    """((source, port), (destination, port)) as packets left; None if not translated."""
+    if not record["translated"]:
+        return None
+    found = []
+    for side in ("source", "destination"):
+        address = ".".join(map(str, record[f"nat_{side}_address"].tolist()))
+        found.append((address, int(record[f"nat_{side}_port"])))
+    return found[0], found[1]
+
+
+def connect(client: Actor, server: Actor, port: int, inner: int = 7000) -> dict[str, Any]:
+    """A connection that ends; what the sockets at its ends call themselves and each other."""
+    server.do(f"l = socket.create_server(('', {inner}), backlog=9)")
+    client.do(f"s = socket.create_connection(('10.77.1.254', {port}), 5)")
+    server.do("c, _ = l.accept(); l.close()")
+    names = "[x.getsockname(), x.getpeername()]"
+    found = {
+        "client": [tuple(end) for end in client.do(f"x = s; result = {names}")],
+        "server": [tuple(end) for end in server.do(f"x = c; result = {names}")],
+    }
+    client.do("s.sendall(b'q' * 500); s.shutdown(1)")
+    server.do("while c.recv(9999): pass\nc.sendall(b'a' * 900); c.close()")
+    client.do("while s.recv(9999): pass\ns.close()")
+    return found
+
+
+def both(records: Rows, client: tuple[str, int]) -> tuple[np.void, np.void]:
+    """The record from the client, and the one from the server."""
+    assert len(records) == 2
+    to = records[records["source_port"] == client[1]]
+    back = records[records["source_port"] != client[1]]
+    assert len(to) == len(back) == 1
+    return to[0], back[0]
+
+
+def test_source_and_destination(process: MeteringProcess, translated: tuple[Host, Host]) -> None:
+    """Each record tells what the other end's socket sees, by one look-up for both."""
+    with actors(*translated) as (client, server):
+        names = connect(client, server, 80)
+        process.tick_for(0.3)
+    records = process.of(translated, TCP)
+    nat = apply(records)
+    to, back = both(records, names["client"][0])
+    server_name, server_peer = names["server"]
+    client_name, client_peer = names["client"]
+    assert 40000 <= server_peer[1] <= 60000
+    assert translation(to) == (server_peer, server_name)
+    assert translation(back) == (client_peer, client_name)
+    assert (nat.statistics.looked_up, nat.statistics.translated) == (1, 2)
+
+
+def test_destination_only(process: MeteringProcess, translated: tuple[Host, Host]) -> None:
+    with actors(*translated) as (client, server):
+        names = connect(client, server, 81, 7001)
+        process.tick_for(0.3)
+    records = process.of(translated, TCP)
+    apply(records)
+    to, back = both(records, names["client"][0])
+    assert translation(to) == (names["client"][0], ("10.77.2.2", 7001))
+    assert translation(back) == (("10.77.1.254", 81), names["client"][0])
+
+
+def test_datagrams(process: MeteringProcess, translated: tuple[Host, Host]) -> None:
+    """The ends are not joined: only what a local socket sent has addresses before the NAT."""
+    with actors(*translated) as (client, server):
+        for actor in (client, server):
+            actor.do("u = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); u.settimeout(5)")
+        server.do("u.bind(('', 7000))")
+        client.do("u.connect(('10.77.1.254', 80)); u.send(b'question')")
+        hidden = tuple(server.do("d, result = u.recvfrom(99); u.sendto(b'answer', result)"))
+        client.do("u.recv(99)")
+        name = tuple(client.do("result = u.getsockname()"))
+        process.tick_for(0.3)
+        process.flush()
+    records = process.of(translated, UDP)
+    apply(records)
+    found = {
+        (int(record["source_port"]), int(record["flow_direction"])): translation(record)
+        for record in records
+    }
+    assert found == {
+        (name[1], 1): (hidden, ("10.77.2.2", 7000)),
+        (80, 0): None,
+        (7000, 1): (("10.77.1.254", 80), name),
+        (hidden[1], 0): None,
+    }
+
+
+@pytest.mark.parametrize("close", ["first", "reset"])
+def test_short_connections_that_are_over(
+    process: MeteringProcess, translated: tuple[Host, Host], close: str
+) -> None:
+    """Connection tracking remembers them until their records are due, resets too."""
+    here, there = translated
+    there.start_traffic("serve", 7000)
+    process.tick()
+    here.traffic("short", "10.77.1.254", 80, 500, "--close", close)
+    process.tick_for(1.5)
+    there.stop()
+    records = process.of(translated, TCP)
+    nat = apply(records)
+    assert len(records) == 1000
+    assert records["translated"].all()
+    assert (nat.statistics.looked_up, nat.statistics.unread) == (500, 0)
+    forward = records[records["destination_port"] == 80]
+    back = records[records["source_port"] == 7000]
+    theirs = dict(zip(back["flow_id"].tolist(), back["destination_port"].tolist(), strict=True))
+    assert [theirs[flow] for flow in forward["flow_id"].tolist()] == forward[
+        "nat_source_port"
+    ].tolist()
+
+
+def test_tracked_but_not_translated(
+    process: MeteringProcess, translated: tuple[Host, Host]
+) -> None:
+    with actors(translated[0], Host(ROUTER, 3)) as (client, router):
+        router.do("l = socket.create_server(('', 9000))")
+        client.do("s = socket.create_connection(('10.77.1.254', 9000), 5); s.send(b'x')")
+        router.do("c, _ = l.accept(); c.recv(9)")
+        process.flush()
+    records = process.of(translated, TCP)
+    nat = apply(records)
+    assert len(records) == 2
+    assert not records["translated"].any()
+    assert (nat.statistics.looked_up, nat.statistics.unread) == (1, 0)
+
+
+def test_a_zone_is_not_mixed_with_the_default_one(
+    process: MeteringProcess, translated: tuple[Host, Host]
+) -> None:
+    """Tuples in zones may repeat, so a connection in one stays untranslated."""
+    with actors(*translated) as (client, server):
+        connect(client, server, 82, 7002)
+        process.tick_for(0.3)
+    records = process.of(translated, TCP)
+    nat = apply(records)
+    assert len(records) == 2
+    assert not records["translated"].any()
+    assert (nat.statistics.looked_up, nat.statistics.errors) == (2, 0)
+
+
+def test_asking_does_not_start_connection_tracking(process: MeteringProcess) -> None:
+    """In namespaces without rules for it, packets stay untracked after we have asked."""
+    with two_hosts("sv") as (a, b):
+        b.exec("nft", "delete", "table", "inet", "truth")
+        with actors(a, b) as (client, server):
+            for at in range(2):
+                server.do(f"l = socket.create_server(('', {7001 + at}))")
+                client.do(f"s = socket.create_connection(('{b.four}', {7001 + at}), 5)")
+                client.do("s.send(b'x')")
+                process.flush()
+                records = process.of((a, b), TCP)
+                assert len(records)
+                nat = apply(records, b.name)
+                count = run("nsenter", f"--net=/run/netns/{b.name}", "cat",
+                            "/proc/sys/net/netfilter/nf_conntrack_count").stdout  # fmt: skip
+                assert int(count) == 0
+                assert (nat.statistics.looked_up, nat.statistics.errors) == (0, 0)
+
+
+_UNPRIVILEGED = """
+import logging, numpy as np
+from probe.flow.batch import RECORD_DTYPE
+from probe.metadata.nat import Nat
+logging.basicConfig(level="INFO", format="%(levelname)s %(message)s")
+records = np.zeros(1, RECORD_DTYPE)
+records["ip_version"], records["protocol"] = 4, 6
+nat = Nat()
+for _ in range(3):
+    nat.apply(records)
+print(nat.statistics.errors, records["translated"].sum())
+"""
+
+
+def test_without_the_privilege_it_is_off(translated: tuple[Host, Host]) -> None:
+    done = subprocess.run(
+        ["nsenter", f"--net=/run/netns/{ROUTER}", "setpriv", "--inh-caps=-all",
+         "--bounding-set=-net_admin", sys.executable, "-c", _UNPRIVILEGED],
+        cwd=Path(__file__).resolve().parents[2], capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout == "0 0\n"
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith("INFO connection tracking may not be read (")
+
+
+@pytest.fixture
+def docker(tmp_path: Path) -> Iterator[tuple[Docker, Host]]:
+    with two_hosts("sd") as (client, host), docker_daemon(host, tmp_path) as found:
+        yield found, client
+
+
+def test_a_port_that_docker_publishes(
+    process: MeteringProcess, docker: tuple[Docker, Host]
+) -> None:
+    daemon, outside = docker
+    container = daemon.start("-p", "8080:80", IMAGE, "nc", "-ll", "-p", "80", "-e",
+                             "/bin/busybox", "echo", "hello")  # fmt: skip
+    address = daemon.address(container)
+    status = Path(f"/proc/{daemon.pid(container)}/net/tcp6")
+    deadline = time.monotonic() + 10
+    while ":0050 " not in status.read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    with actors(outside) as (client,):
+        client.do(f"s = socket.create_connection(('{daemon.host.four}', 8080), 5)")
+        name = tuple(client.do("result = s.getsockname()"))
+        client.do("while s.recv(99): pass\ns.close()")
+        process.tick_for(0.3)
+    records = process.of([outside], TCP)
+    apply(records, daemon.host.name)
+    assert len(records) == 2
+    (to,) = records[records["destination_port"] == 8080]
+    (back,) = records[records["source_port"] == 80]
+    assert translation(to) == (name, (address, 80))
+    assert translation(back) == ((str(daemon.host.four), 8080), name)
