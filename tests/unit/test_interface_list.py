@@ -1,0 +1,35 @@
+"""The list of interfaces when the kernel does not answer."""
+
+from __future__ import annotations
+
+import errno
+
+import pytest
+
+from probe.interfaces import names
+from probe.interfaces.names import Interface, InterfaceList
+
+
+def test_the_old_list_stays_and_one_warning_is_enough(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    answers: list[list[Interface] | None] = [
+        [Interface(1, "lo", "lo")], None, None, [Interface(1, "lo", "loop")], None,
+    ]  # fmt: skip
+
+    def read() -> list[Interface]:
+        if (answer := answers.pop(0)) is None:
+            raise OSError(errno.ENOBUFS, "no room")
+        return answer
+
+    monkeypatch.setattr(names, "read_interfaces", read)
+    monkeypatch.setattr(InterfaceList, "_may_have_changed", lambda self: True)
+    known = InterfaceList()
+    assert known.refresh()
+    assert [known.refresh(), known.refresh()] == [False, False]
+    assert known.interfaces == [Interface(1, "lo", "lo")]
+    assert len(caplog.records) == 1
+    assert known.refresh()
+    assert known.interfaces == [Interface(1, "lo", "loop")]
+    assert not known.refresh()
+    assert len(caplog.records) == 2
