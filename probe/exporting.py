@@ -13,6 +13,7 @@ from probe.export.share import ShareGroup
 from probe.flow.batch import Rows
 from probe.flow.biflow import pair_directions
 from probe.flow.owner import OwnerTable
+from probe.interfaces.names import InterfaceList
 from probe.ipfix.options import OptionsDefinition
 from probe.ipfix.options import for_netflow9 as options_for_netflow9
 from probe.ipfix.session import ExportSession, Options
@@ -30,7 +31,7 @@ from probe.mapping import (
     load_template,
 )
 from probe.own_traffic import Endpoint
-from probe.self_report import Metering, SelfReport, interface_rows
+from probe.self_report import Metering, SelfReport
 
 _log = logging.getLogger(__name__)
 
@@ -71,11 +72,12 @@ class Exporter:
         self._owners = owners
         self._metering = metering
         self._groups: list[tuple[list[Stream], ShareGroup | None]] = []
-        self._interfaces = interface_rows()
+        self._interfaces = InterfaceList()
         self.streams: list[Stream] = []
 
     def open(self, destinations: Iterable[str]) -> None:
-        workshop = Workshop(self._config, self._owners, self._metering)
+        self._interfaces.refresh()
+        workshop = Workshop(self._config, self._owners, self._metering, self._interfaces)
         shared: dict[str, list[Stream]] = {}
         for target in [parse_destination(text) for text in destinations]:
             stream = workshop.stream(target)
@@ -98,8 +100,7 @@ class Exporter:
 
     def watch_interfaces(self) -> None:
         """Send the options again when an interface has come or has another name."""
-        if (rows := interface_rows()) != self._interfaces:
-            self._interfaces = rows
+        if self._interfaces.refresh():
             for stream in self.streams:
                 stream.session.resend_options()
 
@@ -139,15 +140,23 @@ class Exporter:
 class Workshop:
     """Makes streams; what they share of the declarations in ``templates/`` is read once."""
 
-    def __init__(self, config: RunConfig, owners: OwnerTable, metering: Metering) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        owners: OwnerTable,
+        metering: Metering,
+        interfaces: InterfaceList,
+        boot_s: float | None = None,
+    ) -> None:
         self._config = config
         self._owners = owners
         self._metering = metering
+        self._interfaces = interfaces
         self._elements = load_elements(config.pen)
         self._netflow9 = load_netflow9(self._elements)
         self._options = load_options(self._elements)
         # Read once: a step of the clock must not make two sessions disagree.
-        self._boot_s = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+        self._boot_s = boot_s or time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
 
     def stream(self, target: Destination, open_: Opener = open_sender) -> Stream:
         """ConfigError: its profile, Template or files cannot be used."""
@@ -174,7 +183,9 @@ class Workshop:
         options: list[OptionsDefinition],
         is_netflow9: bool,
     ) -> ExportSession:
-        report = SelfReport(self._metering, sender, self._config.odid, self._boot_s)
+        report = SelfReport(
+            self._metering, self._interfaces, sender, self._config.odid, self._boot_s
+        )
         return ExportSession(
             encoder,
             self._config.odid,

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from probe.export.open import Sender
-from probe.interfaces.names import read_interfaces
+from probe.interfaces.names import InterfaceList
 from probe.ipfix.options import OptionRow, OptionValue
 
 _NO_ADDRESS = {"exporterIPv4Address": bytes(4), "exporterIPv6Address": bytes(16)}
@@ -30,8 +30,16 @@ class Metering(Protocol):
 class SelfReport:
     """Rows of all options of one session. ``boot_s``: Unix time when the host was booted."""
 
-    def __init__(self, metering: Metering, sender: Sender, odid: int, boot_s: float) -> None:
+    def __init__(
+        self,
+        metering: Metering,
+        interfaces: InterfaceList,
+        sender: Sender,
+        odid: int,
+        boot_s: float,
+    ) -> None:
         self._metering = metering
+        self._interfaces = interfaces
         self._sender = sender
         self._odid = odid
         self._boot_ms = round(boot_s * 1000)
@@ -41,7 +49,7 @@ class SelfReport:
             "exporter": [self._exporter()],
             "statistics": [self._statistics()],
             "losses": self._losses(),
-            "interfaces": interface_rows(),
+            "interfaces": self._interface_rows(),
         }
 
     def _exporter(self) -> OptionRow:
@@ -76,16 +84,15 @@ class SelfReport:
             for cause, count in self._metering.losses().items()
         ]
 
-
-def interface_rows() -> list[OptionRow]:
-    return [
-        {
-            "ingressInterface": interface.index,
-            "interfaceName": interface.name,
-            "interfaceDescription": interface.description,
-        }
-        for interface in read_interfaces()
-    ]
+    def _interface_rows(self) -> list[OptionRow]:
+        return [
+            {
+                "ingressInterface": interface.index,
+                "interfaceName": interface.name,
+                "interfaceDescription": interface.description,
+            }
+            for interface in self._interfaces.interfaces
+        ]
 
 
 def _addresses(local: tuple[str, int] | None) -> dict[str, OptionValue]:

@@ -24,7 +24,6 @@ from tests.interop.programs import (
     wait_until,
 )
 
-
 #: Process or container at the source and at the destination, by Flow Key.
 Names = dict[object, tuple[str, str]]
 

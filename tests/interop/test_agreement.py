@@ -62,7 +62,8 @@ def observed(
 ) -> Iterator[Observed]:
     folder = tmp_path_factory.mktemp("agreement")
     with contextlib.ExitStack() as stack:
-        targets = {
+        file = FileOfRun(folder)
+        targets: dict[str, Nfcapd | Nfacctd | Collect | Raw] = {
             "nfcapd": Nfcapd(folder),
             "nfcapd v9": Nfcapd(folder, version=9),
             "nfacctd": Nfacctd(folder),
@@ -70,7 +71,7 @@ def observed(
             "collect": Collect(folder),
             "collect v9": Collect(folder, version=9),
             "collect tcp": StreamCollect(folder),
-            "file": FileOfRun(folder),
+            "file": file,
             "raw": Raw(10, "iana"),
             "raw v9": Raw(9, "full"),
         }
@@ -87,7 +88,7 @@ def observed(
         workload = Workload(hosts)
         workload.play(300)
         assert probe.stop() == 0, probe.errors
-        everything = {**targets, **captures, "tshark file": targets["file"].as_capture()}
+        everything = {**targets, **captures, "tshark file": file.as_capture()}
         for collector in everything.values():
             collector.finish()
         yield Observed(workload, everything, probe.errors)

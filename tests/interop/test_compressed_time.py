@@ -10,13 +10,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from probe.export.open import Sender
 
 from probe.config import RunConfig
 from probe.export.destination import Destination, SendStatistics, parse_destination
-from probe.export.open import Sender
 from probe.exporting import Stream, Workshop
 from probe.flow.batch import Rows
 from probe.flow.owner import Owner, OwnerTable
+from probe.interfaces.names import InterfaceList
 from probe.ipfix.message import Train
 from probe.mapping import load_profiles
 from tests.interop import checker
@@ -29,7 +30,7 @@ UDP = ("ipfix://127.0.0.1:4739", "netflow9://127.0.0.1:2055")
 STREAM = "ipfix+tcp://127.0.0.1:4739"
 #: With reverse elements too, where the protocol has them.
 CASES = [
-    f"{base}?profile={profile.name}{extra}"
+    f"{base}?profile={profile}{extra}"
     for profile in load_profiles()
     for base, extra in [(UDP[0], ""), (UDP[0], "&biflow=rfc5103"), (UDP[1], ""), (STREAM, "")]
 ]
@@ -130,10 +131,11 @@ def play(check: Any, url: str, start_s: int, key: str, connections: int) -> int:
 
     def record(destination: Destination) -> Sender:
         made.append(Recorder(destination))
-        return made[0]  # type: ignore[return-value]
+        return made[0]
 
-    workshop = Workshop(RunConfig(), owners(), Metered())  # type: ignore[arg-type]
-    workshop.boot_s = NOW_S - 86_400.0
+    interfaces = InterfaceList()
+    interfaces.refresh()
+    workshop = Workshop(RunConfig(), owners(), Metered(), interfaces, NOW_S - 86_400.0)
     stream: Stream = workshop.stream(parse_destination(url), record)
     (recorder,) = made
     random = np.random.default_rng(start_s)
