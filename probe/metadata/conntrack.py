@@ -42,13 +42,11 @@ _LOADED = Path("/proc/sys/net/netfilter/nf_conntrack_count")
 # include/uapi/linux/netlink.h, nfnetlink.h, nfnetlink_conntrack.h
 _NETLINK_NETFILTER = 12
 _SOL_NETLINK, _NETLINK_CAP_ACK = 270, 10  # errors do not carry the request
-_SO_RCVBUFFORCE = 33
 _NLM_F_REQUEST = 1
 _NLMSG_ERROR = 2
 _CONNECTION, _GET_CONNECTION, _GET_STATISTICS = 0x100, 0x101, 0x105
 _HEADER = struct.Struct("=IHHIIBBH")  # struct nlmsghdr, struct nfgenmsg
-_LOT = 64  # requests in one message: what it brings back fits the socket's buffer
-_RECEIVE_OCTETS = 1 << 20
+_LOT = 64  # requests in one message: answers to 256 still fit a receive buffer of default size
 
 # CTA_TUPLE_ORIG or _REPLY as the kernel writes it for TCP and UDP over IPv4: 13 words of which
 # these are attribute headers (place: length, type).
@@ -191,7 +189,6 @@ class Conntrack:
             found.bind((0, 0))
             found.setblocking(False)
             found.setsockopt(_SOL_NETLINK, _NETLINK_CAP_ACK, 1)
-            found.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _RECEIVE_OCTETS)
         except OSError:
             found.close()
             raise
@@ -238,14 +235,18 @@ class Conntrack:
 
     def _receive(self, count: int) -> NDArray[np.void]:
         """Up to ``count`` datagrams, all that wait."""
-        rows = self._answers.view(np.uint8).data
+        octets, at = self._answers.view(np.uint8).data, 0
         receive, size = self._opened().recv_into, ANSWER.itemsize
-        for at in range(count):
+        while at < count:
             try:
-                receive(rows[at * size :], size)
+                receive(octets[at * size :], size)
+                at += 1
             except BlockingIOError:
-                return self._answers[:at]
-        return self._answers[:count]
+                break
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:  # some did not fit; those that did wait behind it
+                    raise
+        return self._answers[:at]
 
     def _take_numbers(self, count: int) -> int:
         first = self._sequence

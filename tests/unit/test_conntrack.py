@@ -5,11 +5,20 @@ from __future__ import annotations
 import errno
 import socket
 import struct
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from probe.metadata.conntrack import ANSWER, TUPLE, Tuples, decode_answers, encode_requests
+from probe.metadata import conntrack
+from probe.metadata.conntrack import (
+    ANSWER,
+    TUPLE,
+    Conntrack,
+    Tuples,
+    decode_answers,
+    encode_requests,
+)
 
 #: UDP 127.0.0.1:40100 to 127.0.0.2:100; translated to 127.0.0.9 and 127.0.0.5; sequence 3.
 ANSWERED = bytes.fromhex(
@@ -116,3 +125,94 @@ def test_a_refusal_is_told() -> None:
     refused = ABSENT[:16] + struct.pack("=i", -errno.EPERM) + ABSENT[20:]
     _, unread, error = decode_answers(answers(refused), 3, 1)
     assert (unread, error) == (1, errno.EPERM)
+
+
+class FakeSocket:
+    """Answers what ``given`` holds: octets, or an error number to fail with."""
+
+    def __init__(self, *given: bytes | int) -> None:
+        self._given = list(given)
+        self.sent: list[bytes] = []
+
+    def send(self, octets: bytes) -> None:
+        self.sent.append(octets)
+
+    def recv(self, size: int) -> bytes:
+        if not self._given:
+            raise BlockingIOError(errno.EAGAIN, "nothing waits")
+        if isinstance(answer := self._given.pop(0), int):
+            raise OSError(answer, "told to")
+        return answer[:size]
+
+    def recv_into(self, buffer: memoryview, size: int) -> int:
+        answer = self.recv(size)
+        buffer[: len(answer)] = answer
+        return len(answer)
+
+    def bind(self, address: object) -> None:
+        pass
+
+    def setblocking(self, flag: bool) -> None:
+        assert not flag
+
+    def setsockopt(self, *option: int) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+def opened(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *given: bytes | int
+) -> tuple[Conntrack, FakeSocket]:
+    fake, tracked = FakeSocket(*given), Conntrack()
+    monkeypatch.setattr(conntrack, "_LOADED", tmp_path)
+    monkeypatch.setattr("socket.socket", lambda *kind: fake)
+    assert tracked.open()
+    return tracked, fake
+
+
+def test_answers_that_did_not_fit_are_counted(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Two of four come: the kernel says so first, and then nothing more waits."""
+    given = (errno.ENOBUFS, with_sequence(ABSENT, 1), with_sequence(ANSWERED, 4))
+    tracked, fake = opened(monkeypatch, tmp_path, *given)
+    found = tracked.look_up(np.repeat(ORIGINAL, 4))
+    assert found.found.tolist() == [False, False, False, True]
+    assert tracked.unread == 2
+    assert [len(sent) for sent in fake.sent] == [4 * 72]
+
+
+def test_another_error_is_the_callers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    tracked, _ = opened(monkeypatch, tmp_path, errno.EIO)
+    with pytest.raises(OSError, match="told to"):
+        tracked.look_up(ORIGINAL)
+
+
+def test_the_number_of_connections(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As the kernel answered; what an earlier look-up left behind is passed over."""
+    answer = bytes.fromhex(
+        "2400000005010200090000001d4400000000000008000100000027100800020000040000"
+    )
+    late = with_sequence(ABSENT, 77)
+    tracked, _ = opened(monkeypatch, tmp_path, late, with_sequence(answer, 1))
+    assert tracked.read_count() == 10_000
+
+
+def test_no_count_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    refused = with_sequence(ABSENT[:16] + struct.pack("=i", -errno.EPERM) + ABSENT[20:], 1)
+    tracked, _ = opened(monkeypatch, tmp_path, refused)
+    with pytest.raises(PermissionError):
+        tracked.read_count()
+    with pytest.raises(BlockingIOError):
+        tracked.read_count()
+
+
+def test_nothing_is_loaded_by_looking(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Without connection tracking no socket is made: that would load its modules."""
+    made: list[object] = []
+    monkeypatch.setattr(conntrack, "_LOADED", tmp_path / "absent")
+    monkeypatch.setattr("socket.socket", lambda *kind: made.append(kind))
+    assert not Conntrack().open()
+    assert not made
