@@ -128,6 +128,22 @@ def test_the_other_direction_is_looked_up_if_the_first_is_unknown() -> None:
     assert [len(asked) for asked in conntrack.asked] == [1, 1]
 
 
+def test_what_comes_back_to_a_masqueraded_client_is_not_looked_up() -> None:
+    """The entry of the request tells that these are addresses after the translation."""
+    conntrack = FakeConntrack((CLIENT, CLIENT_REPLY))
+    given = records(CLIENT, back(CLIENT), flows=(9, 9))
+    assert applied(conntrack, given) == [back(CLIENT_REPLY), None]
+    assert [len(asked) for asked in conntrack.asked] == [1]
+
+
+def test_two_translations_on_one_way() -> None:
+    """What the server's socket sees was translated twice: its answer has an entry of its own."""
+    conntrack = FakeConntrack((CLIENT, CLIENT_REPLY), (SERVED, SERVED_REPLY))
+    given = records(CLIENT, SERVED_REPLY, flows=(9, 9))
+    assert applied(conntrack, given) == [back(CLIENT_REPLY), back(SERVED)]
+    assert [len(asked) for asked in conntrack.asked] == [1, 1]
+
+
 def test_many_flows_keep_their_own_translation() -> None:
     seen = [(f"10.0.{n // 250}.{n % 250}", 1000 + n, "192.0.2.1", 443, UDP) for n in range(500)]
     replies = [("192.0.2.1", 443, "198.51.100.9", 20000 + n, UDP) for n in range(500)]
