@@ -50,6 +50,7 @@ class Probe:
         )
         self.exporter = Exporter(config, self.owners, self)
         self.exported = Exported()
+        self.nat: Nat | None = None
 
     def open(self, destinations: tuple[str, ...]) -> None:
         self.exporter.open(destinations)
@@ -61,7 +62,8 @@ class Probe:
             host_netns=self.collector.host_netns,
         )
         self.own = OwnTraffic(self.owners, self.collector.host_netns)
-        self.nat = Nat(self.collector.host_netns) if self.config.nat else None
+        if self.config.nat:
+            self.nat = Nat(self.collector.host_netns)
         self._sweep_at = 0.0
 
     def tick(self) -> None:
@@ -101,6 +103,8 @@ class Probe:
         self.cache.observe(self.filter.select(batch, self.owners), time.monotonic_ns())
 
     def close(self) -> None:
+        if self.nat:
+            self.nat.close()
         self.exporter.close()
         self.collector.close()
 

@@ -275,7 +275,7 @@ class Capture(Listener):
         return [one for one, _ in self._read()]
 
     def processes(self) -> Names:
-        return dict((one.key, names) for one, names in self._read())
+        return {one.key: names for one, names in self._read()}
 
     def malformed(self) -> str:
         """What tshark objects to."""
