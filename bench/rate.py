@@ -11,7 +11,8 @@ import numpy as np
 
 from bench.report import progress, table
 from bench.workload import Workload
-from probe.export.udp import UdpDestination, parse_destination
+from probe.export.destination import parse_destination
+from probe.export.udp import UdpDestination
 from probe.flow.batch import RECORD_DTYPE, Rows
 from probe.flow.owner import Owner, OwnerTable
 from probe.ipfix.session import ExportSession

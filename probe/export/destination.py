@@ -1,13 +1,20 @@
-"""Destinations as the user writes them: ``ipfix://HOST:PORT?max_message=1400&pace=8000000``."""
+"""Destinations as the user writes them: ``ipfix://HOST:PORT?max_message=1400&pace=8000000``.
+
+Only the text is judged here; files that it names are read when the sender opens.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from urllib.parse import parse_qsl, urlsplit
+from typing import Any
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from probe.errors import ConfigError
 
 IPFIX_PORT = 4739
+IPFIX_TLS_PORT = 4740
+NETFLOW9_PORT = 2055
 
 #: Octets a second: some 44 000 records of the default Template. nfcapd reads from a socket buffer
 #: of 212 992 octets (net.core.rmem_default), of which the kernel charges about 2304 for a message
@@ -15,38 +22,108 @@ IPFIX_PORT = 4739
 #: cores: nothing lost at 16 and 24 million octets a second, 0.5 % at 40 million.
 DEFAULT_PACE = 16_000_000
 DEFAULT_MAX_MESSAGE = 1400
+#: Of streams and files, which no path MTU bounds: one TLS record, and less header by the record.
+DEFAULT_STREAM_MESSAGE = 16384
 _LEAST_MESSAGE = 512
+_LARGEST_DATAGRAM = 65507
+_LARGEST_MESSAGE = 65535  # RFC 7011 section 3.1: Length has 16 bits
+SHARES = ("hash", "round-robin")
+BIFLOWS = ("rfc5103",)
 
 
 @dataclass(frozen=True, slots=True)
 class Destination:
-    """Where messages go. ``pace`` is octets a second, 0 for no limit."""
+    """Where messages go. ``pace`` is octets a second, 0 for no limit.
+
+    ``path`` is that of a file and empty elsewhere, as are the TLS files ``ca`` (empty: those of
+    the system), ``cert`` and ``key``. ``name`` is the name that the collector's certificate must
+    hold, if not the host. Destinations with the same ``share`` form a group.
+    """
 
     scheme: str
     host: str
     port: int
     max_message: int = DEFAULT_MAX_MESSAGE
     pace: int = DEFAULT_PACE
+    profile: str | None = None
+    biflow: bool = False
+    share: str | None = None
+    path: str = ""
+    ca: str = ""
+    cert: str = ""
+    key: str = ""
+    name: str = ""
 
     def __str__(self) -> str:
+        if self.path:
+            return f"{self.scheme}://{self.path}"
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{self.scheme}://{host}:{self.port}"
 
 
+@dataclass(frozen=True, slots=True)
+class _Scheme:
+    """What a scheme takes. ``port`` 0: it has a path and neither host nor port."""
+
+    port: int
+    options: tuple[str, ...]
+    max_message: int = DEFAULT_MAX_MESSAGE
+    largest_message: int = _LARGEST_DATAGRAM
+
+
+_COMMON = ("max_message", "profile", "share")
+_STREAM = (*_COMMON, "biflow")
+_TLS = ("ca", "cert", "key", "name")
+SCHEMES: Mapping[str, _Scheme] = {
+    "ipfix": _Scheme(IPFIX_PORT, (*_STREAM, "pace")),
+    "netflow9": _Scheme(NETFLOW9_PORT, (*_COMMON, "pace")),
+    "ipfix+tcp": _Scheme(IPFIX_PORT, _STREAM, DEFAULT_STREAM_MESSAGE, _LARGEST_MESSAGE),
+    "ipfix+tls": _Scheme(
+        IPFIX_TLS_PORT, (*_STREAM, *_TLS), DEFAULT_STREAM_MESSAGE, _LARGEST_MESSAGE
+    ),
+    "file": _Scheme(0, _STREAM, DEFAULT_STREAM_MESSAGE, _LARGEST_MESSAGE),
+}
+
+
+_EXPECTED = {
+    "ipfix": "expected ipfix://HOST:PORT, IPv6 addresses in brackets",
+    "file": "expected file:///PATH, an absolute path and no host",
+}
+
+
 def parse_destination(text: str) -> Destination:
     """``text`` as a Destination; ConfigError says what is wrong with it."""
-    example = "expected ipfix://HOST:PORT, IPv6 addresses in brackets"
     try:
         parts = urlsplit(text)
-        host, port = parts.hostname, parts.port
+        host, port = parts.hostname or "", parts.port
     except ValueError as error:
-        raise ConfigError(f"destination {text!r}: {error}; {example}") from None
-    if parts.scheme != "ipfix" or not host or parts.path not in ("", "/") or parts.fragment:
-        raise ConfigError(f"destination {text!r}: {example}")
+        raise _wrong(text, f"{error}; {_EXPECTED['ipfix']}") from None
+    scheme = SCHEMES.get(parts.scheme)
+    if scheme is None:
+        known = ", ".join(SCHEMES)
+        raise _wrong(text, f"{_EXPECTED['ipfix']}; known schemes: {known}")
+    options = {"max_message": scheme.max_message, **_options(text, parts, scheme)}
+    if not scheme.port:
+        return Destination(parts.scheme, "", 0, path=_path(text, parts), **options)
+    expected = _EXPECTED["ipfix"].replace("ipfix:", f"{parts.scheme}:", 1)
+    if not host or parts.path not in ("", "/") or parts.fragment:
+        raise _wrong(text, expected)
     if parts.username is not None or port == 0 or not _is_host(host):
-        raise ConfigError(f"destination {text!r}: {example}")
-    options = _options(text, parts.query)
-    return Destination(parts.scheme, host, port or IPFIX_PORT, **options)
+        raise _wrong(text, expected)
+    return Destination(parts.scheme, host, port or scheme.port, **options)
+
+
+def _wrong(text: str, reason: str) -> ConfigError:
+    return ConfigError(f"destination {text!r}: {reason}")
+
+
+def _path(text: str, parts: SplitResult) -> str:
+    path = unquote(parts.path)
+    if parts.netloc or not path.startswith("/") or path.endswith("/") or "\0" in path:
+        raise _wrong(text, _EXPECTED["file"])
+    if parts.fragment:
+        raise _wrong(text, f"{_EXPECTED['file']}; write # as %23")
+    return path
 
 
 def _is_host(text: str) -> bool:
@@ -58,16 +135,52 @@ def _is_host(text: str) -> bool:
     return not any(c.isspace() for c in text)
 
 
-def _options(text: str, query: str) -> dict[str, int]:
-    ranges = {"max_message": (_LEAST_MESSAGE, 65507), "pace": (0, 1 << 40)}
-    options: dict[str, int] = {}
-    for key, value in parse_qsl(query, keep_blank_values=True):
-        if key not in ranges:
-            raise ConfigError(
-                f"destination {text!r}: unknown option {key}; known: max_message, pace"
-            )
-        low, high = ranges[key]
-        if not value.isdecimal() or not low <= int(value) <= high:
-            raise ConfigError(f"destination {text!r}: {key} must be {low} to {high}")
-        options[key] = int(value)
+def _options(text: str, parts: SplitResult, scheme: _Scheme) -> dict[str, Any]:
+    options: dict[str, Any] = {}
+    for piece in filter(None, parts.query.split("&")):
+        key, _, value = piece.partition("=")
+        if key not in scheme.options:
+            raise _wrong(text, _why_not(key, parts.scheme, scheme))
+        if key in options:
+            raise _wrong(text, f"{key} is given twice")
+        # Not parse_qsl, which takes the + in a path for a space.
+        options[key] = _value(text, key, unquote(value), scheme)
+    if parts.scheme == "ipfix+tls" and not ("cert" in options and "key" in options):
+        raise _wrong(text, "cert=FILE and key=FILE are needed: both sides show a certificate")
     return options
+
+
+def _why_not(key: str, name: str, scheme: _Scheme) -> str:
+    if key == "biflow" and name == "netflow9":
+        return "NetFlow v9 has no reverse elements for biflow: use an ipfix scheme"
+    if key in _TLS:
+        return f"{key} is for ipfix+tls only"
+    if key == "pace":
+        return "pace is for datagrams (ipfix, netflow9) only: a stream slows down by itself"
+    return f"unknown option {key}; known: {', '.join(sorted(scheme.options))}"
+
+
+def _value(text: str, key: str, value: str, scheme: _Scheme) -> Any:
+    if key == "max_message":
+        return _number(text, key, value, _LEAST_MESSAGE, scheme.largest_message)
+    if key == "pace":
+        return _number(text, key, value, 0, 1 << 40)
+    if key == "biflow":
+        return _choice(text, key, value, BIFLOWS) == "rfc5103"
+    if key == "share":
+        return _choice(text, key, value, SHARES)
+    if not value:
+        raise _wrong(text, f"{key} is empty")
+    return value
+
+
+def _number(text: str, key: str, value: str, low: int, high: int) -> int:
+    if not (value.isascii() and value.isdecimal()) or not low <= int(value) <= high:
+        raise _wrong(text, f"{key} must be {low} to {high}")
+    return int(value)
+
+
+def _choice(text: str, key: str, value: str, known: tuple[str, ...]) -> str:
+    if value not in known:
+        raise _wrong(text, f"{key} must be {' or '.join(known)}")
+    return value

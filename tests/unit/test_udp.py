@@ -11,11 +11,11 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from probe.errors import ConfigError
 from probe.export.datagram import DatagramSocket
+from probe.export.destination import DEFAULT_PACE, Destination
 from probe.export.pacing import TokenBucket
 from probe.export.queue import TrainQueue
-from probe.export.udp import Destination, UdpDestination, parse_destination
+from probe.export.udp import UdpDestination
 from probe.ipfix.message import Train
 
 
@@ -27,8 +27,8 @@ def sink() -> Iterator[socket.socket]:
         yield receiver
 
 
-def destination_of(receiver: socket.socket, **options: int) -> Destination:
-    return Destination("ipfix", "127.0.0.1", receiver.getsockname()[1], **options)
+def destination_of(receiver: socket.socket, pace: int = DEFAULT_PACE) -> Destination:
+    return Destination("ipfix", "127.0.0.1", receiver.getsockname()[1], pace=pace)
 
 
 def train(count: int, size: int = 100, records: int | None = None) -> Train:
@@ -42,53 +42,6 @@ def train(count: int, size: int = 100, records: int | None = None) -> Train:
 
 def received(receiver: socket.socket, count: int) -> list[bytes]:
     return [receiver.recv(65535) for _ in range(count)]
-
-
-@pytest.mark.parametrize(
-    ("text", "host", "port", "shown"),
-    [
-        ("ipfix://127.0.0.1:2055", "127.0.0.1", 2055, "ipfix://127.0.0.1:2055"),
-        ("ipfix://collector.example", "collector.example", 4739, "ipfix://collector.example:4739"),
-        ("ipfix://[2001:db8::1]:99/", "2001:db8::1", 99, "ipfix://[2001:db8::1]:99"),
-    ],
-)
-def test_destinations(text: str, host: str, port: int, shown: str) -> None:
-    destination = parse_destination(text)
-    assert (destination.host, destination.port, str(destination)) == (host, port, shown)
-
-
-def test_destination_options() -> None:
-    destination = parse_destination("ipfix://h:1?max_message=1232&pace=0")
-    assert (destination.max_message, destination.pace) == (1232, 0)
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "127.0.0.1:4739",
-        "ipfix:",
-        "ipfix://",
-        "ipfix://:4739",
-        "http://h:1",
-        "ipfix://h:0",
-        "ipfix://h:65536",
-        "ipfix://h:port",
-        "ipfix://2001:db8::1",
-        "ipfix://[2001:db8::1",
-        "ipfix://user@h:1",
-        "ipfix://h:1/path",
-        "ipfix://h:1#part",
-        "ipfix://a b:1",
-        "ipfix://h:1?colour=red",
-        "ipfix://h:1?pace=fast",
-        "ipfix://h:1?pace=",
-        "ipfix://h:1?max_message=100",
-    ],
-)
-def test_nonsense_is_refused(text: str) -> None:
-    with pytest.raises(ConfigError, match="destination"):
-        parse_destination(text)
 
 
 def test_messages_arrive_as_they_are(sink: socket.socket) -> None:
@@ -165,9 +118,12 @@ def test_the_queue_is_bounded_and_counts_exactly() -> None:
 
 def test_overflow_is_dropped_and_counted(sink: socket.socket) -> None:
     destination = UdpDestination(destination_of(sink), queue_octets=1000)
-    destination.enqueue([train(8, records=80), train(8, records=80), train(2)])
+    dropped = replace(train(8, records=80), packets=500, flow_octets=70_000)
+    destination.enqueue([train(8, records=80), dropped, train(2)])
     assert destination.statistics.dropped_messages == 8
     assert destination.statistics.dropped_records == 80
+    assert destination.statistics.dropped_packets == 500
+    assert destination.statistics.dropped_octets == 70_000
     assert destination.backlog == 1000
     assert destination.flush(time.monotonic() + 1)
     assert destination.statistics.sent_messages == 10

@@ -1,0 +1,40 @@
+"""What became of the messages that a sender was given."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from probe.ipfix.message import Train
+
+
+@dataclass(slots=True)
+class SendStatistics:
+    """Only ever grows. ``errors`` counts failures, ``bursts`` runs of them.
+
+    ``dropped_packets`` and ``dropped_octets`` are those that the flow records in dropped messages
+    report (notSentPacketTotalCount and its kin), not octets of messages.
+    """
+
+    sent_messages: int = 0
+    sent_octets: int = 0
+    sent_records: int = 0
+    dropped_messages: int = 0
+    dropped_records: int = 0
+    dropped_packets: int = 0
+    dropped_octets: int = 0
+    errors: int = 0
+    bursts: int = 0
+
+    def count_sent(self, trains: Iterable[Train]) -> None:
+        for train in trains:
+            self.sent_messages += len(train)
+            self.sent_octets += len(train.octets)
+            self.sent_records += train.records
+
+    def count_dropped(self, trains: Iterable[Train]) -> None:
+        for train in trains:
+            self.dropped_messages += len(train)
+            self.dropped_records += train.records
+            self.dropped_packets += train.packets
+            self.dropped_octets += train.flow_octets
