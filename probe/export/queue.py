@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from itertools import islice
 
 from probe.ipfix.message import Train
 
@@ -67,3 +68,77 @@ def _split(train: Train, messages: int) -> tuple[Train, Train]:
             train.flow_octets - octets,
         ),
     )
+
+
+class StreamQueue(TrainQueue):
+    """What a stream was given and its peer has not yet acknowledged, as TCP's own send queue.
+
+    ``taken`` octets from the front are with the connection. Whole messages leave when they are
+    acknowledged, so that a connection that breaks leaves here what its successor has to send.
+    """
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(limit)
+        self._acknowledged = 0  # octets of the first message, fewer than it has
+        self._full = 0  # trains that the connection has taken whole
+        self._offset = 0  # octets of the next train that it has taken
+        self.taken = 0
+
+    @property
+    def waiting(self) -> int:
+        """Octets that the connection has not taken."""
+        return self.octets - self.taken
+
+    def pieces(self, limit: int, most: int = 64) -> list[memoryview]:
+        """Up to about ``limit`` octets that the connection should take next, not copied."""
+        found, room, offset = [], limit, self._offset
+        for train in islice(self._trains, self._full, self._full + most):
+            found.append(train.octets[offset : offset + room])
+            room -= len(found[-1])
+            offset = 0
+            if room <= 0:
+                break
+        return found
+
+    def take(self, octets: int) -> None:
+        """The connection took so many more."""
+        self.taken += octets
+        self._offset += octets
+        while self._full < len(self._trains):
+            length = len(self._trains[self._full].octets)
+            if self._offset < length:
+                return
+            self._offset -= length
+            self._full += 1
+
+    def acknowledge(self, unacknowledged: int) -> list[Train]:
+        """Remove and give the messages that arrived, when so many octets taken have not."""
+        arrived, done = self.taken - unacknowledged, []
+        while self._trains:
+            length, size = len(self.head.octets), self.head.size
+            messages = len(self.head) if arrived >= length else arrived // size
+            if messages <= 0:
+                break
+            done.append(self.shift(messages))
+            octets = len(done[-1].octets)
+            arrived -= octets
+            self.taken -= octets
+            if octets == length:
+                self._full -= 1
+            elif not self._full:
+                self._offset -= octets
+        self._acknowledged = max(arrived, self._acknowledged if not done else 0)
+        return done
+
+    def rewind(self, keep_all: bool = False) -> list[Train]:
+        """The connection broke: what it took waits again.
+
+        A message of which a part arrived is removed and given, unless ``keep_all``.
+        """
+        lost = [self.shift(1)] if self._acknowledged and not keep_all else []
+        self._acknowledged = self._full = self._offset = self.taken = 0
+        return lost
+
+    def drain(self) -> list[Train]:
+        self._acknowledged = self._full = self._offset = self.taken = 0
+        return super().drain()

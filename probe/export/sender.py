@@ -1,0 +1,86 @@
+"""What the Exporting Process needs of a sender, whatever carries its messages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Protocol, runtime_checkable
+
+from probe.errors import ConfigError
+from probe.export.destination import Destination
+from probe.export.statistics import SendStatistics
+from probe.ipfix.message import Train
+
+
+class Sender(Protocol):
+    """Nothing here blocks but ``flush`` and ``close``; bad luck is counted, never raised."""
+
+    @property
+    def destination(self) -> Destination: ...
+    @property
+    def statistics(self) -> SendStatistics: ...
+
+    @property
+    def max_message(self) -> int:
+        """Octets of the largest message to make; may become smaller."""
+
+    @property
+    def is_down(self) -> bool:
+        """Unreachable, and to be tried again."""
+
+    @property
+    def backlog(self) -> int:
+        """Octets that wait to be sent."""
+
+    def needs_templates(self) -> bool:
+        """True once whenever the Templates have to be sent before any more records."""
+
+    def enqueue(self, trains: Iterable[Train]) -> None:
+        """Take messages for ``pump``; those that find no room are dropped and counted."""
+
+    def pump(self, now: float) -> float | None:
+        """Send what can be at ``now`` (monotonic s); when to call again, None: nothing waits."""
+
+    def flush(self, deadline: float) -> bool:
+        """Send until nothing waits or ``deadline`` (monotonic s). True: all of it left."""
+
+    def local_address(self) -> tuple[str, int] | None:
+        """(address, port) that messages leave from; None without a socket."""
+
+    def close(self) -> None:
+        """End the Transport Session. What still waits is dropped and counted."""
+
+
+@runtime_checkable
+class StreamSender(Sender, Protocol):
+    """A sender whose Transport Session ends with its connection (RFC 7011 section 10.4).
+
+    When ``needs_templates`` has said True, the next thing is
+    ``enqueue(session.restart(take_backlog(), now_s))``; until then nothing is sent.
+    """
+
+    keeps_order: bool
+
+    def take_backlog(self) -> list[Train]:
+        """Remove and give all that waits, the oldest first."""
+
+
+def open_sender(destination: Destination) -> Sender:
+    """The sender for ``destination``. ConfigError: a file that it names cannot be used."""
+    match destination.scheme:
+        case "ipfix" | "netflow9":
+            from probe.export.udp import UdpDestination
+
+            return UdpDestination(destination)
+        case "ipfix+tcp":
+            from probe.export.tcp import TcpDestination
+
+            return TcpDestination(destination)
+        case "ipfix+tls":
+            from probe.export.tls import TlsDestination  # ssl costs 3 MB
+
+            return TlsDestination(destination)
+        case "file":
+            from probe.export.file import FileDestination
+
+            return FileDestination(destination)
+    raise ConfigError(f"destination {destination}: no sender for this scheme")
