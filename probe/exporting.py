@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from probe.config import RunConfig
 from probe.export.destination import Destination, parse_destination
-from probe.export.open import Sender, open_sender
+from probe.export.sender import Sender, StreamSender, open_sender
 from probe.export.share import ShareGroup
 from probe.flow.batch import Rows
 from probe.flow.biflow import pair_directions

@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from probe.export.open import Sender
+from probe.export.sender import Sender
 from probe.interfaces.names import InterfaceList
 from probe.ipfix.options import OptionRow, OptionValue
 

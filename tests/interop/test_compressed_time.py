@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from probe.export.open import Sender
+from probe.export.sender import Sender
 
 from probe.config import RunConfig
 from probe.export.destination import Destination, SendStatistics, parse_destination
