@@ -1,0 +1,137 @@
+"""Flows split over a group of destinations, both directions of a flow to the same one."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from probe.flow.batch import Rows
+from probe.flow.ends import take_rows
+
+Words = NDArray[np.uint64]
+
+# The finalizer of MurmurHash3 (public domain, A. Appleby): every bit of a word decides every other.
+_MIX_1, _MIX_2 = np.uint64(0xFF51AFD7ED558CCD), np.uint64(0xC4CEB9FE1A85EC53)
+_SHIFT = np.uint64(33)
+#: Records hashed at a time, so that what is computed stays in the cache.
+_LOT = 8192
+_ODD = np.uint64(0x9E3779B97F4A7C15)
+
+
+class ShareGroup:
+    """``names`` are the members' (their URLs), ``kind`` is "hash" or "round-robin".
+
+    hash: rendezvous hashing of the Flow Key. It depends on the key and the names only: after a
+    restart, and from another probe, a flow goes where it went. While a member is down its flows
+    go to the others, and no other flow moves.
+
+    round-robin: evenly by the number of the flow, which is new in every run; when a member goes
+    or comes back, all flows are dealt anew.
+    """
+
+    def __init__(self, kind: str, names: Sequence[str]) -> None:
+        if kind not in ("hash", "round-robin"):
+            raise ValueError(f"no way to share: {kind}")
+        self._is_hash = kind == "hash"
+        digests = [hashlib.blake2b(name.encode(), digest_size=8).digest() for name in names]
+        self._seeds = [np.uint64(int.from_bytes(digest, "little")) for digest in digests]
+
+    def split(self, records: Rows, is_up: Sequence[bool]) -> list[Rows]:
+        """One array for each member, of the same dtype as ``records`` and in their order.
+
+        When all are down it is as if all were up: the loss is counted where it happens.
+        """
+        count = len(self._seeds)
+        up = [member for member in range(count) if is_up[member]] or list(range(count))
+        if len(up) == 1 or not len(records):
+            chosen = up[0]
+            return [records if member == chosen else records[:0] for member in range(count)]
+        choose = self._by_hash if self._is_hash else self._in_turn
+        lots = range(0, len(records), _LOT)
+        position = np.concatenate([choose(records[at : at + _LOT], up) for at in lots])
+        shares = [records[:0]] * count
+        for number, member in enumerate(up):
+            shares[member] = take_rows(records, np.flatnonzero(position == number))
+        return shares
+
+    def _by_hash(self, records: Rows, up: list[int]) -> NDArray[np.intp]:
+        """Index into ``up`` of the member with the greatest weight for each flow."""
+        keys = flow_hash(records)
+        best = np.zeros(len(keys), np.intp)
+        weight = _mix(keys ^ self._seeds[up[0]])
+        for number, member in enumerate(up[1:], 1):
+            other = _mix(keys ^ self._seeds[member])
+            best[other > weight] = number
+            np.maximum(weight, other, out=weight)
+        return best
+
+    def _in_turn(self, records: Rows, up: list[int]) -> NDArray[np.intp]:
+        """As ``_by_hash``. Numbers hold the time and the CPU: their own low bits say little."""
+        return (_mix(records["flow_id"]) % np.uint64(len(up))).astype(np.intp)
+
+
+def flow_hash(records: Rows) -> Words:
+    """A hash of the Flow Key that is the same in both directions.
+
+    A translated flow (NAT) has two keys: one direction shows addresses from before the translator
+    where the other shows those from behind. Where both are known the smaller hash is the flow's.
+    """
+    keys = _key_hash(_by_word(records), "source", "destination")
+    if "translated" in (records.dtype.names or ()):
+        rows = np.flatnonzero(records["translated"])
+        if len(rows):
+            wide = _by_word(records[rows])
+            keys[rows] = np.minimum(keys[rows], _key_hash(wide, "nat_source", "nat_destination"))
+    return keys
+
+
+def _key_hash(wide: Rows, source: str, destination: str) -> Words:
+    hashed = _end_hash(wide, source)
+    hashed += _end_hash(wide, destination)  # as good the other way round
+    hashed += wide["protocol"] * _ODD
+    return hashed
+
+
+def _end_hash(wide: Rows, side: str) -> Words:
+    hashed: Words = wide[f"{side}_port"].astype(np.uint64)
+    hashed *= _MIX_2
+    hashed ^= wide[f"{side}_first"]
+    if f"{side}_last" in (wide.dtype.names or ()):
+        hashed += wide[f"{side}_last"] * _ODD
+    return _mix(hashed)
+
+
+def _mix(words: Words) -> Words:
+    mixed = words ^ (words >> _SHIFT)
+    mixed *= _MIX_1
+    mixed ^= mixed >> _SHIFT
+    mixed *= _MIX_2
+    mixed ^= mixed >> _SHIFT
+    return mixed
+
+
+def _by_word(records: Rows) -> Rows:
+    """The columns of the Flow Key, addresses as words of the same order on every machine."""
+    fields: Mapping[str, tuple[Any, ...]] = records.dtype.fields or {}
+    columns = {"protocol": ("u1", fields["protocol"][1])}
+    for side in ("source", "destination", "nat_source", "nat_destination"):
+        if f"{side}_address" not in fields:
+            continue
+        kind, start = fields[f"{side}_address"][:2]
+        columns[f"{side}_port"] = ("u2", fields[f"{side}_port"][1])
+        if kind.itemsize == 4:
+            columns[f"{side}_first"] = ("<u4", start)
+        else:
+            columns[f"{side}_first"], columns[f"{side}_last"] = ("<u8", start), ("<u8", start + 8)
+    layout: Any = {
+        "names": list(columns),
+        "formats": [kind for kind, _ in columns.values()],
+        "offsets": [offset for _, offset in columns.values()],
+        "itemsize": records.dtype.itemsize,
+    }
+    wide: Rows = records.view(np.dtype(layout))
+    return wide
