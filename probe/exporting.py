@@ -46,12 +46,14 @@ class Stream:
         self.session = session
         self.encoder = encoder
         self._biflow = biflow
+        self._connection = sender if isinstance(sender, StreamSender) else None
 
     def send(self, records: Rows, now_s: float) -> None:
         """Queue ``records``, and Templates when these are due; ``now_s`` is Unix time."""
         if self.sender.needs_templates():
-            if self.sender.keeps_order:
-                self.sender.enqueue(self.session.restart(self.sender.take_backlog(), now_s))
+            if self._connection:
+                backlog = self._connection.take_backlog()
+                self.sender.enqueue(self.session.restart(backlog, now_s))
             else:
                 self.session.resend_templates()
         self.session.max_message = self.sender.max_message
@@ -194,7 +196,7 @@ class Workshop:
             NETFLOW9 if is_netflow9 else IPFIX,
             Options(options, report.read, self._netflow9 if is_netflow9 else None),
             self._boot_s,
-            repeats_templates=not sender.keeps_order,
+            repeats_templates=not isinstance(sender, StreamSender),
         )
 
     def _definition(self, target: Destination, profile: Profile) -> TemplateDefinition:

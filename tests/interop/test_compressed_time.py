@@ -6,14 +6,16 @@ Sessions are those of the probe; only the clock and the sockets are the test's.
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import pytest
-from probe.export.sender import Sender
 
 from probe.config import RunConfig
-from probe.export.destination import Destination, SendStatistics, parse_destination
+from probe.export.destination import Destination, parse_destination
+from probe.export.sender import Sender
+from probe.export.statistics import SendStatistics
 from probe.exporting import Stream, Workshop
 from probe.flow.batch import Rows
 from probe.flow.owner import Owner, OwnerTable
@@ -37,38 +39,46 @@ CASES = [
 
 
 class Recorder:
-    """A sender that keeps what it is given."""
+    """A sender of datagrams that keeps what it is given."""
 
     def __init__(self, destination: Destination) -> None:
         self.destination = destination
         self.max_message = destination.max_message
         self.statistics = SendStatistics()
-        self.keeps_order = destination.scheme == "ipfix+tcp"
         self.is_down, self.backlog = False, 0
         self.trains: list[Train] = []
-        self._is_new = True
+        self.is_new = True
 
     def needs_templates(self) -> bool:
-        is_new, self._is_new = self._is_new, False
+        is_new, self.is_new = self.is_new, False
         return is_new
 
-    def reconnect(self) -> None:
-        self._is_new = True
-
-    def take_backlog(self) -> list[Train]:
-        return self.take()
-
-    def enqueue(self, trains: list[Train]) -> None:
+    def enqueue(self, trains: Iterable[Train]) -> None:
         self.trains += trains
 
     def take(self) -> list[Train]:
         taken, self.trains = self.trains, []
         return taken
 
+    def pump(self, now: float) -> float | None:
+        return None
+
+    def flush(self, deadline: float) -> bool:
+        return True
+
     def local_address(self) -> tuple[str, int]:
         return "192.0.2.1", 40000
 
     def close(self) -> None: ...
+
+
+class StreamRecorder(Recorder):
+    """A connection."""
+
+    keeps_order = True
+
+    def take_backlog(self) -> list[Train]:
+        return self.take()
 
 
 class Metered:
@@ -130,7 +140,8 @@ def play(check: Any, url: str, start_s: int, key: str, connections: int) -> int:
     made: list[Recorder] = []
 
     def record(destination: Destination) -> Sender:
-        made.append(Recorder(destination))
+        kind = StreamRecorder if destination.scheme == "ipfix+tcp" else Recorder
+        made.append(kind(destination))
         return made[0]
 
     interfaces = InterfaceList()
@@ -139,17 +150,17 @@ def play(check: Any, url: str, start_s: int, key: str, connections: int) -> int:
     stream: Stream = workshop.stream(parse_destination(url), record)
     (recorder,) = made
     random = np.random.default_rng(start_s)
+    transport = "tcp" if isinstance(recorder, StreamRecorder) else "udp"
     sent, connection = 0, 0
     for tick_s in range(start_s, start_s + _MINUTES * 60, _TICK_S):
         if (now := (tick_s - start_s) * connections // (_MINUTES * 60)) != connection:
             connection = now
-            recorder.reconnect()
+            recorder.is_new = True
         records = mixed(tick_s, random)
         sent += len(records)
         stream.send(records, NOW_S + tick_s)
         for message in [message for train in recorder.take() for message in train]:
-            name = f"{key}/{connection if recorder.keeps_order else 0}"
-            transport = "tcp" if recorder.keeps_order else "udp"
+            name = f"{key}/{connection}" if transport == "tcp" else key
             check.feed(bytes(message), ts=NOW_S + tick_s, key=name, transport=transport)
     return sent
 

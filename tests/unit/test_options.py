@@ -23,7 +23,7 @@ def make_session(causes: list[str], **settings: object) -> ExportSession:
         return {"losses": [{"lossCause": cause, "lossTotalCount": 7} for cause in causes]}
 
     encoder = Encoder(load_template("numeric", ELEMENTS), owner_table())
-    options = Options([OPTIONS["types"], OPTIONS["losses"]], read)  # type: ignore[arg-type]
+    options = Options([OPTIONS["types"], OPTIONS["losses"]], read)
     return ExportSession(encoder, options=options, **settings)  # type: ignore[arg-type]
 
 
