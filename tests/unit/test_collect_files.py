@@ -13,16 +13,15 @@ import pytest
 from probe.cli import main
 from probe.collect.output import to_json
 from probe.errors import DecodeError
-from probe.ipfix.session import ExportSession
 from probe.ipfix.stream import MessageStream
-from probe.mapping import Encoder, load_elements, load_template
 from tests.messages import message, template
-from tests.records import NOW_S, flow_records, owner_table
+from tests.records import NOW_S, flow_records
+from tests.sessions import make_session
 
 
 def messages(count: int, template_name: str = "full") -> list[bytes]:
-    encoder = Encoder(load_template(template_name, load_elements()), owner_table())
-    trains = ExportSession(encoder).messages(flow_records(count), NOW_S)
+    session = make_session(template_name)
+    trains = session.messages(flow_records(count), NOW_S)
     return [bytes(one) for train in trains for one in train]
 
 

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import random
 import struct
-from contextlib import suppress
 
 import pytest
 
 from probe.errors import DecodeError
 from probe.ipfix.decode import CollectingProcess
-from probe.ipfix.session import ExportSession
-from probe.mapping import Encoder, load_elements, load_template
+from probe.mapping import load_elements
 from tests.messages import message, options_template, template
-from tests.records import NOW_S, flow_records, owner_table
 
 
 @pytest.fixture
@@ -138,26 +134,3 @@ def test_garbage_is_refused_and_counted(collector: CollectingProcess, datagram: 
     with pytest.raises(DecodeError):
         collector.decode(datagram, "peer")
     assert collector.statistics.errors == 1
-
-
-def test_damaged_messages_never_raise_anything_else(collector: CollectingProcess) -> None:
-    session = ExportSession(Encoder(load_template("full", load_elements()), owner_table()))
-    trains = session.messages(flow_records(20), NOW_S)
-    whole = [bytes(one) for train in trains for one in train]
-    chance = random.Random(1)
-    for _ in range(3000):
-        octets = bytearray(chance.choice(whole))
-        for _ in range(chance.randint(1, 4)):
-            octets[chance.randrange(16, len(octets))] = chance.randrange(256)
-        with suppress(DecodeError):
-            collector.decode(bytes(octets), chance.randrange(3))
-    assert collector.statistics.errors
-
-
-def test_senders_of_garbage_cannot_fill_memory(collector: CollectingProcess) -> None:
-    for odid in range(3000):
-        collector.decode(message((2, template(256, (1, 8))), odid=odid), "peer")
-    assert len(collector._domains) <= 1024
-    for number in range(256, 3000):
-        collector.decode(message((2, template(number, (1, 8)))), "other")
-    assert max(len(domain.readers) for domain in collector._domains.values()) <= 1024
