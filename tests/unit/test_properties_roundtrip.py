@@ -45,7 +45,7 @@ SPECIAL = {
 short = st.one_of(
     st.text(max_size=6), st.text(max_size=6, alphabet="a\0\n\x1b\x7f\x9f\udc80é\U0001f427")
 )
-texts = st.one_of(short, short, st.text(max_size=2000), st.just("ß" * 30_000))
+texts = st.one_of(short, short, st.text(max_size=2000), st.just("ß" * 40_000))
 ids = st.one_of(st.none(), st.integers(0, 0xFFFFFFFF))
 
 
