@@ -1,4 +1,4 @@
-"""The command line: ``sockflow run``, ``sockflow collect``, ``sockflow --version``.
+"""The command line: ``sockflow run``, ``collect``, ``templates``, and ``sockflow --version``.
 
 Exit status: 0 done, 2 for anything the user can act on, said in one line.
 """
@@ -47,6 +47,8 @@ def _main(arguments: Sequence[str]) -> int:
     log.configure(options.get("verbose", 0))
     if command == "collect":
         _collect(options)
+    elif command == "templates":
+        _templates(options)
     else:
         _run(options)
     return 0
@@ -77,6 +79,17 @@ def _collect(options: dict[str, Any]) -> None:
         collect.read(options["read"], pen, options["json"], options["options"])
 
 
+def _templates(options: dict[str, Any]) -> None:
+    from probe.show_templates import Request, describe
+
+    checked = check({key: options[key] for key in ("pen",) if key in options})
+    pen: Any = checked.get("pen", _DEFAULTS.pen)
+    request = Request(
+        options["name"], options["collector"], options["netflow9"], options["biflow"], pen
+    )
+    print(describe(request), end="")
+
+
 class _Parser(argparse.ArgumentParser):
     """Errors as ours: one line, exit status 2."""
 
@@ -93,9 +106,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--version", action="store_true", help=f"version {__version__}, kernel, libbpf and hooks"
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="run|collect")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="run|collect|templates")
     _add_run(commands)
     _add_collect(commands)
+    _add_templates(commands)
     return parser
 
 
@@ -176,3 +190,31 @@ def _add_collect(commands: Any) -> None:
     ):
         collect.add_argument(flag, type=kind, metavar=metavar, help=text, default=argparse.SUPPRESS)
     collect.add_argument("-v", "--verbose", action="count", default=0)
+
+
+def _add_templates(commands: Any) -> None:
+    templates = commands.add_parser(
+        "templates", help="what a profile sends, and files for collectors", allow_abbrev=False
+    )
+    templates.add_argument(
+        "name", nargs="?", default="", metavar="NAME", help="profile; without: list them all"
+    )
+    for flag, text in (
+        ("--netflow9", "as NetFlow v9 sends it"),
+        ("--biflow", "with the reverse elements of biflows (RFC 5103)"),
+    ):
+        templates.add_argument(flag, action="store_true", help=text)
+    chosen = templates.add_mutually_exclusive_group()
+    for collector, text in (
+        ("pmacct", "write the file for pmacct's aggregate_primitives"),
+        ("goflow2", "write the file for goflow2 -mapping"),
+        ("wireshark", "write a Lua dissector for Wireshark and tshark"),
+    ):
+        chosen.add_argument(
+            f"--{collector}", dest="collector", action="store_const", const=collector,
+            default="", help=text,
+        )  # fmt: skip
+    templates.add_argument(
+        "--pen", type=int, metavar="N", default=argparse.SUPPRESS,
+        help="enterprise number of Sockflow's own elements",
+    )  # fmt: skip

@@ -41,6 +41,11 @@ def profiles_file() -> tuple[str, str]:
     return _read(path), str(path)
 
 
+def read_wireshark() -> str:
+    """``templates/wireshark.lua``, which ``wireshark_dissector`` completes."""
+    return _read(_directory() / "wireshark.lua")
+
+
 def load_template(name: str, elements: ElementTable) -> TemplateDefinition:
     """The Template of that name in ``templates/`` ('full', 'numeric'), else of that path."""
     shipped = _directory() / f"{name}.txt"

@@ -1,0 +1,151 @@
+"""``sockflow templates``: what a profile sends, and the files that collectors want for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from probe.errors import ConfigError
+from probe.ipfix.elements import DOCUMENTATION_PEN, Element, ElementTable
+from probe.ipfix.template import Field, TemplateDefinition
+from probe.mapping import (
+    Profile,
+    for_biflow,
+    for_netflow9,
+    load_elements,
+    load_netflow9,
+    load_options,
+    load_profile,
+    load_profiles,
+    load_template,
+)
+from probe.mapping.collector_files import goflow2_mapping, pmacct_primitives, wireshark_dissector
+from probe.mapping.files import read_wireshark
+from probe.mapping.tables import ATTRIBUTES, TRANSLATION
+
+#: Collectors that a file can be written for.
+COLLECTORS = ("pmacct", "goflow2", "wireshark")
+_Row = tuple[str, str, str, str, str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """The command's flags; ``collector`` is one of COLLECTORS, '' for a table."""
+
+    name: str = ""
+    collector: str = ""
+    netflow9: bool = False
+    biflow: bool = False
+    pen: int = DOCUMENTATION_PEN
+
+
+def describe(request: Request) -> str:
+    """What the command prints. ConfigError: no such profile, or a biflow in NetFlow v9."""
+    if request.biflow and request.netflow9:
+        raise ConfigError("NetFlow v9 has no reverse elements: leave out --biflow or --netflow9")
+    elements = load_elements(request.pen)
+    if request.collector:
+        return _collector_file(request, elements)
+    if not request.name:
+        return _list_profiles()
+    return _describe_template(request, elements)
+
+
+def _list_profiles() -> str:
+    profiles = load_profiles().values()
+    width = max(len(profile.name) for profile in profiles)
+    return "".join(f"{profile.name:{width}}  {profile.note}\n" for profile in profiles)
+
+
+def _collector_file(request: Request, elements: ElementTable) -> str:
+    if request.collector == "wireshark":
+        used = _used(_find(request.name), elements) if request.name else elements
+        return wireshark_dissector(read_wireshark(), used, load_netflow9(elements))
+    definition = _definition(request.name or request.collector, elements)
+    netflow9, _ = for_netflow9(definition, load_netflow9(elements))
+    if request.biflow:
+        definition = for_biflow(definition, elements)
+    if request.collector == "goflow2":
+        return goflow2_mapping(definition, netflow9)
+    return pmacct_primitives(netflow9 if request.netflow9 else definition)
+
+
+def _find(name: str) -> Profile:
+    """A profile, or a Template file of the user's own."""
+    if name not in load_profiles() and Path(name).is_file():
+        return Profile(name, name, (), "a Template of your own")
+    return load_profile(name)
+
+
+def _definition(name: str, elements: ElementTable) -> TemplateDefinition:
+    return load_template(_find(name).template, elements)
+
+
+def _used(profile: Profile, elements: ElementTable) -> list[Element]:
+    """What a profile's Templates may have, those of its options and of Biflows too."""
+    definition = for_biflow(load_template(profile.template, elements), elements)
+    options = load_options(elements)
+    fields = [field for pair in definition.positions for field in pair]
+    fields += [field for name in profile.options for field in options[name].fields]
+    fields += [field for name in profile.options for field in options[name].scope]
+    return [field.element for field in fields]
+
+
+def _describe_template(request: Request, elements: ElementTable) -> str:
+    profile = _find(request.name)
+    definition = load_template(profile.template, elements)
+    left_out: list[str] = []
+    if request.biflow:
+        definition = for_biflow(definition, elements)
+    if request.netflow9:
+        definition, left_out = for_netflow9(definition, load_netflow9(elements))
+    lines = [
+        f"{profile.name}: {profile.note}",
+        f"options: {', '.join(profile.options) or 'none'}",
+        "",
+        *_table(definition, request.netflow9),
+    ]
+    if left_out:
+        lines += ["", f"NetFlow v9 has no field type for: {', '.join(left_out)}"]
+    return "\n".join(lines) + "\n"
+
+
+def _table(definition: TemplateDefinition, netflow9: bool) -> list[str]:
+    rows = [("element", "field type" if netflow9 else "id", "PEN", "type", "length", "in")]
+    rows += _rows(definition)
+    # NetFlow v9 knows no enterprises.
+    return list(_aligned([row[:2] + row[3:] if netflow9 else row for row in rows]))
+
+
+def _rows(definition: TemplateDefinition) -> Iterator[_Row]:
+    for four, six in definition.positions:
+        if four == six:
+            yield _row(four, _condition(four))
+        else:
+            yield _row(four, "IPv4")
+            yield _row(six, "IPv6")
+
+
+def _row(field: Field, condition: str) -> _Row:
+    element = field.element
+    length = "variable" if field.is_variable else str(field.length)
+    return (
+        element.name, str(element.id), str(element.pen or "-"), element.type.name, length, condition
+    )  # fmt: skip
+
+
+def _condition(field: Field) -> str:
+    """When it is in a Template; '' for always."""
+    if field.element.name in TRANSLATION:
+        return "IPv4, translated"
+    attribute = ATTRIBUTES.get(field.element.name)
+    if attribute and attribute.privacy:
+        return f"if privacy allows {attribute.privacy.replace('_', '-')}"
+    return ""
+
+
+def _aligned(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        yield "  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
