@@ -86,10 +86,7 @@ class InternedFields:
         entry = self._table[index]
         self.numbers[index] = tuple(fixed_value(read(entry), field) for read, field in self._fixed)
         # A command line may be longer than any field: cut before it is given a length.
-        runs = [
-            [cut_text(_octets(read(entry)), self._limit) for read in run]
-            for run in self._runs
-        ]
+        runs = [[cut_text(_octets(read(entry)), self._limit) for read in run] for run in self._runs]
         encoded = _shortened(runs, self._limit)
         for texts, octets in zip(self.texts, encoded, strict=True):
             texts[index] = octets

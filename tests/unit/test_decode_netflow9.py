@@ -80,7 +80,7 @@ def test_ipfix_with_an_uptime(collector: CollectingProcess) -> None:
 
 
 def test_field_types_of_vendors(collector: CollectingProcess) -> None:
-    fields = [(57641, 16), (57640, 4), (50018, 1), (61000, 2), (1, 8), (10, 2)]
+    fields = [(57641, 16), (57640, 4), (60018, 1), (61000, 2), (1, 8), (10, 2)]
     octets = "grün".encode().ljust(16, b"\0") + struct.pack("!IBHQH", 7, 1, 0xABCD, 5, 3)
     (record,) = collector.decode(packet((0, template(256, *fields)), (256, octets)), "peer")
     assert record == {
