@@ -197,8 +197,10 @@ class ExportSession:
     def _template_messages(self, now_s: float) -> list[Train]:
         """Types first, for they are to be known when a Template names the elements (RFC 5610)."""
         self._templates_sent_s = now_s
-        options = list(self._option_templates.values())
-        trains = self._frame_templates(self._wire.options_template_set, options, now_s)
+        trains: list[Train] = []
+        # One a message: of several in a v9 FlowSet, PyPI's netflow 0.12 reads only the first.
+        for options in self._option_templates.values():
+            trains += self._frame_templates(self._wire.options_template_set, [options], now_s)
         if types := self._option_templates.get(_TYPES):
             trains += self._frame_options(types, type_rows(self._types), now_s)
         return trains + self._frame_templates(

@@ -73,7 +73,7 @@ def observed(
             "collect tcp": StreamCollect(folder),
             "file": file,
             "raw": Raw(10, "iana"),
-            "raw v9": Raw(9, "full"),
+            "raw v9": Raw(9, "nfdump"),
         }
         for target in targets.values():
             stack.enter_context(contextlib.closing(target))
