@@ -33,7 +33,7 @@ _SLACK_MS = 1500
 def capture(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
     """(file, Unix time of its first packet): connections that end, and queries without answer."""
     began_s = time.time() - 20
-    packets = []
+    packets: list[Any] = []
     for number in range(CONNECTIONS):
         client, port = f"10.0.0.{number + 1}", 30000 + number
         there = IP(src=client, dst=SERVER) / TCP(sport=port, dport=80, flags="PA")
