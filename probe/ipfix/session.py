@@ -26,6 +26,7 @@ time. It encodes at once: owners may be released afterwards. ``session.statistic
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -243,7 +244,9 @@ class ExportSession:
         self._sequence = (self._sequence + step) & 0xFFFFFFFF
 
     def _framing(self, set_id: int, now_s: float) -> Framing:
-        now = int(now_s)  # v9 adds times to unix_secs - sysUptime, so both are of the same instant
+        # v9 tells times as unix_secs - sysUptime + value, so both are of the same instant; rounded
+        # up, for pmacct 1.7.7 takes a value above sysUptime for one of 49 days later.
+        now = math.ceil(now_s) if self._wire.counts_messages else int(now_s)
         return Framing(
             self._wire,
             set_id,

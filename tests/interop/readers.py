@@ -30,7 +30,7 @@ def scapy_flows(datagrams: list[bytes]) -> list[Flow]:
 
 def library_flows(datagrams: list[bytes]) -> list[Flow]:
     """PyPI's ``netflow``, of NetFlow v9."""
-    templates: dict[str, object] = {"netflow": [], "ipfix": []}
+    templates: dict[str, object] = {"netflow": {}, "ipfix": {}}
     found = []
     for datagram in datagrams:
         packet = netflow_library.parse_packet(datagram, templates)
