@@ -44,11 +44,12 @@ def _main(arguments: Sequence[str]) -> int:
     options = vars(_parser().parse_args(arguments))
     command = options.pop("command")
     del options["version"]
+    if command == "templates":
+        _templates(options)
+        return 0
     log.configure(options.get("verbose", 0))
     if command == "collect":
         _collect(options)
-    elif command == "templates":
-        _templates(options)
     else:
         _run(options)
     return 0

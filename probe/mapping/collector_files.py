@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from probe.ipfix.elements import Element
 from probe.ipfix.netflow9 import Netflow9Table
 from probe.ipfix.template import Field, TemplateDefinition
+from probe.mapping.tables import ATTRIBUTES, Privacy
 
 #: Elements of IANA that pmacct has primitives of its own for, among those that we send.
 _PMACCT_OWN = frozenset(
@@ -34,18 +36,40 @@ def snake_case(name: str) -> str:
 
 
 def pmacct_primitives(definition: TemplateDefinition) -> str:
-    """The file for pmacct's ``aggregate_primitives``; ``definition`` as it goes out (IPFIX, v9)."""
-    lines = [
-        f"name={snake_case(field.element.name)} field_type={_pmacct_number(field.element)} "
-        f"len={'vlen' if field.is_variable else field.length} semantics={_pmacct_kind(field)}"
+    """The file for pmacct's ``aggregate_primitives``; ``definition`` as it goes out (IPFIX, v9).
+
+    What leaves only if asked for is a comment: nfacctd has garbage for strings that do not come.
+    """
+    fields = [
+        field
         for field in _fields(definition)
         if field.element.pen or field.element.id not in _PMACCT_OWN
     ]
-    head = (
+    return _text(
         "! nfacctd.conf: aggregate_primitives: this file; and the names that are wanted in",
         "! aggregate: src_host, dst_host, src_port, dst_port, proto, src_proc_name, ...",
+        *(
+            f"! two elements with number {number} in one Template: nfacctd 1.7.7 reads one as 0"
+            for number in _shared_numbers(fields)
+        ),
+        *map(_pmacct_line, fields),
     )
-    return _text(*head, *lines)
+
+
+def _shared_numbers(fields: Iterable[Field]) -> list[int]:
+    """Element numbers that several enterprises have given."""
+    numbers = Counter(field.element.id for field in fields if field.element.pen)
+    return [number for number, count in numbers.items() if count > 1]
+
+
+def _pmacct_line(field: Field) -> str:
+    attribute = ATTRIBUTES.get(field.element.name)
+    is_rare = attribute is not None and not getattr(Privacy(), attribute.privacy or "names")
+    return (
+        f"{'! if allowed to leave: ' if is_rare else ''}name={snake_case(field.element.name)} "
+        f"field_type={_pmacct_number(field.element)} "
+        f"len={'vlen' if field.is_variable else field.length} semantics={_pmacct_kind(field)}"
+    )
 
 
 def _pmacct_number(element: Element) -> str:

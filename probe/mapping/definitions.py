@@ -13,7 +13,9 @@ from probe.mapping.tables import REVERSES
 def for_biflow(definition: TemplateDefinition, elements: ElementTable) -> TemplateDefinition:
     """``definition`` with the reverse of each of its elements that has one (RFC 5103).
 
-    Its records are of BIFLOW_DTYPE; biflowDirection is added where it is missing.
+    Its records are of BIFLOW_DTYPE; biflowDirection is added where it is missing. The reverse
+    comes first: nfcapd takes those it has no place for (tcpControlBits, times) for the forward
+    element, and the last of two wins.
     """
     has_direction = "biflowDirection" in definition.names()
 
@@ -29,7 +31,7 @@ def for_biflow(definition: TemplateDefinition, elements: ElementTable) -> Templa
 
 def _pair(field: Field, elements: ElementTable) -> list[Field]:
     reverse = REVERSES.get(field.element.name)
-    return [field, Field(elements[reverse], field.length)] if reverse else [field]
+    return [Field(elements[reverse], field.length), field] if reverse else [field]
 
 
 def for_netflow9(
