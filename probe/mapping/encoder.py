@@ -87,7 +87,9 @@ class Encoder:
         """
         kinds = records["ip_version"].astype(np.uint8)
         if self._tells_nat:
-            kinds |= np.where(records["translated"] != 0, _TRANSLATED, 0).astype(np.uint8)
+            # NAT is known of IPv4; no record may be of a kind that has no Template.
+            translated = (records["translated"] != 0) & (kinds == 4)
+            kinds |= np.where(translated, _TRANSLATED, 0).astype(np.uint8)
         for kind, encoder in self._encoders.items():
             indices = np.flatnonzero(kinds == kind.code)
             # take: indexing a structured array with another array is thirty times slower.

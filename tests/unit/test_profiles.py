@@ -162,6 +162,12 @@ def test_translated_flows_tell_their_key_beyond_the_nat(name: str) -> None:
     assert translated["postNAPTSourceTransportPort"] == 61000
 
 
+def test_no_flow_is_left_behind_for_want_of_a_template() -> None:
+    records = flow_records(3, ip_version=6)
+    records["translated"] = 1
+    assert len(decoded(definition("full"), records)) == 3
+
+
 def test_pods_and_nodes() -> None:
     table = OwnerTable()
     table.add(Owner(pod_uid=POD, pod_name="web-1", pod_namespace="shop", node="worker-3"))

@@ -1,0 +1,192 @@
+"""The files of ``sockflow templates`` in the hands of the programs that they are for."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import re
+import socket
+import subprocess
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.interop.collectors import Capture, Nfacctd, Nfcapd
+from tests.interop.programs import LOOPBACK, SOCKFLOW, Datagrams
+from tests.profiles import ProfileSession
+
+_FLOWS = 40
+
+
+def written(*arguments: str) -> str:
+    """What the command writes to standard output."""
+    command = (*SOCKFLOW, "templates", *arguments)
+    done = subprocess.run(command, check=True, text=True, capture_output=True, timeout=30)
+    return done.stdout
+
+
+def send(port: int, messages: Iterable[bytes]) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        for message in messages:
+            sender.sendto(message, (LOOPBACK, port))
+            time.sleep(0.005)  # not faster than the reader
+
+
+def flows_of(profile: str, protocol: str) -> list[bytes]:
+    session = ProfileSession(profile, protocol, now_s=time.time())
+    return list(session.messages(session.records(_FLOWS)))
+
+
+class DescribedNfacctd(Nfacctd):
+    """With the primitives that were written for it, all of them in ``aggregate``."""
+
+    primitives = ""
+
+    def command(self) -> list[object]:
+        command = super().command()
+        (self.folder / "primitives.lst").write_text(self.primitives)
+        names = re.findall(r"^name=(\w+)", self.primitives, re.M)
+        configuration = self.folder / "nfacctd.conf"
+        text = re.sub(
+            "^aggregate: .*$",
+            f"aggregate: src_host,dst_host,src_port,dst_port,proto,tcpflags,tos,{','.join(names)}",
+            configuration.read_text(),
+            flags=re.M,
+        )
+        configuration.write_text(text)
+        return command
+
+    def rows(self) -> list[dict[str, str]]:
+        with (self.folder / "flows.csv").open() as file:
+            return sorted(csv.DictReader(file, delimiter=";"), key=lambda row: row["SRC_PORT"])
+
+
+@pytest.mark.parametrize(
+    ("profile", "protocol"),
+    [("pmacct", "ipfix"), ("pmacct", "netflow9"), ("pmacct", "biflow"), ("full", "ipfix")],
+)
+def test_nfacctd_reads_names(
+    profile: str, protocol: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flag = () if protocol == "ipfix" else (f"--{protocol}",)
+    monkeypatch.setattr(DescribedNfacctd, "primitives", written(profile, "--pmacct", *flag))
+    with contextlib.closing(DescribedNfacctd(tmp_path)) as collector:
+        send(collector.port, flows_of(profile, protocol))
+        collector.finish()
+        assert "ERROR" not in collector.program.output + collector.program.errors
+        rows = collector.rows()
+    assert len(rows) == (_FLOWS // 2 if protocol == "biflow" else _FLOWS)
+    expected = {
+        "SRC_IP": "10.0.0.2", "SRC_PORT": "1026", "PROTOCOL": "tcp", "PACKETS": "3",
+        "src_proc_name": "worker-3", "dst_proc_name": "worker-1", "src_proc_pid": "1003",
+        "src_proc_user_name": "user-3", "src_proc_container_id": "000000000003",
+        "dst_proc_container_id": "000000000001", "source_process_path": "/usr/bin/worker-3",
+        "tcp_smoothed_rtt_microseconds": "252",
+    }  # fmt: skip
+    if protocol == "biflow":
+        expected |= {"reverse_packet_delta_count": "4", "reverse_octet_delta_count": "1003",
+                     "reverse_tcp_control_bits": "0", "TCP_FLAGS": "27",
+                     "retransmitted_out_pkts": "0"}  # fmt: skip
+    (row,) = [row for row in rows if row["SRC_PORT"] == "1026"]
+    assert {name: row[name] for name in expected} == expected
+
+
+class DescribedCapture(Capture):
+    """tshark with the dissector that was written for it."""
+
+    def __init__(self, folder: Path, port: int) -> None:
+        super().__init__(folder, port)
+        self._script = folder / "sockflow.lua"
+        self._script.write_text(written("--wireshark"))
+
+    def values(self, *names: str, condition: str = "sockflow") -> list[list[str]]:
+        """Of each field the values in all frames, one after the other."""
+        fields = [word for name in names for word in ("-e", f"sockflow.{name}")]
+        lines = self._tshark(
+            "-X", f"lua_script:{self._script}", "-Y", condition, "-T", "fields", *fields
+        ).splitlines()
+        columns: list[list[str]] = [[] for _ in names]
+        for line in lines:
+            for column, cell in zip(columns, line.split("\t"), strict=True):
+                column += cell.split(",") if cell else []
+        return columns
+
+
+def captured(profile: str, protocol: str, folder: Path, stack: contextlib.ExitStack) -> Any:
+    target = stack.enter_context(contextlib.closing(Datagrams()))
+    capture = stack.enter_context(contextlib.closing(DescribedCapture(folder, target.port)))
+    send(target.port, flows_of(profile, protocol))
+    capture.finish()
+    return capture
+
+
+@pytest.mark.parametrize("protocol", ["ipfix", "netflow9"])
+def test_tshark_shows_names(protocol: str, tmp_path: Path) -> None:
+    with contextlib.ExitStack() as stack:
+        capture = captured("full", protocol, tmp_path, stack)
+        names, pids, containers, paths, groups, estimated, causes = capture.values(
+            "SRC_PROC_NAME", "SRC_PROC_PID", "SRC_PROC_CONTAINER_ID", "sourceProcessPath",
+            "sourceGroupId", "countersEstimated", "lossCause",
+        )  # fmt: skip
+        numbers = sorted(1 + flow % 4 for flow in range(_FLOWS))
+        assert sorted(names) == [f"worker-{number}" for number in numbers]
+        assert sorted(pids) == [str(1000 + number) for number in numbers]
+        assert sorted(containers) == [f"{number:012x}" for number in numbers]
+        assert sorted(paths) == [f"/usr/bin/worker-{number}" for number in numbers]
+        assert sorted(groups) == [str(100 + number) for number in numbers]
+        assert sorted(estimated) == ["0"] * (_FLOWS // 2) + ["1"] * (_FLOWS // 2)
+        assert causes == ["ring full"]
+        assert capture.malformed() == ""
+
+
+def test_tshark_filters_by_names(tmp_path: Path) -> None:
+    with contextlib.ExitStack() as stack:
+        capture = captured("full", "ipfix", tmp_path, stack)
+        (found,) = capture.values("SRC_PROC_NAME", condition='sockflow.SRC_PROC_NAME == "worker-2"')
+        assert "worker-2" in found
+        assert capture.values("SRC_PROC_NAME", condition='sockflow.SRC_PROC_NAME == "nobody"') == (
+            [[]]
+        )  # fmt: skip
+
+
+def test_tshark_shows_the_other_direction_of_a_biflow(tmp_path: Path) -> None:
+    with contextlib.ExitStack() as stack:
+        capture = captured("full", "biflow", tmp_path, stack)
+        packets, octets, retransmitted = capture.values(
+            "reversePacketDeltaCount", "reverseOctetDeltaCount", "RETRANSMITTED_OUT_PKTS"
+        )
+        answers = range(1, _FLOWS, 2)
+        assert sorted(map(int, octets)) == [1000 + flow for flow in answers]
+        assert sorted(map(int, packets)) == sorted(1 + flow % 7 for flow in answers)
+        assert sorted(map(int, retransmitted)) == sorted(flow % 3 for flow in answers)
+
+
+def test_tshark_shows_pods_as_octets(tmp_path: Path) -> None:
+    with contextlib.ExitStack() as stack:
+        capture = captured("antrea", "netflow9", tmp_path, stack)
+        (pods,) = capture.values("sourcePodUUID")
+        assert pods == ["0" * 32] * _FLOWS
+
+
+@pytest.mark.parametrize("profile", ["nfdump", "iana", "full"])
+def test_nfdump_has_both_directions_of_a_biflow(profile: str, tmp_path: Path) -> None:
+    """The forward flags and times stay forward, which is why reverse elements come first."""
+    session = ProfileSession(profile, "biflow", now_s=time.time())
+    records = session.records(_FLOWS)
+    records["tcp_flags"], records["reverse_tcp_flags"] = 0x02, 0x10
+    records["reverse_first_ns"] += 1_000_000_000
+    with contextlib.closing(Nfcapd(tmp_path)) as collector:
+        send(collector.port, session.messages(records))
+        collector.finish()
+        lines = collector.nfdump(
+            "-q", "-6", "-N", "-o", "fmt:%sp;%pr;%flg;%ipkt;%ibyt;%opkt;%obyt;%td;%bfd"
+        )
+    rows = {words[0]: words[1:] for line in lines if (words := re.split(r"\s*;\s*", line.strip()))}
+    assert len(rows) == _FLOWS // 2
+    protocol, flags, *counters, duration, direction = rows["1026"]
+    assert (protocol, flags, direction) == ("6", "......S.", "1")
+    assert counters == ["3", "1002", "4", "1003"]
+    assert float(duration) == 1.5
