@@ -39,7 +39,7 @@ local function remember(session, frame, id, template)
     all[id] = versions
     local last = versions[#versions]
     if not last or (last.frame < frame and last.layout ~= template.layout) then
-        template.frame = frame
+        template.frame, template.id = frame, id
         table.insert(versions, template)
     end
 end
@@ -65,7 +65,9 @@ local function read_specifiers(set, at, count, version)
             key = set(at, 4):uint() .. "/" .. (id - 0x8000)
             at = at + 4
         end
-        table.insert(template, { length = length, entry = key and known[key] })
+        local entry = key and known[key]
+        table.insert(template, { length = length, entry = entry })
+        template.is_ours = template.is_ours or entry ~= nil
         template.least = template.least + (length == VARIABLE and 1 or length)
     end
     template.layout = at > start and set(start, at - start):bytes():tohex() or ""
@@ -90,7 +92,7 @@ end
 
 local function add_value(tree, entry, value)
     if entry.kind == "string" then
-        tree:add(entry.field, value, value:string(ENC_UTF_8):gsub("%z+$", ""))
+        tree:add(entry.field, value, (value:string(ENC_UTF_8):gsub("%z+$", "")))
     elseif entry.kind == "bool" then
         tree:add(entry.field, value, value:uint() == 1)
     elseif entry.kind == "seconds" then
@@ -125,8 +127,9 @@ local function read_record(set, at, template, tree)
     return at
 end
 
-local function read_data(set, template, tree)
+local function read_data(set, template, root)
     local at, number = 0, 0
+    local tree = root:add(sockflow, set, "Sockflow, set of template " .. template.id)
     while template.least > 0 and set:len() - at >= template.least do
         number = number + 1
         local record = tree:add(sockflow, set, "Data Record " .. number)
@@ -134,7 +137,7 @@ local function read_data(set, template, tree)
     end
 end
 
-local function read_message(message, pinfo, tree)
+local function read_message(message, pinfo, root)
     local version = message(0, 2):uint()
     if version ~= 9 and version ~= 10 then return end
     local header = version == 9 and 20 or 16
@@ -151,7 +154,7 @@ local function read_message(message, pinfo, tree)
                 read_templates(set, session, pinfo.number, version, true)
             elseif id > 255 then
                 local template = recall(session, pinfo.number, id)
-                if template then read_data(set, template, tree) end
+                if template and template.is_ours then read_data(set, template, root) end
             end
         end
         at = at + length
@@ -159,12 +162,9 @@ local function read_message(message, pinfo, tree)
 end
 
 function sockflow.dissector(_, pinfo, root)
-    local messages = { cflow() }
-    if #messages == 0 then return end
-    local tree = root:add(sockflow, "Sockflow")
-    for _, message in ipairs(messages) do
+    for _, message in ipairs({ cflow() }) do
         -- What is cut off or malformed ends the message that it is in.
-        pcall(read_message, message.range, pinfo, tree)
+        pcall(read_message, message.range, pinfo, root)
     end
 end
 
