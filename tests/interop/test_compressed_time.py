@@ -36,6 +36,10 @@ CASES = [
     for profile in load_profiles()
     for base, extra in [(UDP[0], ""), (UDP[0], "&biflow=rfc5103"), (UDP[1], ""), (STREAM, "")]
 ]
+CASES += [f"{base}?profile=full&max_message=1100" for base in (*UDP, STREAM)]
+#: Warnings: strings of options are padded, for nfdump's sake; the checker holds data of the first
+#: run against the type records of the second.
+_MEANT = ("V.nul", "R.late")
 
 
 class Recorder:
@@ -172,8 +176,8 @@ def test_the_checker_finds_no_error(url: str) -> None:
     sent = play(check, url, 0, "first run", 3)
     sent += play(check, url, _MINUTES * 60, "after a restart", 1)
     check.finish()
-    errors = [f"{issue['rule']}: {issue['msg']}" for issue in check.issues if issue["sev"] == "E"]
-    assert errors == []
+    issues = {f"{issue['rule']}: {issue['msg']}" for issue in check.issues if issue["sev"] != "I"}
+    assert not [text for text in issues if not text.startswith(_MEANT)]
     if "biflow" not in url:
         assert check.tot["flow_records"] == sent
     assert check.tot["templates"] >= (2 if "tcp" in url else 6)
