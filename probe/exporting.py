@@ -50,16 +50,27 @@ class Stream:
 
     def send(self, records: Rows, now_s: float) -> None:
         """Queue ``records``, and Templates when these are due; ``now_s`` is Unix time."""
-        if self.sender.needs_templates():
-            if self._connection:
-                backlog = self._connection.take_backlog()
-                self.sender.enqueue(self.session.restart(backlog, now_s))
-            else:
-                self.session.resend_templates()
+        self._begin(now_s)
         self.session.max_message = self.sender.max_message
         if self._biflow:
             records = pair_directions(records)
         self.sender.enqueue(self.session.messages(records, now_s))
+
+    def pump(self, now: float) -> float | None:
+        """As ``Sender.pump``; a connection that has come about begins with its Templates."""
+        due = self.sender.pump(now)
+        return self.sender.pump(now) if self._begin(time.time()) else due
+
+    def _begin(self, now_s: float) -> bool:
+        """Whether a connection is new: then its Templates go first."""
+        if not self.sender.needs_templates():
+            return False
+        if self._connection is None:
+            self.session.resend_templates()
+            return False
+        backlog = self._connection.take_backlog()
+        self.sender.enqueue(self.session.restart(backlog, now_s))
+        return True
 
     def finish(self, now_s: float) -> None:
         """The options with the last figures."""
@@ -108,7 +119,7 @@ class Exporter:
 
     def pump(self, now: float) -> float | None:
         """Send what is due; when to call again (monotonic seconds), None: nothing waits."""
-        due = [stream.sender.pump(now) for stream in self.streams]
+        due = [stream.pump(now) for stream in self.streams]
         return min((time_s for time_s in due if time_s is not None), default=None)
 
     @property

@@ -68,11 +68,11 @@ class SelfReport:
             "exportingProcessId": self._odid,
             "exportedMessageTotalCount": sent.sent_messages,
             "exportedOctetTotalCount": sent.sent_octets,
-            "exportedFlowRecordTotalCount": sent.sent_records,
+            "exportedFlowRecordTotalCount": sent.sent_flow_records,
             "observedFlowTotalCount": self._metering.observed_flows,
             "ignoredPacketTotalCount": packets,
             "ignoredOctetTotalCount": octets,
-            "notSentFlowTotalCount": sent.dropped_records,
+            "notSentFlowTotalCount": sent.dropped_flow_records,
             "notSentPacketTotalCount": sent.dropped_packets,
             "notSentOctetTotalCount": sent.dropped_octets,
         }

@@ -42,8 +42,7 @@ class TrainQueue:
         self._octets -= min(cut, len(train.octets))
         if cut >= len(train.octets):
             return self._trains.popleft()
-        first, rest = _split(train, messages)
-        self._trains[0] = rest
+        first, self._trains[0] = split_train(train, messages)
         return first
 
     def drain(self) -> list[Train]:
@@ -53,19 +52,23 @@ class TrainQueue:
         return trains
 
 
-def _split(train: Train, messages: int) -> tuple[Train, Train]:
-    """The first ``messages`` and the others; the sums of the flows are shared by records."""
-    cut, counts = messages * train.size, train.counts
-    share = int(counts[:messages].sum()) / max(1, train.records)
-    packets, octets = round(train.packets * share), round(train.flow_octets * share)
+def split_train(train: Train, messages: int) -> tuple[Train, Train]:
+    """The first ``messages`` of ``train``, fewer than it has, and the others.
+
+    Packets and octets of flows are shared by records: rounded, but their sums are exact.
+    """
+    cut = messages * train.size
+    counts, others = train.counts[:messages], train.counts[messages:]
+    part, whole = int(counts.sum()), max(1, train.records)
+    packets, flow_octets = train.packets * part // whole, train.flow_octets * part // whole
     return (
-        Train(train.octets[:cut], train.size, counts[:messages], packets, octets),
+        Train(train.octets[:cut], train.size, counts, packets, flow_octets),
         Train(
             train.octets[cut:],
             train.size,
-            counts[messages:],
+            others,
             train.packets - packets,
-            train.flow_octets - octets,
+            train.flow_octets - flow_octets,
         ),
     )
 

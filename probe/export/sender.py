@@ -76,7 +76,7 @@ def open_sender(destination: Destination) -> Sender:
 
             return TcpDestination(destination)
         case "ipfix+tls":
-            from probe.export.tls import TlsDestination  # ssl costs 3 MB
+            from probe.export.tls import TlsDestination  # ssl costs 5 MB
 
             return TlsDestination(destination)
         case "file":

@@ -12,6 +12,7 @@ from probe.ipfix.message import Train
 class SendStatistics:
     """Only ever grows. ``errors`` counts failures, ``bursts`` runs of them.
 
+    ``records`` are Data Records, those of options included; ``flow_records`` are those of flows.
     ``dropped_packets`` and ``dropped_octets`` are those that the flow records in dropped messages
     report (notSentPacketTotalCount and its kin), not octets of messages.
     """
@@ -19,8 +20,10 @@ class SendStatistics:
     sent_messages: int = 0
     sent_octets: int = 0
     sent_records: int = 0
+    sent_flow_records: int = 0
     dropped_messages: int = 0
     dropped_records: int = 0
+    dropped_flow_records: int = 0
     dropped_packets: int = 0
     dropped_octets: int = 0
     errors: int = 0
@@ -31,10 +34,12 @@ class SendStatistics:
             self.sent_messages += len(train)
             self.sent_octets += len(train.octets)
             self.sent_records += train.records
+            self.sent_flow_records += train.flow_records
 
     def count_dropped(self, trains: Iterable[Train]) -> None:
         for train in trains:
             self.dropped_messages += len(train)
             self.dropped_records += train.records
+            self.dropped_flow_records += train.flow_records
             self.dropped_packets += train.packets
             self.dropped_octets += train.flow_octets

@@ -44,6 +44,11 @@ class Train:
     def records(self) -> int:
         return int(self.counts.sum())
 
+    @property
+    def flow_records(self) -> int:
+        """A Flow Record has packets, or there would be none; those of options have not."""
+        return self.records if self.packets else 0
+
     def __len__(self) -> int:
         return -(-len(self.octets) // self.size)
 

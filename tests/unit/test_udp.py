@@ -35,9 +35,7 @@ def destination_of(receiver: socket.socket, pace: int = DEFAULT_PACE) -> Destina
 def train(count: int, size: int = 100, records: int | None = None) -> Train:
     octets = b"".join(bytes([n % 256]) * size for n in range(count))
     counts = np.ones(count, np.int64)
-    if records is not None:
-        counts = np.full(count, records // count)
-        counts[0] += records % count
+    counts[-1] += 0 if records is None else records - count
     return Train(memoryview(octets), size, counts)
 
 
@@ -111,10 +109,14 @@ def test_the_queue_is_bounded_and_counts_exactly() -> None:
     parts = [queue.shift(4), queue.shift(4), queue.shift(1), queue.shift(1)]
     assert [len(part) for part in parts] == [4, 4, 1, 1]
     assert not queue
-    assert queue.offer(train(10, records=33))
+    whole = replace(train(10, records=33), packets=1000, flow_octets=77777)
+    assert queue.offer(whole)
     parts = [queue.shift(3), queue.shift(3), *queue.drain()]
-    assert sum(part.records for part in parts) == 33
     assert [len(part) for part in parts] == [3, 3, 4]
+    assert [part.records for part in parts] == [3, 3, 27], "each message keeps its own records"
+    assert sum(part.packets for part in parts) == 1000
+    assert sum(part.flow_octets for part in parts) == 77777
+    assert parts[0].packets == 1000 * 3 // 33, "the share of its records"
 
 
 def test_overflow_is_dropped_and_counted(sink: socket.socket) -> None:
