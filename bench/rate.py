@@ -11,42 +11,70 @@ import numpy as np
 
 from bench.report import progress, table
 from bench.workload import Workload
+from probe.config import RunConfig
 from probe.export.destination import parse_destination
-from probe.export.udp import UdpDestination
+from probe.exporting import Stream, Workshop
 from probe.flow.batch import RECORD_DTYPE, Rows
 from probe.flow.owner import Owner, OwnerTable
-from probe.ipfix.session import ExportSession
-from probe.mapping import Encoder, load_elements, load_template
+from probe.interfaces.names import InterfaceList
+from probe.mapping import load_elements, load_profile, load_profiles, load_template
 
-_OWNERS = 64
+_FEW, _MANY = 64, 5000  # owners
 _BATCH = 20_000
 _START_NS = 1_700_000_000_000_000_000
 
 
+class _Metering:
+    """What the options tell of."""
+
+    observed_flows = 0
+
+    def ignored(self) -> tuple[int, int]:
+        return 0, 0
+
+    def losses(self) -> dict[str, int]:
+        return {}
+
+
 def measure(load: Workload, seconds: float) -> str:
-    rows = [_one(load, template, seconds) for template in ("numeric", "full")]
-    head = ["Template", "octets per record with headers", "records/s", "records per CPU second",
-            "messages received"]  # fmt: skip
+    rows = [
+        _one(load, scheme, profile, owners, seconds)
+        for profile in load_profiles()
+        for scheme in ("ipfix", "netflow9")
+        for owners in ((_FEW, _MANY) if _has_names(profile) else (_FEW,))
+    ]
+    rows.append(_one(load, "ipfix", "full", _FEW, seconds, "&biflow=rfc5103"))
+    head = ["protocol", "profile", "owners", "octets per record with headers", "records/s",
+            "records per CPU second", "messages received"]  # fmt: skip
     return table(head, rows)
 
 
-def _one(load: Workload, template: str, seconds: float) -> list[str]:
+def _has_names(profile: str) -> bool:
+    template = load_template(load_profile(profile).template, load_elements())
+    return any(field.is_variable for field in template.fields(4))
+
+
+def _one(
+    load: Workload, scheme: str, profile: str, owners: int, seconds: float, more: str = ""
+) -> list[str]:
     port = _free_port()
+    url = f"{scheme}://127.0.0.1:{port}?pace=0&profile={profile}{more}"
     with load.sink(port) as sink:
         os.sched_setaffinity(0, {0})
         try:
-            destination = UdpDestination(parse_destination(f"ipfix://127.0.0.1:{port}?pace=0"))
-            session = _session(template, destination)
-            elapsed, cpu = _export(session, destination, _records(), seconds)
+            stream = _stream(url, owners)
+            elapsed, cpu = _export(stream, _records(owners), seconds)
         finally:
             os.sched_setaffinity(0, range(os.cpu_count() or 1))
-        destination.close()
+        stream.sender.close()
         time.sleep(0.5)
         received = sink.operations
-    sent = destination.statistics
-    progress(f"rate: {template}: {sent.sent_records} records in {elapsed:.1f} s")
+    sent = stream.sender.statistics
+    progress(f"rate: {url}: {sent.sent_records} records in {elapsed:.1f} s")
     return [
-        template,
+        scheme,
+        profile + (", biflow" if more else ""),
+        str(owners),
         f"{sent.sent_octets / sent.sent_records:.0f}",
         f"{sent.sent_records / elapsed / 1e6:.2f} M",
         f"{sent.sent_records / cpu / 1e6:.2f} M",
@@ -54,24 +82,22 @@ def _one(load: Workload, template: str, seconds: float) -> list[str]:
     ]
 
 
-def _export(
-    session: ExportSession, destination: UdpDestination, records: Rows, seconds: float
-) -> tuple[float, float]:
+def _export(stream: Stream, records: Rows, seconds: float) -> tuple[float, float]:
     """Wall and CPU seconds that it took."""
     started, cpu = time.monotonic(), time.process_time()
     while (now := time.monotonic()) < started + seconds:
-        destination.enqueue(session.messages(records, _START_NS / 1e9 + now))
-        while destination.pump(time.monotonic()) is not None:
+        stream.send(records, _START_NS / 1e9 + now)
+        while stream.pump(time.monotonic()) is not None:
             pass
     return time.monotonic() - started, time.process_time() - cpu
 
 
-def _session(template: str, destination: UdpDestination) -> ExportSession:
+def _stream(url: str, count: int) -> Stream:
     owners = OwnerTable()
-    for number in range(_OWNERS):
+    for number in range(count):
         owners.add(_owner(number))
-    encoder = Encoder(load_template(template, load_elements()), owners)
-    return ExportSession(encoder, max_message=destination.max_message, refresh_s=1e9)
+    workshop = Workshop(RunConfig(), owners, _Metering(), InterfaceList(), _START_NS / 1e9 - 1e5)
+    return workshop.stream(parse_destination(url))
 
 
 def _owner(number: int) -> Owner:
@@ -90,7 +116,7 @@ def _owner(number: int) -> Owner:
     )
 
 
-def _records() -> Rows:
+def _records(owners: int) -> Rows:
     random = np.random.default_rng(1)
     records: Rows = np.zeros(_BATCH, RECORD_DTYPE)
     for name in ("octets", "packets", "flow_id", "rtt_us"):
@@ -98,7 +124,7 @@ def _records() -> Rows:
     for name in ("source_port", "destination_port"):
         records[name] = random.integers(1024, 1 << 16, _BATCH)
     for name in ("source_owner", "destination_owner"):
-        records[name] = random.integers(1, _OWNERS + 1, _BATCH)
+        records[name] = random.integers(1, owners + 1, _BATCH)
     for name in ("source_address", "destination_address"):
         records[name][:, :4] = random.integers(1, 255, (_BATCH, 4))
     records["first_ns"] = _START_NS
