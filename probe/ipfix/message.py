@@ -110,16 +110,11 @@ class Framing:
     def room(self) -> int:
         return self.wire.room(self.max_message)
 
-    def headers(self, lengths: Counts, counts: Counts, data: bool = True) -> NDArray[np.void]:
-        """A header per message, from the messages' lengths and the records in each.
-
-        ``data``: these are Data Records, which are what IPFIX counts (RFC 7011 section 3.1).
-        """
+    def headers(self, lengths: Counts, counts: Counts) -> NDArray[np.void]:
+        """A header per message, from the messages' lengths and the records in each."""
         headers = np.empty(len(lengths), self.wire.header)
-        if self.wire.counts_messages:
-            before = np.arange(len(lengths))
-        else:
-            before = np.cumsum(counts) - counts if data else np.zeros(len(lengths), np.int64)
+        counts_messages = self.wire.counts_messages
+        before = np.arange(len(lengths)) if counts_messages else np.cumsum(counts) - counts
         values = {
             "version": self.wire.version,
             "length": lengths,
@@ -148,18 +143,13 @@ def frame_records(framing: Framing, records: Records) -> list[Train]:
     return _frame_joined(framing, records)
 
 
-def frame_whole(framing: Framing, bodies: Sequence[bytes]) -> list[Train]:
-    """Messages around Template Records."""
-    trains: list[Train] = []
-    for count, body in _filled(bodies, framing.room):
-        body += bytes(framing.wire.padding(len(body)))
-        position = np.array([len(trains) if framing.wire.counts_messages else 0])
-        lengths = np.array([framing.wire.overhead + len(body)])
-        header = framing.headers(lengths, np.array([count]), data=False)
-        header["sequence"] += position.astype(">u4")
-        octets = header.tobytes() + body
-        trains.append(Train(memoryview(octets), len(octets), np.zeros(1, np.int64)))
-    return trains
+def frame_template(framing: Framing, body: bytes) -> Train:
+    """A message around one Template Record."""
+    body += bytes(framing.wire.padding(len(body)))
+    lengths = np.array([framing.wire.overhead + len(body)])
+    header = framing.headers(lengths, np.ones(1, np.int64))
+    octets = header.tobytes() + body
+    return Train(memoryview(octets), len(octets), np.zeros(1, np.int64))
 
 
 def renumber(trains: Sequence[Train], sequence: int) -> tuple[list[Train], int]:
@@ -174,18 +164,6 @@ def renumber(trains: Sequence[Train], sequence: int) -> tuple[list[Train], int]:
         view = memoryview(octets)
         renumbered.append(Train(view, train.size, train.counts, train.packets, train.flow_octets))
     return renumbered, sequence
-
-
-def _filled(bodies: Sequence[bytes], room: int) -> Iterator[tuple[int, bytes]]:
-    """(how many, joined) bodies, as many as find room."""
-    pending, count = b"", 0
-    for body in bodies:
-        if pending and len(pending) + len(body) > room:
-            yield count, pending
-            pending, count = b"", 0
-        pending, count = pending + body, count + 1
-    if pending:
-        yield count, pending
 
 
 def _frame_packed(framing: Framing, records: PackedRecords) -> Train:

@@ -36,7 +36,7 @@ from numpy.typing import NDArray
 
 from probe.errors import ConfigError
 from probe.ipfix.elements import Element
-from probe.ipfix.message import Framing, Records, Train, frame_records, frame_whole, renumber
+from probe.ipfix.message import Framing, Records, Train, frame_records, frame_template, renumber
 from probe.ipfix.netflow9 import Netflow9Table
 from probe.ipfix.options import OptionRow, OptionsDefinition, encode_options, type_rows
 from probe.ipfix.template import Template, template_id
@@ -44,6 +44,8 @@ from probe.ipfix.wire import IPFIX, Wire
 
 _MAX_LENGTH = 65535  # of a message: RFC 7011 section 3.1
 _TYPES = "types"
+#: IANA itself, and the reverse of its elements (RFC 5103).
+_REGISTERED = {0, 29305}
 
 #: Gives the rows of each Options Template, by its name, at the moment when they are due.
 OptionSource = Callable[[], Mapping[str, Sequence[OptionRow]]]
@@ -199,14 +201,13 @@ class ExportSession:
         """Types first, for they are to be known when a Template names the elements (RFC 5610)."""
         self._templates_sent_s = now_s
         trains: list[Train] = []
-        # One a message: of several in a v9 FlowSet, PyPI's netflow 0.12 reads only the first.
         for options in self._option_templates.values():
-            trains += self._frame_templates(self._wire.options_template_set, [options], now_s)
+            trains += self._frame_template(self._wire.options_template_set, options, now_s)
         if types := self._option_templates.get(_TYPES):
             trains += self._frame_options(types, type_rows(self._types), now_s)
-        return trains + self._frame_templates(
-            self._wire.template_set, self._encoder.templates, now_s
-        )
+        for template in self._encoder.templates:
+            trains += self._frame_template(self._wire.template_set, template, now_s)
+        return trains
 
     def _option_messages(self, now_s: float) -> list[Train]:
         self._options_sent_s = now_s
@@ -224,14 +225,12 @@ class ExportSession:
         self.statistics.option_records += len(rows)
         return self._frame_data(template.id, encode_options(template, rows), now_s)
 
-    def _frame_templates(
-        self, set_id: int, templates: Sequence[Template], now_s: float
-    ) -> list[Train]:
-        self.statistics.template_records += len(templates)
-        bodies = [self._wire.encode(template) for template in templates]
-        trains = frame_whole(self._framing(set_id, now_s), bodies)
-        self._advance(trains)
-        return trains
+    def _frame_template(self, set_id: int, template: Template, now_s: float) -> list[Train]:
+        """One a message: of several in a Set, go-ipfix and PyPI's netflow read only the first."""
+        self.statistics.template_records += 1
+        train = frame_template(self._framing(set_id, now_s), self._wire.encode(template))
+        self._advance([train])
+        return [train]
 
     def _frame_data(self, number: int, records: Records, now_s: float) -> list[Train]:
         trains = frame_records(self._framing(number, now_s), records)
@@ -273,8 +272,8 @@ class ExportSession:
         return announced
 
     def _described_elements(self) -> list[Element]:
-        """The enterprise elements in use, once each."""
+        """The elements in use that no registry of IANA describes, once each."""
         used = [field.element for template in self.templates for field in template.fields]
         if table := self._options.netflow9:
             used = [table.element(element.id) or element for element in used]
-        return list(dict.fromkeys(element for element in used if element.pen))
+        return list(dict.fromkeys(one for one in used if one.pen not in _REGISTERED))

@@ -43,7 +43,7 @@ def test_templates_and_types_come_before_data() -> None:
     session = make_session()
     messages = messages_of(session.messages(flow_records(3), NOW_S))
     types, ipv4, *_ = (template.id for template in session.templates)
-    assert [header(message)[5] for message in messages] == [3, types, 2, ipv4]
+    assert [header(message)[5] for message in messages] == [3, types, 2, 2, 2, ipv4]
 
 
 def test_headers_are_right_and_one_set_fills_a_message() -> None:
@@ -60,7 +60,7 @@ def test_sequence_counts_data_records_only() -> None:
     first = messages_of(session.messages(flow_records(25), NOW_S))
     types = session.statistics.option_records
     # 11 records of 120 octets fit beside 20 octets of headers; type records are Data Records too.
-    assert [header(message)[3] for message in first] == [0, 0, types, types, types + 11, types + 22]
+    assert [header(message)[3] for message in first] == [0, 0, *[types] * 3, types + 11, types + 22]
     (second,) = messages_of(session.messages(flow_records(1), NOW_S))
     assert header(second)[3] == types + 25
 
@@ -75,7 +75,7 @@ def test_templates_are_sent_again_in_time() -> None:
     session = make_session(refresh_s=600)
     nothing = flow_records(0)
     at_start = len(messages_of(session.messages(nothing, NOW_S)))
-    assert at_start == 3
+    assert at_start == 5
     assert session.messages(nothing, NOW_S + 599.9) == []
     assert len(messages_of(session.messages(nothing, NOW_S + 600))) == at_start
     assert session.messages(nothing, NOW_S + 601) == []
@@ -115,7 +115,7 @@ def test_a_message_size_without_room_is_refused() -> None:
 
 def test_messages_of_equal_length_travel_together() -> None:
     trains = make_session("numeric").messages(flow_records(1000), NOW_S)
-    assert [len(train) for train in trains] == [1, 1, 1, 91]
+    assert [len(train) for train in trains] == [1, 1, 1, 1, 91]
     assert sum(train.records for train in trains) == 1000 + 17
 
 
@@ -156,7 +156,7 @@ def test_types_are_announced_for_every_enterprise_element() -> None:
 def test_a_template_without_enterprise_elements_needs_no_types() -> None:
     session = make_plain_session()
     messages = messages_of(session.messages(flow_records(1), NOW_S))
-    assert [header(message)[5] for message in messages] == [2, session.templates[0].id]
+    assert [header(message)[5] for message in messages] == [2, 2, 2, session.templates[0].id]
 
 
 def test_scapy_reads_the_same_records() -> None:
