@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probe.flow.batch import FlowBatch, Rows
+from probe.flow.ends import take_rows
 from probe.flow.owner import OwnerTable
 
 Endpoint = tuple[str, int]
@@ -55,12 +56,16 @@ class OwnTraffic:
         for address in self._addresses:
             ours |= self._matches(rows, "local", address)
             theirs |= self._matches(rows, "remote", address)
-        own = rows[ours]
+        out = ours | theirs
+        if not out.any():
+            return batch
+        self._count(take_rows(rows, np.flatnonzero(ours)))
+        return FlowBatch(take_rows(rows, np.flatnonzero(~out)))
+
+    def _count(self, own: Rows) -> None:
         for side in ("tx", "rx"):
             self.statistics.octets += int(own[f"{side}_octets"].sum())
             self.statistics.packets += int(own[f"{side}_packets"].sum())
-        out = ours | theirs
-        return FlowBatch(rows[~out]) if out.any() else batch
 
     def _has_our_pid(self, rows: Rows) -> NDArray[np.bool_]:
         if self._pid is None or not len(rows):

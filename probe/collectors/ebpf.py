@@ -20,6 +20,7 @@ import numpy as np
 
 from ..errors import KernelError
 from ..flow.batch import FlowBatch, Mark, OwnerSource, Rows
+from ..flow.ends import concatenate_rows
 from ..flow.owner import OwnerTable
 from ..kernel import host
 from ..kernel.libbpf import IteratorLink, KernelObject, Link, LoadError
@@ -192,7 +193,7 @@ class EbpfCollector:
             self._attribute()
         parts = [*self._read_snapshot(), self._flow_ring.read()]
         filled = [part for part in parts if len(part)]
-        return self._finish(np.concatenate(filled) if len(filled) > 1 else (filled or parts)[0])
+        return self._finish(concatenate_rows(filled or parts[:1]))
 
     def drain(self) -> FlowBatch:
         """What ended since the last read, without a snapshot."""
