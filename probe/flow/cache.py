@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probe.flow.batch import RECORD_DTYPE, EndReason, FlowBatch, Rows
+from probe.flow.brief import build_brief_records, match_ends
 from probe.flow.ends import (
     ENDED,
     FREE,
@@ -66,6 +67,7 @@ class FlowCache:
         self._table = EndTable()
         self._ids = KeyIndex()
         self._place = MeetingPlace()
+        self._brief: list[Rows] = []  # records of brief connections, times as in their rows
         self._observed_ns = 0
         self.observed_flows = 0
         self.evicted = 0
@@ -80,21 +82,50 @@ class FlowCache:
         """OwnerTable indices that a later record may name; those of past records are not kept."""
         table = self._table
         live = np.flatnonzero(table.state[: table.top] == OPEN)
-        owners: NDArray[np.int64] = distinct(table.rows["owner"][live]).astype(np.int64)
+        named = [table.rows["owner"][live].astype(np.int64)]
+        for records in self._brief:
+            named += [records["source_owner"], records["destination_owner"]]
+        owners: NDArray[np.int64] = distinct(np.concatenate(named))
         return owners
 
     def observe(self, batch: FlowBatch, now_ns: int) -> None:
         """Add one read's deltas. An id may occur in any number of rows."""
         if not len(batch):
             return
-        rows = name_udp_ends(self._table.adopt(batch.rows))
+        rows = self._table.adopt(batch.rows)
+        a, b = match_ends(rows, self._idle_timeout_ns)
+        if len(a):
+            lasting = np.ones(len(rows), bool)
+            lasting[a] = lasting[b] = False
+            self._observe(take_rows(rows, np.flatnonzero(lasting)), now_ns)
+            self._observe_pairs(take_rows(rows, a), take_rows(rows, b), now_ns)
+        else:
+            self._observe(rows, now_ns)
+        self._observed_ns = now_ns
+
+    def _observe_pairs(self, a: Rows, b: Rows, now_ns: int) -> None:
+        """Closed connections: brief ones make their records, others are known to the table."""
+        found = [self._ids.find(np.ascontiguousarray(rows["id"])) for rows in (a, b)]
+        known = (found[0] != NOBODY) | (found[1] != NOBODY)
+        if known.any():
+            where = np.flatnonzero(known)
+            self._observe(concatenate_rows([take_rows(a, where), take_rows(b, where)]), now_ns)
+            a, b = (take_rows(rows, np.flatnonzero(~known)) for rows in (a, b))
+        self.observed_flows += len(a)
+        for start in range(0, len(a), _BLOCK):
+            block = slice(start, start + _BLOCK)
+            self._brief.append(build_brief_records(a[block], b[block], now_ns, self._host_netns))
+
+    def _observe(self, rows: Rows, now_ns: int) -> None:
+        if not len(rows):
+            return
+        rows = name_udp_ends(rows)
         rows, slots = fold_rows(rows, self._locate(rows), self._table.scratch)
         is_new = self._table.state[slots] == FREE
         new, known = np.flatnonzero(is_new), np.flatnonzero(~is_new)
         self._open(slots[new], take_rows(rows, new), now_ns)
         self._update(slots[known], take_rows(rows, known), now_ns)
         self._join(slots, now_ns)
-        self._observed_ns = now_ns
 
     def expire(self, now_ns: int, wall_offset_ns: int) -> Rows:
         """Records (RECORD_DTYPE) that are due by timeout, end of flow or lack of room."""
@@ -103,15 +134,28 @@ class FlowCache:
         reasons = self._due_reasons(leaders, now_ns)
         self._evict(leaders, reasons)
         due = np.flatnonzero(reasons)
-        return self._export(leaders[due], reasons[due], now_ns, wall_offset_ns)
+        lasting = self._export(leaders[due], reasons[due], now_ns, wall_offset_ns)
+        return self._with_brief(lasting, wall_offset_ns)
 
     def flush(self, now_ns: int, wall_offset_ns: int) -> Rows:
-        """Records of all that is left, with the reason FORCED_END; the cache is empty then."""
+        """Records of all that is left, with the reason FORCED_END unless it has ended by itself.
+
+        The cache is empty then.
+        """
         leaders = self._leaders()
         reasons = np.full(len(leaders), EndReason.FORCED_END, np.uint8)
         records = self._export(leaders, reasons, now_ns, wall_offset_ns)
         self._remove(np.flatnonzero(self._table.state[: self._table.top] != FREE))
-        return records
+        return self._with_brief(records, wall_offset_ns)
+
+    def _with_brief(self, records: Rows, wall_offset_ns: int) -> Rows:
+        """``records`` and those of brief connections, which ended whatever the others do."""
+        if not self._brief:
+            return records
+        brief, self._brief = concatenate_rows(self._brief), []
+        brief["first_ns"] += wall_offset_ns
+        brief["last_ns"] += wall_offset_ns
+        return concatenate_rows([brief, records])
 
     def _locate(self, rows: Rows) -> Slots:
         """The slot of each row's id; of an unknown one a slot in state FREE."""

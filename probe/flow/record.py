@@ -62,7 +62,8 @@ def build_records(
     records["flow_id"] = table.flow[leaders[entry]]
     records["end_reason"] = reasons[entry]
     _fill_times(records, table, leaders, peers, entry, now_ns, wall_offset_ns)
-    _fill_sent(records[: len(sent)], table, senders[sent], receivers[sent], host_netns)
+    ends, others = table.take_rows(senders[sent]), table.take_rows(receivers[sent])
+    fill_sent(records[: len(sent)], ends, others, host_netns)
     _fill_received(records[len(sent) :], table, receivers[received], host_netns)
     return records
 
@@ -122,11 +123,8 @@ def _fill_times(
     table.since_ns[peers], table.armed_ns[peers] = table.since_ns[leaders], now_ns
 
 
-def _fill_sent(
-    records: Rows, table: EndTable, senders: Slots, receivers: Slots, host_netns: int
-) -> None:
-    """The sender is local; so may be the receiver."""
-    rows, others = table.take_rows(senders), table.take_rows(receivers)
+def fill_sent(records: Rows, rows: Rows, others: Rows, host_netns: int) -> None:
+    """What ``rows`` of local senders say; ``others``: of their receivers, zero where remote."""
     _fill_counting(records, rows, "local", "remote")
     _copy(records, rows, _SOURCE)
     _copy(records, others, _DESTINATION)

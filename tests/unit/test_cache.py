@@ -315,12 +315,17 @@ def test_many_connections_at_once(protocol: int) -> None:
         ends["id"] = 2 * n + 1 + side
         ends[f"{mine}_port"] = 1000 + n
         ends[f"isn_{mine}"], ends[f"isn_{others}"] = 1 + n, 900_000 + n
-    rows["mark"] = Mark.CLOSED
+    last = rows.copy()
+    last["mark"] = Mark.CLOSED
+    for name in ("tx_packets", "rx_packets", "tx_octets", "rx_octets"):
+        last[name] = 0
     cache = FlowCache()
     for round_number in (0, 1):
         rows["id"] += round_number * 2 * count
+        last["id"] = rows["id"]
         cache.observe(FlowBatch(np.random.default_rng(1).permutation(rows)), 10 * S)
         assert cache.entries == count
+        cache.observe(FlowBatch(np.random.default_rng(2).permutation(last)), 10 * S)
         records = cache.expire(10 * S, 0)
         assert (len(records), int(records["packets"].sum())) == (2 * count, 5 * count)
         assert (records["flow_direction"] == 1).all()

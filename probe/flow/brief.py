@@ -1,0 +1,64 @@
+"""Brief connections: both ends closed in one batch, and no row of either came before.
+
+Most short connections are so. Nothing more can come of them, so they become records at once, and
+the table of ends, its index and the meeting place never see them.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from probe.flow.batch import RECORD_DTYPE, EndReason, Mark, Rows
+from probe.flow.ends import TCP, Slots, concatenate_rows, take_rows
+from probe.flow.record import fill_sent
+
+_HALF = np.uint64(32)
+_LAST_OF_NEW = np.uint8(Mark.CLOSED | Mark.PREEXISTING)
+
+
+def match_ends(rows: Rows, longest_ns: int) -> tuple[Slots, Slots]:
+    """Indices (a, b) of closed TCP ends that have each other's initial sequence numbers.
+
+    Left out: ends older than the probe, or than ``longest_ns`` (earlier records may have named
+    them), and numbers that a third closed end has too.
+    """
+    local, remote = rows["isn_local"], rows["isn_remote"]
+    fits = (rows["mark"] & _LAST_OF_NEW) == Mark.CLOSED
+    fits &= (rows["protocol"] == TCP) & (local != remote)
+    fits &= rows["last_ns"] <= rows["start_ns"] + np.uint64(longest_ns)
+    chosen = np.flatnonzero(fits)
+    local, remote = local[chosen], remote[chosen]
+    keys = np.maximum(local, remote).astype(np.uint64) << _HALF | np.minimum(local, remote)
+    order = np.argsort(keys)
+    at = _pairs(keys[order])
+    a, b = order[at], order[at + 1]
+    mirrored = local[a] == remote[b]
+    return chosen[a[mirrored]], chosen[b[mirrored]]
+
+
+def _pairs(ordered: NDArray[np.uint64]) -> Slots:
+    """The first of each two neighbours that are equal to each other, and to no third."""
+    equal = np.zeros(len(ordered) + 1, bool)
+    equal[1:-1] = ordered[1:] == ordered[:-1]
+    return np.flatnonzero(equal[1:-1] & ~equal[:-2] & ~equal[2:])
+
+
+def build_brief_records(a: Rows, b: Rows, now_ns: int, host_netns: int) -> Rows:
+    """Records of the connections between a[i] and b[i], one per direction with packets.
+
+    Their times are still those of the rows: CLOCK_MONOTONIC.
+    """
+    started = np.minimum(np.minimum(a["start_ns"], b["start_ns"]), now_ns)
+    ended = np.minimum(np.maximum(np.maximum(a["last_ns"], b["last_ns"]), started), now_ns)
+    flow = np.minimum(a["id"], b["id"])
+    senders, receivers = concatenate_rows([a, b]), concatenate_rows([b, a])
+    records: Rows = np.zeros(len(senders), RECORD_DTYPE)
+    for name, values in (("first_ns", started), ("last_ns", ended), ("flow_id", flow)):
+        records[name][: len(a)] = records[name][len(a) :] = values
+    records["octets"], records["packets"] = senders["tx_octets"], senders["tx_packets"]
+    records["retransmitted"], records["lost"] = senders["retransmitted"], senders["lost"]
+    records["end_reason"] = EndReason.END_OF_FLOW
+    fill_sent(records, senders, receivers, host_netns)
+    silent = records["packets"] == 0
+    return take_rows(records, np.flatnonzero(~silent)) if silent.any() else records
