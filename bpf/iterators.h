@@ -49,9 +49,9 @@ static __always_inline void snapshot_tcp(struct sock_flow *f, struct sock *sk)
 
 	if (!tp || !f->row.id)
 		return;
-	if (f->progress == (CLOSING | FINAL)) {
+	if (f->progress) {
 		/* closed, but its descriptor is still held: give close() a second to tell the owner */
-		if (now < f->row.last_ns + 1000000000ULL)
+		if (f->progress != (CLOSING | FINAL) || now < f->row.last_ns + 1000000000ULL)
 			return;
 		r = snapshot_slot();
 		if (r && take_final(f)) {
@@ -60,8 +60,8 @@ static __always_inline void snapshot_tcp(struct sock_flow *f, struct sock *sk)
 		}
 		return;
 	}
-	if (tp->segs_out == f->seen_tx_packets - (f->accepted ? f->opening_segments : 0) &&
-	    tp->segs_in == f->seen_rx_packets)
+	if (tp->segs_out == (u32)f->row.tx_packets - (f->accepted ? f->opening_segments : 0) &&
+	    tp->segs_in == (u32)f->row.rx_packets)
 		return;
 	r = snapshot_slot();
 	if (!r || __sync_val_compare_and_swap(&f->progress, 0, LOCKED))

@@ -278,7 +278,6 @@ static __noinline u64 current_owner(void)
 	struct cgroup_subsys_state *css;
 	struct task_struct *task;
 	struct css_set *set;
-	u64 user;
 
 	if (!typed_task)
 		return owner_of((void *)bpf_get_current_task());
@@ -297,9 +296,8 @@ static __noinline u64 current_owner(void)
 	key.start_ns = task->group_leader->start_boottime;
 	key.exec_id = task->self_exec_id;
 	key.pid = task->tgid;
-	user = bpf_get_current_uid_gid();
-	key.uid = (u32)user;
-	key.gid = user >> 32;
+	key.uid = task->cred->uid.val;
+	key.gid = task->cred->gid.val;
 	return identity(task, &key);
 }
 

@@ -88,26 +88,34 @@ static __always_inline u64 ahead(u64 now, u64 seen)
 	return now > seen ? now - seen : 0;
 }
 
-/* Deltas since the last report into `r`, and the totals remembered as reported. */
+/* Deltas since the last report into `r`, and the totals remembered as reported: by f->row, if that is
+ * not `r` itself. */
 static __always_inline void report_totals(struct flow_row *r, struct sock_flow *f, struct sock *sk,
 					  struct tcp_sock *tp)
 {
-	struct totals t;
+	struct flow_row *seen = &f->row;
+	struct totals t, old = {
+		.tx_octets = seen->tx_octets,
+		.rx_octets = seen->rx_octets,
+		.tx_packets = seen->tx_packets,
+		.rx_packets = seen->rx_packets,
+	};
+	u32 old_retransmitted = seen->retransmitted, old_lost = seen->lost;
 	u32 retransmitted = tp->total_retrans, lost = tp->lost;
 
 	read_totals(&t, f, sk, tp);
-	r->tx_octets = ahead(t.tx_octets, f->seen_tx_octets);
-	r->rx_octets = ahead(t.rx_octets, f->seen_rx_octets);
-	r->tx_packets = t.tx_packets - f->seen_tx_packets;
-	r->rx_packets = t.rx_packets - f->seen_rx_packets;
-	r->retransmitted = retransmitted - f->seen_retransmitted;
-	r->lost = lost - f->seen_lost;
-	f->seen_tx_octets = t.tx_octets;
-	f->seen_rx_octets = t.rx_octets;
-	f->seen_tx_packets = t.tx_packets;
-	f->seen_rx_packets = t.rx_packets;
-	f->seen_retransmitted = retransmitted;
-	f->seen_lost = lost;
+	seen->tx_octets = t.tx_octets;
+	seen->rx_octets = t.rx_octets;
+	seen->tx_packets = t.tx_packets;
+	seen->rx_packets = t.rx_packets;
+	seen->retransmitted = retransmitted;
+	seen->lost = lost;
+	r->tx_octets = ahead(t.tx_octets, old.tx_octets);
+	r->rx_octets = ahead(t.rx_octets, old.rx_octets);
+	r->tx_packets = t.tx_packets - old.tx_packets;
+	r->rx_packets = t.rx_packets - old.rx_packets;
+	r->retransmitted = retransmitted - old_retransmitted;
+	r->lost = lost - old_lost;
 }
 
 #define FLAG_FIN 0x01
@@ -208,12 +216,19 @@ static __always_inline bool take_final(struct sock_flow *f)
 	       (CLOSING | FINAL);
 }
 
+/* The same descriptor may have tried to connect before. */
+static __always_inline void start_over(struct sock_flow *f)
+{
+	if (!f->row.id)
+		return;
+	if (take_final(f))
+		send_last_row(&f->row);
+	__builtin_memset(f, 0, sizeof(*f));
+}
+
 static __always_inline void on_connect(struct sock_flow *f, u64 cookie)
 {
-	if (take_final(f))
-		send_last_row(&f->row); /* the earlier attempt on the same descriptor */
-	if (f->row.id)
-		__builtin_memset(f, 0, sizeof(*f));
+	start_over(f);
 	begin(&f->row, cookie, ROLE_INITIATOR);
 	set_owner(&f->row, OWNER_SOCKET_CALL);
 	f->row.tx_flags = FLAG_SYN;
@@ -230,6 +245,11 @@ static __always_inline void on_close(struct sock_flow *f, struct sock *sk, struc
 	 * name its worker: its row leaves when it is destroyed. */
 	if (!sk->sk_socket && take_final(f))
 		send_last_row(&f->row);
+}
+
+static __always_inline bool is_of_interest(int state)
+{
+	return state == TCP_FIN_WAIT1 || state == TCP_LAST_ACK || state == TCP_CLOSE;
 }
 
 static __always_inline void on_state(struct sock_flow *f, struct sock *sk, struct tcp_sock *tp,
@@ -263,7 +283,10 @@ int tcp_events(struct bpf_sock_ops *ctx)
 		create = BPF_SK_STORAGE_GET_F_CREATE;
 		break;
 	case BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB:
-	case BPF_SOCK_OPS_STATE_CB:
+		break;
+	case BPF_SOCK_OPS_STATE_CB: /* half of them tell nothing, and a look-up costs */
+		if (!is_of_interest(ctx->args[1]))
+			return 1;
 		break;
 	default:
 		return 1;
@@ -278,6 +301,7 @@ int tcp_events(struct bpf_sock_ops *ctx)
 	}
 	switch (ctx->op) {
 	case BPF_SOCK_OPS_TCP_LISTEN_CB:
+		start_over(f);
 		set_owner(&f->row, OWNER_SOCKET_CALL);
 		return 1;
 	case BPF_SOCK_OPS_TCP_CONNECT_CB:
