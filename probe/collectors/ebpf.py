@@ -193,7 +193,7 @@ class EbpfCollector:
             self._attribute()
         parts = [*self._read_snapshot(), self._flow_ring.read()]
         filled = [part for part in parts if len(part)]
-        return self._finish(concatenate_rows(filled or parts[:1]))
+        return self._finish(concatenate_rows(filled) if len(filled) > 1 else (filled or parts)[0])
 
     def drain(self) -> FlowBatch:
         """What ended since the last read, without a snapshot."""

@@ -98,23 +98,22 @@ class FlowCache:
             lasting = np.ones(len(rows), bool)
             lasting[a] = lasting[b] = False
             self._observe(take_rows(rows, np.flatnonzero(lasting)), now_ns)
-            self._observe_pairs(take_rows(rows, a), take_rows(rows, b), now_ns)
+            self._observe_pairs(rows, a, b, now_ns)
         else:
             self._observe(rows, now_ns)
         self._observed_ns = now_ns
 
-    def _observe_pairs(self, a: Rows, b: Rows, now_ns: int) -> None:
-        """Closed connections: brief ones make their records, others are known to the table."""
-        found = [self._ids.find(np.ascontiguousarray(rows["id"])) for rows in (a, b)]
-        known = (found[0] != NOBODY) | (found[1] != NOBODY)
+    def _observe_pairs(self, rows: Rows, a: Slots, b: Slots, now_ns: int) -> None:
+        """Closed connections: brief ones become records, others are known to the table."""
+        ids = rows["id"]
+        known = (self._ids.find(ids[a]) != NOBODY) | (self._ids.find(ids[b]) != NOBODY)
         if known.any():
-            where = np.flatnonzero(known)
-            self._observe(concatenate_rows([take_rows(a, where), take_rows(b, where)]), now_ns)
-            a, b = (take_rows(rows, np.flatnonzero(~known)) for rows in (a, b))
+            self._observe(take_rows(rows, np.concatenate([a[known], b[known]])), now_ns)
+            a, b = a[~known], b[~known]
         self.observed_flows += len(a)
         for start in range(0, len(a), _BLOCK):
-            block = slice(start, start + _BLOCK)
-            self._brief.append(build_brief_records(a[block], b[block], now_ns, self._host_netns))
+            ends, others = (take_rows(rows, side[start : start + _BLOCK]) for side in (a, b))
+            self._brief.append(build_brief_records(ends, others, now_ns, self._host_netns))
 
     def _observe(self, rows: Rows, now_ns: int) -> None:
         if not len(rows):
