@@ -24,7 +24,7 @@ from ..flow.ends import concatenate_rows
 from ..flow.owner import OwnerTable
 from ..kernel import host
 from ..kernel.libbpf import IteratorLink, KernelObject, Link, LoadError
-from ..kernel.shared import Ring, read_array
+from ..kernel.shared import Ring, map_array
 from ..metadata.process import owner_from_row, read_command_line
 
 log = logging.getLogger(__name__)
@@ -188,7 +188,10 @@ class EbpfCollector:
         return self._epoll.fileno()
 
     def read(self) -> FlowBatch:
-        """All flow ends with traffic since the last read, and all that ended."""
+        """All flow ends with traffic since the last read, and all that ended.
+
+        Its rows may be the kernel's own array: they last until the next ``read``.
+        """
         if self._unattributed and time.monotonic_ns() >= self._attribution_due:
             self._attribute()
         parts = [*self._read_snapshot(), self._flow_ring.read()]
@@ -209,9 +212,10 @@ class EbpfCollector:
             self._iterators["snapshot_sockets"].run()
             if self._udp_peers[0]:
                 self._iterators["snapshot_udp_peers"].run()
-            parts.append(read_array(self._snapshot_fd, self._row, int(self._count[0])))
+            parts.append(map_array(self._snapshot_fd, self._row, int(self._count[0])))
             if int(self._losses["snapshot_full"]) == waiting:
                 break
+            parts[-1] = concatenate_rows(parts[-1:])  # a copy: the next pass fills the same array
         self.snapshot_ns = time.perf_counter_ns() - started
         return parts
 

@@ -19,14 +19,15 @@ _BUSY = 1 << 31
 _HEADER = np.dtype([("length", "u4"), ("offset", "u4")])
 
 
-def read_array(fd: int, dtype: np.dtype[np.void], count: int) -> Rows:
-    """A copy of the first ``count`` values of a BPF_F_MMAPABLE array."""
+def map_array(fd: int, dtype: np.dtype[np.void], count: int) -> Rows:
+    """The first ``count`` values of a BPF_F_MMAPABLE array, not copied: the next pass changes them.
+
+    They are unmapped when the last reference goes.
+    """
     if count == 0:
         return np.empty(0, dtype)
     length = -(-count * dtype.itemsize // _PAGE) * _PAGE
-    with mmap.mmap(fd, length, mmap.MAP_SHARED, mmap.PROT_READ) as window:
-        rows: Rows = np.frombuffer(window, _opaque(dtype), count).copy().view(dtype)
-    return rows
+    return np.frombuffer(mmap.mmap(fd, length, mmap.MAP_SHARED), dtype, count)
 
 
 def _opaque(dtype: np.dtype[np.void]) -> np.dtype[np.void]:
