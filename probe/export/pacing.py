@@ -33,6 +33,6 @@ class TokenBucket:
         self._tokens -= octets
 
     def due(self, now: float) -> float:
-        """When half a burst may leave again: waking for every message would cost more."""
-        missing = self._burst / 2 - self.allowance(now)
+        """When a whole burst may leave again: every wake-up more costs, on cores that are busy."""
+        missing = self._burst - self.allowance(now)
         return now + max(0.0, missing / self._rate) if self.is_limited else now
