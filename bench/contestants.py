@@ -84,9 +84,10 @@ def sockflow(network: Network) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def probe(target: Sink, *arguments: str) -> Iterator[Started]:
-    """``sockflow run``, attached."""
-    command = [sys.executable, "-m", "probe", "run", "-e", target.url, "--duration", "600"]
+def probe(target: Sink, *arguments: str, query: str = "") -> Iterator[Started]:
+    """``sockflow run``, attached; ``query``: options of its destination."""
+    url = target.url + query
+    command = [sys.executable, "-m", "probe", "run", "-e", url, "--duration", "600"]
     with running([*command, *arguments]) as process:
         target.wait()
         process.check()

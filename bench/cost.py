@@ -24,23 +24,39 @@ class Cost:
     system_s: float
 
 
+#: The default; many messages a system call; and no pace either.
+_QUERIES = ("", "?segmentation=on", "?pace=0")
+
+
 def measure(load: Workload, seconds: float) -> str:
-    with network() as net, load.server(net), sink() as target, probe(target) as process:
+    said: list[str] = []
+    rows = [_one(load, seconds, query, said) for query in _QUERIES]
+    head = ["destination", "short connections/s", "Data Records/s", "user µs per record",
+            "system µs per record"]  # fmt: skip
+    return table(head, rows) + "\n\nThe probe's own words: " + "; ".join(dict.fromkeys(said))
+
+
+def _one(load: Workload, seconds: float, query: str, said: list[str]) -> list[str]:
+    with (
+        network() as net,
+        load.server(net),
+        sink() as target,
+        probe(target, query=query) as process,
+    ):
         with load.client(net, "connect") as client:
             _watch(process, target, _WARM_UP_S)
             opened = client.operations
             cost = _watch(process, target, seconds)
             opened = client.operations - opened
-        progress(f"cost: {cost.records} records in {cost.elapsed_s:.1f} s")
-    lost = [line for line in process.said() if "lost:" in line]
-    head = ["short connections/s", "Data Records/s", "user µs per record", "system µs per record"]
-    row = [
+        progress(f"cost: {cost.records} records in {cost.elapsed_s:.1f} s {query}")
+    said += [line for line in process.said() if "lost:" in line] or process.said()
+    return [
+        query or "default",
         f"{opened / cost.elapsed_s:,.0f}",
         f"{cost.records / cost.elapsed_s:,.0f}",
         f"{cost.user_s / cost.records * 1e6:.2f}",
         f"{cost.system_s / cost.records * 1e6:.2f}",
     ]
-    return table(head, [row]) + "\n\nThe probe's own words: " + "; ".join(lost or process.said())
 
 
 def _watch(process: Started, target: Sink, seconds: float) -> Cost:

@@ -35,6 +35,9 @@ BIFLOWS = ("rfc5103",)
 class Destination:
     """Where messages go. ``pace`` is octets a second, 0 for no limit.
 
+    ``segmentation``: whether the kernel cuts up what one call sends (UDP_SEGMENT). Calls are what
+    export costs most, but a capture on this host then shows many messages as one long packet; so
+    None is yes only where there is no pace.
     ``path`` is that of a file and empty elsewhere, as are the TLS files ``ca`` (empty: those of
     the system), ``cert`` and ``key``. ``name`` is the name that the collector's certificate must
     hold, if not the host. Destinations with the same ``share`` form a group.
@@ -45,6 +48,7 @@ class Destination:
     port: int
     max_message: int = DEFAULT_MAX_MESSAGE
     pace: int = DEFAULT_PACE
+    segmentation: bool | None = None
     profile: str | None = None
     biflow: bool = False
     share: str | None = None
@@ -73,10 +77,11 @@ class _Scheme:
 
 _COMMON = ("max_message", "profile", "share")
 _STREAM = (*_COMMON, "biflow")
+_DATAGRAM = ("pace", "segmentation")
 _TLS = ("ca", "cert", "key", "name")
 SCHEMES: Mapping[str, _Scheme] = {
-    "ipfix": _Scheme(IPFIX_PORT, (*_STREAM, "pace")),
-    "netflow9": _Scheme(NETFLOW9_PORT, (*_COMMON, "pace")),
+    "ipfix": _Scheme(IPFIX_PORT, (*_STREAM, *_DATAGRAM)),
+    "netflow9": _Scheme(NETFLOW9_PORT, (*_COMMON, *_DATAGRAM)),
     "ipfix+tcp": _Scheme(IPFIX_PORT, _STREAM, DEFAULT_STREAM_MESSAGE, _LARGEST_MESSAGE),
     "ipfix+tls": _Scheme(
         IPFIX_TLS_PORT, (*_STREAM, *_TLS), DEFAULT_STREAM_MESSAGE, _LARGEST_MESSAGE
@@ -155,8 +160,8 @@ def _why_not(key: str, name: str, scheme: _Scheme) -> str:
         return "NetFlow v9 has no reverse elements for biflow: use an ipfix scheme"
     if key in _TLS:
         return f"{key} is for ipfix+tls only"
-    if key == "pace":
-        return "pace is for datagrams (ipfix, netflow9) only: a stream slows down by itself"
+    if key in _DATAGRAM:
+        return f"{key} is for datagrams (ipfix, netflow9) only: a stream slows down by itself"
     return f"unknown option {key}; known: {', '.join(sorted(scheme.options))}"
 
 
@@ -167,6 +172,8 @@ def _value(text: str, key: str, value: str, scheme: _Scheme) -> Any:
         return _number(text, key, value, 0, 1 << 40)
     if key == "biflow":
         return _choice(text, key, value, BIFLOWS) == "rfc5103"
+    if key == "segmentation":
+        return _choice(text, key, value, ("on", "off")) == "on"
     if key == "share":
         return _choice(text, key, value, SHARES)
     if not value:

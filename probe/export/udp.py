@@ -151,8 +151,9 @@ class UdpDestination:
         try:
             address = self._reach.next_address(now)
             if address:
-                segmentation = not self._bucket.is_limited
-                self._socket = DatagramSocket(address, segmentation)
+                wanted = self.destination.segmentation
+                segments = not self._bucket.is_limited if wanted is None else wanted
+                self._socket = DatagramSocket(address, segments)
         except OSError as error:
             self._fail(reason_of(error), now)
 

@@ -33,6 +33,8 @@ def test_options_of_datagrams() -> None:
     assert (destination.biflow, destination.share, destination.profile) == (True, "hash", "nfdump")
     plain = parse_destination("netflow9://h")
     assert (plain.max_message, plain.pace) == (1400, 16_000_000)
+    assert plain.segmentation is None
+    assert parse_destination("netflow9://h:1?segmentation=on").segmentation is True
     assert (plain.biflow, plain.share, plain.profile) == (False, None, None)
 
 
@@ -77,6 +79,8 @@ def test_paths_of_files() -> None:
         ("ipfix://h:1?max_message=100", "max_message must be 512 to 65507"),
         ("ipfix+tcp://h:1?max_message=65536", "max_message must be 512 to 65535"),
         ("ipfix+tcp://h:1?pace=1", "pace is for datagrams"),
+        ("file:///a?segmentation=on", "segmentation is for datagrams"),
+        ("ipfix://h:1?segmentation=yes", "segmentation must be on or off"),
         ("netflow9://h?biflow=rfc5103", "NetFlow v9 has no reverse elements"),
         ("ipfix://h?biflow=yes", "biflow must be rfc5103"),
         ("ipfix://h?share=dice", "share must be hash or round-robin"),
