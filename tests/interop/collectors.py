@@ -19,6 +19,7 @@ from tests.interop.programs import (
     Program,
     export_url,
     free_port,
+    is_listening,
     wait_for_listener,
     wait_for_reader,
     wait_until,
@@ -200,31 +201,25 @@ def names_of(records: list[dict[str, Any]], what: str) -> Names:
 
 
 class StreamCollect(Collect):
-    """The same over TCP."""
+    """The same over TCP, or over TLS with ``tls``: the options that --listen needs for that."""
 
-    name = "sockflow-collect-tcp"
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder / self.name
+    def __init__(self, folder: Path, port: int = 0, tls: str = "", name: str = "") -> None:
+        self.scheme = "ipfix+tls" if tls else "ipfix+tcp"
+        self.folder = folder / (name or f"sockflow-collect-{self.scheme}")
         self.folder.mkdir()
-        self.port = free_port(socket.SOCK_STREAM)
-        listen = f"ipfix+tcp://{LOOPBACK}:{self.port}"
+        self.port = port or free_port(socket.SOCK_STREAM)
+        listen = f"{self.url}{tls}"
         command = [*SOCKFLOW, "collect", "--listen", listen, "--json"]
-        self.program = Program(command, self.folder, self.name)
-        wait_until(lambda: _accepts(self.port), f"a listener at TCP port {self.port}")
+        self.program = Program(command, self.folder, self.folder.name)
+        wait_until(lambda: is_listening(self.port), f"a listener at TCP port {self.port}")
 
     @property
     def url(self) -> str:
-        return f"ipfix+tcp://{LOOPBACK}:{self.port}"
+        return f"{self.scheme}://{LOOPBACK}:{self.port}"
 
     def finish(self) -> None:
         """The probe has closed its connection: what it sent is in the reader's buffer at most."""
         self.program.stop(signal.SIGINT)
-
-
-def _accepts(port: int) -> bool:
-    with socket.socket() as attempt:
-        return attempt.connect_ex((LOOPBACK, port)) == 0
 
 
 class FileOfRun(Collect):

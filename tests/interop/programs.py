@@ -17,6 +17,7 @@ SOCKFLOW = (sys.executable, "-m", "probe")
 LOOPBACK = "127.0.0.1"
 _PATIENCE_S = 20.0
 _SO_RCVBUFFORCE = 33
+_TCP_LISTEN = "0A"  # of /proc/net/tcp: include/net/tcp_states.h
 #: Octets a second: a collector that waits for a core of a busy machine keeps up all the same.
 _PACE = 300_000
 
@@ -139,6 +140,16 @@ def queued(port: int) -> tuple[int, int] | None:
             if int(words[1].partition(":")[2], 16) == port:
                 return int(words[4].partition(":")[2], 16), int(words[-1])
     return None
+
+
+def is_listening(port: int) -> bool:
+    """Whether somebody waits for TCP connections at ``port``, without making one."""
+    for family in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{family}").read_text().splitlines()[1:]:
+            words = line.split()
+            if words[3] == _TCP_LISTEN and int(words[1].partition(":")[2], 16) == port:
+                return True
+    return False
 
 
 def wait_for_listener(port: int) -> None:

@@ -33,7 +33,8 @@ def library_flows(datagrams: list[bytes]) -> list[Flow]:
     templates: dict[str, object] = {"netflow": {}, "ipfix": {}}
     found = []
     for datagram in datagrams:
-        packet = netflow_library.parse_packet(datagram, templates)
+        # In hexadecimal: it takes octets that happen to be UTF-8 for a dump of that kind.
+        packet = netflow_library.parse_packet(datagram.hex(), templates)
         for record in packet.flows:
             if "L4_SRC_PORT" in record.data:
                 found.append(_library_flow(record.data, _boot_ms(datagram)))

@@ -1,0 +1,189 @@
+"""The real probe over TCP, TLS and into files, beside a collector over UDP that says what is due."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import pytest
+from lab import Host
+
+from tests.certificates import Authority
+from tests.interop import checker
+from tests.interop.collectors import Collect, FileOfRun, StreamCollect
+from tests.interop.flows import Flow
+from tests.interop.programs import (
+    SOCKFLOW,
+    free_port,
+    ipfix,
+    probing,
+    wait_until,
+)
+from tests.interop.workload import INCLUDE, Workload
+
+#: Records while the probe runs, not only at its end.
+_HURRY = ("--active-timeout", 1, "--idle-timeout", 1, "--interval", 0.2, *INCLUDE)
+
+
+@pytest.fixture(scope="module")
+def workload(hosts: tuple[Host, Host]) -> Workload:
+    return Workload(hosts)
+
+
+@pytest.fixture
+def witness(tmp_path: Path) -> Iterator[Collect]:
+    """A collector over UDP."""
+    with contextlib.closing(Collect(tmp_path)) as collector:
+        yield collector
+
+
+def records(*collectors: Collect) -> Counter[Flow]:
+    return Counter(flow for one in collectors for flow in one.flows())
+
+
+def assert_same(witness: Collect, *collectors: Collect) -> None:
+    """Every record once, among all ``collectors``; and there are some."""
+    due = records(witness)
+    assert len(due) >= 40
+    assert records(*collectors) == due
+
+
+def settle(*collectors: Collect, quiet_s: float = 1.5) -> None:
+    """Until no collector has printed anything for a while: what was sent has been read."""
+    sizes: list[int] = []
+    since = time.monotonic()
+    while time.monotonic() < since + quiet_s:
+        now = [len(one.program.output) for one in collectors]
+        if now != sizes:
+            sizes, since = now, time.monotonic()
+        time.sleep(0.05)
+
+
+def warnings(text: str, start: str) -> list[str]:
+    return [line for line in text.splitlines() if start in line]
+
+
+def tls(authority: Path, pair: tuple[Path, Path]) -> str:
+    return f"?ca={authority}&cert={pair[0]}&key={pair[1]}"
+
+
+def test_tls_with_certificates_both_ways_and_wrong_ones(
+    workload: Workload, witness: Collect, tmp_path: Path
+) -> None:
+    """Who shows or wants to see the wrong certificate gets nothing; the others miss nothing."""
+    ours, strange = Authority(tmp_path), Authority(tmp_path, "stranger")
+    server, probe_pair = ours.issue("collector"), ours.issue("probe")
+    with contextlib.ExitStack() as stack:
+        listeners = [
+            stack.enter_context(
+                contextlib.closing(
+                    StreamCollect(tmp_path, tls=tls(ours.path, server), name=f"tls-{number}")
+                )
+            )
+            for number in range(4)
+        ]
+        right, other_ca, other_name, unknown = listeners
+        options = (
+            "-e", witness.url,
+            "-e", right.url + tls(ours.path, probe_pair) + "&name=collector.example",
+            "-e", other_ca.url + tls(strange.path, probe_pair),
+            "-e", other_name.url + tls(ours.path, probe_pair) + "&name=wrong.example",
+            "-e", unknown.url + tls(ours.path, strange.issue("unknown")),
+        )  # fmt: skip
+        probe = stack.enter_context(probing(tmp_path, *options, *_HURRY))
+        workload.datagrams(50)
+        assert probe.stop() == 0, probe.errors
+        for collector in (witness, *listeners):
+            collector.finish()
+    said = [
+        warnings(probe.errors, f"{one.url}: the collector") for one in (other_ca, other_name)
+    ]
+    assert_same(witness, right)
+    assert [one.program.output for one in listeners[1:]] == ["", "", ""]
+    assert warnings(probe.errors, f"{right.url}: the") == []
+    assert "certificate is refused: " in said[0][0]
+    assert "certificate is refused: Hostname mismatch" in said[1][0]
+    (refused,) = warnings(probe.errors, f"{unknown.url}: the collector")
+    assert "the collector refuses our certificate: unknown ca" in refused
+    assert [len(one) for one in said] == [1, 1]
+    assert "Traceback" not in probe.errors
+    assert "records_dropped" in probe.errors
+    for one in listeners[1:]:
+        assert "failed handshakes" in one.program.errors
+
+
+def test_tcp_collector_that_comes_late_gets_all(
+    workload: Workload, witness: Collect, tmp_path: Path
+) -> None:
+    port = free_port()
+    url = f"ipfix+tcp://127.0.0.1:{port}"
+    with probing(tmp_path, "-e", witness.url, "-e", url, *_HURRY) as probe:
+        workload.datagrams(50)
+        settle(witness)
+        assert len(warnings(probe.errors, f"{url}: Connection refused")) == 1
+        with contextlib.closing(StreamCollect(tmp_path, port)) as late:
+            workload.datagrams(50)
+            wait_until(lambda: late.program.output, "a connection")
+            assert probe.stop() == 0, probe.errors
+            for collector in (late, witness):
+                collector.finish()
+    assert_same(witness, late)
+    assert "lost: nothing" in probe.errors
+
+
+def test_tcp_collector_that_is_killed_and_started_again(
+    workload: Workload, witness: Collect, tmp_path: Path
+) -> None:
+    """Templates again in the new connection, which begins with what waited meanwhile."""
+    port = free_port()
+    with contextlib.ExitStack() as stack:
+        first = stack.enter_context(contextlib.closing(StreamCollect(tmp_path, port)))
+        probe = stack.enter_context(
+            probing(tmp_path, "-e", witness.url, "-e", first.url, *_HURRY)
+        )
+        workload.datagrams(50)
+        settle(witness, first)
+        first.program.stop(signal.SIGKILL)
+        workload.datagrams(50)
+        settle(witness)
+        second = StreamCollect(tmp_path, port, name="second")
+        stack.enter_context(contextlib.closing(second))
+        workload.datagrams(50)
+        wait_until(lambda: second.program.output, "a connection")
+        assert probe.stop() == 0, probe.errors
+        for collector in (second, witness):
+            collector.finish()
+    assert_same(witness, first, second)
+    assert min(sum(records(one).values()) for one in (first, second)) >= 40
+    assert "0 records lost on the way, 0 broken messages, 0 sets without" in second.program.errors
+    assert "lost: nothing" in probe.errors
+
+
+def test_a_file_is_appended_to(workload: Workload, witness: Collect, tmp_path: Path) -> None:
+    """Two runs, one after the other, two Transport Sessions in one file."""
+    file = FileOfRun(tmp_path)
+    sizes = []
+    for name in ("first", "second"):
+        with probing(
+            tmp_path, "-e", witness.url, "-e", file.url, *_HURRY, name=name
+        ) as probe:
+            workload.datagrams(50)
+            assert probe.stop() == 0, probe.errors
+        sizes.append(file.file.stat().st_size)
+    witness.finish()
+    with contextlib.closing(file):
+        file.finish()
+        assert_same(witness, file)
+        assert "0 broken messages, 0 sets without" in file.program.errors
+    assert sizes[0] < sizes[1]
+    command = [sys.executable, str(checker.require()), "--ipfix-file", str(file.file)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    print(done.stdout, done.stderr)
+    assert done.returncode == 0
