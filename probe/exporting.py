@@ -69,7 +69,8 @@ class Stream:
             self.session.resend_templates()
             return False
         backlog = self._connection.take_backlog()
-        self.sender.enqueue(self.session.restart(backlog, now_s))
+        first = self._connection.first_sequence(self.session.odid)
+        self.sender.enqueue(self.session.restart(backlog, now_s, first))
         return True
 
     def finish(self, now_s: float) -> None:

@@ -1,8 +1,8 @@
 """A file of messages (RFC 5655): read by ``sockflow collect --read`` and by other tools.
 
 A file that exists is appended to, since a restart of the probe must not cost what was written
-before. Each run is a Transport Session of its own behind the others, so its Templates come first
-and its sequence begins at 0; a reader meets every Template again before the records that need it.
+before. Each run puts its Templates first, so a reader meets every one again before the records that
+need it; the sequence goes on where it ended, for the file is one Transport Session to its readers.
 """
 
 from __future__ import annotations
@@ -12,19 +12,16 @@ import fcntl
 import logging
 import os
 import stat
-import struct
 import time
 
 from probe.errors import ConfigError
+from probe.export.contents import Contents, next_sequence, read_contents
 from probe.export.destination import Destination
 from probe.export.reach import Retry, reason_of
 from probe.export.stream import DEFAULT_STREAM_QUEUE_OCTETS, StreamDestination
 
 _MODE = 0o640  # names of users and processes are in it
 _FLAGS = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
-_HEADER = struct.Struct("!HH")  # RFC 7011 section 3.1: version and length
-_VERSION = 10
-_LEAST_LENGTH = 16
 
 _log = logging.getLogger(__name__)
 
@@ -43,6 +40,7 @@ class FileDestination(StreamDestination):
         self._path = destination.path
         self._retry = Retry(destination, self.statistics)
         self._file = -1
+        self._found = Contents()
         self._is_failing_now = False
         try:
             self._open()
@@ -72,6 +70,10 @@ class FileDestination(StreamDestination):
         complete = super().flush(deadline)
         self._sync()
         return complete
+
+    def first_sequence(self, domain: int) -> int:
+        """What the file that was opened goes on with."""
+        return next_sequence(self._file, self._found, domain)
 
     def local_address(self) -> tuple[str, int] | None:
         return None
@@ -132,7 +134,8 @@ class FileDestination(StreamDestination):
             if not stat.S_ISREG(os.fstat(file).st_mode):
                 raise OSError(errno.EINVAL, "not a regular file")
             _lock(file)
-            _trim(file, self._path)
+            self._found = read_contents(file)
+            _trim(file, self._found, self._path)
         except OSError:
             os.close(file)
             raise
@@ -166,19 +169,9 @@ def _lock(file: int) -> None:
         raise OSError(errno.EBUSY, "another destination or probe writes to this file") from None
 
 
-def _trim(file: int, path: str) -> None:
-    """Cut off a message that a crash left incomplete; OSError: there are no messages in it."""
-    at, size = 0, os.fstat(file).st_size
-    while at + _HEADER.size <= size:
-        version, length = _HEADER.unpack(os.pread(file, _HEADER.size, at))
-        if version != _VERSION or length < _LEAST_LENGTH:
-            raise OSError(errno.EINVAL, f"not an IPFIX file: no message at octet {at}")
-        if at + length > size:
-            break
-        at += length
-    if at == size:
-        return
-    if not at:
-        raise OSError(errno.EINVAL, "not an IPFIX file: no whole message in it")
-    _log.warning("%s: cut off %d octets of an incomplete message at its end", path, size - at)
-    os.ftruncate(file, at)
+def _trim(file: int, found: Contents, path: str) -> None:
+    """Cut off a message that a crash left incomplete."""
+    size = os.fstat(file).st_size
+    if found.end < size:
+        _log.warning("%s: cut off %d octets of an incomplete message", path, size - found.end)
+        os.ftruncate(file, found.end)

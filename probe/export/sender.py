@@ -55,10 +55,14 @@ class StreamSender(Sender, Protocol):
     """A sender whose Transport Session ends with its connection (RFC 7011 section 10.4).
 
     When ``needs_templates`` has said True, the next thing is
-    ``enqueue(session.restart(take_backlog(), now_s))``; until then nothing is sent.
+    ``enqueue(session.restart(take_backlog(), now_s, first_sequence(odid)))``; until then nothing is
+    sent.
     """
 
     keeps_order: bool
+
+    def first_sequence(self, domain: int) -> int:
+        """What the session's sequence numbers begin with in an Observation Domain."""
 
     def take_backlog(self) -> list[Train]:
         """Remove and give all that waits, the oldest first."""

@@ -73,6 +73,10 @@ class StreamDestination:
         self._is_announced |= needed
         return needed
 
+    def first_sequence(self, domain: int) -> int:
+        """Of the session that ``needs_templates`` told of, in an Observation Domain."""
+        return 0
+
     def take_backlog(self) -> list[Train]:
         """Remove and give all that waits. To be put back in the same session."""
         return self._queue.drain()

@@ -108,7 +108,7 @@ class ExportSession:
     ) -> None:
         self.statistics = SessionStatistics()
         self._encoder = encoder
-        self._odid = odid
+        self.odid = odid
         self._wire = wire
         self._options = options or Options()
         self._option_templates = self._announced_options()
@@ -170,13 +170,15 @@ class ExportSession:
         """The options once more, with the final statistics."""
         return self._counted(self._option_messages(now_s)) if self._has_begun else []
 
-    def restart(self, backlog: Sequence[Train], now_s: float) -> list[Train]:
+    def restart(
+        self, backlog: Sequence[Train], now_s: float, first_sequence: int = 0
+    ) -> list[Train]:
         """A new Transport Session (RFC 7011 section 10.4.3): Templates first, then ``backlog``.
 
         The backlog's messages, made for the session before, get sequence numbers of this one.
         """
         self._has_begun = True
-        self._sequence = 0
+        self._sequence = first_sequence
         self.resend_templates()
         first = self._counted(self._announcements(now_s))
         moved, self._sequence = renumber(backlog, self._sequence)
@@ -252,7 +254,7 @@ class ExportSession:
             now,
             now * 1000 - self._boot_ms,
             self._sequence,
-            self._odid,
+            self.odid,
             min(self._max_message, _MAX_LENGTH),
         )
 

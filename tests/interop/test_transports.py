@@ -185,5 +185,5 @@ def test_a_file_is_appended_to(workload: Workload, witness: Collect, tmp_path: P
     assert sizes[0] < sizes[1]
     command = [sys.executable, str(checker.require()), "--ipfix-file", str(file.file)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    print(done.stdout, done.stderr)
-    assert done.returncode == 0
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f'"flow_records": {len(file.flows())}' in done.stdout
