@@ -147,8 +147,14 @@ class Exporter:
             if group is None:
                 yield members[0], records
             else:
-                is_up = [not member.sender.is_down for member in members]
-                yield from zip(members, group.split(records, is_up), strict=True)
+                shares = group.split(records, _which_are_up(members))
+                yield from zip(members, shares, strict=True)
+
+
+def _which_are_up(members: list[Stream]) -> list[bool]:
+    """Those that may be given flows; who has only just come back waits while others are there."""
+    is_reliable = [member.sender.is_reliable for member in members]
+    return is_reliable if any(is_reliable) else [not one.sender.is_down for one in members]
 
 
 class Workshop:

@@ -28,6 +28,10 @@ class Sender(Protocol):
         """Unreachable, and to be tried again."""
 
     @property
+    def is_reliable(self) -> bool:
+        """Up, and not just being tried again: what others could take may be given to it."""
+
+    @property
     def backlog(self) -> int:
         """Octets that wait to be sent."""
 

@@ -63,6 +63,11 @@ class StreamDestination:
         raise NotImplementedError
 
     @property
+    def is_reliable(self) -> bool:
+        """What it takes is not lost while it is tried again."""
+        return not self.is_down
+
+    @property
     def backlog(self) -> int:
         """Octets that wait to be sent, those for a collector that is down included."""
         return self._queue.waiting

@@ -54,6 +54,11 @@ class UdpDestination:
         return self._socket is None and not self._reach.is_resolving
 
     @property
+    def is_reliable(self) -> bool:
+        """It takes Templates without an error for a while before it counts as reachable again."""
+        return not self._reach.is_failing
+
+    @property
     def backlog(self) -> int:
         """Octets that wait to be sent."""
         return self._queue.octets

@@ -281,6 +281,13 @@ class Capture(Listener):
         """What tshark objects to."""
         return self._tshark("-Y", "_ws.malformed || _ws.expert.severity >= 6291456")
 
+    def columns(self, *names: str) -> list[list[list[str]]]:
+        """For each frame that has the first field, the values of each, in the order of the frame."""
+        fields = [word for name in names for word in ("-e", name)]
+        options = ("-T", "fields", "-E", "aggregator=|", *fields)
+        lines = self._tshark("-Y", names[0], *options).splitlines()
+        return [[cell.split("|") for cell in line.split("\t")] for line in lines]
+
     def _read(self) -> list[tuple[Flow, tuple[str, str]]]:
         kind = "" if self.version == 9 else "abs"
         found = []

@@ -29,7 +29,7 @@ from tests.interop.programs import (
 from tests.interop.workload import INCLUDE, Workload
 
 #: Records while the probe runs, not only at its end.
-_HURRY = ("--active-timeout", 1, "--idle-timeout", 1, "--interval", 0.2, *INCLUDE)
+HURRY = ("--active-timeout", 1, "--idle-timeout", 1, "--interval", 0.2, *INCLUDE)
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +97,7 @@ def test_tls_with_certificates_both_ways_and_wrong_ones(
             "-e", other_name.url + tls(ours.path, probe_pair) + "&name=wrong.example",
             "-e", unknown.url + tls(ours.path, strange.issue("unknown")),
         )  # fmt: skip
-        probe = stack.enter_context(probing(tmp_path, *options, *_HURRY))
+        probe = stack.enter_context(probing(tmp_path, *options, *HURRY))
         workload.datagrams(50)
         assert probe.stop() == 0, probe.errors
         for collector in (witness, *listeners):
@@ -124,7 +124,7 @@ def test_tcp_collector_that_comes_late_gets_all(
 ) -> None:
     port = free_port()
     url = f"ipfix+tcp://127.0.0.1:{port}"
-    with probing(tmp_path, "-e", witness.url, "-e", url, *_HURRY) as probe:
+    with probing(tmp_path, "-e", witness.url, "-e", url, *HURRY) as probe:
         workload.datagrams(50)
         settle(witness)
         assert len(warnings(probe.errors, f"{url}: Connection refused")) == 1
@@ -146,7 +146,7 @@ def test_tcp_collector_that_is_killed_and_started_again(
     with contextlib.ExitStack() as stack:
         first = stack.enter_context(contextlib.closing(StreamCollect(tmp_path, port)))
         probe = stack.enter_context(
-            probing(tmp_path, "-e", witness.url, "-e", first.url, *_HURRY)
+            probing(tmp_path, "-e", witness.url, "-e", first.url, *HURRY)
         )
         workload.datagrams(50)
         settle(witness, first)
@@ -172,7 +172,7 @@ def test_a_file_is_appended_to(workload: Workload, witness: Collect, tmp_path: P
     sizes = []
     for name in ("first", "second"):
         with probing(
-            tmp_path, "-e", witness.url, "-e", file.url, *_HURRY, name=name
+            tmp_path, "-e", witness.url, "-e", file.url, *HURRY, name=name
         ) as probe:
             workload.datagrams(50)
             assert probe.stop() == 0, probe.errors
