@@ -282,7 +282,7 @@ class Capture(Listener):
         return self._tshark("-Y", "_ws.malformed || _ws.expert.severity >= 6291456")
 
     def columns(self, *names: str) -> list[list[list[str]]]:
-        """For each frame that has the first field, the values of each, in the order of the frame."""
+        """For each frame that has the first field, the values of each, in their order."""
         fields = [word for name in names for word in ("-e", name)]
         options = ("-T", "fields", "-E", "aggregator=|", *fields)
         lines = self._tshark("-Y", names[0], *options).splitlines()
@@ -308,11 +308,14 @@ class Capture(Listener):
 
     def _tshark(self, *options: str) -> str:
         return subprocess.run(
-            ["tshark", "-r", str(self.file), "-d", f"udp.port=={self.port},cflow", *options],
+            ["tshark", "-r", str(self.file), "-d", f"udp.port=={self.port},cflow",
+             *_MORE_FIELDS, *options],
             check=True, text=True, capture_output=True, timeout=60,
         ).stdout  # fmt: skip
 
 
+#: Of a Template with more than 60 fields, as Biflows in full have, it takes no notice otherwise.
+_MORE_FIELDS = "-o", "cflow.max_template_fields:128"
 #: NetFlow v9's header: its times count from the difference.
 _CLOCK = "cflow.sysuptime", "cflow.unix_secs"
 

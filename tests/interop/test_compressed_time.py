@@ -49,7 +49,7 @@ class Recorder:
         self.destination = destination
         self.max_message = destination.max_message
         self.statistics = SendStatistics()
-        self.is_down, self.backlog = False, 0
+        self.is_down, self.is_reliable, self.backlog = False, True, 0
         self.trains: list[Train] = []
         self.is_new = True
 
@@ -80,6 +80,9 @@ class StreamRecorder(Recorder):
     """A connection."""
 
     keeps_order = True
+
+    def first_sequence(self, domain: int) -> int:
+        return 0
 
     def take_backlog(self) -> list[Train]:
         return self.take()

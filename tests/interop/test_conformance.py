@@ -23,8 +23,8 @@ from tests.interop.workload import INCLUDE, Workload
 #: One second each, so that all of them happen here.
 _HURRY = ("--template-refresh", 1, "--active-timeout", 1, "--idle-timeout", 1, "--interval", 0.2,
           *INCLUDE)  # fmt: skip
-#: The checker holds data of the first run against the type records of the second; within one run
-#: test_compressed_time.py demands it. Strings of options are padded with NUL, for nfdump's sake.
+#: The checker holds data of the first run against the type records of the second; within one
+#: run test_compressed_time.py demands it. And strings of options are padded, for nfdump's sake.
 _RESTART = ("--ignore", "R.late,V.nul")
 
 

@@ -120,8 +120,64 @@ def test_nonsense_destination(url: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("query", "named"),
+    [("profile=nonsense", "nonsense"), ("biflow=yes", "biflow"), ("share=fair", "hash or round-"),
+     ("cert=a&key=b", "cert")],
+)  # fmt: skip
+def test_options_of_a_destination(query: str, named: str) -> None:
+    line = refusal((*SOCKFLOW, "run", "--duration", "1", "-e", f"ipfix://127.0.0.1:9?{query}"))
+    assert named in line
+
+
+@pytest.mark.parametrize(
+    ("url", "named"),
+    [("netflow9://127.0.0.1?biflow=rfc5103", "NetFlow v9 has no reverse elements"),
+     ("netflow9://127.0.0.1?profile=full&max_message=512", "does not fit into messages of 512"),
+     ("ipfix+tls://127.0.0.1", "cert=FILE and key=FILE are needed"),
+     ("ipfix+tls://127.0.0.1?cert=/nowhere/c.pem&key=/nowhere/k.pem", "/nowhere/c.pem"),
+     ("ipfix+tls://127.0.0.1?cert=/etc/hostname&key=/etc/hostname", "PEM"),
+     ("ipfix+tcp://127.0.0.1?pace=1000", "pace"),
+     ("file:///nowhere/flows.ipfix", "No such file or directory"),
+     ("file:///dev/null", "not a regular file"), ("file:///etc/hostname", "not an IPFIX file"),
+     ("file://flows.ipfix", "an absolute path")],
+)  # fmt: skip
+def test_transports_that_cannot_be(url: str, named: str) -> None:
+    assert named in refusal((*SOCKFLOW, "run", "--duration", "1", "-e", url))
+
+
+def test_unreadable_certificate(tmp_path: Path) -> None:
+    """A directory: root may read every file."""
+    url = f"ipfix+tls://127.0.0.1?cert={tmp_path}&key={tmp_path}"
+    assert "Is a directory" in refusal((*SOCKFLOW, "run", "--duration", "1", "-e", url))
+
+
+def test_template_of_elements_that_nobody_knows(tmp_path: Path) -> None:
+    file = tmp_path / "mine.txt"
+    file.write_text("octetDeltaCount\nflowColour\n")
+    line = refusal((*_RUN, "--profile", "iana", "--template", file))
+    assert f"{file}:2" in line
+    assert "flowColour" in line
+
+
+@pytest.mark.parametrize("url", ["ipfix://127.0.0.1:9", "netflow9://127.0.0.1:9"])
+def test_template_longer_than_a_message(tmp_path: Path, url: str) -> None:
+    file = tmp_path / "mine.txt"
+    file.write_text("octetDeltaCount\nSRC_PROC_NAME[400]\nDST_PROC_NAME[400]\n")
+    command = (*SOCKFLOW, "run", "--duration", "1", "-e", f"{url}?max_message=512")
+    assert "does not fit into messages of 512" in refusal((*command, "--template", file))
+
+
+@pytest.mark.parametrize("command", [("templates", "nonsense"), ("templates", "--pmacct", "x")])
+def test_unknown_profile(command: tuple[str, ...]) -> None:
+    line = refusal((*SOCKFLOW, *command))
+    assert "profile" in line
+    assert "nfdump" in line, "the known ones are named"
+
+
+@pytest.mark.parametrize(
     ("option", "value", "named"),
-    [("--include", "cidr=10.0.0.0/99", "10.0.0.0/99"), ("--exclude", "colour=red", "colour=red"),
+    [("--profile", "nonsense", "nonsense"),
+     ("--include", "cidr=10.0.0.0/99", "10.0.0.0/99"), ("--exclude", "colour=red", "colour=red"),
      ("--odid", "-1", "odid"), ("--interval", "0", "interval"), ("--duration", "nan", "duration"),
      ("--pen", "x", "--pen"), ("--collector", "pcap", "--collector"),
      ("--max-flows", "0", "max-flows"), ("--no-such-flag", "1", "--no-such-flag")],

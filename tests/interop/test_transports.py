@@ -1,33 +1,37 @@
-"""The real probe over TCP, TLS and into files, beside a collector over UDP that says what is due."""
+"""The real probe over TCP, TLS and into files; a collector over UDP says what is due."""
 
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from lab import Host
 
+from probe.collect.source import collecting_process
+from probe.ipfix.decode import Record
+from probe.ipfix.elements import DOCUMENTATION_PEN
+from probe.mapping import load_elements, load_profiles
 from tests.certificates import Authority
 from tests.interop import checker
 from tests.interop.collectors import Collect, FileOfRun, StreamCollect
 from tests.interop.flows import Flow
 from tests.interop.programs import (
-    SOCKFLOW,
+    Datagrams,
+    export_url,
     free_port,
-    ipfix,
     probing,
     wait_until,
 )
 from tests.interop.workload import INCLUDE, Workload
 
+_NTOP, _ANTREA = 35632, 56506
 #: Records while the probe runs, not only at its end.
 HURRY = ("--active-timeout", 1, "--idle-timeout", 1, "--interval", 0.2, *INCLUDE)
 
@@ -102,9 +106,7 @@ def test_tls_with_certificates_both_ways_and_wrong_ones(
         assert probe.stop() == 0, probe.errors
         for collector in (witness, *listeners):
             collector.finish()
-    said = [
-        warnings(probe.errors, f"{one.url}: the collector") for one in (other_ca, other_name)
-    ]
+    said = [warnings(probe.errors, f"{one.url}: the collector") for one in (other_ca, other_name)]
     assert_same(witness, right)
     assert [one.program.output for one in listeners[1:]] == ["", "", ""]
     assert warnings(probe.errors, f"{right.url}: the") == []
@@ -145,9 +147,7 @@ def test_tcp_collector_that_is_killed_and_started_again(
     port = free_port()
     with contextlib.ExitStack() as stack:
         first = stack.enter_context(contextlib.closing(StreamCollect(tmp_path, port)))
-        probe = stack.enter_context(
-            probing(tmp_path, "-e", witness.url, "-e", first.url, *HURRY)
-        )
+        probe = stack.enter_context(probing(tmp_path, "-e", witness.url, "-e", first.url, *HURRY))
         workload.datagrams(50)
         settle(witness, first)
         first.program.stop(signal.SIGKILL)
@@ -171,9 +171,7 @@ def test_a_file_is_appended_to(workload: Workload, witness: Collect, tmp_path: P
     file = FileOfRun(tmp_path)
     sizes = []
     for name in ("first", "second"):
-        with probing(
-            tmp_path, "-e", witness.url, "-e", file.url, *HURRY, name=name
-        ) as probe:
+        with probing(tmp_path, "-e", witness.url, "-e", file.url, *HURRY, name=name) as probe:
             workload.datagrams(50)
             assert probe.stop() == 0, probe.errors
         sizes.append(file.file.stat().st_size)
@@ -187,3 +185,52 @@ def test_a_file_is_appended_to(workload: Workload, witness: Collect, tmp_path: P
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert f'"flow_records": {len(file.flows())}' in done.stdout
+
+
+class ProfileTarget(Datagrams):
+    """The datagrams of one profile."""
+
+    def __init__(self, profile: str, version: int) -> None:
+        super().__init__()
+        self.profile, self.version = profile, version
+        self.url = f"{export_url(self.port, version=version)}&profile={profile}"
+
+    def flows(self) -> list[Record]:
+        process = collecting_process(DOCUMENTATION_PEN)
+        found = [process.decode(message, "probe") for message in self.received]
+        counted = process.statistics
+        assert (counted.unknown_sets, counted.lost_records, counted.lost_messages) == (0, 0, 0)
+        return [record for records in found for record in records]
+
+
+def test_all_profiles_in_both_protocols_at_once(workload: Workload, tmp_path: Path) -> None:
+    """Each destination has its own elements, and all have the same flows."""
+    with contextlib.ExitStack() as stack:
+        targets = [
+            stack.enter_context(contextlib.closing(ProfileTarget(profile, version)))
+            for profile in load_profiles()
+            for version in (10, 9)
+        ]
+        urls = [word for one in targets for word in ("-e", one.url)]
+        probe = stack.enter_context(probing(tmp_path, *urls, *HURRY))
+        workload.datagrams(20)
+        workload.short(10)
+        assert probe.stop() == 0, probe.errors
+        for one in targets:
+            one.read()
+    due = Counter(map(_counted, targets[0].flows()))
+    assert len(due) >= 100
+    elements = load_elements()
+    for one in targets:
+        assert Counter(map(_counted, one.flows())) == due, one.url
+        used = {elements[name].pen for record in one.flows() for name in record}
+        allowed = {"nfdump": {0}, "iana": {0}, "akvorado": {0}, "nprobe": {0, _NTOP},
+                   "antrea": {0, _ANTREA}}  # fmt: skip
+        assert used <= allowed.get(one.profile, {0, _NTOP, _ANTREA, DOCUMENTATION_PEN})
+
+
+def _counted(record: Record) -> tuple[object, ...]:
+    family = 4 if "sourceIPv4Address" in record else 6
+    names = (f"sourceIPv{family}Address", f"destinationIPv{family}Address", "sourceTransportPort",
+             "destinationTransportPort", "packetDeltaCount", "octetDeltaCount")  # fmt: skip
+    return tuple(record[name] for name in names)

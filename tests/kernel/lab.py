@@ -6,8 +6,10 @@ Segmentation offload is off, so that what nft sees is what is on the link.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import ipaddress
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -34,6 +36,8 @@ table inet truth {
   }
 }
 """
+
+_CLONE_NEWNET = 0x40000000
 
 #: In front of the counters: what is dropped here was lost on the way.
 _LOSS = """
@@ -167,3 +171,20 @@ def two_hosts(prefix: str = "sf") -> Iterator[tuple[Host, Host]]:
         for host in hosts:
             host.stop()
             run("ip", "netns", "del", host.name)
+
+
+@contextlib.contextmanager
+def inside(namespace: str) -> Iterator[None]:
+    """This thread is in a network namespace, as ``os.setns`` of Python 3.12 would have it."""
+    setns = ctypes.CDLL(None, use_errno=True).setns
+    ours, theirs = (
+        os.open(path, os.O_RDONLY)
+        for path in ("/proc/thread-self/ns/net", f"/run/netns/{namespace}")
+    )
+    try:
+        assert setns(theirs, _CLONE_NEWNET) == 0, os.strerror(ctypes.get_errno())
+        yield
+    finally:
+        assert setns(ours, _CLONE_NEWNET) == 0
+        os.close(ours)
+        os.close(theirs)

@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from lab import run
-from test_nat import inside
+from lab import inside, run
 
 from probe.interfaces.names import Interface, InterfaceList, read_interfaces
 

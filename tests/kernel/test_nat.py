@@ -6,9 +6,6 @@ firewall and forwarding stay as they are.
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
-import os
 import subprocess
 import sys
 import time
@@ -19,13 +16,12 @@ from typing import Any
 import numpy as np
 import pytest
 from docker_lab import IMAGE, Docker, docker_daemon
-from lab import Host, run, two_hosts
+from lab import Host, inside, run, two_hosts
 from metering import TCP, UDP, Actor, MeteringProcess, actors, metering, translated_hosts
 
 from probe.flow.batch import Rows
 from probe.metadata.nat import Nat
 
-_CLONE_NEWNET = 0x40000000
 ROUTER = "swr"
 
 #: Port 80 of the router is published, and hides its clients; port 81 shows them; 82 is in a zone.
@@ -42,23 +38,6 @@ table ip translation {
     oifname "r2" meta l4proto { tcp, udp } th dport { 7000, 7002 } masquerade to :40000-60000; }
 }
 """
-
-
-@contextlib.contextmanager
-def inside(namespace: str) -> Iterator[None]:
-    """This thread is in a network namespace, as ``os.setns`` of Python 3.12 would have it."""
-    setns = ctypes.CDLL(None, use_errno=True).setns
-    ours, theirs = (
-        os.open(path, os.O_RDONLY)
-        for path in ("/proc/thread-self/ns/net", f"/run/netns/{namespace}")
-    )
-    try:
-        assert setns(theirs, _CLONE_NEWNET) == 0, os.strerror(ctypes.get_errno())
-        yield
-    finally:
-        assert setns(ours, _CLONE_NEWNET) == 0
-        os.close(ours)
-        os.close(theirs)
 
 
 @pytest.fixture

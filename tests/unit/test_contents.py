@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import BinaryIO
 
@@ -38,7 +39,7 @@ def test_after_each_message_comes_the_number_of_the_next(file: BinaryIO, profile
     session = ProfileSession(profile, max_message=700)
     messages = list(session.messages(session.records(30)))
     assert len({sequence_of(message) for message in messages}) > 4
-    for message, following in zip(messages, messages[1:], strict=False):
+    for message, following in pairwise(messages):
         file.write(message)
         found = read_contents(file.fileno())
         assert next_sequence(file.fileno(), found, _DOMAIN) == sequence_of(following)

@@ -1,0 +1,226 @@
+"""docs/collectors.md as it stands: its commands are run, and every collector shows the same flows.
+
+In a block, what ends with & is a collector, what comes before ``sockflow run`` prepares, and what
+comes after it shows. All blocks share one run of the probe, with the destinations of all of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from lab import Host
+
+from tests.interop.collectors import Nfacctd, Nfcapd
+from tests.interop.programs import (
+    ROOT,
+    Program,
+    free_port,
+    is_listening,
+    probing,
+    queued,
+    wait_for_reader,
+    wait_until,
+)
+from tests.interop.workload import INCLUDE, Workload
+
+_DOCUMENT = ROOT / "docs" / "collectors.md"
+_PORTS = re.compile(r"\b(?:4739|4740|2055)\b")
+_BLOCK = re.compile(r"^#+ ([^\n]*)$|^```sh\n(.*?)^```$", re.M | re.S)
+_COMMAND = re.compile(r"^.*<<END$.*?^END$|^.+$", re.M | re.S)
+#: Writes down what ``sockflow run`` is called with; all else is our command.
+_STAND_IN = """#!/bin/sh
+if [ "$1" = run ]; then
+    shift; for word; do printf '%s\\n' "$word"; done > run.words
+else
+    PYTHONPATH='{root}' exec '{python}' -m probe "$@"
+fi
+"""
+
+
+class Section:
+    """The commands of one block, in a folder of their own and at free ports."""
+
+    def __init__(self, title: str, block: str, folder: Path) -> None:
+        self.title = title
+        self.folder = folder / title.replace(" ", "-")
+        self.folder.mkdir()
+        ports = {port: str(self._free_port()) for port in set(_PORTS.findall(block))}
+        self.ports = [int(port) for port in ports.values()]
+        commands = _commands(_PORTS.sub(lambda found: ports[found[0]], block))
+        at = next(n for n, one in enumerate(commands) if one.startswith("sockflow run "))
+        self._before, self._run, self._after = commands[:at], commands[at], commands[at + 1 :]
+        self.programs: list[Program] = []
+        self.shown: list[str] = []
+
+    @staticmethod
+    def _free_port() -> int:
+        return free_port(socket.SOCK_STREAM)
+
+    def begin(self) -> list[str]:
+        """Starts the collectors; what the probe is to be called with."""
+        for command in self._before:
+            if command.endswith("&"):
+                name = f"program-{len(self.programs)}"
+                inside = f"cd '{self.folder}' && exec {command.removesuffix('&')}"
+                self.programs.append(Program(("sh", "-c", inside), self.folder, name))
+            else:
+                self._do(command)
+        for port in self.ports:
+            wait_until(lambda port=port: self._is_ready(port), f"{self.title}: {self.errors}")
+        wait_until(lambda: self.errors.count("listening on") == self._captures(), self.title)
+        self._do(self._run)
+        return (self.folder / "run.words").read_text().splitlines()
+
+    def end(self) -> None:
+        for port in self.ports:
+            if queued(port) is not None:
+                wait_for_reader(port)
+        for program in self.programs:
+            program.stop(signal.SIGINT)
+        self.shown = [self._do(command) for command in self._after]
+
+    def close(self) -> None:
+        for program in self.programs:
+            program.end()
+
+    @property
+    def errors(self) -> str:
+        return "".join(program.errors for program in self.programs)
+
+    def _captures(self) -> int:
+        return sum(command.startswith("tcpdump ") for command in self._before)
+
+    def _is_ready(self, port: int) -> bool:
+        assert all(program.is_alive() for program in self.programs), self.errors
+        return queued(port) is not None or is_listening(port)
+
+    def _do(self, command: str) -> str:
+        """Its output; nothing that is documented may fail or complain."""
+        done = subprocess.run(
+            ["sh", "-ec", command], cwd=self.folder, capture_output=True, text=True, timeout=60,
+            check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, (command, done.stderr)
+        return done.stdout
+
+
+def _commands(block: str) -> list[str]:
+    return [
+        found[0] for found in re.finditer(r"^[^\n]*<<END\n.*?^END$|^[^\n]+$", block, re.M | re.S)
+    ]
+
+
+@pytest.fixture(scope="module")
+def sections(
+    hosts: tuple[Host, Host], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, Section]]:
+    folder = tmp_path_factory.mktemp("documented")
+    stand_in = folder / "sockflow"
+    stand_in.write_text(_STAND_IN.format(root=ROOT, python=sys.executable))
+    stand_in.chmod(0o755)
+    with contextlib.ExitStack() as stack:
+        patch = stack.enter_context(pytest.MonkeyPatch.context())
+        patch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+        found = {}
+        for section in _read_sections(folder):
+            stack.enter_context(contextlib.closing(section))
+            found[section.title] = section
+        words = [word for section in found.values() for word in section.begin()]
+        probe = stack.enter_context(probing(folder, *words, *INCLUDE))
+        workload = Workload(hosts)
+        workload.datagrams(10)
+        workload.short(5)
+        assert probe.stop() == 0, probe.errors
+        assert "lost: nothing" in probe.errors
+        for section in found.values():
+            section.end()
+        yield found
+
+
+def _read_sections(folder: Path) -> Iterator[Section]:
+    title = ""
+    for found in _BLOCK.finditer(_DOCUMENT.read_text()):
+        if found[2] is None:
+            title = found[1]
+        else:
+            yield Section(title, found[2], folder)
+
+
+def json_flows(text: str) -> list[dict[str, object]]:
+    records = [json.loads(line) for line in text.splitlines()]
+    return [record for record in records if not record.get("options")]
+
+
+@pytest.fixture(scope="module")
+def due(sections: dict[str, Section]) -> int:
+    """How many flow records all of them have to show: what a file holds."""
+    found = json_flows(sections["sockflow collect"].shown[1])
+    assert len(found) >= 2 * (40 + 30)
+    return len(found)
+
+
+def test_nfdump(sections: dict[str, Section], due: int) -> None:
+    times, translated, nine = sections["nfdump"].shown
+    for shown in (times, translated, nine):
+        assert f"total flows: {due}," in shown
+    assert "10.77.1.2:7010" in times
+    assert "10.77.1.2:7010" in nine
+
+
+def test_pmacct(sections: dict[str, Section], due: int) -> None:
+    (shown,) = sections["pmacct"].shown
+    rows = list(csv.DictReader(shown.splitlines()))
+    assert len(rows) == due
+    assert {row["src_proc_name"] for row in rows} == {Path(sys.executable).name[:15]}
+
+
+def test_tshark(sections: dict[str, Section], due: int) -> None:
+    details, names = sections["Wireshark and tshark"].shown
+    assert "10.77.1.2" in details
+    assert "sourceProcessPath" in details
+    found = [line.split("\t") for line in names.splitlines()]
+    assert sum(len(path.split(",")) for _, path in found) == due
+    paths = {path for _, paths in found for path in paths.split(",")}
+    assert paths == {str(Path(sys.executable).resolve())}
+    collected = (sections["Wireshark and tshark"].folder / "collected.json").read_text()
+    assert len(json_flows(collected)) == due
+
+
+def test_our_own_collector(sections: dict[str, Section], due: int) -> None:
+    """Over UDP a record for each direction, over TCP one of both."""
+    collected, file = (json_flows(text) for text in sections["sockflow collect"].shown)
+    biflows = [record for record in collected if "reversePacketDeltaCount" in record]
+    assert len(file) == due
+    assert len(collected) - len(biflows) == due
+    assert len(biflows) == due / 2
+
+
+def test_tls(sections: dict[str, Section], due: int) -> None:
+    (shown,) = sections["TLS"].shown
+    assert len(json_flows(shown)) == due
+
+
+def test_the_table_has_the_profiles_that_agreement_is_tested_with() -> None:
+    rows = [line for line in _DOCUMENT.read_text().splitlines() if line.startswith("| ")]
+    for collector, scheme in ((Nfcapd, "ipfix"), (Nfacctd, "ipfix"), (Nfcapd, "netflow9")):
+        (row,) = [row for row in rows if f"({collector.name})" in row]
+        assert re.search(rf"`{scheme}://H:\d+\?profile={collector.profile}`", row)
+
+
+def test_tests_that_the_table_names_exist() -> None:
+    named = set(re.findall(r"`(test_\w+)`", _DOCUMENT.read_text()))
+    assert len(named) >= 8
+    assert {
+        name for name in named if not (ROOT / "tests/interop" / f"{name}.py").is_file()
+    } == set()
