@@ -12,10 +12,11 @@ import pytest
 from lab import Host
 
 from tests.interop.collectors import Capture, Collect
-from tests.interop.flows import TCP, UDP, Flow
+from tests.interop.flows import TCP, UDP, Flow, flow
 from tests.interop.programs import probing
 from tests.interop.workload import INCLUDE, Workload
 
+_SIDES = ("source", "destination")
 _COUNTERS = ("PacketDeltaCount", "OctetDeltaCount")
 
 
@@ -49,7 +50,7 @@ def observed(
         for collector in (bi, uni, capture):
             collector.finish()
         assert "0 records lost on the way, 0 broken messages, 0 sets without" in bi.program.errors
-        flows = {flow.key: flow for flow in uni.flows()}
+        flows: dict[object, Flow] = {one.key: one for one in uni.flows()}
         assert len(flows) == len(uni.flows())
         yield Observed(workload, bi.records(), flows, capture)
 
@@ -57,19 +58,16 @@ def observed(
 def directions(biflow: dict[str, Any]) -> tuple[Flow, Flow]:
     """As two records would tell it."""
     family = biflow["ipVersion"]
-    ends = (
-        biflow[f"sourceIPv{family}Address"], biflow[f"destinationIPv{family}Address"],
-        biflow["sourceTransportPort"], biflow["destinationTransportPort"],
-        biflow["protocolIdentifier"],
-    )  # fmt: skip
-    source, destination, source_port, destination_port, protocol = ends
+    source, destination = (biflow[f"{side}IPv{family}Address"] for side in _SIDES)
+    source_port, destination_port = (biflow[f"{side}TransportPort"] for side in _SIDES)
+    protocol = biflow["protocolIdentifier"]
     forward = [biflow[f"{name[0].lower()}{name[1:]}"] for name in _COUNTERS]
     reverse = [biflow[f"reverse{name}"] for name in _COUNTERS]
     times = biflow["flowStartMilliseconds"], biflow["flowEndMilliseconds"]
     back = biflow["reverseFlowStartMilliseconds"], biflow["reverseFlowEndMilliseconds"]
     return (
-        Flow(*ends, *forward, *times),
-        Flow(destination, source, destination_port, source_port, protocol, *reverse, *back),
+        flow((source, destination, source_port, destination_port, protocol, *forward, *times)),
+        flow((destination, source, destination_port, source_port, protocol, *reverse, *back)),
     )
 
 
@@ -80,7 +78,7 @@ def test_one_record_for_every_flow(observed: Observed) -> None:
 
 def test_both_directions_are_those_of_the_uniflows(observed: Observed) -> None:
     """Counters, and times to the millisecond."""
-    found = {flow.key: flow for biflow in observed.biflows for flow in directions(biflow)}
+    found = {one.key: one for biflow in observed.biflows for one in directions(biflow)}
     assert found == observed.uniflows
 
 
@@ -102,6 +100,6 @@ def test_tshark_shows_both_directions(observed: Observed) -> None:
             column += map(int, cell)
     expected = [directions(biflow) for biflow in observed.biflows]
     assert sorted(zip(*columns, strict=True)) == sorted(
-        (flow.packets, flow.octets) for pair in expected for flow in pair
+        (one.packets, one.octets) for pair in expected for one in pair
     )
     assert observed.capture.malformed() == ""

@@ -16,6 +16,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -36,8 +37,11 @@ from tests.interop.workload import INCLUDE, Workload
 
 _DOCUMENT = ROOT / "docs" / "collectors.md"
 _PORTS = re.compile(r"\b(?:4739|4740|2055)\b")
+#: Files of TLS: the probe of the tests runs in another directory.
+_RELATIVE = re.compile(r"=([\w.]+\.(?:pem|key))\b")
 _BLOCK = re.compile(r"^#+ ([^\n]*)$|^```sh\n(.*?)^```$", re.M | re.S)
-_COMMAND = re.compile(r"^.*<<END$.*?^END$|^.+$", re.M | re.S)
+#: A line, or more of them where a file is written.
+_COMMAND = re.compile(r"^[^\n]*<<END\n.*?^END$|^[^\n]+$", re.M | re.S)
 #: Writes down what ``sockflow run`` is called with; all else is our command.
 _STAND_IN = """#!/bin/sh
 if [ "$1" = run ]; then
@@ -55,17 +59,14 @@ class Section:
         self.title = title
         self.folder = folder / title.replace(" ", "-")
         self.folder.mkdir()
-        ports = {port: str(self._free_port()) for port in set(_PORTS.findall(block))}
+        found = set(_PORTS.findall(block))
+        ports = {port: str(free_port(socket.SOCK_STREAM)) for port in found}
         self.ports = [int(port) for port in ports.values()]
-        commands = _commands(_PORTS.sub(lambda found: ports[found[0]], block))
+        commands = _COMMAND.findall(_PORTS.sub(lambda found: ports[found[0]], block))
         at = next(n for n, one in enumerate(commands) if one.startswith("sockflow run "))
         self._before, self._run, self._after = commands[:at], commands[at], commands[at + 1 :]
         self.programs: list[Program] = []
         self.shown: list[str] = []
-
-    @staticmethod
-    def _free_port() -> int:
-        return free_port(socket.SOCK_STREAM)
 
     def begin(self) -> list[str]:
         """Starts the collectors; what the probe is to be called with."""
@@ -77,10 +78,11 @@ class Section:
             else:
                 self._do(command)
         for port in self.ports:
-            wait_until(lambda port=port: self._is_ready(port), f"{self.title}: {self.errors}")
+            wait_until(partial(self._is_ready, port), f"{self.title}: {self.errors}")
         wait_until(lambda: self.errors.count("listening on") == self._captures(), self.title)
         self._do(self._run)
-        return (self.folder / "run.words").read_text().splitlines()
+        words = (self.folder / "run.words").read_text().splitlines()
+        return [_RELATIVE.sub(lambda found: f"={self.folder}/{found[1]}", word) for word in words]
 
     def end(self) -> None:
         for port in self.ports:
@@ -113,12 +115,6 @@ class Section:
         )  # fmt: skip
         assert done.returncode == 0, (command, done.stderr)
         return done.stdout
-
-
-def _commands(block: str) -> list[str]:
-    return [
-        found[0] for found in re.finditer(r"^[^\n]*<<END\n.*?^END$|^[^\n]+$", block, re.M | re.S)
-    ]
 
 
 @pytest.fixture(scope="module")

@@ -70,8 +70,10 @@ def observed(
         collect = {version: CollectOptions(folder, version=version) for version in (10, 9)}
         raw = {version: RawDatagrams(version) for version in (10, 9)}
         capture = Capture(folder, collect[10].port)
-        for one in (*collect.values(), *raw.values(), capture):
-            stack.enter_context(contextlib.closing(one))
+        for collector in (*collect.values(), capture):
+            stack.enter_context(contextlib.closing(collector))
+        for target in raw.values():
+            stack.enter_context(contextlib.closing(target))
         found = [*(one.url for one in collect.values()), *(one.url for one in raw.values())]
         urls = [word for url in found for word in ("-e", url)]
         probe = stack.enter_context(
@@ -86,8 +88,8 @@ def observed(
         workload.datagrams(20)
         interfaces = _interfaces()
         assert probe.stop() == 0, probe.errors
-        for one in (*collect.values(), capture):
-            one.finish()
+        for collector in (*collect.values(), capture):
+            collector.finish()
         octets = {version: one.read() for version, one in raw.items()}
         yield Observed(collect, octets, capture, probe, interfaces)
 
