@@ -135,8 +135,8 @@ def sections(
         words = [word for section in found.values() for word in section.begin()]
         probe = stack.enter_context(probing(folder, *words, *INCLUDE))
         workload = Workload(hosts)
-        workload.datagrams(10)
-        workload.short(5)
+        workload.datagrams(20)
+        workload.short(6)
         assert probe.stop() == 0, probe.errors
         assert "lost: nothing" in probe.errors
         for section in found.values():
@@ -162,7 +162,7 @@ def json_flows(text: str) -> list[dict[str, object]]:
 def due(sections: dict[str, Section]) -> int:
     """How many flow records all of them have to show: what a file holds."""
     found = json_flows(sections["sockflow collect"].shown[1])
-    assert len(found) >= 2 * (40 + 30)
+    assert len(found) == 2 * (40 + 36)  # UDP, TCP
     return len(found)
 
 
