@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -37,8 +37,9 @@ class ShareGroup:
         if kind not in ("hash", "round-robin"):
             raise ValueError(f"no way to share: {kind}")
         self._is_hash = kind == "hash"
-        digests = [hashlib.blake2b(name.encode(), digest_size=8).digest() for name in names]
-        self._seeds = [np.uint64(int.from_bytes(digest, "little")) for digest in digests]
+        # Not hashlib: libcrypto would be 4 MB for the sake of some names.
+        checksums = np.array([zlib.crc32(name.encode()) for name in names], np.uint64)
+        self._seeds = list(_mix(checksums + _ODD))
 
     def split(self, records: Rows, is_up: Sequence[bool]) -> list[Rows]:
         """One array for each member, of the same dtype as ``records`` and in their order.
