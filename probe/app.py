@@ -118,8 +118,15 @@ class Probe:
 
     def losses(self) -> dict[str, int]:
         """What was lost before it became a Flow Record, by cause."""
-        lost = {**self.collector.losses(), "late_packets": self.cache.late_packets}
-        return {**lost, "flows_evicted": self.cache.evicted}
+        lost = {
+            **self.collector.losses(),
+            "late_packets": self.cache.late_packets,
+            "flows_evicted": self.cache.evicted,
+        }
+        if self.nat:
+            asked = self.nat.statistics
+            lost |= {"nat_not_looked_up": asked.skipped, "nat_unread": asked.unread + asked.errors}
+        return lost
 
     def _send(self, records: Rows) -> None:
         if self.nat:
