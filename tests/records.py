@@ -34,6 +34,11 @@ def owner(number: int) -> Owner:
         user_name=f"user-{number}",
         command_line=f"worker --number {number}",
         container_id=f"{number:012x}",
+        container_name=f"web-{number}",
+        container_image=f"nginx:{number}",
+        compose_project="shop",
+        compose_service="web",
+        unit=f"worker@{number}.service",
     )
 
 

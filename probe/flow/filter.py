@@ -180,8 +180,8 @@ def _number(text: str, value: str, highest: int) -> int:
 
 
 def _container_test(value: str) -> _OwnerTest:
-    """By the beginning of the container id, as docker does."""
-    return lambda owner: owner.container_id.startswith(value)
+    """By the beginning of the container id, as docker does, or by its whole name."""
+    return lambda owner: owner.container_id.startswith(value) or owner.container_name == value
 
 
 def _user_test(value: str) -> _OwnerTest:

@@ -11,7 +11,8 @@ class Owner:
 
     Strings are '' and ids None where unknown. ``path_source``: '' unknown, 'walked' (the kernel's
     path of the executable within the process's root), 'exec' (the file name given to exec).
-    ``node``: the name of the host that the process runs on.
+    ``node``: the name of the host that the process runs on. ``unit``: of systemd, for a process in
+    no container.
     """
 
     pid: int | None = None
@@ -28,10 +29,14 @@ class Owner:
     cgroup: str = ""
     container_id: str = ""
     container_name: str = ""
+    container_image: str = ""
+    compose_project: str = ""
+    compose_service: str = ""
     pod_name: str = ""
     pod_namespace: str = ""
     pod_uid: str = ""
     node: str = ""
+    unit: str = ""
 
 
 UNKNOWN = Owner()
@@ -57,6 +62,10 @@ class OwnerTable:
             return index
         self._owners.append(owner)
         return len(self._owners) - 1
+
+    def replace(self, index: int, owner: Owner) -> None:
+        """Another description of the same process; what was encoded of it is stale from now on."""
+        self._owners[index] = owner
 
     def release(self, index: int) -> None:
         """Forget an owner that no row or record names any more."""

@@ -192,6 +192,11 @@ def _owner_attributes(side: str, ntop: str) -> dict[str, Attribute]:
         f"{ntop}_PROC_CONTAINER_ID": attribute(lambda owner: owner.container_id),
         f"{ntop}_FATHER_PROC_PID": attribute(lambda owner: owner.parent_pid or 0),
         f"{ntop}_FATHER_PROC_NAME": attribute(lambda owner: owner.parent_name, "names"),
+        f"{side}ContainerName": attribute(lambda owner: owner.container_name),
+        f"{side}ContainerImage": attribute(lambda owner: owner.container_image),
+        f"{side}ComposeProject": attribute(lambda owner: owner.compose_project),
+        f"{side}ComposeService": attribute(lambda owner: owner.compose_service),
+        f"{side}SystemdUnit": attribute(lambda owner: owner.unit),
         f"{side}GroupId": attribute(lambda owner: _known(owner.gid), "users"),
         f"{side}ProcessPath": attribute(lambda owner: owner.process_path, "paths"),
         f"{side}ProcessPathOrigin": attribute(

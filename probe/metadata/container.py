@@ -1,4 +1,4 @@
-"""Ids of containers and Pods from cgroup paths: one table for all runtimes and cgroup drivers."""
+"""Ids of containers and Pods, and systemd units, from cgroup paths: one table for all of them."""
 
 from __future__ import annotations
 
@@ -33,6 +33,10 @@ _POD = re.compile(
 _LXC_PARENT = "lxc"  # before LXC 4, and Proxmox: /lxc/NAME
 _ESCAPED = re.compile(r"\\x([0-9a-f]{2})")  # systemd.unit(5)
 
+#: Kinds of units that have processes. systemd puts a "_" before a name that cgroupfs has a use for.
+_UNIT = re.compile(r"_?(?P<unit>[^/]+\.(?:service|scope|socket|mount|swap))")
+_MANAGER = "init.scope"  # where a user's own systemd is, inside of user@UID.service
+
 
 def container_id(cgroup: str) -> str:
     """The id of the innermost container that a cgroup path names, '' for none."""
@@ -54,3 +58,16 @@ def pod_uid(cgroup: str) -> str:
         if match:
             return match["uid"].replace("_", "-")
     return ""
+
+
+def systemd_unit(cgroup: str) -> str:
+    """The innermost systemd unit that a cgroup path names, '' for none and inside of a container.
+
+    Spelled as ``systemctl`` shows it, escapes included.
+    """
+    if container_id(cgroup):
+        return ""
+    units = [match["unit"] for part in cgroup.split("/") if (match := _UNIT.fullmatch(part))]
+    if len(units) > 1 and units[-1] == _MANAGER:
+        units.pop()
+    return units[-1] if units else ""

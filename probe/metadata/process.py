@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..flow.owner import Owner
-from .container import container_id, pod_uid
+from .container import container_id, pod_uid, systemd_unit
 
 _PATH_SOURCES = {0: "", 1: "walked", 2: "exec"}
 
@@ -55,5 +55,6 @@ def owner_from_row(
         cgroup=cgroup,
         container_id=container_id(cgroup),
         pod_uid=pod_uid(cgroup),
+        unit=systemd_unit(cgroup),
         node=node,
     )

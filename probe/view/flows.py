@@ -23,6 +23,7 @@ _SIDES = {
     "user": ("SRC_PROC_USER_NAME", "DST_PROC_USER_NAME"),
     "uid": ("SRC_PROC_UID", "DST_PROC_UID"),
     "container": ("SRC_PROC_CONTAINER_ID", "DST_PROC_CONTAINER_ID"),
+    "called": ("sourceContainerName", "destinationContainerName"),
 }
 _WAYS = ("flowStart", "flowEnd", "reverseFlowStart", "reverseFlowEnd")
 #: Units of a second, and the elements in that unit; the finest that exporters use comes first.
@@ -143,11 +144,11 @@ def _new_flow(record: Record, from_client: bool, now_s: float) -> Flow:
 
 def _name(end: End, record: Record, side: int) -> None:
     """Who is at this end; an empty value never overwrites a known one."""
-    name, pid, user, uid, container = (record.get(names[side]) for names in _SIDES.values())
+    name, pid, user, uid, container, called = (record.get(two[side]) for two in _SIDES.values())
     if name or pid:
         end.process = f"{clean(name) or '?'}({pid})" if pid else clean(name)
         end.user = clean(user) or ("" if uid is None else str(uid))
-    end.container = clean(container)[:_CONTAINER_LENGTH] or end.container
+    end.container = clean(called) or clean(container)[:_CONTAINER_LENGTH] or end.container
 
 
 def _key(record: Record) -> Key:

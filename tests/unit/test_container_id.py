@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from probe.metadata.container import container_id, pod_uid
+from probe.metadata.container import container_id, pod_uid, systemd_unit
 
 ID = "4f3c9e0d9be1ab27a3a1e6c5d7a0f9be1ab27a3a1e6c5d7a0f9b4f3c9e0d9b12"
 OUTER = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
@@ -162,3 +162,41 @@ def test_pod(path: str, uid: str) -> None:
 )
 def test_no_pod(path: str) -> None:
     assert pod_uid(path) == ""
+
+
+UNITS = {
+    "/system.slice/nginx.service": "nginx.service",
+    "/system.slice/system-getty.slice/getty@tty1.service": "getty@tty1.service",
+    r"/system.slice/system-postgresql.slice/postgresql@15\x2dmain.service": (
+        r"postgresql@15\x2dmain.service"
+    ),
+    "/system.slice/docker.service": "docker.service",
+    "/system.slice/containerd.service/kubelet": "containerd.service",  # a cgroup of its own making
+    "/system.slice/ssh.socket": "ssh.socket",
+    "/system.slice/mnt-backup.mount": "mnt-backup.mount",
+    "/system.slice/_cpu.service": "cpu.service",  # cg_escape() of systemd
+    "/init.scope": "init.scope",
+    "/user.slice/user-1000.slice/session-3.scope": "session-3.scope",
+    "/user.slice/user-1000.slice/user@1000.service/init.scope": "user@1000.service",
+    "/user.slice/user-1000.slice/user@1000.service/app.slice/pipewire.service": "pipewire.service",
+    "/user.slice/user-1000.slice/user@1000.service/app.slice/app-org.gnome.Terminal.slice/"
+    "vte-spawn-1f.scope": "vte-spawn-1f.scope",
+    r"/machine.slice/machine-qemu\x2d1\x2ddebian.scope/libvirt/emulator": (
+        r"machine-qemu\x2d1\x2ddebian.scope"
+    ),
+    f"/machine.slice/libpod-conmon-{ID}.scope": f"libpod-conmon-{ID}.scope",
+}
+
+
+@pytest.mark.parametrize(("path", "unit"), UNITS.items())
+def test_unit(path: str, unit: str) -> None:
+    assert systemd_unit(path) == unit
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["", "/", "/system.slice", "/user.slice/user-1000.slice", "/lxc.monitor.web", "/.service",
+     *DOCKER.values(), *CONTAINERD.values(), *KUBERNETES.values(), *PODMAN.values(), *NAMED],
+)  # fmt: skip
+def test_no_unit(path: str) -> None:
+    assert systemd_unit(path) == ""

@@ -290,9 +290,9 @@ def test_any_template(
 @bounded
 @given(
     name=st.sampled_from(["full", "numeric"]),
-    size=st.integers(1000, 9000),
+    size=st.integers(1200, 9000),
     batches=st.lists(st.integers(0, 150), min_size=1, max_size=6),
-    sizes=st.lists(st.integers(1000, 9000), max_size=6),
+    sizes=st.lists(st.integers(1200, 9000), max_size=6),
 )
 def test_any_split_into_messages(
     protocol: Protocol, name: str, size: int, batches: list[int], sizes: list[int]
