@@ -21,7 +21,8 @@ from probe.exporting import Exporter
 from probe.flow.batch import FlowBatch, Rows
 from probe.flow.cache import FlowCache
 from probe.flow.filter import FlowFilter, parse_rule
-from probe.flow.owner import OwnerTable
+from probe.metadata.docker import DockerNames, open_docker
+from probe.metadata.naming import ContainerOwners, WaitingRecords
 from probe.metadata.nat import Nat
 from probe.metadata.users import UserNames
 from probe.own_traffic import OwnTraffic
@@ -42,7 +43,9 @@ class Probe:
 
     def __init__(self, config: RunConfig) -> None:
         self.config = config
-        self.owners = OwnerTable()
+        self.owners = ContainerOwners()
+        self.docker: DockerNames | None = None
+        self.waiting = WaitingRecords()
         rules = [[parse_rule(text) for text in texts] for texts in (config.include, config.exclude)]
         self.filter = FlowFilter(include=rules[0], exclude=rules[1])
         self.collector = EbpfCollector(
@@ -54,6 +57,9 @@ class Probe:
 
     def open(self, destinations: tuple[str, ...]) -> None:
         self.exporter.open(destinations)
+        self.docker = open_docker(self.config.docker)
+        if self.docker:
+            self.owners.set_runtimes((self.docker,))
         self.collector.open()
         self.cache = FlowCache(
             max_entries=self.config.max_flows,
@@ -68,6 +74,7 @@ class Probe:
 
     def tick(self) -> None:
         """One snapshot, and the records that are due."""
+        self.exporter.forget(self.owners.refresh())
         self.observe(self.collector.read())
         self._send(self.cache.expire(time.monotonic_ns(), _wall_offset_ns()))
         self._sweep()
@@ -88,7 +95,7 @@ class Probe:
             self.cache.flush(now_ns, offset_ns),
         ):
             for lot in _lots(records):
-                self._send(lot)
+                self._send(lot, may_wait=False)
                 yield len(lot)
         self.exporter.finish(time.time())
         yield 0
@@ -103,6 +110,8 @@ class Probe:
         self.cache.observe(self.filter.select(batch, self.owners), time.monotonic_ns())
 
     def close(self) -> None:
+        if self.docker:
+            self.docker.close()
         if self.nat:
             self.nat.close()
         self.exporter.close()
@@ -128,9 +137,11 @@ class Probe:
             lost |= {"nat_not_looked_up": asked.skipped, "nat_unread": asked.unread + asked.errors}
         return lost
 
-    def _send(self, records: Rows) -> None:
+    def _send(self, records: Rows, may_wait: bool = True) -> None:
         if self.nat:
             self.nat.apply(records)
+        nameless = self.owners.nameless(time.monotonic())
+        records = self.waiting.hold(records, nameless if may_wait else nameless[:0])
         self.exported.count(records)
         self.exporter.send(records, time.time())
 
@@ -138,7 +149,8 @@ class Probe:
         if (now := time.monotonic()) < self._sweep_at:
             return
         self._sweep_at = now + _SWEEP_S
-        released = self.collector.sweep_owners(set(self.cache.owners_in_use().tolist()))
+        in_use = set(self.cache.owners_in_use().tolist()) | self.waiting.owners_in_use()
+        released = self.collector.sweep_owners(in_use)
         if released:
             self.exporter.forget(released)
         self.exporter.watch_interfaces()

@@ -164,6 +164,12 @@ def _add_identity(run: argparse.ArgumentParser) -> None:
         help="tell what conntrack shows to be translated (default: yes)",
     )  # fmt: skip
     run.add_argument(
+        "--docker", nargs="?", const=True, metavar="URL",
+        help="names of containers from Docker's API, unix:///var/run/docker.sock or DOCKER_HOST "
+        "unless a URL is given (default: if the package docker is there)",
+    )  # fmt: skip
+    run.add_argument("--no-docker", dest="docker", action="store_false")
+    run.add_argument(
         "--max-flows", type=int, metavar="N",
         help=f"bound of the flow cache (default {_DEFAULTS.max_flows})",
     )  # fmt: skip

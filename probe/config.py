@@ -35,6 +35,7 @@ class RunConfig:
     profile: str = "full"
     template: str | None = None
     nat: bool = True
+    docker: bool | str = "auto"
     template_refresh: float = 600.0
     max_flows: int = 131072
     include: tuple[str, ...] = ()
@@ -52,6 +53,8 @@ class Setting:
     high: float | None = None
     many: bool = False
     choices: tuple[str, ...] = ()
+    #: In place of a URL: so text or a boolean, and text is 'auto' or has one of these schemes.
+    schemes: tuple[str, ...] = ()
 
 
 SETTINGS: dict[str, Setting] = {
@@ -66,6 +69,7 @@ SETTINGS: dict[str, Setting] = {
     "profile": Setting(str),
     "template": Setting(str),
     "nat": Setting(bool),
+    "docker": Setting(str, schemes=("unix://", "tcp://", "http://", "https://")),
     "template_refresh": Setting(float, low=1),
     "max_flows": Setting(int, low=1, high=2**26),
     "include": Setting(str, many=True),
@@ -142,6 +146,8 @@ def _check_setting(key: str, value: object, setting: Setting) -> object:
 
 def _check_one(key: str, value: object, setting: Setting) -> object:
     shown = key.replace("_", "-")
+    if setting.schemes:
+        return _check_switch(shown, value, setting.schemes)
     if setting.kind is float and type(value) is int:
         value = float(value)
     if type(value) is not setting.kind:
@@ -151,6 +157,15 @@ def _check_one(key: str, value: object, setting: Setting) -> object:
     if setting.choices and value not in setting.choices:
         raise ConfigError(f"{shown} must be one of {', '.join(setting.choices)}, not {value!r}")
     return value
+
+
+def _check_switch(key: str, value: object, schemes: tuple[str, ...]) -> object:
+    is_url = isinstance(value, str) and value.startswith(schemes)
+    if isinstance(value, bool) or value == "auto" or is_url:
+        return value
+    raise ConfigError(
+        f"{key} must be true, false, 'auto', or a URL with {', '.join(schemes)}, not {value!r}"
+    )
 
 
 def _check_bounds(key: str, value: float, setting: Setting) -> None:

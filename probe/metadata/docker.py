@@ -1,0 +1,249 @@
+"""Docker's names of containers, by its API: a list at the beginning, then events.
+
+All of it happens in a thread of its own, and metering asks only what that thread knows: an API
+that is slow, hangs, answers garbage or is not there costs names and nothing else. A container is
+announced when it is created, which is some tenths of a second before its first process runs.
+
+After a failure the list is read again, and events since the last one that came are replayed, for
+containers that lived and died meanwhile.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import logging
+import os
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from probe.errors import ConfigError
+from probe.metadata.runtime import ContainerNames, KnownContainers
+
+log = logging.getLogger(__name__)
+
+SOCKET = "/var/run/docker.sock"
+_EVENTS = {"type": ["container"], "event": ["create", "start", "rename", "destroy"]}
+_PROJECT, _SERVICE = "com.docker.compose.project", "com.docker.compose.service"
+_ANSWER_S = 5.0
+#: A stream of events without any is opened anew: its other end may be gone without a word.
+_SILENCE_S = 60.0
+#: A socket that refuses costs nothing to try; a time-out or a strange answer waits longer each time.
+_RETRY_S = 0.5
+_LONGEST_RETRY_S = 30.0
+_REPLAY_S = 2.0
+#: For a container that is not known yet while we listen, and shortly after we stopped to.
+_PATIENCE_S = 1.0
+_LONG_PATIENCE_S = 3.0
+_LONG_PATIENCE_LASTS_S = 15.0
+
+
+class DockerNames:
+    """A ``Runtime``. Inert until ``open``; ``url`` as in DOCKER_HOST.
+
+    answer_s, silence_s: time-outs of an answer, and of a stream without events.
+    """
+
+    def __init__(
+        self,
+        url: str = f"unix://{SOCKET}",
+        answer_s: float = _ANSWER_S,
+        silence_s: float = _SILENCE_S,
+    ) -> None:
+        self.url = url
+        self._answer_s, self._silence_s = answer_s, silence_s
+        self._known = KnownContainers()
+        self._is_live = False
+        self._lost_at = float("-inf")
+        self._heard_s: float | None = None
+        self._has_warned = False
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="docker", daemon=True)
+
+    # -- asked by metering --------------------------------------------------------------------
+    def open(self) -> None:
+        self._lost_at = time.monotonic()
+        self._thread.start()
+
+    def find(self, container_id: str) -> ContainerNames | None:
+        return self._known.find(container_id)
+
+    def take_changed(self) -> set[str]:
+        return self._known.take_changed()
+
+    def patience_s(self) -> float:
+        if self._is_live:
+            return _PATIENCE_S
+        recent = time.monotonic() - self._lost_at < _LONG_PATIENCE_LASTS_S
+        return _LONG_PATIENCE_S if recent else 0.0
+
+    def close(self) -> None:
+        """The thread ends by itself; it is not waited for, since it may wait for an answer."""
+        self._stop.set()
+
+    # -- the thread ---------------------------------------------------------------------------
+    def _run(self) -> None:
+        pause_s = _RETRY_S
+        while not self._stop.is_set():
+            if self.is_there():
+                try:
+                    self._listen()
+                    pause_s = _RETRY_S
+                    continue  # after a silence
+                except Exception as error:  # what comes from outside may raise anything
+                    pause_s = self._fail(error, pause_s)
+            self._stop.wait(pause_s)
+
+    def is_there(self) -> bool:
+        """Whether it is worth asking."""
+        path = self.url.removeprefix("unix://")
+        return path == self.url or os.path.exists(path)
+
+    def _listen(self) -> None:
+        """Until the stream of events is silent for long; raises whatever goes wrong."""
+        with contextlib.closing(_client(self.url, self._answer_s)) as api:
+            since_s = (self._heard_s or time.time()) - _REPLAY_S
+            asked_s = time.time()
+            self._known.replace_all(_listed(api.containers(all=True)))
+            self._heard_s = asked_s
+            for event in _events(api, since_s, self._answer_s, self._silence_s):
+                if event is None:
+                    self._begin()
+                    continue
+                self._take(event)
+                self._heard_s = time.time()
+                if self._stop.is_set():
+                    return
+
+    def _begin(self) -> None:
+        if not self._is_live:
+            log.info("names of %d containers from Docker at %s", len(self._known), self.url)
+        self._is_live, self._has_warned = True, False
+
+    def _take(self, event: Mapping[str, Any]) -> None:
+        actor = event["Actor"]
+        container_id, attributes = str(actor["ID"]), actor.get("Attributes") or {}
+        if event["Action"] == "destroy":
+            self._take_names(container_id, attributes)
+            self._known.remove(container_id)
+        else:
+            self._take_names(container_id, attributes)
+
+    def _take_names(self, container_id: str, attributes: Mapping[str, Any]) -> None:
+        name = str(attributes.get("name", ""))
+        if name:
+            image = str(attributes.get("image", ""))
+            self._known.add(container_id, _names(name, image, attributes))
+
+    def _fail(self, error: Exception, pause_s: float) -> float:
+        """The next pause."""
+        was_live = self._is_live
+        if was_live:
+            self._is_live, self._lost_at = False, time.monotonic()
+        if not self._has_warned:
+            self._has_warned = True
+            log.warning("Docker at %s does not tell names: %s", self.url, _one_line(error))
+        if was_live or _is_refused(error):
+            return _RETRY_S
+        return min(2 * pause_s, _LONGEST_RETRY_S)
+
+
+def open_docker(setting: bool | str, socket: str = SOCKET) -> DockerNames | None:
+    """As the setting ``docker`` says: 'auto', True, False, or the URL of the API.
+
+    'auto' without the package is no names, and one line that says so. A Docker that is not there
+    yet is waited for. ConfigError: it was asked for, and the package is missing.
+    """
+    if setting is False:
+        return None
+    chosen = setting if isinstance(setting, str) and setting != "auto" else ""
+    url = chosen or os.environ.get("DOCKER_HOST") or f"unix://{socket}"
+    if not _is_installed():
+        if setting != "auto":
+            raise ConfigError(
+                "--docker needs the Python package docker: pip install 'sockflow[docker]'"
+            )
+        if os.path.exists(socket) or os.environ.get("DOCKER_HOST"):
+            log.info("no names of containers: pip install 'sockflow[docker]'")
+        return None
+    names = DockerNames(url)
+    if not names.is_there():
+        log.info("no Docker at %s yet: names of containers come as soon as it is there", url)
+    names.open()
+    return names
+
+
+def _is_installed() -> bool:
+    spec = importlib.util.find_spec("docker")
+    return spec is not None and spec.origin is not None  # any directory passes for a package
+
+
+def _client(url: str, answer_s: float) -> Any:
+    import docker
+    from docker.utils import kwargs_from_env
+
+    options = {**kwargs_from_env(), "base_url": url}
+    return docker.APIClient(**options, version="auto", timeout=answer_s)
+
+
+def _events(
+    api: Any, since_s: float, answer_s: float, silence_s: float
+) -> Iterator[Mapping[str, Any] | None]:
+    """None when the stream is open, then events; ends after ``silence_s`` without any.
+
+    Not ``api.events``, which waits for ever.
+    """
+    import requests
+
+    parameters = {"since": f"{since_s:.9f}", "filters": json.dumps(_EVENTS)}
+    response = api.get(
+        f"{api.base_url}/v{api.api_version}/events",
+        params=parameters, stream=True, timeout=(answer_s, silence_s),
+    )  # fmt: skip
+    with response:
+        response.raise_for_status()
+        yield None
+        lines = response.iter_lines(chunk_size=None)
+        while True:
+            try:
+                line = next(lines, None)
+            except requests.exceptions.ConnectionError as error:
+                if "timed out" in str(error):
+                    return
+                raise
+            if line is None:
+                raise ConnectionError("it has closed the stream of events")
+            if line:
+                yield json.loads(line)
+
+
+def _listed(found: list[Mapping[str, Any]]) -> dict[str, ContainerNames]:
+    return {
+        str(one["Id"]): _names(_own_name(one), str(one.get("Image", "")), one.get("Labels") or {})
+        for one in found
+    }
+
+
+def _own_name(listed: Mapping[str, Any]) -> str:
+    """Not the aliases '/other/alias' that links give it."""
+    names = [str(name).lstrip("/") for name in listed.get("Names") or ()]
+    return next((name for name in names if "/" not in name), "")
+
+
+def _names(name: str, image: str, labels: Mapping[str, Any]) -> ContainerNames:
+    return ContainerNames(
+        name, image, str(labels.get(_PROJECT, "")), str(labels.get(_SERVICE, ""))
+    )
+
+
+def _is_refused(error: Exception) -> bool:
+    return any(word in str(error) for word in ("Connection refused", "No such file"))
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
+
+
