@@ -21,14 +21,17 @@ from probe.exporting import Exporter
 from probe.flow.batch import FlowBatch, Rows
 from probe.flow.cache import FlowCache
 from probe.flow.filter import FlowFilter, parse_rule
+from probe.interfaces.names import InterfaceList
+from probe.interfaces.veth import VethMap, read_default_route
 from probe.metadata.docker import DockerNames, open_docker
 from probe.metadata.naming import ContainerOwners, WaitingRecords
 from probe.metadata.nat import Nat
+from probe.metadata.process import read_container_id
 from probe.metadata.users import UserNames
 from probe.own_traffic import OwnTraffic
 from probe.stop import StopSignals
 from probe.summary import Exported, summarize
-from probe.view.flows import FlowTable
+from probe.view.flows import SHORT_ID, FlowTable
 from probe.view.screen import View, open_view
 
 _SNAPSHOT_SHARE = 100  # a snapshot costs at most one per cent of one core
@@ -51,7 +54,9 @@ class Probe:
         self.collector = EbpfCollector(
             self.owners, UserNames(), command_lines=config.privacy.command_lines
         )
-        self.exporter = Exporter(config, self.owners, self)
+        veths = VethMap(read_container_id, read_default_route)
+        self.interfaces = InterfaceList(veths, self._container_name)
+        self.exporter = Exporter(config, self.owners, self, self.interfaces)
         self.exported = Exported()
         self.nat: Nat | None = None
 
@@ -75,6 +80,7 @@ class Probe:
     def tick(self) -> None:
         """One snapshot, and the records that are due."""
         self.exporter.forget(self.owners.refresh())
+        self.interfaces.refresh()
         self.observe(self.collector.read())
         self._send(self.cache.expire(time.monotonic_ns(), _wall_offset_ns()))
         self._sweep()
@@ -112,6 +118,7 @@ class Probe:
     def close(self) -> None:
         if self.docker:
             self.docker.close()
+        self.interfaces.close()
         if self.nat:
             self.nat.close()
         self.exporter.close()
@@ -140,6 +147,8 @@ class Probe:
     def _send(self, records: Rows, may_wait: bool = True) -> None:
         if self.nat:
             self.nat.apply(records)
+        if self.interfaces.veths:
+            self.interfaces.veths.apply(records)
         nameless = self.owners.nameless(time.monotonic())
         records = self.waiting.hold(records, nameless if may_wait else nameless[:0])
         self.exported.count(records)
@@ -153,7 +162,12 @@ class Probe:
         released = self.collector.sweep_owners(in_use)
         if released:
             self.exporter.forget(released)
-        self.exporter.watch_interfaces()
+        self.exporter.announce_interfaces()
+
+    def _container_name(self, container_id: str) -> str:
+        """As it is shown: Docker's name, else the beginning of the id."""
+        found = self.docker.find(container_id) if self.docker else None
+        return found.name if found else container_id[:SHORT_ID]
 
 
 class Loop:
@@ -172,6 +186,8 @@ class Loop:
         with self._selector, StopSignals() as stop:
             self._watch(stop, stop.drain)
             self._watch(self._probe.collector, self._probe.drain)
+            if self._probe.interfaces.fileno() >= 0:
+                self._watch(self._probe.interfaces, self._probe.interfaces.refresh)
             if self._shown:
                 self._watch(self._shown.source, self._shown.read)
             self._meter(stop, end)

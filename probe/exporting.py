@@ -13,7 +13,7 @@ from probe.export.share import ShareGroup
 from probe.flow.batch import Rows
 from probe.flow.biflow import pair_directions
 from probe.flow.owner import OwnerTable
-from probe.interfaces.names import InterfaceList
+from probe.interfaces.names import Interface, InterfaceList
 from probe.ipfix.options import OptionsDefinition
 from probe.ipfix.options import for_netflow9 as options_for_netflow9
 from probe.ipfix.session import ExportSession, Options
@@ -81,16 +81,24 @@ class Stream:
 class Exporter:
     """All streams of the probe. Inert until ``open``, which raises ConfigError."""
 
-    def __init__(self, config: RunConfig, owners: OwnerTable, metering: Metering) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        owners: OwnerTable,
+        metering: Metering,
+        interfaces: InterfaceList | None = None,
+    ) -> None:
         self._config = config
         self._owners = owners
         self._metering = metering
         self._groups: list[tuple[list[Stream], ShareGroup | None]] = []
-        self._interfaces = InterfaceList()
+        self._interfaces = interfaces or InterfaceList()
+        self._announced: list[Interface] = []
         self.streams: list[Stream] = []
 
     def open(self, destinations: Iterable[str]) -> None:
         self._interfaces.refresh()
+        self._announced = self._interfaces.described()
         workshop = Workshop(self._config, self._owners, self._metering, self._interfaces)
         shared: dict[str, list[Stream]] = {}
         for target in [parse_destination(text) for text in destinations]:
@@ -112,9 +120,11 @@ class Exporter:
         for stream in self.streams:
             stream.finish(now_s)
 
-    def watch_interfaces(self) -> None:
+    def announce_interfaces(self) -> None:
         """Send the options again when an interface has come or has another name."""
-        if self._interfaces.refresh():
+        described = self._interfaces.described()
+        if described != self._announced:
+            self._announced = described
             for stream in self.streams:
                 stream.session.resend_options()
 

@@ -91,7 +91,7 @@ class SelfReport:
                 "interfaceName": interface.name,
                 "interfaceDescription": interface.description,
             }
-            for interface in self._interfaces.interfaces
+            for interface in self._interfaces.described()
         ]
 
 

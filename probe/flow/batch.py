@@ -105,6 +105,8 @@ RECORD_DTYPE = np.dtype(
         ("destination_netns", "u8"),
         ("source_netns_inode", "u4"),
         ("destination_netns_inode", "u4"),
+        ("source_ifindex", "u4"),  # as the namespace of that end counts its interfaces
+        ("destination_ifindex", "u4"),
         ("rtt_us", "u4"),
         ("rtt_var_us", "u4"),
         ("retransmitted", "u4"),

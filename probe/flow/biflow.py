@@ -35,13 +35,13 @@ _TIMES = ("first_ns", "last_ns")
 _SIDES = (
     *(
         (f"source_{name}", f"destination_{name}")
-        for name in ("address", "port", "owner", "owner_source", "netns", "netns_inode")
+        for name in ("address", "port", "owner", "owner_source", "netns", "netns_inode", "ifindex")
     ),
     ("nat_source_address", "nat_destination_address"),
     ("nat_source_port", "nat_destination_port"),
     ("ingress_interface", "egress_interface"),
 )
-_OWNERS = ("owner", "owner_source", "netns", "netns_inode")
+_OWNERS = ("owner", "owner_source", "netns", "netns_inode", "ifindex")
 
 
 def pair_directions(records: Rows) -> Rows:

@@ -34,6 +34,7 @@ _SOURCE = (
     ("source_owner_source", "owner_source"),
     ("source_netns", "netns"),
     ("source_netns_inode", "netns_inode"),
+    ("source_ifindex", "ifindex"),
 )
 _DESTINATION = tuple((name.replace("source", "destination", 1), column) for name, column in _SOURCE)
 #: Both sides have these of the end whose counter is used.

@@ -31,7 +31,7 @@ _PROJECT, _SERVICE = "com.docker.compose.project", "com.docker.compose.service"
 _ANSWER_S = 5.0
 #: A stream of events without any is opened anew: its other end may be gone without a word.
 _SILENCE_S = 60.0
-#: A socket that refuses costs nothing to try; a time-out or a strange answer waits longer each time.
+#: A socket that refuses costs nothing to try; after a time-out or a strange answer longer waits.
 _RETRY_S = 0.5
 _LONGEST_RETRY_S = 30.0
 _REPLAY_S = 2.0
@@ -196,8 +196,6 @@ def _events(
 
     Not ``api.events``, which waits for ever.
     """
-    import requests
-
     parameters = {"since": f"{since_s:.9f}", "filters": json.dumps(_EVENTS)}
     response = api.get(
         f"{api.base_url}/v{api.api_version}/events",
@@ -210,7 +208,7 @@ def _events(
         while True:
             try:
                 line = next(lines, None)
-            except requests.exceptions.ConnectionError as error:
+            except OSError as error:  # which those of requests are
                 if "timed out" in str(error):
                     return
                 raise
@@ -234,9 +232,7 @@ def _own_name(listed: Mapping[str, Any]) -> str:
 
 
 def _names(name: str, image: str, labels: Mapping[str, Any]) -> ContainerNames:
-    return ContainerNames(
-        name, image, str(labels.get(_PROJECT, "")), str(labels.get(_SERVICE, ""))
-    )
+    return ContainerNames(name, image, str(labels.get(_PROJECT, "")), str(labels.get(_SERVICE, "")))
 
 
 def _is_refused(error: Exception) -> bool:
@@ -245,5 +241,3 @@ def _is_refused(error: Exception) -> bool:
 
 def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:200]
-
-

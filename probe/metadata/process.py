@@ -58,3 +58,13 @@ def owner_from_row(
         unit=systemd_unit(cgroup),
         node=node,
     )
+
+
+def read_container_id(pid: int) -> str:
+    """Of the container that a process is in, '' for none, or when it is gone."""
+    try:
+        lines = Path(f"/proc/{pid}/cgroup").read_text("utf-8", "replace").splitlines()
+    except OSError:
+        return ""
+    found = (container_id(line.split(":", 2)[-1]) for line in lines)
+    return next(filter(None, found), "")

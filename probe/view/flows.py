@@ -33,7 +33,7 @@ _TIMES = [
         ("Milliseconds", 1e3), ("Nanoseconds", 1e9), ("Microseconds", 1e6), ("Seconds", 1.0)
     )
 ]  # fmt: skip
-_CONTAINER_LENGTH = 12  # as docker ps shows it
+SHORT_ID = 12  # as docker ps shows it
 
 
 @dataclass(slots=True)
@@ -148,7 +148,7 @@ def _name(end: End, record: Record, side: int) -> None:
     if name or pid:
         end.process = f"{clean(name) or '?'}({pid})" if pid else clean(name)
         end.user = clean(user) or ("" if uid is None else str(uid))
-    end.container = clean(called) or clean(container)[:_CONTAINER_LENGTH] or end.container
+    end.container = clean(called) or clean(container)[:SHORT_ID] or end.container
 
 
 def _key(record: Record) -> Key:

@@ -30,9 +30,12 @@ _CGROUPS = Path("/sys/fs/cgroup")
 class Docker:
     """The command line of one daemon."""
 
-    def __init__(self, socket: Path, host: Host) -> None:
+    def __init__(self, directory: Path, host: Host) -> None:
         self.host = host
-        self._command = ("docker", "-H", f"unix://{socket}")
+        self.url = f"unix://{directory}/socket"
+        self._directory = directory
+        self._command = ("docker", "-H", self.url)
+        self._daemon = _start_daemon(host, directory)
 
     def __call__(self, *arguments: str, **options: object) -> str:
         return run(*self._command, *arguments, **options).stdout.strip()
@@ -57,6 +60,24 @@ class Docker:
     def pid(self, container: str) -> int:
         return int(self("inspect", "-f", "{{.State.Pid}}", container))
 
+    def wait_until_up(self) -> None:
+        _wait_until_up(self, self._daemon, self._directory)
+
+    def stop_daemon(self) -> None:
+        """With all its containers."""
+        _stop(self._daemon)
+
+    def start_daemon(self) -> None:
+        self._daemon = _start_daemon(self.host, self._directory)
+        self.wait_until_up()
+
+    def pause_daemon(self) -> None:
+        """Its socket accepts, and nothing answers."""
+        self._daemon.send_signal(signal.SIGSTOP)
+
+    def resume_daemon(self) -> None:
+        self._daemon.send_signal(signal.SIGCONT)
+
     def remove_all(self) -> None:
         if containers := self("ps", "-aq").split():
             self("rm", "-f", *containers)
@@ -66,16 +87,15 @@ class Docker:
 def docker_daemon(host: Host, directory: Path) -> Iterator[Docker]:
     """Runs in the namespace of ``host`` until the context ends; has one image, busybox."""
     parents_before = _cgroup_parents()
-    daemon = _start_daemon(host, directory)
-    docker = Docker(directory / "socket", host)
+    docker = Docker(directory, host)
     try:
-        _wait_until_up(docker, daemon, directory)
+        docker.wait_until_up()
         docker("import", "--change", 'ENTRYPOINT ["/bin/busybox"]', _root(directory), IMAGE)
         yield docker
     finally:
         with contextlib.suppress(subprocess.CalledProcessError):
             docker.remove_all()
-        _stop(daemon)
+        docker.stop_daemon()
         for parent in _cgroup_parents() - parents_before:
             with contextlib.suppress(OSError):
                 parent.rmdir()

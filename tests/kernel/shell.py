@@ -90,13 +90,14 @@ class Shell:
     def __init__(
         self, start: Callable[..., Command], *options: str,
         probe: Host | None = None, sink: Host | None = None, at: str = "",
+        collect: tuple[str, ...] = (),
     ) -> None:  # fmt: skip
         self.port = free_port()
         target = f"{at or '127.0.0.1'}:{self.port}"
         if "--include" not in options:
             for rule in ("cidr=10.77.0.0/24", "cidr=fd77::/64", f"port={self.port}"):
                 options += ("--include", rule)
-        self.collector = start("collect", "--listen", target, "--json", host=sink)
+        self.collector = start("collect", "--listen", target, "--json", *collect, host=sink)
         self.collector.wait_for(1)
         self.probe = start("run", "-e", f"ipfix://{target}", *options, host=probe)
         self.probe.wait_for(2)

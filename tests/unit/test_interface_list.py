@@ -22,10 +22,14 @@ def test_the_old_list_stays_and_one_warning_is_enough(
             raise OSError(errno.ENOBUFS, "no room")
         return answer
 
+    def receive(_: object) -> list[object]:
+        raise OSError(errno.EBADF, "gone")
+
     monkeypatch.setattr(names, "read_interfaces", read)
-    monkeypatch.setattr(InterfaceList, "_may_have_changed", lambda self: True)
+    monkeypatch.setattr(names, "receive_changes", receive)
     known = InterfaceList()
     assert known.refresh()
+    assert not known.refresh()  # the socket for changes fails: it is opened anew
     assert [known.refresh(), known.refresh()] == [False, False]
     assert known.interfaces == [Interface(1, "lo", "lo")]
     assert len(caplog.records) == 1

@@ -1,0 +1,183 @@
+"""rtnetlink on the wire: links, and the ids that network namespaces have in ours.
+
+pyroute2 would do it too, and costs 0.2 s to import alone.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+# include/uapi/linux/netlink.h, rtnetlink.h, if_link.h, net_namespace.h
+_HEADER = struct.Struct("=IHHII")  # struct nlmsghdr
+_LINK = struct.Struct("=BxHiII")  # struct ifinfomsg
+_ATTRIBUTE = struct.Struct("=HH")
+_NLM_F_REQUEST, _NLM_F_DUMP_REQUEST, _NLM_F_DUMP_INTR = 0x1, 0x301, 0x10
+_NLMSG_ERROR, _NLMSG_DONE = 2, 3
+_RTM_NEWLINK, _RTM_DELLINK, _RTM_GETLINK = 16, 17, 18
+_RTM_NEWNSID, _RTM_GETNSID = 88, 90
+_RTMGRP_LINK = 1
+_IFLA_IFNAME, _IFLA_LINK, _IFLA_LINKINFO, _IFLA_IFALIAS = 3, 5, 18, 20
+_IFLA_EXT_MASK, _IFLA_LINK_NETNSID = 29, 37
+_IFLA_INFO_KIND = 1
+_NETNSA_NSID, _NETNSA_PID = 1, 2
+_NLA_TYPE = 0x3FFF
+_RTEXT_FILTER_SKIP_STATS = 8
+_RECEIVE_OCTETS = 65536
+_TIMEOUT_S = 1.0
+_ATTEMPTS = 3  # at a list that did not change while it was read
+_UNASSIGNED = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Interface:
+    """As IF-MIB has them: ifIndex, ifName, ifAlias (the name where no alias is set).
+
+    ``kind``: rtnetlink's, as 'veth' or 'bridge', '' for hardware. ``peer``: the index of the
+    interface that this one is tied to, in the namespace that has the id ``peer_nsid`` in ours;
+    -1 is our own.
+    """
+
+    index: int
+    name: str
+    description: str
+    kind: str = field(default="", compare=False)
+    peer: int = field(default=0, compare=False)
+    peer_nsid: int = field(default=_UNASSIGNED, compare=False)
+
+
+def open_route() -> socket.socket:
+    """A rtnetlink socket for requests, with a time-out."""
+    route = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
+    route.settimeout(_TIMEOUT_S)
+    route.bind((0, 0))
+    return route
+
+
+def subscribe() -> socket.socket:
+    """A socket that tells of changes of links; it never blocks."""
+    events = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
+    try:
+        events.setblocking(False)
+        events.bind((0, _RTMGRP_LINK))
+    except OSError:
+        events.close()
+        raise
+    return events
+
+
+def read_interfaces() -> list[Interface]:
+    """By index. Raises OSError."""
+    with open_route() as route:
+        for attempt in range(1, _ATTEMPTS + 1):
+            _request_links(route, attempt)
+            found, interrupted = _read_links(route, attempt)
+            if not interrupted:
+                break
+    return sorted(found, key=lambda interface: interface.index)
+
+
+def receive_changes(events: socket.socket) -> Iterator[tuple[int, Interface | None]]:
+    """(index, the interface or None when it is gone) of one datagram; raises OSError.
+
+    What bridges tell of their ports is left out: it looks like the end of the port.
+    """
+    for kind, _, _, body in _messages(events.recv(_RECEIVE_OCTETS)):
+        if kind in (_RTM_NEWLINK, _RTM_DELLINK) and body[0] == socket.AF_UNSPEC:
+            link = _decode_link(body)
+            yield link.index, link if kind == _RTM_NEWLINK else None
+
+
+def read_nsid(route: socket.socket, pid: int) -> int:
+    """The id in our network namespace of the one that the process is in, -1 when it has none.
+
+    Raises OSError: the process is gone.
+    """
+    body = struct.pack("=Bxxx", socket.AF_UNSPEC) + _attribute(_NETNSA_PID, struct.pack("=I", pid))
+    _request(route, _RTM_GETNSID, _NLM_F_REQUEST, pid, body)
+    while True:
+        for kind, _, number, answer in _messages(route.recv(_RECEIVE_OCTETS)):
+            if number != pid:
+                continue
+            if kind == _NLMSG_ERROR:
+                _raise(answer)
+            if kind == _RTM_NEWNSID:
+                value = dict(_attributes(answer[4:])).get(_NETNSA_NSID)
+                return struct.unpack("=i", value)[0] if value else _UNASSIGNED
+
+
+def _request(route: socket.socket, kind: int, flags: int, number: int, body: bytes) -> None:
+    route.send(_HEADER.pack(_HEADER.size + len(body), kind, flags, number, 0) + body)
+
+
+def _request_links(route: socket.socket, number: int) -> None:
+    body = _LINK.pack(socket.AF_UNSPEC, 0, 0, 0, 0)
+    body += _attribute(_IFLA_EXT_MASK, struct.pack("=I", _RTEXT_FILTER_SKIP_STATS))
+    _request(route, _RTM_GETLINK, _NLM_F_DUMP_REQUEST, number, body)
+
+
+def _read_links(route: socket.socket, wanted: int) -> tuple[list[Interface], bool]:
+    """All links, and whether the list changed meanwhile, so that some may be missing."""
+    found: list[Interface] = []
+    interrupted = False
+    while True:
+        for kind, flags, number, body in _messages(route.recv(_RECEIVE_OCTETS)):
+            if number != wanted:
+                continue
+            interrupted |= bool(flags & _NLM_F_DUMP_INTR)
+            if kind == _NLMSG_DONE:
+                return found, interrupted
+            if kind == _NLMSG_ERROR:
+                _raise(body)
+            if kind == _RTM_NEWLINK:
+                found.append(_decode_link(body))
+
+
+def _raise(body: bytes) -> None:
+    code = -struct.unpack_from("=i", body)[0]
+    raise OSError(code, os.strerror(code))
+
+
+def _messages(datagram: bytes) -> Iterator[tuple[int, int, int, bytes]]:
+    """(type, flags, sequence number, body)."""
+    start = 0
+    while start + _HEADER.size <= len(datagram):
+        size, kind, flags, number, _ = _HEADER.unpack_from(datagram, start)
+        yield kind, flags, number, datagram[start + _HEADER.size : start + size]
+        start += max(_HEADER.size, (size + 3) & ~3)
+
+
+def _attribute(kind: int, value: bytes) -> bytes:
+    return _ATTRIBUTE.pack(_ATTRIBUTE.size + len(value), kind) + value
+
+
+def _attributes(octets: bytes) -> Iterator[tuple[int, bytes]]:
+    at, header = 0, _ATTRIBUTE.unpack_from
+    while at + _ATTRIBUTE.size <= len(octets):
+        size, kind = header(octets, at)
+        yield kind & _NLA_TYPE, octets[at + _ATTRIBUTE.size : at + size]
+        at += max(_ATTRIBUTE.size, (size + 3) & ~3)
+
+
+def _decode_link(body: bytes) -> Interface:
+    """struct ifinfomsg and some forty attributes, of which five are ours."""
+    found = dict(_attributes(body[_LINK.size :]))
+    name, alias = _text(found.get(_IFLA_IFNAME, b"")), _text(found.get(_IFLA_IFALIAS, b""))
+    info = dict(_attributes(found.get(_IFLA_LINKINFO, b"")))
+    peer, nsid = found.get(_IFLA_LINK), found.get(_IFLA_LINK_NETNSID)
+    return Interface(
+        index=_LINK.unpack_from(body)[2],
+        name=name,
+        description=alias or name,
+        kind=_text(info.get(_IFLA_INFO_KIND, b"")),
+        peer=struct.unpack("=I", peer)[0] if peer else 0,
+        peer_nsid=struct.unpack("=i", nsid)[0] if nsid else _UNASSIGNED,
+    )
+
+
+def _text(octets: bytes) -> str:
+    """An alias is any octets that its user gave."""
+    return octets.split(b"\0", 1)[0].decode("utf-8", "replace")

@@ -1,0 +1,270 @@
+"""Names of Docker's containers, and their veths, in what the whole probe exports."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from docker_lab import IMAGE, Docker, docker_daemon
+from lab import Host, run, two_hosts
+from metering import actors
+from shell import ROOT, Record, Shell, Shells, shells
+from test_containers import SERVE, fetch, when_serving
+
+BRIDGE = ("--include", "cidr=172.31.250.0/24")
+LABELS = ("--label", "com.docker.compose.project=shop", "--label", "com.docker.compose.service=api")
+#: 200 by hand: SHORT_LIVED=200 pytest tests/kernel/test_names.py -k short
+SHORT_LIVED = int(os.environ.get("SHORT_LIVED", "40"))
+
+
+@pytest.fixture(scope="module")
+def pair() -> Iterator[tuple[Host, Host]]:
+    with two_hosts("sn") as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def docker(pair: tuple[Host, Host], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Docker]:
+    with docker_daemon(pair[1], tmp_path_factory.mktemp("docker")) as found:
+        yield found
+
+
+@pytest.fixture
+def shell(docker: Docker) -> Iterator[Shells]:
+    with shells() as found:
+        yield found
+    docker.remove_all()
+
+
+def start(shell: Shells, docker: Docker, *options: str) -> Shell:
+    """The probe in the namespace that Docker's bridge is in."""
+    host = docker.host
+    return shell("--docker", docker.url, *options, probe=host, sink=host, collect=("--options",))
+
+
+def flows(records: list[Record], port: int) -> list[Record]:
+    return [
+        record
+        for record in records
+        if port in (record.get("sourceTransportPort"), record.get("destinationTransportPort"))
+        and "options" not in record
+    ]
+
+
+def names(record: Record) -> tuple[str, str]:
+    return record["sourceContainerName"], record["destinationContainerName"]
+
+
+def interfaces(record: Record) -> tuple[int, int]:
+    return record["ingressInterface"], record["egressInterface"]
+
+
+def veth(docker: Docker, container: str, inside: str = "eth0") -> int:
+    """Index of the host's end, as ``ip`` tells from within the container."""
+    network = f"--net=/proc/{docker.pid(container)}/ns/net"
+    (link,) = json.loads(run("nsenter", network, "ip", "-j", "link", "show", inside).stdout)
+    index: int = link["link_index"]
+    return index
+
+
+def link_names(docker: Docker) -> dict[int, str]:
+    found = json.loads(run("ip", "-n", docker.host.name, "-j", "link").stdout)
+    return {link["ifindex"]: link["ifname"] for link in found}
+
+
+def descriptions(records: list[Record]) -> dict[int, tuple[str, str]]:
+    """Of the last options that came."""
+    return {
+        record["ingressInterface"]: (record["interfaceName"], record["interfaceDescription"])
+        for record in records
+        if "interfaceDescription" in record
+    }
+
+
+def test_two_containers(docker: Docker, shell: Shells) -> None:
+    """Name, image, compose's labels and the veth, of both ends and in both directions."""
+    server = docker.start("--name", "web", *LABELS, *SERVE)
+    client = docker.start("--name", "curl", "--entrypoint", "/bin/busybox", IMAGE, "sleep", "60")
+    address = when_serving(docker, server)
+    found = start(shell, docker, *BRIDGE, "--active-timeout", "1")
+    docker("exec", "curl", "/bin/busybox", "nc", address, "80")
+    time.sleep(1.5)
+    wanted, ours = (veth(docker, client), veth(docker, server)), link_names(docker)
+    records = found.finish()
+    to, back = sorted(flows(records, 80), key=lambda record: record["sourceTransportPort"] == 80)
+    assert (names(to), names(back)) == (("curl", "web"), ("web", "curl"))
+    assert (interfaces(to), interfaces(back)) == (wanted, wanted[::-1])
+    assert to["DST_PROC_CONTAINER_ID"] == server
+    assert to["destinationContainerImage"] == IMAGE
+    assert (to["destinationComposeProject"], to["destinationComposeService"]) == ("shop", "api")
+    assert (to["sourceComposeProject"], to["sourceSystemdUnit"]) == ("", "")
+    told = descriptions(records)
+    assert [told[index] for index in wanted] == [
+        (ours[wanted[0]], "curl"),
+        (ours[wanted[1]], "web"),
+    ]
+    assert {index: name for index, (name, _) in told.items()} == ours
+
+
+def test_a_published_port(docker: Docker, shell: Shells, pair: tuple[Host, Host]) -> None:
+    """From another host: into the container through its veth, and nobody knows the other side."""
+    server = docker.start("--name", "web", "-p", "8080:80", *SERVE)
+    when_serving(docker, server)
+    found = start(shell, docker)
+    with actors(pair[0]) as (client,):
+        fetch(client, str(pair[1].four), 8080)
+        time.sleep(1.5)
+    wanted = veth(docker, server)
+    records = flows(found.finish(), 8080)
+    (to,) = [record for record in records if record["destinationTransportPort"] == 8080]
+    assert names(to) == ("", "web")
+    assert interfaces(to)[1] == wanted
+
+
+def test_networks_that_are_shared(docker: Docker, shell: Shells, pair: tuple[Host, Host]) -> None:
+    """With the host: no veth. With another container: its veth, under either name."""
+    server = docker.start("--name", "web", *SERVE)
+    address = when_serving(docker, server)
+    found = start(shell, docker, *BRIDGE)
+    docker.start("--name", "with-host", "--network", "host", IMAGE, "nc", address, "80")
+    docker.start("--name", "with-web", "--network", "container:web", IMAGE, "nc", address, "80")
+    docker("wait", "with-host", "with-web")
+    time.sleep(1.5)
+    wanted = veth(docker, server)
+    records = flows(found.finish(), 80)
+    seen = {names(record): interfaces(record) for record in records}
+    assert seen.keys() == {
+        ("with-host", "web"), ("web", "with-host"), ("with-web", "web"), ("web", "with-web"),
+    }  # fmt: skip
+    assert seen["with-host", "web"][1] == seen["web", "with-host"][0] == wanted
+    assert seen["with-web", "web"] == seen["web", "with-web"] == (0, 0)  # it is their loopback
+
+
+def test_two_networks(docker: Docker, shell: Shells) -> None:
+    """The veth of the interface that the flow used."""
+    docker("network", "create", "--subnet", "172.31.251.0/24", "second")
+    try:
+        server = docker.start("--name", "web", *SERVE)
+        docker("network", "connect", "second", "web")
+        one = when_serving(docker, server)
+        other = docker("inspect", "-f", "{{.NetworkSettings.Networks.second.IPAddress}}", "web")
+        found = start(shell, docker, *BRIDGE, "--include", "cidr=172.31.251.0/24")
+        with actors(docker.host) as (client,):
+            fetch(client, one, 80)
+            fetch(client, other, 80)
+        time.sleep(1.5)
+        wanted = {one: veth(docker, server), other: veth(docker, server, "eth1")}
+        to = [r for r in flows(found.finish(), 80) if r["destinationTransportPort"] == 80]
+        assert {r["destinationIPv4Address"]: r["egressInterface"] for r in to} == wanted
+    finally:
+        docker.remove_all()
+        docker("network", "rm", "second")
+
+
+def test_short_lived_containers(docker: Docker, shell: Shells) -> None:
+    """Removed as soon as they end: none without its name, none under another's."""
+    server = docker.start("--name", "web", *SERVE)
+    address = when_serving(docker, server)
+    found = start(shell, docker, *BRIDGE)
+
+    def short(number: int) -> str:
+        return docker.start("--rm", "--name", f"short-{number}", IMAGE, "nc", address, "80")
+
+    with ThreadPoolExecutor(4) as pool:
+        ids = list(pool.map(short, range(SHORT_LIVED)))
+    time.sleep(2.5)
+    wanted = {container: f"short-{number}" for number, container in enumerate(ids)}
+    records = flows(found.finish(), 80)
+    to = [record for record in records if record["destinationTransportPort"] == 80]
+    back = [record for record in records if record["sourceTransportPort"] == 80]
+    assert {r["SRC_PROC_CONTAINER_ID"]: r["sourceContainerName"] for r in to} == wanted
+    assert {r["DST_PROC_CONTAINER_ID"]: r["destinationContainerName"] for r in back} == wanted
+    assert len(to) == len(back) == SHORT_LIVED
+    known = [record["ingressInterface"] for record in to if record["ingressInterface"]]
+    assert len(set(known)) == len(known), "two containers behind one veth"
+    assert len(known) >= 0.9 * SHORT_LIVED
+
+
+def test_a_daemon_that_starts_again(docker: Docker, shell: Shells) -> None:
+    found = start(shell, docker, *BRIDGE, "-v")
+    docker.start("--name", "before", *SERVE)
+    docker.stop_daemon()
+    docker.start_daemon()
+    docker.remove_all()
+    server = docker.start("--name", "after", *SERVE)
+    address = when_serving(docker, server)
+    docker("run", "--rm", "--name", "client", IMAGE, "nc", address, "80")
+    time.sleep(1.5)
+    assert {names(record) for record in flows(found.finish(), 80)} == {
+        ("client", "after"), ("after", "client"),
+    }  # fmt: skip
+    assert "does not tell names" in found.summary
+
+
+def test_a_daemon_that_comes_later(docker: Docker, shell: Shells) -> None:
+    docker.stop_daemon()
+    found = start(shell, docker, *BRIDGE)
+    docker.start_daemon()
+    server = docker.start("--name", "web", *SERVE)
+    address = when_serving(docker, server)
+    docker("run", "--rm", "--name", "client", IMAGE, "nc", address, "80")
+    time.sleep(1.5)
+    assert {names(record) for record in flows(found.finish(), 80)} == {
+        ("client", "web"), ("web", "client"),
+    }  # fmt: skip
+
+
+def test_a_daemon_that_hangs(docker: Docker, shell: Shells) -> None:
+    """Stopped by a signal: it accepts and answers nothing. Ids are there all the same, in time."""
+    server = docker.start("--name", "web", *SERVE)
+    address = when_serving(docker, server)
+    docker.pause_daemon()
+    try:
+        found = start(shell, docker, *BRIDGE, "--active-timeout", "1")
+        with actors(docker.host) as (client,):
+            fetch(client, address, 80)
+        time.sleep(1)
+        began = time.monotonic()
+        records = flows(found.finish(), 80)
+        assert time.monotonic() - began < 5
+    finally:
+        docker.resume_daemon()
+    assert {record["DST_PROC_CONTAINER_ID"] for record in records} == {server, ""}
+    assert {names(record) for record in records} == {("", "")}
+
+
+def test_filter_by_name(docker: Docker, shell: Shells) -> None:
+    chosen = docker.start("--name", "web", *SERVE)
+    other = docker.start("--name", "web-2", *SERVE)
+    found = start(shell, docker, "--include", "container=web")
+    time.sleep(1)
+    with actors(docker.host) as (client,):
+        for address in (when_serving(docker, chosen), when_serving(docker, other)):
+            fetch(client, address, 80)
+        time.sleep(1.2)
+    records = flows(found.finish(), 80)
+    assert {name for record in records for name in names(record)} == {"web", ""}
+
+
+def test_the_live_view_shows_the_name(docker: Docker) -> None:
+    server = docker.start("--name", "web", *SERVE)
+    address = when_serving(docker, server)
+    try:
+        inside = ("nsenter", f"--net=/run/netns/{docker.host.name}")
+        command = [*inside, sys.executable, "-m", "probe", "run", "--docker", docker.url,
+                   *BRIDGE, "--duration", "5"]  # fmt: skip
+        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as view:
+            time.sleep(2.5)
+            with actors(docker.host) as (client,):
+                fetch(client, address, 80)
+            output, _ = view.communicate(timeout=20)
+    finally:
+        docker.remove_all()
+    assert f"{address}:80" in output
+    assert "container > web" in output
