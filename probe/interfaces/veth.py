@@ -117,7 +117,8 @@ class VethMap:
         stays = _stays_inside(records)
         for side, column in (("source", "ingress"), ("destination", "egress")):
             inodes = records[f"{side}_netns_inode"]
-            ifindices = np.where(stays, _LOOPBACK, records[f"{side}_ifindex"])
+            ifindices = records[f"{side}_ifindex"]
+            ifindices = np.where(stays & (ifindices == 0), _LOOPBACK, ifindices)
             for at, inode, ifindex in _groups(inodes, ifindices):
                 if inode in self._by_inode:
                     self._fill(records, f"{column}_interface", at, inode, ifindex)
@@ -172,16 +173,14 @@ class VethMap:
 
 
 def _stays_inside(records: Rows) -> NDArray[np.bool_]:
-    """Loopback traffic whose sockets do not tell the interface."""
-    unknown = (records["source_ifindex"] == 0) & (records["destination_ifindex"] == 0)
+    """What is loopback traffic even where the socket does not tell its interface."""
     address = records["source_address"]
-    local = (records["ip_version"] == 4) & (address[:, 0] == _LOOPBACK_NET)
-    local |= (records["source_netns"] == records["destination_netns"]) & (
-        records["source_netns"] != 0
-    )
-    few = np.flatnonzero(unknown & ~local)
-    local[few] |= (address[few] == records["destination_address"][few]).all(axis=1)
-    found: NDArray[np.bool_] = unknown & local
+    stays = (records["ip_version"] == 4) & (address[:, 0] == _LOOPBACK_NET)
+    same = records["source_netns"] == records["destination_netns"]
+    stays |= same & (records["source_netns"] != 0)
+    few = np.flatnonzero(~stays)
+    stays[few] |= (address[few] == records["destination_address"][few]).all(axis=1)
+    found: NDArray[np.bool_] = stays
     return found
 
 

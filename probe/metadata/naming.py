@@ -117,11 +117,6 @@ class WaitingRecords:
         self._records = both.take(waiting)
         return both.take(np.setdiff1d(np.arange(len(both)), waiting, assume_unique=True))
 
-    def release(self) -> Rows:
-        """All that wait."""
-        records, self._records = self._records, self._records[:0]
-        return records
-
     def owners_in_use(self) -> set[int]:
         return {int(index) for side in _SIDES for index in np.unique(self._records[side])}
 

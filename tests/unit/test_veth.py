@@ -1,0 +1,189 @@
+"""Which container is behind which veth, from what the kernel tells of links and namespaces."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from probe.flow.batch import RECORD_DTYPE, Rows
+from probe.interfaces.links import Interface
+from probe.interfaces.namespaces import NetworkNamespaces
+from probe.interfaces.veth import VethMap
+
+SECOND = 1_000_000_000
+
+
+class Host:
+    """Processes in network namespaces, which have ids in ours."""
+
+    def __init__(self) -> None:
+        self.processes: dict[int, int] = {}  # inode -> pid
+        self.ids: dict[int, int] = {}  # pid -> nsid
+        self.containers: dict[int, str] = {}
+        self.routes: dict[int, int] = {}
+        self.now_ns = 0
+
+    def map(self) -> VethMap:
+        return VethMap(
+            lambda pid: self.containers.get(pid, ""), lambda pid: self.routes.get(pid, 0),
+            self, self.read_nsids, lambda: self.now_ns,
+        )  # type: ignore[arg-type]  # fmt: skip
+
+    def scan(self, everything: bool = False) -> dict[int, int]:
+        return self.processes
+
+    def read_nsids(self, pids: Iterable[int]) -> dict[int, int]:
+        return {pid: self.ids[pid] for pid in pids if pid in self.ids}
+
+    def begin(self, inode: int, pid: int, nsid: int, container: str) -> None:
+        self.processes[inode], self.ids[pid], self.containers[pid] = pid, nsid, container
+
+    def end(self, inode: int) -> None:
+        del self.ids[self.processes.pop(inode)]
+
+
+def veth(index: int, peer: int, nsid: int) -> Interface:
+    return Interface(index, f"veth{index}", f"veth{index}", "veth", peer, nsid)
+
+
+def record(source: tuple[int, int], destination: tuple[int, int], at_s: float = 5) -> Rows:
+    """Ends as (inode, ifindex)."""
+    found = np.zeros(1, RECORD_DTYPE)
+    for side, (inode, ifindex) in (("source", source), ("destination", destination)):
+        found[f"{side}_netns_inode"], found[f"{side}_netns"] = inode, inode
+        found[f"{side}_ifindex"] = ifindex
+    found["ip_version"], found["source_address"][:, 0] = 4, 10
+    found["last_ns"] = round(at_s * SECOND)
+    found["egress_interface"] = 3
+    return found
+
+
+def applied(veths: VethMap, *records: Rows) -> list[tuple[int, int]]:
+    rows = np.concatenate(records)
+    veths.apply(rows)
+    return [(int(row["ingress_interface"]), int(row["egress_interface"])) for row in rows]
+
+
+def test_containers_behind_veths() -> None:
+    host = Host()
+    host.begin(100, 7, 0, "aa")
+    host.begin(200, 8, 1, "bb")
+    host.begin(300, 9, -1, "not ours")
+    veths = host.map()
+    assert veths.update([
+        veth(11, 2, 0), veth(12, 2, 1), veth(13, 2, 5), veth(14, 15, -1),
+        Interface(16, "vlan", "", "macvlan", 2, 1),
+    ])  # fmt: skip
+    assert [veths.container_id(index) for index in (11, 12, 13, 14, 16, 99)] == [
+        "aa", "bb", "", "", "", "",
+    ]  # fmt: skip
+    assert applied(
+        veths, record((100, 2), (200, 2)), record((1, 3), (200, 2)), record((100, 2), (0, 0)),
+        record((1, 3), (300, 2)), record((100, 1), (100, 1)),
+    ) == [(11, 12), (0, 12), (11, 3), (0, 3), (0, 0)]  # fmt: skip
+
+
+def test_a_container_that_comes_and_goes_between_two_records() -> None:
+    """Its inode is given to the next one at once: the time of the flow tells which it was."""
+    host = Host()
+    veths = host.map()
+    veths.update([])
+    host.now_ns = 2 * SECOND
+    host.begin(100, 7, 0, "aa")
+    veths.update([veth(11, 10, 0)])
+    veths.update([])
+    host.end(100)
+    host.now_ns = 4 * SECOND
+    host.begin(100, 8, 0, "bb")
+    veths.update([veth(13, 12, 0)])
+    assert veths.container_id(13) == "bb"
+    assert veths.container_id(11) == ""
+    assert applied(
+        veths, record((100, 10), (0, 0), 3), record((100, 12), (0, 0), 5),
+        record((100, 10), (0, 0), 5), record((100, 10), (0, 0), 1),
+    ) == [(11, 3), (13, 3), (0, 3), (0, 3)]  # fmt: skip
+    assert (veths.find(100, 10, 3 * SECOND), veths.find(100, 12, 5 * SECOND)) == (11, 13)
+    assert veths.find(100, 10, SECOND) == 0
+
+
+def test_several_interfaces_in_a_container() -> None:
+    host = Host()
+    host.begin(100, 7, 0, "aa")
+    host.routes[7] = 4
+    veths = host.map()
+    veths.update([veth(11, 2, 0)])
+    assert applied(veths, record((100, 0), (0, 0))) == [(11, 3)]
+    veths.update([veth(11, 2, 0), veth(12, 4, 0)])
+    assert applied(
+        veths, record((100, 2), (0, 0)), record((100, 4), (0, 0)), record((100, 0), (0, 0))
+    ) == [(11, 3), (12, 3), (12, 3)]
+
+
+def test_traffic_that_stays_in_a_container() -> None:
+    """Without the socket's interface: from 127.0.0.1, to its own address, from end to end."""
+    host = Host()
+    host.begin(100, 7, 0, "aa")
+    veths = host.map()
+    veths.update([veth(11, 2, 0)])
+    loopback, itself = record((100, 0), (0, 0)), record((100, 0), (0, 0))
+    loopback["source_address"][:, 0] = 127
+    itself["destination_address"] = itself["source_address"]
+    assert applied(veths, loopback, itself, record((100, 1), (100, 0))) == [(0, 3), (0, 3), (0, 0)]
+
+
+def test_a_veth_is_tied_as_soon_as_there_is_a_process() -> None:
+    host = Host()
+    veths = host.map()
+    assert not veths.update([veth(11, 2, 0)])
+    host.begin(100, 7, 0, "")
+    assert veths.update([veth(11, 2, 0)])
+    assert veths.container_id(11) == ""
+    host.containers[7] = "aa"  # it was put into its cgroup a moment later
+    assert veths.container_id(11) == "aa"
+
+
+def test_a_peer_that_moves() -> None:
+    host = Host()
+    host.begin(100, 7, 0, "aa")
+    host.begin(200, 8, 1, "bb")
+    veths = host.map()
+    veths.update([veth(11, 2, 0)])
+    host.now_ns = 9 * SECOND
+    veths.update([veth(11, 2, 1)])
+    assert veths.container_id(11) == "bb"
+    assert applied(veths, record((200, 2), (0, 0), 10)) == [(11, 3)]
+
+
+def test_processes_are_looked_at_once_they_have_settled(tmp_path: Path) -> None:
+    now = 100.0
+    for pid, name in ((1, "host"), (40, "host"), (50, "web")):
+        (tmp_path / name).touch()
+        (tmp_path / str(pid) / "ns").mkdir(parents=True)
+        (tmp_path / str(pid) / "ns" / "net").symlink_to(tmp_path / name)
+    (tmp_path / "60").mkdir()  # of somebody else
+    (tmp_path / "self").mkdir()
+    host, web = ((tmp_path / name).stat().st_ino for name in ("host", "web"))
+    spaces = NetworkNamespaces(str(tmp_path), lambda: now)
+    assert spaces.scan() == {host: 1, web: 50}
+
+    def move(pid: int, name: str) -> None:
+        link = tmp_path / str(pid) / "ns" / "net"
+        link.unlink()
+        link.symlink_to(tmp_path / name)
+
+    move(1, "web")
+    assert spaces.scan() == {host: 40, web: 1}
+    now += 6
+    move(1, "host")
+    assert spaces.scan() == {host: 40, web: 1}
+    assert spaces.scan(everything=True) == {host: 1, web: 50}
+
+
+def test_a_look_takes_one_per_cent_of_the_time(tmp_path: Path) -> None:
+    times = iter([10.0, 10.1, 20.0, 20.2, 20.3])
+    spaces = NetworkNamespaces(str(tmp_path), lambda: next(times))
+    assert spaces.scan() == {}
+    assert spaces.scan() is None  # at 20.0: not before 20.1
+    assert spaces.scan() == {}
