@@ -90,3 +90,15 @@ def test_file_in_another_encoding(tmp_path: Path) -> None:
     path.write_bytes(b"template = '\xe9'")
     with pytest.raises(ConfigError, match="not valid TOML"):
         build({}, str(path))
+
+
+def test_docker_is_a_switch_or_a_url(tmp_path: Path) -> None:
+    assert build({}).docker == "auto"
+    for text, wanted in (
+        ("true", True), ("false", False), ("'auto'", "auto"),
+        ("'unix:///run/docker.sock'", "unix:///run/docker.sock"), ("'tcp://h:1'", "tcp://h:1"),
+    ):  # fmt: skip
+        assert build({}, write(tmp_path, f"docker = {text}")).docker == wanted
+    for text in ("1", "'yes'", "'/var/run/docker.sock'", "[]"):
+        with pytest.raises(ConfigError, match="docker must be true, false, 'auto'"):
+            build({}, write(tmp_path, f"docker = {text}"))

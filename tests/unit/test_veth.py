@@ -15,10 +15,11 @@ from probe.interfaces.veth import VethMap
 SECOND = 1_000_000_000
 
 
-class Host:
+class Host(NetworkNamespaces):
     """Processes in network namespaces, which have ids in ours."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.processes: dict[int, int] = {}  # inode -> pid
         self.ids: dict[int, int] = {}  # pid -> nsid
         self.containers: dict[int, str] = {}
@@ -29,7 +30,7 @@ class Host:
         return VethMap(
             lambda pid: self.containers.get(pid, ""), lambda pid: self.routes.get(pid, 0),
             self, self.read_nsids, lambda: self.now_ns,
-        )  # type: ignore[arg-type]  # fmt: skip
+        )  # fmt: skip
 
     def scan(self, everything: bool = False) -> dict[int, int]:
         return self.processes
