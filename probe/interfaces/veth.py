@@ -99,16 +99,6 @@ class VethMap:
             veth.behind.container_id = self._container_of(veth.behind.pid)
         return veth.behind.container_id
 
-    def find(self, inode: int, ifindex: int, at_ns: int) -> int:
-        """The veth of ours that the interface ``ifindex`` of a namespace is tied to, 0 for none.
-
-        ``ifindex`` 0: the interface is not known; ``at_ns``: Unix time of the flow.
-        """
-        for space in reversed(self._by_inode.get(inode, ())):
-            if space.since_ns <= at_ns:
-                return space.veths.get(ifindex or self._default(space), 0)
-        return 0
-
     def apply(self, records: Rows) -> None:
         """Fills ingress_interface of ``records`` (RECORD_DTYPE) that come out of a container, and
         egress_interface of those that go into one."""
