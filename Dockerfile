@@ -13,7 +13,7 @@ COPY . /src
 WORKDIR /src
 RUN make -C bpf clean all \
     && python3 -m venv /opt/sockflow \
-    && /opt/sockflow/bin/pip install --quiet --no-cache-dir .
+    && /opt/sockflow/bin/pip install --quiet --no-cache-dir '.[docker]'
 
 FROM debian:12-slim AS sockflow
 RUN apt-get update -qq \

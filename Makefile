@@ -61,7 +61,7 @@ $(VENV)/bin/python: | system
 	@$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.installed: setup.cfg pyproject.toml | $(VENV)/bin/python
-	@$(PIP) install -e .
+	@$(PIP) install -e '.[docker]'
 	@touch $@
 
 $(VENV)/.installed-test: setup.cfg pyproject.toml | $(VENV)/.installed
