@@ -18,7 +18,7 @@ from probe.collect import CollectorSocket
 from probe.collectors.ebpf import EbpfCollector
 from probe.config import RunConfig
 from probe.exporting import Exporter
-from probe.flow.batch import FlowBatch, Rows
+from probe.flow.batch import RECORD_DTYPE, FlowBatch, Rows
 from probe.flow.cache import FlowCache
 from probe.flow.filter import FlowFilter, parse_rule
 from probe.interfaces.names import InterfaceList
@@ -103,6 +103,7 @@ class Probe:
             for lot in _lots(records):
                 self._send(lot, may_wait=False)
                 yield len(lot)
+        self._send(np.zeros(0, RECORD_DTYPE), may_wait=False)  # those that have waited
         self.exporter.finish(time.time())
         yield 0
 
@@ -204,10 +205,13 @@ class Loop:
             if now >= tick_at:
                 self._probe.tick()
                 tick_at = max(tick_at + self._probe.interval_s(), time.monotonic())
+            if now >= self._probe.interfaces.retry_at():
+                self._probe.interfaces.refresh()
             if self._shown and now >= refresh_at:
                 self._shown.refresh()
                 refresh_at = now + _REFRESH_S
-            self._wait(min(tick_at, end, refresh_at if self._shown else end))
+            retry_at = self._probe.interfaces.retry_at()
+            self._wait(min(tick_at, end, retry_at, refresh_at if self._shown else end))
 
     def _deliver(self, deadline: float) -> None:
         """Until nothing waits that can be sent; our own collector reads on meanwhile."""

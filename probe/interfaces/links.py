@@ -109,6 +109,20 @@ def read_nsid(route: socket.socket, pid: int) -> int:
                 return struct.unpack("=i", value)[0] if value else _UNASSIGNED
 
 
+def read_interface(route: socket.socket, index: int) -> Interface:
+    """One interface as it is now. Raises OSError: it is gone."""
+    body = _LINK.pack(socket.AF_UNSPEC, 0, index, 0, 0)
+    _request(route, _RTM_GETLINK, _NLM_F_REQUEST, index, body)
+    while True:
+        for kind, _, number, answer in _messages(route.recv(_RECEIVE_OCTETS)):
+            if number != index:
+                continue
+            if kind == _NLMSG_ERROR:
+                _raise(answer)
+            if kind == _RTM_NEWLINK:
+                return _decode_link(answer)
+
+
 def _request(route: socket.socket, kind: int, flags: int, number: int, body: bytes) -> None:
     route.send(_HEADER.pack(_HEADER.size + len(body), kind, flags, number, 0) + body)
 

@@ -48,6 +48,10 @@ class InterfaceList:
         """Readable when the kernel told of a change; -1 before the first ``refresh``."""
         return self._events.fileno() if self._events else -1
 
+    def retry_at(self) -> float:
+        """When ``refresh`` may have news without an event (monotonic seconds)."""
+        return self.veths.retry_at() if self.veths else float("inf")
+
     def refresh(self) -> bool:
         """Whether an interface has come, is gone, or has another name than before.
 

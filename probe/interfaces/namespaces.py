@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 
 #: A process that is younger may still move: a runtime starts it before it makes the namespace.
-_SETTLED_S = 5.0
+_SETTLED_S = 1.0
 #: One per cent of one core.
 _SHARE = 100
 
@@ -24,12 +24,13 @@ class NetworkNamespaces:
     ) -> None:
         self._proc, self._monotonic = proc, monotonic
         self._seen: dict[int, tuple[int, float]] = {}
-        self._due = 0.0
+        #: No look before this time (monotonic).
+        self.due = 0.0
 
     def scan(self, everything: bool = False) -> dict[int, int] | None:
         """inode -> process id, the lowest; None: too soon after the last one to look again."""
         started = self._monotonic()
-        if started < self._due:
+        if started < self.due:
             return None
         seen = {} if everything else self._seen
         self._seen = {pid: self._look(pid, seen.get(pid), started) for pid in self._processes()}
@@ -38,8 +39,12 @@ class NetworkNamespaces:
             if inode:
                 found.setdefault(inode, pid)
         now = self._monotonic()
-        self._due = now + _SHARE * (now - started)
+        self.due = now + _SHARE * (now - started)
         return found
+
+    def is_in(self, pid: int, inode: int) -> bool:
+        """Whether the process lives, and is in that network namespace."""
+        return self._read(pid) == inode
 
     def _processes(self) -> list[int]:
         return sorted(int(name) for name in os.listdir(self._proc) if name.isdigit())
@@ -47,8 +52,10 @@ class NetworkNamespaces:
     def _look(self, pid: int, seen: tuple[int, float] | None, now: float) -> tuple[int, float]:
         if seen and now - seen[1] > _SETTLED_S:
             return seen
+        return self._read(pid), seen[1] if seen else now
+
+    def _read(self, pid: int) -> int:
         try:
-            inode = os.stat(f"{self._proc}/{pid}/ns/net").st_ino
+            return os.stat(f"{self._proc}/{pid}/ns/net").st_ino
         except OSError:
-            inode = 0
-        return inode, seen[1] if seen else now
+            return 0

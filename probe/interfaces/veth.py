@@ -9,7 +9,7 @@ are given anew as soon as they are free, so it is said when each one held.
 
 from __future__ import annotations
 
-import logging
+import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -18,16 +18,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probe.flow.batch import Rows
-from probe.interfaces.links import Interface, open_route, read_nsid
+from probe.interfaces.links import Interface, open_route, read_interface, read_nsid
 from probe.interfaces.namespaces import NetworkNamespaces
-
-log = logging.getLogger(__name__)
 
 _LOOPBACK, _LOOPBACK_NET = 1, 127
 _KEPT = 4096  # namespaces
 _KEPT_OF_AN_INODE = 8
 #: A whole look at all processes, where a veth has nobody behind it that we know.
 _EVERYTHING_S = 10.0
+#: A runtime may make the veth before there is a process behind it: so often we look, for so long.
+_RETRY_S, _RETRIED_S = 0.03, 3.0
 
 
 @dataclass(slots=True)
@@ -36,6 +36,7 @@ class Namespace:
     (Unix time) on, until another one has the same inode."""
 
     inode: int
+    nsid: int
     pid: int
     container_id: str
     since_ns: int
@@ -48,11 +49,34 @@ class Namespace:
 class _Veth:
     interface: Interface
     seen_ns: int
+    seen_s: float
     behind: Namespace | None = None
 
     @property
     def place(self) -> tuple[int, int]:
         return self.interface.peer, self.interface.peer_nsid
+
+
+class Kernel:
+    """What is asked of rtnetlink: pure requests, by process id and by index."""
+
+    def read_nsids(self, pids: Iterable[int]) -> dict[int, int]:
+        """Process id -> id of its network namespace in ours, without those that are gone."""
+        found: dict[int, int] = {}
+        with contextlib.suppress(OSError), open_route() as route:
+            for pid in pids:
+                with contextlib.suppress(ProcessLookupError):
+                    found[pid] = read_nsid(route, pid)
+        return found
+
+    def read_interfaces(self, indices: Iterable[int]) -> dict[int, Interface]:
+        """As they are now, without those that are gone."""
+        found: dict[int, Interface] = {}
+        with contextlib.suppress(OSError), open_route() as route:
+            for index in indices:
+                with contextlib.suppress(OSError):
+                    found[index] = read_interface(route, index)
+        return found
 
 
 class VethMap:
@@ -64,16 +88,17 @@ class VethMap:
         container_of: Callable[[int], str],
         default_route: Callable[[int], int],
         namespaces: NetworkNamespaces | None = None,
-        nsids: Callable[[Iterable[int]], dict[int, int]] | None = None,
+        kernel: Kernel | None = None,
         clock_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self._container_of, self._default_route = container_of, default_route
         self._namespaces = namespaces or NetworkNamespaces()
-        self._nsids = nsids or read_nsids
+        self._kernel = kernel or Kernel()
         self._clock_ns = clock_ns
         self._veths: dict[int, _Veth] = {}
         self._by_inode: dict[int, list[Namespace]] = {}
         self._everything_at = 0.0
+        self._retry_at = float("inf")
         self._is_first = True
 
     def update(self, interfaces: Iterable[Interface]) -> bool:
@@ -87,8 +112,12 @@ class VethMap:
         self._is_first = False
         for index, interface in found.items():
             if index not in self._veths:
-                self._veths[index] = _Veth(interface, now_ns)
+                self._veths[index] = _Veth(interface, now_ns, time.monotonic())
         return self._resolve()
+
+    def retry_at(self) -> float:
+        """When to ``update`` again without an event (monotonic seconds), infinite: not at all."""
+        return self._retry_at
 
     def container_id(self, index: int) -> str:
         """Of the container behind an interface of ours, '' where there is none."""
@@ -136,30 +165,51 @@ class VethMap:
 
     def _resolve(self) -> bool:
         waiting = [veth for veth in self._veths.values() if veth.behind is None]
-        if not waiting:
-            return False
-        everything = (now := time.monotonic()) >= self._everything_at
-        if (found := self._namespaces.scan(everything)) is None:
-            return False
+        now = time.monotonic()
+        if waiting and now >= self._namespaces.due:
+            self._look(waiting, now)
+        is_young = any(v.behind is None and now - v.seen_s < _RETRIED_S for v in waiting)
+        soon = max(now + _RETRY_S, self._namespaces.due)
+        self._retry_at = soon if is_young else float("inf")
+        return any(veth.behind for veth in waiting)
+
+    def _look(self, waiting: list[_Veth], now: float) -> None:
+        """Ties what can be tied. Ids of namespaces are given anew while the veths of their former
+        bearers still fade away: so what was read first is read again at the end."""
+        everything = now >= self._everything_at
         if everything:
             self._everything_at = now + _EVERYTHING_S
-        ids = self._nsids(found.values())
+        found = self._namespaces.scan(everything) or {}
+        ids = self._kernel.read_nsids(found.values())
         by_nsid = {ids[pid]: (inode, pid) for inode, pid in found.items() if ids.get(pid, -1) >= 0}
-        known = [veth for veth in waiting if veth.place[1] in by_nsid]
-        for veth in known:
-            self._tie(veth, *by_nsid[veth.place[1]])
-        return bool(known)
+        chosen = [veth for veth in waiting if veth.interface.peer_nsid in by_nsid]
+        fresh = self._kernel.read_interfaces(veth.interface.index for veth in chosen)
+        for veth in chosen:
+            inode, pid = by_nsid[veth.interface.peer_nsid]
+            again = fresh.get(veth.interface.index)
+            is_same = again is not None and (again.peer, again.peer_nsid) == veth.place
+            if is_same and self._namespaces.is_in(pid, inode):
+                self._tie(veth, inode, pid)
 
     def _tie(self, veth: _Veth, inode: int, pid: int) -> None:
         spaces = self._by_inode.pop(inode, [])
-        if not spaces or spaces[-1].is_gone:
-            spaces.append(Namespace(inode, pid, self._container_of(pid), veth.seen_ns))
+        nsid = veth.interface.peer_nsid
+        container_id = self._container_of(pid)
+        if not spaces or self._is_over(spaces[-1], nsid, container_id):
+            spaces.append(Namespace(inode, nsid, pid, container_id, veth.seen_ns))
         space = veth.behind = spaces[-1]
         space.veths[veth.interface.peer] = veth.interface.index
         space.default = None
         self._by_inode[inode] = spaces[-_KEPT_OF_AN_INODE:]  # last: the others are older
         while len(self._by_inode) > _KEPT:
             del self._by_inode[next(iter(self._by_inode))]
+
+    def _is_over(self, space: Namespace, nsid: int, container_id: str) -> bool:
+        """What has its inode now is another namespace."""
+        if space.is_gone or space.nsid != nsid:
+            return True
+        is_other = bool(container_id) and container_id != space.container_id
+        return is_other and not self._namespaces.is_in(space.pid, space.inode)
 
 
 def _stays_inside(records: Rows) -> NDArray[np.bool_]:
@@ -185,21 +235,6 @@ def _groups(
     for part in np.split(order, ends) if len(order) else ():
         first = int(pairs[part[0]])
         yield present[part], first >> 32, first & 0xFFFFFFFF
-
-
-def read_nsids(pids: Iterable[int]) -> dict[int, int]:
-    """Process id -> id of its network namespace in ours, without those that cannot be read."""
-    found: dict[int, int] = {}
-    try:
-        with open_route() as route:
-            for pid in pids:
-                try:
-                    found[pid] = read_nsid(route, pid)
-                except ProcessLookupError:
-                    continue
-    except OSError as error:
-        log.debug("ids of network namespaces cannot be read: %s", error)
-    return found
 
 
 def read_default_route(pid: int) -> int:

@@ -10,7 +10,7 @@ import numpy as np
 from probe.flow.batch import RECORD_DTYPE, Rows
 from probe.interfaces.links import Interface
 from probe.interfaces.namespaces import NetworkNamespaces
-from probe.interfaces.veth import VethMap
+from probe.interfaces.veth import Kernel, VethMap
 
 SECOND = 1_000_000_000
 
@@ -25,24 +25,41 @@ class Host(NetworkNamespaces):
         self.containers: dict[int, str] = {}
         self.routes: dict[int, int] = {}
         self.now_ns = 0
+        self.told: dict[int, Interface] = {}
+        self.now: dict[int, Interface] = {}  # where it is another one than we were told
 
     def map(self) -> VethMap:
         return VethMap(
             lambda pid: self.containers.get(pid, ""), lambda pid: self.routes.get(pid, 0),
-            self, self.read_nsids, lambda: self.now_ns,
+            self, Rtnetlink(self), lambda: self.now_ns,
         )  # fmt: skip
 
     def scan(self, everything: bool = False) -> dict[int, int]:
         return self.processes
 
-    def read_nsids(self, pids: Iterable[int]) -> dict[int, int]:
-        return {pid: self.ids[pid] for pid in pids if pid in self.ids}
+    def is_in(self, pid: int, inode: int) -> bool:
+        return self.processes.get(inode) == pid
+
+    def update(self, veths: VethMap, interfaces: list[Interface]) -> bool:
+        self.told = {interface.index: interface for interface in interfaces}
+        return veths.update(interfaces)
 
     def begin(self, inode: int, pid: int, nsid: int, container: str) -> None:
         self.processes[inode], self.ids[pid], self.containers[pid] = pid, nsid, container
 
     def end(self, inode: int) -> None:
         del self.ids[self.processes.pop(inode)]
+
+
+class Rtnetlink(Kernel):
+    def __init__(self, host: Host) -> None:
+        self.host = host
+
+    def read_nsids(self, pids: Iterable[int]) -> dict[int, int]:
+        return {pid: self.host.ids[pid] for pid in pids if pid in self.host.ids}
+
+    def read_interfaces(self, indices: Iterable[int]) -> dict[int, Interface]:
+        return {index: self.host.now.get(index, self.host.told[index]) for index in indices}
 
 
 def veth(index: int, peer: int, nsid: int) -> Interface:
@@ -73,7 +90,7 @@ def test_containers_behind_veths() -> None:
     host.begin(200, 8, 1, "bb")
     host.begin(300, 9, -1, "not ours")
     veths = host.map()
-    assert veths.update([
+    assert host.update(veths, [
         veth(11, 2, 0), veth(12, 2, 1), veth(13, 2, 5), veth(14, 15, -1),
         Interface(16, "vlan", "", "macvlan", 2, 1),
     ])  # fmt: skip
@@ -90,15 +107,15 @@ def test_a_container_that_comes_and_goes_between_two_records() -> None:
     """Its inode is given to the next one at once: the time of the flow tells which it was."""
     host = Host()
     veths = host.map()
-    veths.update([])
+    host.update(veths, [])
     host.now_ns = 2 * SECOND
     host.begin(100, 7, 0, "aa")
-    veths.update([veth(11, 10, 0)])
-    veths.update([])
+    host.update(veths, [veth(11, 10, 0)])
+    host.update(veths, [])
     host.end(100)
     host.now_ns = 4 * SECOND
     host.begin(100, 8, 0, "bb")
-    veths.update([veth(13, 12, 0)])
+    host.update(veths, [veth(13, 12, 0)])
     assert veths.container_id(13) == "bb"
     assert veths.container_id(11) == ""
     assert applied(
@@ -112,9 +129,9 @@ def test_several_interfaces_in_a_container() -> None:
     host.begin(100, 7, 0, "aa")
     host.routes[7] = 4
     veths = host.map()
-    veths.update([veth(11, 2, 0)])
+    host.update(veths, [veth(11, 2, 0)])
     assert applied(veths, record((100, 0), (0, 0))) == [(11, 3)]
-    veths.update([veth(11, 2, 0), veth(12, 4, 0)])
+    host.update(veths, [veth(11, 2, 0), veth(12, 4, 0)])
     assert applied(
         veths, record((100, 2), (0, 0)), record((100, 4), (0, 0)), record((100, 0), (0, 0))
     ) == [(11, 3), (12, 3), (12, 3)]
@@ -125,7 +142,7 @@ def test_traffic_that_stays_in_a_container() -> None:
     host = Host()
     host.begin(100, 7, 0, "aa")
     veths = host.map()
-    veths.update([veth(11, 2, 0)])
+    host.update(veths, [veth(11, 2, 0)])
     loopback, itself = record((100, 0), (0, 0)), record((100, 0), (0, 0))
     loopback["source_address"][:, 0] = 127
     itself["destination_address"] = itself["source_address"]
@@ -135,9 +152,9 @@ def test_traffic_that_stays_in_a_container() -> None:
 def test_a_veth_is_tied_as_soon_as_there_is_a_process() -> None:
     host = Host()
     veths = host.map()
-    assert not veths.update([veth(11, 2, 0)])
+    assert not host.update(veths, [veth(11, 2, 0)])
     host.begin(100, 7, 0, "")
-    assert veths.update([veth(11, 2, 0)])
+    assert host.update(veths, [veth(11, 2, 0)])
     assert veths.container_id(11) == ""
     host.containers[7] = "aa"  # it was put into its cgroup a moment later
     assert veths.container_id(11) == "aa"
@@ -148,9 +165,9 @@ def test_a_peer_that_moves() -> None:
     host.begin(100, 7, 0, "aa")
     host.begin(200, 8, 1, "bb")
     veths = host.map()
-    veths.update([veth(11, 2, 0)])
+    host.update(veths, [veth(11, 2, 0)])
     host.now_ns = 9 * SECOND
-    veths.update([veth(11, 2, 1)])
+    host.update(veths, [veth(11, 2, 1)])
     assert veths.container_id(11) == "bb"
     assert applied(veths, record((200, 2), (0, 0), 10)) == [(11, 3)]
 
@@ -186,3 +203,33 @@ def test_a_look_takes_one_per_cent_of_the_time(tmp_path: Path) -> None:
     assert spaces.scan() == {}
     assert spaces.scan() is None  # at 20.0: not before 20.1
     assert spaces.scan() == {}
+
+
+def test_an_id_that_is_given_anew_while_the_veth_fades_away() -> None:
+    """The link of the old one, asked again, has no namespace any more."""
+    host = Host()
+    veths = host.map()
+    assert not host.update(veths, [veth(11, 2, 0)])
+    assert veths.retry_at() < float("inf")
+    host.begin(100, 7, 0, "bb")
+    host.now[11] = veth(11, 2, -1)
+    assert host.update(veths, [veth(11, 2, 0), veth(13, 2, 0)])
+    assert (veths.container_id(11), veths.container_id(13)) == ("", "bb")
+    assert applied(veths, record((100, 2), (0, 0))) == [(13, 3)]
+    assert host.update(veths, [veth(13, 2, 0)]) is False
+    assert veths.retry_at() == float("inf")
+
+
+def test_an_inode_that_is_given_anew_while_the_veth_fades_away() -> None:
+    host = Host()
+    host.begin(100, 7, 0, "aa")
+    veths = host.map()
+    host.update(veths, [veth(11, 2, 0)])
+    host.end(100)
+    host.begin(100, 8, 0, "bb")
+    host.now_ns = 4 * SECOND
+    host.update(veths, [veth(11, 2, 0), veth(13, 2, 0)])
+    assert (veths.container_id(11), veths.container_id(13)) == ("aa", "bb")
+    assert applied(veths, record((100, 2), (0, 0), 3), record((100, 2), (0, 0), 5)) == [
+        (11, 3), (13, 3),
+    ]  # fmt: skip
