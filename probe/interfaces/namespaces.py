@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 #: A process that is younger may still move: a runtime starts it before it makes the namespace.
 _SETTLED_S = 1.0
-#: One per cent of one core.
-_SHARE = 100
+#: Two per cent of one core, and that only while somebody asks.
+_SHARE = 50
 
 
 class NetworkNamespaces:
@@ -20,9 +20,12 @@ class NetworkNamespaces:
     """
 
     def __init__(
-        self, proc: str = "/proc", monotonic: Callable[[], float] = time.monotonic
+        self,
+        proc: str = "/proc",
+        monotonic: Callable[[], float] = time.monotonic,
+        used: Callable[[], float] = time.thread_time,
     ) -> None:
-        self._proc, self._monotonic = proc, monotonic
+        self._proc, self._monotonic, self._used = proc, monotonic, used
         self._seen: dict[int, tuple[int, float]] = {}
         #: No look before this time (monotonic).
         self.due = 0.0
@@ -32,14 +35,14 @@ class NetworkNamespaces:
         started = self._monotonic()
         if started < self.due:
             return None
+        used = self._used()
         seen = {} if everything else self._seen
         self._seen = {pid: self._look(pid, seen.get(pid), started) for pid in self._processes()}
         found: dict[int, int] = {}
         for pid, (inode, _) in self._seen.items():
             if inode:
                 found.setdefault(inode, pid)
-        now = self._monotonic()
-        self.due = now + _SHARE * (now - started)
+        self.due = started + _SHARE * (self._used() - used)
         return found
 
     def is_in(self, pid: int, inode: int) -> bool:

@@ -32,8 +32,8 @@ _RETRY_S, _RETRIED_S = 0.03, 3.0
 
 @dataclass(slots=True)
 class Namespace:
-    """Veths by the index of their peer: interface inside -> interface of ours. From ``since_ns``
-    (Unix time) on, until another one has the same inode."""
+    """Veths by the index of their peer: interface inside -> interface of ours. ``since_ns`` and
+    ``gone_ns`` (Unix times): when the first of them was seen, and when the last was gone."""
 
     inode: int
     nsid: int
@@ -41,7 +41,7 @@ class Namespace:
     container_id: str
     since_ns: int
     veths: dict[int, int] = field(default_factory=dict)
-    is_gone: bool = False
+    gone_ns: int | None = None
     default: int | None = None
 
 
@@ -124,7 +124,7 @@ class VethMap:
         veth = self._veths.get(index)
         if veth is None or veth.behind is None:
             return ""
-        if not veth.behind.container_id and not veth.behind.is_gone:
+        if not veth.behind.container_id and veth.behind.gone_ns is None:
             veth.behind.container_id = self._container_of(veth.behind.pid)
         return veth.behind.container_id
 
@@ -145,10 +145,12 @@ class VethMap:
     def _fill(
         self, records: Rows, column: str, at: NDArray[np.int64], inode: int, ifindex: int
     ) -> None:
-        times = records["last_ns"][at]
-        for space in self._by_inode[inode]:  # the latest that began before the flow's end wins
-            index = space.veths.get(ifindex or self._default(space), 0)
-            records[column][at[times >= space.since_ns]] = index
+        first_ns, last_ns = records["first_ns"][at], records["last_ns"][at]
+        for space in self._by_inode[inode]:  # the latest that there was during the flow wins
+            held = last_ns >= space.since_ns
+            if space.gone_ns is not None:
+                held &= first_ns <= space.gone_ns
+            records[column][at[held]] = space.veths.get(ifindex or self._default(space), 0)
 
     def _default(self, space: Namespace) -> int:
         """Of several interfaces inside the one that leads out."""
@@ -161,7 +163,7 @@ class VethMap:
         """The interface is gone; records of its flows may still come."""
         veth = self._veths.pop(index)
         if veth.behind and not any(v.behind is veth.behind for v in self._veths.values()):
-            veth.behind.is_gone = True
+            veth.behind.gone_ns = self._clock_ns()
 
     def _resolve(self) -> bool:
         waiting = [veth for veth in self._veths.values() if veth.behind is None]
@@ -206,7 +208,7 @@ class VethMap:
 
     def _is_over(self, space: Namespace, nsid: int, container_id: str) -> bool:
         """What has its inode now is another namespace."""
-        if space.is_gone or space.nsid != nsid:
+        if space.gone_ns is not None or space.nsid != nsid:
             return True
         is_other = bool(container_id) and container_id != space.container_id
         return is_other and not self._namespaces.is_in(space.pid, space.inode)
