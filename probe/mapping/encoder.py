@@ -23,9 +23,12 @@ from probe.mapping.tables import ATTRIBUTES, COLUMNS, TCP_STATES, TRANSLATION, P
 
 #: Marks translated flows beside their IP version.
 _TRANSLATED = 0x80
-#: Records encoded at a time: what is allocated on the way stays below the 128 KiB from which malloc
-#: asks the kernel for zeroed pages, which cost more than all the rest.
+#: Records encoded at a time. Below that the calls cost more than the work.
 _CHUNK = 1024
+#: Short records are encoded more at a time, up to so many and so many octets: beyond that what is
+#: allocated on the way leaves the processor's cache, and is handed back to the kernel each time.
+_MOST_CHUNK = 4096
+_CHUNK_OCTETS = 1 << 19
 #: Room that the Encoder leaves to the strings of an owner at least, each of them.
 _LEAST_STRING = 16
 
@@ -160,8 +163,9 @@ class _TemplateEncoder:
         for key, interned in self._interned.items():
             interned.prepare(records[key])
         if not self._has_text:
-            for start in range(0, len(records), _CHUNK):
-                chunk = records[start : start + _CHUNK]
+            count = min(_MOST_CHUNK, max(_CHUNK, _CHUNK_OCTETS // self._fixed_length))
+            for start in range(0, len(records), count):
+                chunk = records[start : start + count]
                 yield PackedRecords(self._packed(chunk), _traffic(chunk))
             return
         lengths = self._lengths(records)
