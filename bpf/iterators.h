@@ -20,7 +20,7 @@ static __always_inline u64 tcp_last_ns(struct tcp_sock *tp, u64 now)
 {
 	u32 jiffies, age, other;
 
-	if (!kernel_hz)
+	if (!jiffy_ns)
 		return now;
 	jiffies = bpf_jiffies64();
 	age = jiffies - tp->lsndtime;
@@ -30,7 +30,7 @@ static __always_inline u64 tcp_last_ns(struct tcp_sock *tp, u64 now)
 	other = jiffies - tp->inet_conn.icsk_ack.lrcvtime;
 	if (other < age)
 		age = other;
-	return now - (u64)age * (1000000000ULL / kernel_hz);
+	return now - (u64)age * jiffy_ns;
 }
 
 static __always_inline void settle(struct flow_row *r, u64 last)
@@ -121,14 +121,14 @@ int snapshot_sockets(struct bpf_iter__bpf_sk_storage_map *ctx)
 SEC("iter/bpf_map_elem")
 int snapshot_udp_peers(struct bpf_iter__bpf_map_elem *ctx)
 {
-	struct udp_peer_key *key = ctx->key;
+	u64 *key = ctx->key;
 	struct flow_row *from = ctx->value, *r;
 
 	if (!key || !from)
 		return 0;
 	if (!(from->tx_packets | from->rx_packets)) {
-		if (bpf_ktime_get_ns() - from->last_ns > udp_idle_ns) {
-			struct udp_peer_key copy = *key;
+		if (bpf_ktime_get_ns() - stamp_ns(from->last_ns) > udp_idle_ns) {
+			u64 copy = *key;
 
 			if (!bpf_map_delete_elem(&udp_peers, &copy))
 				__sync_fetch_and_sub(&udp_peer_count, 1);

@@ -5,7 +5,7 @@
  *        those of tcp_sock, read in snapshots and at the end. No program runs for a TCP packet
  *        but the two for UDP, which return at once.
  *   UDP: cgroup_skb counts datagrams, the first peer of a socket in the socket's own storage, all
- *        others in a table by 5-tuple.
+ *        others in a table of peers.
  *
  * Rows leave as deltas through two roads: the snapshot array (one pass over all sockets of all
  * network namespaces) and, when a flow ends, the flow ring. */
@@ -21,7 +21,7 @@ char LICENSE[] SEC("license") = "GPL";
 /* --- knobs, set before loading ---------------------------------------------------------------- */
 const volatile u32 cgroup_v1_controller = 0; /* enum container_hierarchy */
 const volatile u32 snapshot_capacity = 131072;
-const volatile u32 kernel_hz = 0; /* 0: unknown */
+const volatile u32 jiffy_ns = 0; /* 0: unknown */
 const volatile u64 udp_idle_ns = 60000000000ULL;
 const volatile bool typed_task = false; /* cgroup programs may call bpf_get_current_task_btf */
 
@@ -84,19 +84,11 @@ struct {
 	__type(value, struct sock_flow);
 } sockets SEC(".maps");
 
-struct udp_peer_key {
-	u64 cookie;
-	u8 local_address[16];
-	u8 remote_address[16];
-	u16 local_port;
-	u16 remote_port;
-	u32 pad;
-};
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__uint(max_entries, 65536);
-	__type(key, struct udp_peer_key);
+	__type(key, u64); /* peer_key() */
 	__type(value, struct flow_row);
 } udp_peers SEC(".maps");
 

@@ -16,6 +16,9 @@ struct datagram {
 	u32 ifindex;
 };
 
+/* Keys next to each other that peers with the same key are looked for at. */
+#define PEER_ATTEMPTS 4
+
 #define NEXT_HOP_BY_HOP 0
 #define NEXT_ROUTING 43
 #define NEXT_FRAGMENT 44
@@ -79,11 +82,23 @@ static __always_inline void set_peer(struct flow_row *r, struct datagram *d, boo
 	r->role = egress ? ROLE_INITIATOR : ROLE_RESPONDER; /* who sent first */
 }
 
+/* In the kernel last_ns counts jiffies, if we know how long one is: they have the resolution of the
+ * coarse clock, but take a load where the clock takes longer than all the counting. */
+static __always_inline u64 stamp(void)
+{
+	return jiffy_ns ? bpf_jiffies64() : bpf_ktime_get_coarse_ns();
+}
+
+static __always_inline u64 stamp_ns(u64 stamp)
+{
+	return jiffy_ns ? bpf_ktime_get_ns() - (bpf_jiffies64() - stamp) * jiffy_ns : stamp;
+}
+
 static __always_inline void count(struct flow_row *r, struct datagram *d, bool egress)
 {
 	__sync_fetch_and_add(egress ? &r->tx_octets : &r->rx_octets, d->octets);
 	__sync_fetch_and_add(egress ? &r->tx_packets : &r->rx_packets, d->packets);
-	r->last_ns = bpf_ktime_get_coarse_ns();
+	r->last_ns = stamp();
 }
 
 static __always_inline void set_identity(struct flow_row *to, struct flow_row *from)
@@ -94,39 +109,67 @@ static __always_inline void set_identity(struct flow_row *to, struct flow_row *f
 	to->netns_inode = from->netns_inode;
 }
 
-/* A datagram of any but the socket's first peer: counted in the table by 5-tuple. */
+static __always_inline u64 mix(u64 hash, u64 word)
+{
+	hash = (hash ^ word) * 0x9e3779b97f4a7c15ULL;
+	return hash ^ hash >> 32;
+}
+
+/* Tells nearly all peers of all sockets apart, at a fraction of what hashing and comparing 48 octets
+ * costs; same_peer() decides. */
+static __always_inline u64 peer_key(struct sock_flow *f, struct datagram *d, bool egress)
+{
+	u32 *here = egress ? d->source : d->destination;
+	u32 *there = egress ? d->destination : d->source;
+	u16 local = egress ? d->source_port : d->destination_port;
+	u16 remote = egress ? d->destination_port : d->source_port;
+	u64 key = mix(0, (u64)here[0] << 32 | there[0]);
+
+	if (d->ip_version == 6)
+		for (int i = 1; i < 4; i++)
+			key = mix(key, (u64)here[i] << 32 | there[i]);
+	return mix(key, f->row.cookie << 32 | (u32)local << 16 | remote);
+}
+
+static __always_inline void add_peer(struct sock_flow *f, struct datagram *d, bool egress, u64 *key)
+{
+	struct flow_row fresh;
+
+	__builtin_memset(&fresh, 0, sizeof(fresh));
+	fresh.start_ns = bpf_ktime_get_coarse_ns();
+	fresh.last_ns = stamp();
+	fresh.id = new_id(bpf_ktime_get_ns());
+	fresh.cookie = f->row.cookie;
+	set_peer(&fresh, d, egress);
+	if (!bpf_map_update_elem(&udp_peers, key, &fresh, BPF_NOEXIST))
+		__sync_fetch_and_add(&udp_peer_count, 1);
+}
+
+/* A datagram of any but the socket's first peer: counted in the table of peers. */
 static __noinline void count_other_peer(struct sock_flow *f, struct datagram *d, int egress)
 {
-	struct udp_peer_key key = {};
-	struct flow_row *r, fresh;
+	struct flow_row *r;
+	u64 key;
 
 	if (!f || !d)
 		return;
-	key.cookie = f->row.cookie;
-	for (int i = 0; i < 4; i++) {
-		words(key.local_address)[i] = egress ? d->source[i] : d->destination[i];
-		words(key.remote_address)[i] = egress ? d->destination[i] : d->source[i];
-	}
-	key.local_port = egress ? d->source_port : d->destination_port;
-	key.remote_port = egress ? d->destination_port : d->source_port;
-	r = bpf_map_lookup_elem(&udp_peers, &key);
-	if (!r) {
-		__builtin_memset(&fresh, 0, sizeof(fresh));
-		fresh.start_ns = bpf_ktime_get_coarse_ns();
-		fresh.id = new_id(bpf_ktime_get_ns());
-		fresh.cookie = f->row.cookie;
-		set_peer(&fresh, d, egress);
-		if (!bpf_map_update_elem(&udp_peers, &key, &fresh, BPF_NOEXIST))
-			__sync_fetch_and_add(&udp_peer_count, 1);
+	key = peer_key(f, d, egress);
+	for (int i = 0; i < PEER_ATTEMPTS; i++, key++) {
 		r = bpf_map_lookup_elem(&udp_peers, &key);
-	}
-	if (!r) {
-		__sync_fetch_and_add(&losses.udp_peers_full, d->packets);
+		if (!r) {
+			add_peer(f, d, egress, &key);
+			r = bpf_map_lookup_elem(&udp_peers, &key);
+		}
+		if (!r)
+			break; /* full */
+		if (r->cookie != f->row.cookie || !same_peer(r, d, egress))
+			continue;
+		if (!r->owner || !r->netns) /* new, or from before the attribution pass */
+			set_identity(r, &f->row);
+		count(r, d, egress);
 		return;
 	}
-	if (!r->owner || !r->netns) /* new, or from before the attribution pass */
-		set_identity(r, &f->row);
-	count(r, d, egress);
+	__sync_fetch_and_add(&losses.udp_peers_full, d->packets);
 }
 
 /* The socket's first peer gets the slot in its storage; true when it is this datagram's. */
@@ -244,6 +287,7 @@ static __always_inline void drain_counters(struct flow_row *to, struct flow_row 
 	to->rx_octets = __sync_lock_test_and_set(&from->rx_octets, 0);
 	to->tx_packets = __sync_lock_test_and_set(&from->tx_packets, 0);
 	to->rx_packets = __sync_lock_test_and_set(&from->rx_packets, 0);
+	to->last_ns = stamp_ns(from->last_ns);
 }
 
 SEC("cgroup/sock_release")

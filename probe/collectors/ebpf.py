@@ -133,7 +133,8 @@ class EbpfCollector:
     def _configured(self, typed_task: bool, left_out: list[str]) -> KernelObject:
         kernel = KernelObject(self._path)
         kernel.set_knob("typed_task", typed_task)
-        kernel.set_knob("kernel_hz", host.jiffies_per_second())
+        hz = host.jiffies_per_second()
+        kernel.set_knob("jiffy_ns", 1_000_000_000 // hz if hz else 0)
         kernel.set_knob("cgroup_v1_controller", host.container_hierarchy())
         kernel.set_knob("udp_idle_ns", self._udp_idle_ns)
         kernel.set_knob("snapshot_capacity", self._capacity)
