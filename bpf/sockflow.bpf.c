@@ -25,9 +25,13 @@ const volatile u32 jiffy_ns = 0; /* 0: unknown */
 const volatile u64 udp_idle_ns = 60000000000ULL;
 const volatile bool typed_task = false; /* cgroup programs may call bpf_get_current_task_btf */
 
+#define OWNER_RING_OCTETS (1 << 19)
+#define FLOW_RING_OCTETS (1 << 22)
+
 /* --- maps ------------------------------------------------------------------------------------- */
 struct losses losses;     /* read by user space through .bss */
 u32 snapshot_rows;        /* rows written in this pass */
+u32 reader_told;          /* that a ring is half full; the reader clears it before it reads both */
 u32 udp_peer_count;       /* entries of udp_peers: a pass over an empty table is not free */
 
 /* Types of the ABI that no map names: kept in the object's BTF by being mentioned. */
@@ -38,15 +42,14 @@ const enum owner_source *emit_owner_source __attribute__((unused));
 const enum path_source *emit_path_source __attribute__((unused));
 const enum container_hierarchy *emit_container_hierarchy __attribute__((unused));
 
-static __always_inline u64 ring_flags(void *ring)
+static __always_inline u64 ring_flags(void *ring, u32 octets)
 {
 	/* Wake the reader when the ring is half full; otherwise it comes by itself at every tick.
-	 * Beyond that it has been told: an interrupt for every row would not make it faster. */
-	u64 half = bpf_ringbuf_query(ring, BPF_RB_RING_SIZE) / 2;
-	u64 filled = bpf_ringbuf_query(ring, BPF_RB_AVAIL_DATA);
-
-	return filled >= half && filled < half + half / 16 ? BPF_RB_FORCE_WAKEUP :
-							     BPF_RB_NO_WAKEUP;
+	 * Once: an interrupt for every row would not make it faster. */
+	if (bpf_ringbuf_query(ring, BPF_RB_AVAIL_DATA) < octets / 2 || reader_told)
+		return BPF_RB_NO_WAKEUP;
+	reader_told = 1;
+	return BPF_RB_FORCE_WAKEUP;
 }
 
 #include "owner.h"
@@ -94,7 +97,7 @@ struct {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
-	__uint(max_entries, 1 << 22);
+	__uint(max_entries, FLOW_RING_OCTETS);
 } flow_ring SEC(".maps");
 
 struct {

@@ -207,7 +207,7 @@ static __always_inline void send_last_row(struct flow_row *last)
 		return;
 	}
 	*r = *last;
-	bpf_ringbuf_submit(r, ring_flags(&flow_ring));
+	bpf_ringbuf_submit(r, ring_flags(&flow_ring, FLOW_RING_OCTETS));
 }
 
 static __always_inline bool take_final(struct sock_flow *f)

@@ -311,7 +311,7 @@ int udp_released(struct bpf_sock *ctx)
 	*r = f->row;
 	drain_counters(r, &f->row);
 	r->mark |= MARK_CLOSED;
-	bpf_ringbuf_submit(r, ring_flags(&flow_ring));
+	bpf_ringbuf_submit(r, ring_flags(&flow_ring, FLOW_RING_OCTETS));
 	return 1;
 }
 

@@ -170,6 +170,7 @@ class EbpfCollector:
         self._owner_ring = self._ring("owner_ring", self._object.btf.struct_dtype("owner_row"))
         self._snapshot_fd = self._object.map_fd("snapshot")
         self._count = np.frombuffer(self._object.variable("snapshot_rows"), "u4")
+        self._told = np.frombuffer(self._object.variable("reader_told"), "u4")
         self._udp_peers = np.frombuffer(self._object.variable("udp_peer_count"), "u4")
         losses = self._object.btf.struct_dtype("losses")
         self._losses = np.frombuffer(self._object.variable("losses"), losses)[0]
@@ -195,14 +196,18 @@ class EbpfCollector:
         """
         if self._unattributed and time.monotonic_ns() >= self._attribution_due:
             self._attribute()
-        parts = [*self._read_snapshot(), self._flow_ring.read()]
+        parts = [*self._read_snapshot(), self._read_ended()]
         filled = [part for part in parts if len(part)]
         return self._finish(concatenate_rows(filled) if len(filled) > 1 else (filled or parts)[0])
 
     def drain(self) -> FlowBatch:
         """What ended since the last read, without a snapshot."""
         self._epoll.poll(0)  # edge-triggered: arms it again
-        return self._finish(self._flow_ring.read())
+        return self._finish(self._read_ended())
+
+    def _read_ended(self) -> Rows:
+        self._told[0] = 0
+        return self._flow_ring.read()
 
     def _read_snapshot(self) -> list[Rows]:
         parts: list[Rows] = []
@@ -278,7 +283,7 @@ class EbpfCollector:
 
     def close(self) -> None:
         """Detaches everything; nothing stays in the kernel."""
-        self._count = self._udp_peers = self._losses = None  # type: ignore[assignment]
+        self._count = self._told = self._udp_peers = self._losses = None  # type: ignore[assignment]
         self._stack.close()
 
 
