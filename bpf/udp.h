@@ -131,10 +131,12 @@ static __always_inline u64 peer_key(struct sock_flow *f, struct datagram *d, boo
 	return mix(key, f->row.cookie << 32 | (u32)local << 16 | remote);
 }
 
-static __always_inline void add_peer(struct sock_flow *f, struct datagram *d, bool egress, u64 *key)
+static __noinline void add_peer(struct sock_flow *f, struct datagram *d, int egress, u64 *key)
 {
 	struct flow_row fresh;
 
+	if (!f || !d || !key)
+		return;
 	__builtin_memset(&fresh, 0, sizeof(fresh));
 	fresh.start_ns = bpf_ktime_get_coarse_ns();
 	fresh.last_ns = stamp();
@@ -146,14 +148,11 @@ static __always_inline void add_peer(struct sock_flow *f, struct datagram *d, bo
 }
 
 /* A datagram of any but the socket's first peer: counted in the table of peers. */
-static __noinline void count_other_peer(struct sock_flow *f, struct datagram *d, int egress)
+static __always_inline void count_other_peer(struct sock_flow *f, struct datagram *d, bool egress)
 {
 	struct flow_row *r;
-	u64 key;
+	u64 key = peer_key(f, d, egress);
 
-	if (!f || !d)
-		return;
-	key = peer_key(f, d, egress);
 	for (int i = 0; i < PEER_ATTEMPTS; i++, key++) {
 		r = bpf_map_lookup_elem(&udp_peers, &key);
 		if (!r) {
