@@ -115,8 +115,8 @@ static __always_inline u64 mix(u64 hash, u64 word)
 	return hash ^ hash >> 32;
 }
 
-/* Tells nearly all peers of all sockets apart, at a fraction of what hashing and comparing 48 octets
- * costs; same_peer() decides. */
+/* Tells nearly all peers of all sockets apart, at a fraction of what hashing the whole 5-tuple and
+ * comparing it costs; same_peer() decides. */
 static __always_inline u64 peer_key(struct sock_flow *f, struct datagram *d, bool egress)
 {
 	u32 *here = egress ? d->source : d->destination;
