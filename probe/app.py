@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from probe.collect import CollectorSocket
-from probe.collectors.ebpf import EbpfCollector
+from probe.collectors.source import Collector, open_collector
 from probe.config import RunConfig
 from probe.exporting import Exporter
 from probe.flow.batch import RECORD_DTYPE, FlowBatch, Rows
@@ -51,9 +51,7 @@ class Probe:
         self.waiting = WaitingRecords()
         rules = [[parse_rule(text) for text in texts] for texts in (config.include, config.exclude)]
         self.filter = FlowFilter(include=rules[0], exclude=rules[1])
-        self.collector = EbpfCollector(
-            self.owners, UserNames(), command_lines=config.privacy.command_lines
-        )
+        self.collector: Collector | None = None
         veths = VethMap(read_container_id, read_default_route)
         self.interfaces = InterfaceList(veths, self._container_name)
         self.exporter = Exporter(config, self.owners, self, self.interfaces)
@@ -65,7 +63,9 @@ class Probe:
         self.docker = open_docker(self.config.docker)
         if self.docker:
             self.owners.set_runtimes((self.docker,))
-        self.collector.open()
+        self.collector = open_collector(
+            self.config.collector, self.owners, UserNames(), self.config.privacy.command_lines
+        )
         self.cache = FlowCache(
             max_entries=self.config.max_flows,
             active_timeout_ns=round(self.config.active_timeout * 1e9),
@@ -123,7 +123,8 @@ class Probe:
         if self.nat:
             self.nat.close()
         self.exporter.close()
-        self.collector.close()
+        if self.collector:
+            self.collector.close()
 
     @property
     def observed_flows(self) -> int:

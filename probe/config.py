@@ -14,7 +14,7 @@ from typing import Any
 from probe.errors import ConfigError
 from probe.mapping import Privacy
 
-COLLECTORS = ("auto", "ebpf")
+COLLECTORS = ("auto", "ebpf", "netlink")
 
 #: Active timeout where nobody set one and the flows are shown live: news every two seconds.
 LIVE_ACTIVE_TIMEOUT_S = 2.0

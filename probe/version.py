@@ -6,6 +6,8 @@ import os
 
 from probe import __version__
 from probe.collectors.ebpf import EbpfCollector
+from probe.collectors.netlink import NetlinkCollector
+from probe.collectors.source import Collector
 from probe.errors import KernelError
 from probe.flow.owner import OwnerTable
 from probe.kernel import libbpf
@@ -19,7 +21,8 @@ def describe() -> str:
             f"sockflow {__version__}",
             f"kernel {system.sysname} {system.release} {system.machine}",
             f"libbpf {_libbpf()}",
-            f"hooks {_hooks()}",
+            f"hooks {_hooks(EbpfCollector(OwnerTable(), _no_name))}",
+            f"netlink {_hooks(NetlinkCollector(OwnerTable(), _no_name))}",
         )
     )
 
@@ -31,8 +34,11 @@ def _libbpf() -> str:
         return f"not usable: {error}"
 
 
-def _hooks() -> str:
-    collector = EbpfCollector(OwnerTable(), lambda uid: "")
+def _no_name(_: int) -> str:
+    return ""
+
+
+def _hooks(collector: Collector) -> str:
     try:
         collector.open()
     except KernelError as error:

@@ -37,6 +37,7 @@ class Mark(IntFlag):
     CLOSED = 1
     PREEXISTING = 2
     ESTIMATED = 4
+    BY_TUPLE = 8  # a TCP end whose initial sequence numbers cannot be known
 
 
 class EndReason(IntEnum):

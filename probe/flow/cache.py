@@ -32,6 +32,7 @@ from probe.flow.join import (
     find_peers,
     is_loose,
     meeting_keys,
+    meets_by_tuple,
     name_udp_ends,
 )
 from probe.flow.record import build_records
@@ -210,9 +211,10 @@ class FlowCache:
         table = self._table
         lonely = slots[(table.peer[slots] == NOBODY) & (table.state[slots] == OPEN)]
         nameless = lonely[table.key[lonely] == 0]
-        # TCP keys never change, so the later of two ends finds the earlier when it enters. UDP
-        # ends try again: their traffic may become plausible, or a crowd disperse.
-        again = lonely[(table.key[lonely] != 0) & (table.rows["protocol"][lonely] == UDP)]
+        # Sequence numbers never change, so the later of two ends finds the earlier when it enters.
+        # Ends by 5-tuple try again: their traffic may become plausible, or a crowd disperse.
+        protocol, mark = table.rows["protocol"][lonely], table.rows["mark"][lonely]
+        again = lonely[(table.key[lonely] != 0) & meets_by_tuple(protocol, mark)]
         seekers = np.concatenate([self._enter(nameless), again])
         if not len(seekers):
             return

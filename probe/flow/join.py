@@ -1,8 +1,8 @@
 """Which two ends are of one connection: a meeting place keyed by what both ends know.
 
-TCP ends share their pair of initial sequence numbers, which survives NAT; UDP ends share the
-reversed 5-tuple. Ends with equal keys (equal addresses in isolated namespaces) make a crowd, and
-nobody of a crowd is joined.
+TCP ends share their pair of initial sequence numbers, which survives NAT; UDP ends, and TCP ends
+marked BY_TUPLE, share the reversed 5-tuple. Ends with equal keys (equal addresses in isolated
+namespaces) make a crowd, and nobody of a crowd is joined.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from probe.flow.index import U64, KeyIndex
 _MIX = np.uint64(0xFF51AFD7ED558CCD)  # MurmurHash3's finaliser
 _HALF = np.uint64(32)
 _LOW = np.uint64(0xFFFFFFFF)
+_LOOPBACK_SIX = np.frombuffer(bytes(7) + b"\1", np.uint64)[0]
+_TCP_APART = np.uint64(0x9E3779B97F4A7C15)  # the same ports over UDP are another flow
 #: A receiver may lead its sender by what was in flight between the two reads of a snapshot.
 _LEAD_PACKETS = 64
 
@@ -80,13 +82,20 @@ class MeetingPlace:
 def meeting_keys(rows: Rows) -> tuple[U64, U64]:
     """The key of each end and that of its possible peer; (0, 0) where an end cannot be joined."""
     own, mirror = _sequence_keys(rows)
-    udp = np.flatnonzero(rows["protocol"] == UDP)
-    if len(udp):
-        own[udp], mirror[udp] = _tuple_keys(take_rows(rows, udp))
+    by_tuple = np.flatnonzero(meets_by_tuple(rows["protocol"], rows["mark"]))
+    if len(by_tuple):
+        own[by_tuple], mirror[by_tuple] = _scoped_keys(take_rows(rows, by_tuple))
     joinable = own != mirror  # a socket that talks to itself would meet itself
     return np.where(joinable, own, 0).astype(np.uint64), np.where(joinable, mirror, 0).astype(
         np.uint64
     )
+
+
+def meets_by_tuple(protocol: NDArray[np.uint8], mark: NDArray[np.uint8]) -> Flags:
+    """Ends whose key is the 5-tuple: UDP, and TCP of collectors that see no sequence numbers."""
+    marked = (mark & np.uint8(Mark.BY_TUPLE)) != 0
+    by_tuple: Flags = (protocol == UDP) | ((protocol == TCP) & marked)
+    return by_tuple
 
 
 def name_udp_ends(rows: Rows) -> Rows:
@@ -109,7 +118,7 @@ def is_loose(rows: Rows) -> Flags:
     """TCP ends whose isn_local may be one too small: active openers older than the probe."""
     older = (rows["mark"] & np.uint8(Mark.PREEXISTING)) != 0
     loose: Flags = older & (rows["role"] == Role.UNKNOWN) & (rows["protocol"] == TCP)
-    return loose
+    return loose & ~meets_by_tuple(rows["protocol"], rows["mark"])
 
 
 def shift_local(keys: U64, by: int) -> U64:
@@ -158,14 +167,14 @@ def distinct_pairs(a: Slots, b: Slots, claim: NDArray[np.int32]) -> tuple[Slots,
 
 
 def are_plausible(table: EndTable, a: Slots, b: Slots) -> Flags:
-    """Same protocol; UDP: the exact reverse, and what one received the other sent."""
-    protocol = table.rows["protocol"]
+    """Same protocol; by 5-tuple: the exact reverse, and what one received the other sent."""
+    protocol, mark = table.rows["protocol"], table.rows["mark"]
     reverse = protocol[a] == protocol[b]
-    udp = np.flatnonzero(reverse & (protocol[a] == UDP))
-    if len(udp):
-        a_udp, b_udp = a[udp], b[udp]
-        reverse[udp] = _is_reverse(table.take_rows(a_udp), table.take_rows(b_udp))
-        reverse[udp] &= _is_traffic_shared(table.packets(a_udp), table.packets(b_udp))
+    some = np.flatnonzero(reverse & meets_by_tuple(protocol[a], mark[a]))
+    if len(some):
+        ends, others = a[some], b[some]
+        reverse[some] = _is_reverse(table.take_rows(ends), table.take_rows(others))
+        reverse[some] &= _is_traffic_shared(table.packets(ends), table.packets(others))
     plausible: Flags = reverse & (a != b)
     return plausible
 
@@ -192,6 +201,19 @@ def _sequence_keys(rows: Rows) -> tuple[U64, U64]:
     known = ((local | remote) != 0) & (rows["protocol"] == TCP)
     own, mirror = (local << _HALF) | remote, (remote << _HALF) | local
     return np.where(known, own, 0).astype(np.uint64), np.where(known, mirror, 0).astype(np.uint64)
+
+
+def _scoped_keys(rows: Rows) -> tuple[U64, U64]:
+    """As ``_tuple_keys``; of TCP, apart by namespace on the loopback, which each has of its own."""
+    own, mirror = _tuple_keys(rows)
+    local = _words(rows, "local")
+    first = rows["local_address"][:, 0]
+    four = (rows["ip_version"] == 4) & (first == 127)
+    six = (rows["ip_version"] == 6) & (local[:, 0] == 0) & (local[:, 1] == _LOOPBACK_SIX)
+    inside = (four | six) & (rows["protocol"] == TCP)
+    scope = np.where(inside, _mixed(rows["netns"].astype(np.uint64)), 0).astype(np.uint64)
+    protocol = np.where(rows["protocol"] == TCP, _TCP_APART, 0).astype(np.uint64)
+    return own ^ scope ^ protocol, mirror ^ scope ^ protocol
 
 
 def _tuple_keys(rows: Rows) -> tuple[U64, U64]:

@@ -1,0 +1,98 @@
+"""Owners into the ledger: what had traffic is looked for, and what was found is told once."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+
+from ...flow.batch import OwnerSource, Role, Rows
+from ...flow.ends import Slots
+from ...metadata.descriptors import DescriptorSearch
+from .ledger import Ledger
+from .namespaces import Namespaces
+from .owners import Listeners, ProcessOwners
+
+#: For descriptors in one read. Listing those of all processes takes some milliseconds.
+_BUDGET_NS = 10_000_000
+_RETRY_NS = 30_000_000_000
+_MOST_GIVEN_UP = 65536
+
+
+class Attribution:
+    """``unreadable``: sockets whose owner is among processes that we may not look into."""
+
+    def __init__(
+        self, ledger: Ledger, listeners: Listeners, processes: ProcessOwners, spaces: Namespaces
+    ) -> None:
+        self.unreadable = 0
+        self.search = DescriptorSearch()
+        self._ledger = ledger
+        self._listeners = listeners
+        self._processes = processes
+        self._spaces = spaces
+        self._wanted: dict[int, int] = {}  # inode -> slot
+        self._given_up: dict[int, int] = {}  # inode -> when to try again
+
+    def find(self, slots: Slots, budget_ns: int = _BUDGET_NS) -> Slots:
+        """Looks for owners, of ``slots`` and what is left from before; the slots of those found."""
+        ledger, now = self._ledger, time.monotonic_ns()
+        wanting = ledger.unowned(slots, OwnerSource.DESCRIPTOR)
+        inodes = ledger.seen["inode"][wanting].tolist()
+        fresh = {inode: slot for inode, slot in zip(inodes, wanting.tolist(), strict=True)
+                 if self._given_up.get(inode, 0) <= now}  # fmt: skip
+        self._wanted |= fresh
+        listening = self._listeners.wanted()
+        asked = [inode for inode in listening if self._given_up.get(inode, 0) <= now]
+        found = self.search.search([*asked, *fresh], self._likely(listening, wanting), budget_ns)
+        owners = {inode: self._processes.index(pid) for inode, pid in found.items()}
+        self._listeners.attribute(owners)
+        self._give_up(now)
+        owned = self._own(owners)
+        self._own_by_listener(wanting)
+        return owned
+
+    def own_ended(self, rows: Rows, number: int) -> None:
+        """Accepted connections that no dump saw alive: of their owner the listener is known."""
+        for at in np.flatnonzero((rows["owner"] == 0) & (rows["role"] == Role.RESPONDER)).tolist():
+            owner = self._listeners.owner_of(number, int(rows["local_port"][at]))
+            if owner:
+                rows["owner"][at], rows["owner_source"][at] = owner, OwnerSource.LISTENER
+
+    def _own(self, owners: dict[int, int]) -> Slots:
+        ledger = self._ledger
+        slots = [(self._wanted.pop(inode), inode, owner) for inode, owner in owners.items()
+                 if inode in self._wanted and owner]  # fmt: skip
+        owned = [slot for slot, inode, _ in slots if ledger.seen["inode"][slot] == inode]
+        for slot, inode, owner in slots:
+            if ledger.seen["inode"][slot] == inode:
+                ledger.rows["owner"][slot] = owner
+                ledger.rows["owner_source"][slot] = OwnerSource.DESCRIPTOR
+        return np.array(owned, np.int64)
+
+    def _own_by_listener(self, slots: Slots) -> None:
+        rows, seen = self._ledger.rows, self._ledger.seen
+        nobody = slots[(rows["owner"][slots] == 0) & (rows["role"][slots] == Role.RESPONDER)]
+        for slot in nobody.tolist():
+            number, port = int(seen["namespace"][slot]), int(rows["local_port"][slot])
+            if owner := self._listeners.owner_of(number, port):
+                rows["owner"][slot], rows["owner_source"][slot] = owner, OwnerSource.LISTENER
+
+    def _give_up(self, now_ns: int) -> None:
+        for inode in self.search.given_up:
+            slot = self._wanted.pop(inode, 0)
+            if self.search.unreadable and slot and self._ledger.seen["inode"][slot] == inode:
+                self.unreadable += 1
+            self._given_up[inode] = now_ns + _RETRY_NS
+        self.search.given_up.clear()
+        while len(self._given_up) > _MOST_GIVEN_UP:
+            del self._given_up[next(iter(self._given_up))]
+
+    def _likely(self, listening: dict[int, int], wanting: Slots) -> list[int]:
+        """All processes that may be looked into, those in the namespaces of the sockets first."""
+        numbers = {*listening.values(), *self._ledger.seen["namespace"][wanting].tolist()}
+        inodes = [inode for inode, one in self._spaces.entered.items() if one.number in numbers]
+        present = self._spaces.processes.by_inode
+        first = [pid for inode in inodes for pid in present.get(inode, ())]
+        rest = [pid for inode, pids in present.items() if inode not in inodes for pid in pids]
+        return first + rest + self._spaces.processes.closed

@@ -1,0 +1,70 @@
+"""What every collector is, and which one a host gets."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection
+from typing import Protocol
+
+from ..errors import KernelError
+from ..flow.batch import FlowBatch
+from ..flow.owner import OwnerTable
+
+log = logging.getLogger(__name__)
+
+
+class Collector(Protocol):
+    """Yields rows of flow ends. Inert until ``open``, which raises KernelError."""
+
+    owners: OwnerTable
+    #: What it is attached to, for bug reports.
+    hooks: list[str]
+    #: How long the latest ``read`` took in the kernel and over its answers.
+    snapshot_ns: int
+    #: What rows of our own network namespace have in their ``netns`` column, 0 when unknown.
+    host_netns: int
+
+    def open(self) -> None: ...
+
+    def fileno(self) -> int:
+        """Readable when it is time to ``drain``."""
+
+    def read(self) -> FlowBatch:
+        """All flow ends with traffic since the last read, and all that ended."""
+
+    def drain(self) -> FlowBatch:
+        """What ended since the last read."""
+
+    def losses(self) -> dict[str, int]:
+        """What was missed, by cause, never reset."""
+
+    def sweep_owners(self, in_use: Collection[int]) -> list[int]:
+        """Forgets owners that are gone and that nothing names; their indices."""
+
+    def close(self) -> None: ...
+
+
+def open_collector(
+    name: str, owners: OwnerTable, user_name: Callable[[int], str], command_lines: bool
+) -> Collector:
+    """``ebpf``, ``netlink``, or ``auto``: eBPF where it can run, else Netlink, saying why.
+
+    Raises KernelError.
+    """
+    if name != "netlink":
+        from .ebpf import EbpfCollector
+
+        collector: Collector = EbpfCollector(owners, user_name, command_lines=command_lines)
+        try:
+            collector.open()
+        except KernelError as error:
+            if name == "ebpf":
+                raise
+            log.warning("no eBPF here, metering by Netlink instead: %s", error)
+        else:
+            return collector
+    from .netlink import NetlinkCollector
+
+    collector = NetlinkCollector(owners, user_name, command_lines=command_lines)
+    collector.open()
+    return collector

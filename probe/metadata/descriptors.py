@@ -1,0 +1,100 @@
+"""Which process holds a socket: the links of /proc/PID/fd, read a bounded time per call.
+
+The kernel has no index from a socket to its holders, so all descriptors of all processes may have
+to be read. Processes that held wanted sockets lately come first, and the newest descriptors of
+each; what time does not suffice for goes on in the next call.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Iterator
+
+_MOST_FAVOURITES = 256
+_LOOKS_PER_CLOCK = 64
+
+
+class DescriptorSearch:
+    """``unreadable``: processes whose descriptors we may not read, in the latest round of all."""
+
+    def __init__(self, proc: str = "/proc") -> None:
+        self.unreadable = 0
+        self.given_up: set[int] = set()  # sockets that a whole round did not show; taken by callers
+        self._proc = proc
+        self._pending: dict[int, int] = {}  # inode -> the round in which it came
+        self._favourites: dict[int, None] = {}
+        self._links: Iterator[tuple[int, int]] = iter(())
+        self._round = 0
+        self._refused = 0
+
+    def search(self, inodes: Iterable[int], processes: list[int], budget_ns: int) -> dict[int, int]:
+        """Socket inode -> process, of those asked for now or before. ``processes``: where to look,
+        the likely ones first."""
+        for inode in inodes:
+            self._pending.setdefault(inode, self._round)
+        found: dict[int, int] = {}
+        deadline = time.monotonic_ns() + budget_ns
+        favourites = list(reversed(self._favourites))
+        if not self._look(self._read_links(favourites), found, deadline):
+            return found
+        for _ in range(2):  # the rest of a round, and all of the next one
+            if not self._look(self._links, found, deadline) or not self._pending:
+                break
+            self._begin_round(processes)
+        return found
+
+    def forget(self, inodes: Iterable[int]) -> None:
+        """Sockets that are gone."""
+        for inode in inodes:
+            self._pending.pop(inode, None)
+
+    def _begin_round(self, processes: list[int]) -> None:
+        stale = [inode for inode, came in self._pending.items() if came < self._round]
+        self.forget(stale)
+        self.given_up.update(stale)
+        self.unreadable, self._refused = self._refused, 0
+        self._round += 1
+        self._links = self._read_links(processes)
+
+    def _look(self, links: Iterator[tuple[int, int]], found: dict[int, int], deadline: int) -> bool:
+        """False when the time is over."""
+        if not self._pending:
+            return True
+        for looks, (pid, inode) in enumerate(links, 1):
+            if inode in self._pending:
+                found[inode] = pid
+                del self._pending[inode]
+                self._favour(pid)
+                if not self._pending:
+                    return True
+            if looks % _LOOKS_PER_CLOCK == 0 and time.monotonic_ns() > deadline:
+                return False
+        return True
+
+    def _favour(self, pid: int) -> None:
+        self._favourites.pop(pid, None)
+        self._favourites[pid] = None
+        if len(self._favourites) > _MOST_FAVOURITES:
+            del self._favourites[next(iter(self._favourites))]
+
+    def _read_links(self, processes: Iterable[int]) -> Iterator[tuple[int, int]]:
+        """(process, socket inode or 0) for each descriptor, the newest of a process first."""
+        for pid in processes:
+            folder = f"{self._proc}/{pid}/fd"
+            try:
+                names = os.listdir(folder)
+            except PermissionError:
+                self._refused += 1
+                yield pid, 0
+                continue
+            except OSError:
+                self._favourites.pop(pid, None)
+                yield pid, 0
+                continue
+            for name in reversed(names):
+                try:
+                    link = os.readlink(f"{folder}/{name}")
+                except OSError:
+                    continue
+                yield pid, int(link[8:-1]) if link.startswith("socket:[") else 0

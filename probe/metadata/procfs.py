@@ -1,0 +1,107 @@
+"""Processes in /proc -> Owner, for collectors without a kernel half that stamps them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..flow.owner import Owner
+from .container import container_id, pod_uid
+
+#: Where container runtimes put containers, in the order of kernel/host.container_hierarchy.
+_HIERARCHIES = ("memory", "pids", "devices", "")
+_DELETED = " (deleted)"
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What makes a process another one: its number is used again, and exec changes its name."""
+
+    pid: int
+    start_ticks: int
+    name: str
+    parent_pid: int
+
+
+def read_identity(pid: int, proc: str = "/proc") -> Identity | None:
+    """From /proc/PID/stat, which anyone may read; None when the process is gone."""
+    try:
+        text = Path(f"{proc}/{pid}/stat").read_bytes()
+    except OSError:
+        return None
+    front, _, rest = text.rpartition(b")")  # the name may hold anything, parentheses too
+    name = front.partition(b"(")[2].decode("utf-8", "replace")
+    fields = rest.split()
+    return Identity(pid, int(fields[19]), name, int(fields[1]))
+
+
+def owner_from_proc(
+    identity: Identity,
+    user_name: Callable[[int], str],
+    command_line: Callable[[int], str],
+    node: str = "",
+    proc: str = "/proc",
+) -> Owner:
+    """The process as it is now; paths are '' where we may not read them."""
+    process = f"{proc}/{identity.pid}"
+    parent = read_identity(identity.parent_pid, proc) if identity.parent_pid else None
+    uid, gid = _read_ids(process)
+    path = _read_path(process)
+    cgroup = _read_cgroup(process)
+    return Owner(
+        pid=identity.pid,
+        process_name=identity.name,
+        process_path=path,
+        path_source="walked" if path else "",
+        parent_pid=identity.parent_pid,
+        parent_name=parent.name if parent else "",
+        parent_path=_read_path(f"{proc}/{identity.parent_pid}") if parent else "",
+        uid=uid,
+        gid=gid,
+        user_name="" if uid is None else user_name(uid),
+        command_line=command_line(identity.pid),
+        cgroup=cgroup,
+        container_id=container_id(cgroup),
+        pod_uid=pod_uid(cgroup),
+        node=node,
+    )
+
+
+def _read_path(process: str) -> str:
+    try:
+        return os.readlink(f"{process}/exe").removesuffix(_DELETED)
+    except OSError:
+        return ""
+
+
+def _read_ids(process: str) -> tuple[int | None, int | None]:
+    """Real user and group, as the kernel half has them."""
+    try:
+        lines = Path(f"{process}/status").read_text(errors="replace").splitlines()
+    except OSError:
+        return None, None
+    found = {line[:4]: int(line.split()[1]) for line in lines if line[:4] in ("Uid:", "Gid:")}
+    return found.get("Uid:"), found.get("Gid:")
+
+
+def _read_cgroup(process: str) -> str:
+    try:
+        text = Path(f"{process}/cgroup").read_text(errors="replace")
+    except OSError:
+        return ""
+    return choose_cgroup(text)
+
+
+def choose_cgroup(text: str) -> str:
+    """The path of /proc/PID/cgroup that names a container, else that of the first hierarchy."""
+    by_controller: dict[str, str] = {}
+    for line in text.splitlines():
+        number, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        for controller in controllers.split(",") if number != "0" else ("",):
+            by_controller[controller] = path
+    paths = [by_controller[name] for name in _HIERARCHIES if name in by_controller]
+    paths += by_controller.values()
+    return next((path for path in paths if container_id(path)), paths[0] if paths else "")
