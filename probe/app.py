@@ -6,6 +6,7 @@ go to all destinations. Then, after a signal or the set duration, the rest is ex
 
 from __future__ import annotations
 
+import contextlib
 import os
 import selectors
 import sys
@@ -51,7 +52,8 @@ class Probe:
         self.waiting = WaitingRecords()
         rules = [[parse_rule(text) for text in texts] for texts in (config.include, config.exclude)]
         self.filter = FlowFilter(include=rules[0], exclude=rules[1])
-        self.collector: Collector | None = None
+        self.collector: Collector
+        self._closing = contextlib.ExitStack()
         veths = VethMap(read_container_id, read_default_route)
         self.interfaces = InterfaceList(veths, self._container_name)
         self.exporter = Exporter(config, self.owners, self, self.interfaces)
@@ -66,6 +68,7 @@ class Probe:
         self.collector = open_collector(
             self.config.collector, self.owners, UserNames(), self.config.privacy.command_lines
         )
+        self._closing.callback(self.collector.close)
         self.cache = FlowCache(
             max_entries=self.config.max_flows,
             active_timeout_ns=round(self.config.active_timeout * 1e9),
@@ -123,8 +126,7 @@ class Probe:
         if self.nat:
             self.nat.close()
         self.exporter.close()
-        if self.collector:
-            self.collector.close()
+        self._closing.close()
 
     @property
     def observed_flows(self) -> int:

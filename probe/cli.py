@@ -128,8 +128,10 @@ def _add_run(commands: Any) -> None:
         "Without: show the flows here",
     )  # fmt: skip
     run.add_argument("--config", metavar="FILE", help="TOML file; flags win")
-    run.add_argument("--collector", choices=COLLECTORS, help="source of flows (auto: ebpf where it can run, "
-                     "else netlink, which sees TCP only)")
+    run.add_argument(
+        "--collector", choices=COLLECTORS,
+        help="source of flows (auto: ebpf where it can run, else netlink, which has TCP only)",
+    )  # fmt: skip
     for flag, metavar, text in (
         ("duration", "S", "stop after so many seconds (default: run until a signal)"),
         ("active-timeout", "S", "report a live flow this often (default "

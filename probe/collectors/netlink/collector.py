@@ -161,6 +161,11 @@ class NetlinkCollector:
                 parts.append(messages.decode(np.arange(len(messages))))
         return np.concatenate(parts)
 
+    @property
+    def namespaces(self) -> frozenset[int]:
+        """Inodes of the network namespaces that are metered."""
+        return frozenset(self._spaces.entered)
+
     # -- dumps ------------------------------------------------------------------------------------
     def _dump_all(self) -> tuple[list[tuple[Rows, Slots]], Slots]:
         """Rows with their slots, by lots; and all those slots."""

@@ -217,6 +217,14 @@ def find_attributes(words: U32, starts: Positions, namespaces: U32) -> Messages:
     found = {kind: np.zeros(len(starts), np.int64)
              for kind in (_ATTRIBUTE_INFO, _ATTRIBUTE_MEMORY, _ATTRIBUTE_CGROUP)}  # fmt: skip
     info_words = np.zeros(len(starts), np.int64)
+    if len(starts) and (layout := _common_layout(words, starts)) is not None:
+        for number, (at, length) in layout.items():
+            if number in found:
+                found[number] = starts + at + 1
+            if number == _ATTRIBUTE_INFO:
+                info_words[:] = length // 4 - 1
+        return Messages(words, starts, namespaces, found[_ATTRIBUTE_INFO], info_words,
+                        found[_ATTRIBUTE_MEMORY], found[_ATTRIBUTE_CGROUP])  # fmt: skip
     ends = starts + words[starts].astype(np.int64) // 4
     at, who = starts + _FIRST_ATTRIBUTE, np.arange(len(starts))
     for _ in range(_MOST_ATTRIBUTES):
@@ -237,6 +245,26 @@ def find_attributes(words: U32, starts: Positions, namespaces: U32) -> Messages:
         at = np.where(fits, at + (length + 3) // 4, np.iinfo(np.int64).max)
     return Messages(words, starts, namespaces, found[_ATTRIBUTE_INFO], info_words,
                     found[_ATTRIBUTE_MEMORY], found[_ATTRIBUTE_CGROUP])  # fmt: skip
+
+
+def _common_layout(words: U32, starts: Positions) -> dict[int, tuple[int, int]] | None:
+    """Attribute -> (place in words, length) where all messages are built as the first one is.
+
+    Nearly all lots of a dump are: they take a third of the time so.
+    """
+    end = int(words[starts[0]]) // 4
+    same = words[starts] == words[starts[0]]
+    layout: dict[int, tuple[int, int]] = {}
+    at = _FIRST_ATTRIBUTE
+    while at < end:
+        header = int(words[starts[0] + at])
+        length = header & 0xFFFF
+        if length < 4 or at + length // 4 > end:
+            return None
+        same &= words[starts + at] == header
+        layout[header >> 16] = (at, length)
+        at += (length + 3) // 4
+    return layout if same.all() else None
 
 
 def _split(sockets: Sockets, name: str, words: U32) -> None:

@@ -1,0 +1,418 @@
+"""The Netlink collector on the real kernel, against nft and the eBPF collector."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from lab import Counted, Host
+from metering import TCP, UDP, Actor, actors
+
+from probe.collectors.ebpf import EbpfCollector
+from probe.collectors.netlink import NetlinkCollector
+from probe.flow.batch import FlowBatch, Mark, OwnerSource, Role, Rows
+from probe.flow.cache import FlowCache
+from probe.flow.owner import Owner, OwnerTable
+
+ROOT = Path(__file__).resolve().parents[2]
+_V1 = Path("/sys/fs/cgroup/memory")
+CGROUP = _V1 if _V1.exists() else _V1.parent
+CONTAINER = "c0ffee" * 10 + "beef"
+
+
+class Meter:
+    """A collector, the rows that it has read, and a cache behind it."""
+
+    def __init__(self, collector: NetlinkCollector | EbpfCollector) -> None:
+        self.collector = collector
+        collector.open()
+        self.rows: Rows = collector.read().rows[:0]
+        self.cache = FlowCache(host_netns=collector.host_netns)
+
+    def read(self) -> Rows:
+        return self._keep(self.collector.read())
+
+    def look(self, *namespaces: str) -> None:
+        """Until those are metered: a large host is not searched at every read."""
+        collector = self.collector
+        assert isinstance(collector, NetlinkCollector)
+        wanted = {os.stat(f"/run/netns/{name}").st_ino for name in namespaces}
+        deadline = time.monotonic() + 10
+        while not wanted <= collector.namespaces:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+            self.read()
+
+    def look_away(self, inode: int) -> None:
+        """Until that is metered no more."""
+        collector = self.collector
+        assert isinstance(collector, NetlinkCollector)
+        deadline = time.monotonic() + 10
+        while inode in collector.namespaces:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+            self.read()
+
+    def drain(self) -> Rows:
+        return self._keep(self.collector.drain())
+
+    def _keep(self, batch: FlowBatch) -> Rows:
+        fresh = batch.rows.copy()
+        self.rows = np.concatenate([self.rows, fresh])
+        self.cache.observe(FlowBatch(fresh), time.monotonic_ns())
+        return fresh
+
+    def of(self, host: Host) -> Rows:
+        inode = os.stat(f"/run/netns/{host.name}").st_ino
+        rows = self.rows
+        found: Rows = rows[(rows["netns_inode"] == inode) & (rows["protocol"] == TCP)]
+        return found
+
+    def owner(self, row: np.void) -> Owner:
+        return self.collector.owners[int(row["owner"])]
+
+    def records(self) -> Rows:
+        """All that the cache holds, as it would leave."""
+        return self.cache.flush(time.monotonic_ns(), 0)
+
+
+@contextlib.contextmanager
+def netlink() -> Iterator[Meter]:
+    found = Meter(NetlinkCollector(OwnerTable(), str))
+    try:
+        yield found
+    finally:
+        found.collector.close()
+
+
+@pytest.fixture
+def meter() -> Iterator[Meter]:
+    with netlink() as found:
+        yield found
+
+
+@pytest.fixture
+def other() -> Iterator[Meter]:
+    """The eBPF collector on the same traffic."""
+    found = Meter(EbpfCollector(OwnerTable(), str))
+    yield found
+    found.collector.close()
+
+
+def sums(rows: Rows) -> tuple[Counted, Counted]:
+    """(sent, received)"""
+    return (
+        Counted(int(rows["tx_packets"].sum()), int(rows["tx_octets"].sum())),
+        Counted(int(rows["rx_packets"].sum()), int(rows["rx_octets"].sum())),
+    )
+
+
+def assert_close(measured: Counted, truth: Counted, share: float = 0.01) -> None:
+    assert truth.packets
+    assert abs(measured.packets - truth.packets) <= max(1, share * truth.packets), (measured, truth)
+    assert abs(measured.octets - truth.octets) <= share * truth.octets, (measured, truth)
+
+
+def connect(client: Actor, server: Actor, address: str, port: int = 7000) -> None:
+    six = ", family=socket.AF_INET6" if ":" in address else ""
+    server.do(f"l = socket.create_server(({address!r}, {port}){six})")
+    client.do(f"s = socket.create_connection(({address!r}, {port}), 5)")
+    server.do("c, _ = l.accept()")
+
+
+def exchange(client: Actor, server: Actor, octets: int) -> None:
+    server.do(
+        "import threading\n"
+        f"t = threading.Thread(target=lambda: c.recv({octets}, socket.MSG_WAITALL)); t.start()"
+    )
+    client.do(f"s.sendall(b'x' * {octets})")
+    server.do("t.join(); c.sendall(b'y' * 30000)")
+    client.do("s.recv(30000, socket.MSG_WAITALL)")
+
+
+@pytest.mark.parametrize("six", [False, True], ids=["ipv4", "ipv6"])
+def test_a_connection_that_lives_over_dumps(
+    meter: Meter, other: Meter, hosts: tuple[Host, Host], six: bool
+) -> None:
+    address = str(hosts[1].six if six else hosts[1].four)
+    with actors(*hosts) as (client, server):
+        meter.look(*(host.name for host in hosts))
+        other.read()
+        for host in hosts:
+            host.reset_counters()
+        connect(client, server, address)
+        for _ in range(4):
+            exchange(client, server, 2_000_000)
+            meter.read()
+            other.read()
+        time.sleep(0.1)
+        meter.read()
+        other.read()
+        for host, peer, actor in zip(hosts, hosts[::-1], (client, server), strict=True):
+            # arrivals: what nft sees leave is not segmented yet
+            assert_close(sums(meter.of(host))[0], peer.counted()["tcp_in"])
+            assert_close(sums(meter.of(host))[1], host.counted()["tcp_in"])
+            for mine, theirs in zip(sums(meter.of(host)), sums(other.of(host)), strict=True):
+                assert_close(mine, theirs)
+            row, its = meter.of(host)[-1], other.of(host)[-1]
+            for name in ("local_address", "remote_address", "local_port", "remote_port", "role",
+                         "ip_version", "tcp_state", "netns", "netns_inode", "cookie"):  # fmt: skip
+                assert (row[name] == its[name]).all(), name
+            assert row["owner_source"] == OwnerSource.DESCRIPTOR
+            assert meter.owner(row).pid == actor.pid == other.owner(its).pid
+            same = ("process_name", "process_path", "parent_pid", "uid", "gid", "cgroup")
+            for name in same:
+                assert getattr(meter.owner(row), name) == getattr(other.owner(its), name), name
+        assert len(set(meter.of(hosts[0])["id"].tolist())) == 1
+        records = meter.records()
+        ours = records[(records["source_port"] == 7000) | (records["destination_port"] == 7000)]
+        assert len(ours) == 2  # each direction once, both ends in both
+        assert (ours["source_owner"] > 0).all()
+        assert (ours["destination_owner"] > 0).all()
+
+
+def test_mapped_addresses_are_ipv4(meter: Meter, hosts: tuple[Host, Host]) -> None:
+    with actors(*hosts) as (client, server):
+        server.do("l = socket.create_server(('::', 7000), family=socket.AF_INET6,"
+                  " dualstack_ipv6=True)")  # fmt: skip
+        client.do(f"s = socket.create_connection(('{hosts[1].four}', 7000), 5); s.sendall(b'x')")
+        server.do("c, _ = l.accept(); c.recv(1)")
+        meter.look(hosts[1].name)
+    (row,) = meter.of(hosts[1])
+    assert row["ip_version"] == 4
+    assert bytes(row["remote_address"]) == hosts[0].four.packed + bytes(12)
+
+
+def test_older_sockets_count_from_the_start(hosts: tuple[Host, Host]) -> None:
+    with actors(*hosts) as (client, server):
+        connect(client, server, str(hosts[1].four))
+        exchange(client, server, 100_000)
+        with netlink() as meter:
+            assert not len(meter.of(hosts[0]))
+            client.do("s.sendall(b'z' * 1000)")
+            server.do("c.recv(1000, socket.MSG_WAITALL)")
+            meter.read()
+            (row,) = meter.of(hosts[0])
+            assert row["mark"] & Mark.PREEXISTING
+            assert (row["tx_packets"], row["tx_octets"]) == (1, 1052)
+            assert row["role"] == Role.INITIATOR
+            assert meter.owner(row).pid == client.pid
+
+
+def test_connections_that_end_between_dumps(meter: Meter, hosts: tuple[Host, Host]) -> None:
+    here, there = hosts
+    there.start_traffic("serve", 7000)
+    with actors(here) as (actor,):
+        actor.do("result = 1")
+        meter.look(here.name, there.name)
+        meter.rows = meter.rows[:0]
+        for host in hosts:
+            host.reset_counters()
+        here.traffic("short", there.four, 7000, 400)
+        assert select.select([meter.collector], [], [], 5)[0]
+        meter.drain()
+        time.sleep(0.2)
+        meter.read()
+    for host, role in ((here, Role.INITIATOR), (there, Role.RESPONDER)):
+        rows = meter.of(host)
+        ended = rows[rows["mark"] & Mark.CLOSED > 0]
+        assert len(set(ended["id"].tolist())) == len(ended) == 400
+        assert (rows["role"] == role).all()
+        sent, received = sums(rows)
+        truth = host.counted()
+        assert_close(sent, truth["tcp_out"], 0.12)  # the last segments are in no counter
+        assert_close(received, truth["tcp_in"], 0.12)
+    server = meter.of(there)
+    assert (server["owner_source"] == OwnerSource.LISTENER).sum() > 300
+    records = meter.records()
+    ours = records[(records["source_port"] == 7000) | (records["destination_port"] == 7000)]
+    assert len(ours) == 800
+    assert meter.collector.losses()["ending_bursts_lost"] == 0
+
+
+def test_final_counters_of_a_connection_that_was_seen(
+    meter: Meter, hosts: tuple[Host, Host]
+) -> None:
+    with actors(*hosts) as (client, server):
+        connect(client, server, str(hosts[1].four))
+        meter.look(*(host.name for host in hosts))
+        exchange(client, server, 500_000)
+        client.do("s.close()")
+        server.do("c.recv(1); c.close()")
+        time.sleep(0.1)
+        meter.drain()
+        for host, peer in (hosts, hosts[::-1]):
+            rows = meter.of(host)
+            assert len(set(rows["id"].tolist())) == 1
+            assert rows["mark"][-1] & Mark.CLOSED
+            assert_close(sums(rows)[0], peer.counted()["tcp_in"], 0.02)
+        assert meter.owner(meter.of(hosts[0])[-1]).pid == client.pid
+        count = len(meter.rows)
+        for _ in range(3):
+            meter.read()
+        mine = meter.rows[count:]
+        assert not np.isin(mine["netns_inode"], meter.of(hosts[0])["netns_inode"]).any()
+
+
+def test_listeners_and_udp_become_no_flows(meter: Meter, hosts: tuple[Host, Host]) -> None:
+    with actors(hosts[0]) as (actor,):
+        actor.do(
+            "l = socket.create_server(('', 7000))\n"
+            "u = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); u.bind(('', 7001))\n"
+            "u.sendto(b'x', ('10.77.0.1', 7001))"
+        )
+        meter.look(hosts[0].name)
+        meter.read()
+        assert not len(meter.of(hosts[0]))
+        collector = meter.collector
+        assert isinstance(collector, NetlinkCollector)
+        listed = {protocol: collector.list_sockets(protocol) for protocol in (TCP, UDP)}
+        assert 7000 in listed[TCP]["local_port"]
+        assert 7001 in listed[UDP]["local_port"]
+        assert listed[UDP][listed[UDP]["local_port"] == 7001]["receive_queue"].sum() > 0
+
+
+def test_the_container_of_a_process(meter: Meter, hosts: tuple[Host, Host]) -> None:
+    folder = CGROUP / f"docker-{CONTAINER}.scope"
+    folder.mkdir()
+    try:
+        with actors(*hosts) as (client, server):
+            (folder / "cgroup.procs").write_text(str(client.pid))
+            connect(client, server, str(hosts[1].four))
+            exchange(client, server, 1000)
+            meter.look(*(host.name for host in hosts))
+            meter.read()
+            assert meter.owner(meter.of(hosts[0])[-1]).container_id == CONTAINER
+            assert meter.owner(meter.of(hosts[1])[-1]).container_id == ""
+    finally:
+        for _ in range(50):
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+                break
+            time.sleep(0.05)
+
+
+def test_namespaces_come_and_go(meter: Meter) -> None:
+    name = "snlgone"
+    subprocess.run(["ip", "netns", "add", name], check=True)
+    try:
+        inode = os.stat(f"/run/netns/{name}").st_ino
+        actor = Actor("ip", "netns", "exec", name, sys.executable)
+        actor.do("import subprocess; subprocess.run(['ip', 'link', 'set', 'lo', 'up'])")
+        actor.do("l = socket.create_server(('127.0.0.1', 0))\n"
+                 "s = socket.create_connection(l.getsockname()); c, _ = l.accept()\n"
+                 "s.sendall(b'x' * 5000)")  # fmt: skip
+        meter.look(name)
+        seen = meter.rows[meter.rows["netns_inode"] == inode]
+        assert len(seen) == 2
+        assert seen["tx_octets"].sum() > 5000  # not older than the probe: from the beginning
+        actor.leave()
+        meter.look_away(inode)
+        last = meter.rows[meter.rows["netns_inode"] == inode]
+        assert (last["mark"] & Mark.CLOSED > 0).sum() == 2
+    finally:
+        subprocess.run(["ip", "netns", "del", name], check=True)
+
+
+def test_nothing_leaks(meter: Meter, hosts: tuple[Host, Host]) -> None:
+    before = os.stat("/proc/thread-self/ns/net").st_ino
+    inode = os.stat(f"/run/netns/{hosts[0].name}").st_ino
+    meter.read()
+    descriptors = len(os.listdir("/proc/self/fd"))
+    tasks = len(os.listdir("/proc/self/task"))
+    for _ in range(10):
+        with actors(hosts[0]) as (actor,):
+            actor.do("result = 1")
+            meter.look(hosts[0].name)
+            for _ in range(20):
+                meter.read()
+        meter.look_away(inode)
+    assert len(os.listdir("/proc/self/fd")) == descriptors
+    assert len(os.listdir("/proc/self/task")) == tasks
+    assert threading.active_count() == 1
+    for task in os.listdir("/proc/self/task"):
+        assert os.stat(f"/proc/self/task/{task}/ns/net").st_ino == before
+
+
+_UNPRIVILEGED = """
+import json, os, socket, sys, time
+sys.path.insert(0, os.environ["ROOT"])
+import logging
+logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.INFO)
+from probe.collectors.source import open_collector
+from probe.flow.owner import OwnerTable
+owners = OwnerTable()
+collector = open_collector("auto", owners, str, False)
+with socket.create_server(("127.0.0.1", 0)) as server:
+    client = socket.create_connection(server.getsockname())
+    served, _ = server.accept()
+    client.sendall(b"x" * 3000)
+    served.recv(3000, socket.MSG_WAITALL)
+    rows = collector.read().rows
+    port = server.getsockname()[1]
+    client.close(); served.close()
+time.sleep(0.1)
+ended = collector.drain().rows
+mine = rows[(rows["local_port"] == port) | (rows["remote_port"] == port)]
+last = ended[(ended["local_port"] == port) | (ended["remote_port"] == port)]
+print(json.dumps({
+    "uid": os.getuid(), "pid": os.getpid(), "octets": int(mine["tx_octets"].max()),
+    "owners": [owners[int(one)].pid for one in mine["owner"]],
+    "ended": len(last), "kind": type(collector).__name__, "losses": collector.losses(),
+}))
+"""
+
+
+def test_as_any_user(hosts: tuple[Host, Host]) -> None:
+    with actors(hosts[0]) as (actor,):
+        actor.do("result = 1")
+        may_read = "-all,+dac_read_search"  # the checkout and the interpreter are root's here
+        done = subprocess.run(
+            ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups",
+             f"--inh-caps={may_read}", f"--ambient-caps={may_read}",
+             sys.executable, "-c", _UNPRIVILEGED],
+            env={**os.environ, "ROOT": str(ROOT)}, capture_output=True, text=True, timeout=30,
+            check=False,
+        )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["kind"] == "NetlinkCollector"
+    assert told["uid"] == 65534
+    assert told["owners"] == [told["pid"]] * 2
+    assert 3000 < told["octets"] < 3300
+    assert told["ended"] == 2
+    assert told["losses"]["namespaces_unseen"] >= 1
+    assert "no eBPF here" in done.stderr
+    assert "not seen:" in done.stderr
+    assert "other network namespaces" in done.stderr
+
+
+def test_refused_connections_are_seen_while_they_try(
+    meter: Meter, hosts: tuple[Host, Host]
+) -> None:
+    with actors(hosts[0]) as (actor,):
+        actor.do("s = socket.socket(); s.setblocking(False)\n"
+                 "s.connect_ex(('10.77.0.99', 9))")  # fmt: skip
+        meter.look(hosts[0].name)
+        row = meter.of(hosts[0])[0]
+        assert row["role"] == Role.INITIATOR
+        assert row["tx_packets"] >= 1
+        assert row["tx_octets"] == 60 * row["tx_packets"]
+        assert row["rx_packets"] == 0
+        actor.do("s.close()")
+        deadline = time.monotonic() + 10  # its SYN waits for an answer to ARP, and it for its SYN
+        while not meter.of(hosts[0])["mark"][-1] & Mark.CLOSED:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+            meter.drain()
+        assert meter.of(hosts[0])["remote_port"][-1] == 9
