@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 
-from bench import cost, memory, programs, rate, slowdown, snapshot
+from bench import cost, memory, netlink, programs, rate, slowdown, snapshot
 from bench.process import ROOT, BenchError
 from bench.workload import Workload, workload
 
@@ -42,6 +42,12 @@ _SECTIONS: dict[str, tuple[str, Section]] = {
         "Snapshot of live sockets",
         lambda load, options: snapshot.measure(
             load, [10_000] if options.quick else [10_000, 50_000, 100_000], 7
+        ),
+    ),
+    "netlink": (
+        "Pass of the Netlink collector over live sockets",
+        lambda load, options: netlink.measure(
+            load, [10_000] if options.quick else [10_000, 50_000, 100_000], 5
         ),
     ),
     "rate": (

@@ -17,6 +17,7 @@ from .owners import Listeners, ProcessOwners
 _BUDGET_NS = 10_000_000
 _RETRY_NS = 30_000_000_000
 _MOST_GIVEN_UP = 65536
+_MOST_WANTED = 8192  # more than a read can find; who is left out is asked for at its next traffic
 
 
 class Attribution:
@@ -38,6 +39,7 @@ class Attribution:
         """Looks for owners, of ``slots`` and what is left from before; the slots of those found."""
         ledger, now = self._ledger, time.monotonic_ns()
         wanting = ledger.unowned(slots, OwnerSource.DESCRIPTOR)
+        wanting = wanting[: max(0, _MOST_WANTED - len(self._wanted))]
         inodes = ledger.seen["inode"][wanting].tolist()
         fresh = {inode: slot for inode, slot in zip(inodes, wanting.tolist(), strict=True)
                  if self._given_up.get(inode, 0) <= now}  # fmt: skip
