@@ -34,10 +34,10 @@ class DescriptorSearch:
         for inode in inodes:
             self._pending.setdefault(inode, self._round)
         found: dict[int, int] = {}
-        deadline = time.monotonic_ns() + budget_ns
+        now = time.monotonic_ns()
+        deadline = now + budget_ns
         favourites = list(reversed(self._favourites))
-        if not self._look(self._read_links(favourites), found, deadline):
-            return found
+        self._look(self._read_links(favourites), found, now + budget_ns // 2)
         for _ in range(2):  # the rest of a round, and all of the next one
             if not self._look(self._links, found, deadline) or not self._pending:
                 break

@@ -167,8 +167,8 @@ def test_damaged_messages_end_nothing(cut: int) -> None:
     found.decode(np.arange(len(found)))
 
 
-def roles(listened: bool, **counters: int) -> int:
-    rows = decode(message(1, A, B, **counters))
+def roles(listened: bool, state: int = ESTABLISHED, **counters: int) -> int:
+    rows = decode(message(1, A, B, state, 280, b"", 7, **counters))
     return int(find_roles(rows, np.array([listened]))[0])
 
 
@@ -182,8 +182,8 @@ def test_roles() -> None:
     assert roles(True, state=2) == Role.INITIATOR
 
 
-def totals(role: Role, **counters: int) -> tuple[int, ...]:
-    rows = decode(message(1, A, B, **counters))
+def totals(role: Role, state: int = ESTABLISHED, **counters: int) -> tuple[int, ...]:
+    rows = decode(message(1, A, B, state, 280, b"", 7, **counters))
     out, into = rows["segments_out"].astype(np.int64), rows["segments_in"].astype(np.int64)
     (found,) = count_totals(rows, np.array([role], np.uint8), out, into)
     return tuple(

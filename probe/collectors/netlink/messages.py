@@ -218,11 +218,11 @@ def find_attributes(words: U32, starts: Positions, namespaces: U32) -> Messages:
              for kind in (_ATTRIBUTE_INFO, _ATTRIBUTE_MEMORY, _ATTRIBUTE_CGROUP)}  # fmt: skip
     info_words = np.zeros(len(starts), np.int64)
     if len(starts) and (layout := _common_layout(words, starts)) is not None:
-        for number, (at, length) in layout.items():
-            if number in found:
-                found[number] = starts + at + 1
+        for number in found.keys() & layout.keys():
+            place, octets = layout[number]
+            found[number] = starts + place + 1
             if number == _ATTRIBUTE_INFO:
-                info_words[:] = length // 4 - 1
+                info_words[:] = octets // 4 - 1
         return Messages(words, starts, namespaces, found[_ATTRIBUTE_INFO], info_words,
                         found[_ATTRIBUTE_MEMORY], found[_ATTRIBUTE_CGROUP])  # fmt: skip
     ends = starts + words[starts].astype(np.int64) // 4
