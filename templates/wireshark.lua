@@ -7,6 +7,9 @@ local elements = {
 @ELEMENTS@
 }
 
+-- Wireshark refuses Templates of more than 60 fields unless it is told otherwise; this lasts until it ends.
+if set_preference then set_preference("cflow.max_template_fields", 0) end
+
 local sockflow = Proto("sockflow", "Sockflow: elements of enterprises")
 local kinds = {
     string = ProtoField.string, bytes = ProtoField.bytes, uint32 = ProtoField.uint32, uint64 = ProtoField.uint64,
