@@ -85,7 +85,7 @@ def test_vendor_elements_have_field_types_and_fixed_lengths() -> None:
     types = dict(field_types(templates))
     assert types[57472 + 169] == 16
     assert types[57472 + 558] == 64
-    assert types[60003] == 64
+    assert types[60003] == 48
     assert {21, 22} <= types.keys()
     assert not {152, 153} & types.keys()
     assert 65535 not in types.values()

@@ -48,7 +48,7 @@ def test_a_template_of_netflow9(capsys: pytest.CaptureFixture[str]) -> None:
     assert "PEN" not in found["element"]
     assert found["flowStartSysUpTime"][1:] == ["22", "unsigned32", "4"]
     assert found["SRC_PROC_NAME"][1:4] == ["57641", "string", "16"]
-    assert found["sourceProcessPath"][1:4] == ["60003", "string", "64"]
+    assert found["sourceProcessPath"][1:4] == ["60003", "string", "48"]
 
 
 def test_a_template_of_ones_own(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
