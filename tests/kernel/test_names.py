@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from docker_lab import IMAGE, Docker, docker_daemon
@@ -87,12 +88,21 @@ def descriptions(records: list[Record]) -> dict[int, tuple[str, str]]:
     }
 
 
-def test_two_containers(docker: Docker, shell: Shells) -> None:
+#: What the default Template leaves out, to have no more fields than Wireshark takes.
+_MORE = [
+    f"{side}{what}" for side in ("source", "destination")
+    for what in ("ContainerImage", "ComposeProject", "ComposeService")
+]  # fmt: skip
+
+
+def test_two_containers(docker: Docker, shell: Shells, tmp_path: Path) -> None:
     """Name, image, compose's labels and the veth, of both ends and in both directions."""
     server = docker.start("--name", "web", *LABELS, *SERVE)
     client = docker.start("--name", "curl", "--entrypoint", "/bin/busybox", IMAGE, "sleep", "60")
     address = when_serving(docker, server)
-    found = start(shell, docker, *BRIDGE, "--active-timeout", "1")
+    template = tmp_path / "template.txt"
+    template.write_text("\n".join([(ROOT / "templates" / "full.txt").read_text(), *_MORE]))
+    found = start(shell, docker, *BRIDGE, "--active-timeout", "1", "--template", str(template))
     docker("exec", "curl", "/bin/busybox", "nc", address, "80")
     time.sleep(1.5)
     wanted, ours = (veth(docker, client), veth(docker, server)), link_names(docker)
