@@ -143,7 +143,7 @@ class DockerNames:
         was_live = self._is_live
         if was_live:
             self._is_live, self._lost_at = False, time.monotonic()
-        if not self._has_warned:
+        if not self._has_warned and not self._stop.is_set():  # nobody asks any more
             self._has_warned = True
             log.warning("Docker at %s does not tell names: %s", self.url, _one_line(error))
         if was_live or _is_refused(error):
