@@ -191,7 +191,7 @@ class NetlinkCollector:
             self._watch.add(namespace)
             self._watched[namespace.number] = namespace
         try:
-            for dump in namespace.dump(self._buffer, INFO, STATES):
+            for dump in namespace.dump(self._buffer, INFO | SOCKET_MEMORY, STATES):
                 if self._buffer.is_full:
                     self._take_dump(parts)
                 self._interrupted_dumps += dump.done and dump.interrupted

@@ -81,9 +81,15 @@ def count_totals(sockets: Sockets, role: U8, out: I64, into: I64) -> NDArray[np.
     tx = sent + out * header + np.where(accepted, syn_ack, ip + _SYN_HEADER - header)
     rx = received - _fin_octet(sockets) + into * header + syn_ack - header
     totals["tx_octets"] = np.where(unopened, out * (ip + _SYN_HEADER), tx + _SACK_BLOCK * sacks)
-    totals["rx_octets"] = np.where(unopened, into * (ip + 20), rx)
+    duplicates = _duplicate_octets(sockets)
+    totals["rx_octets"] = np.where(unopened, into * (ip + 20), rx + duplicates)
     totals["retransmitted"] = sockets["retransmitted"]
-    guessed = (sacks > 0) | ((state == CLOSE) & ~unopened) | (~unopened & _lacks_sent(sockets))
+    guessed = (
+        (sacks > 0)
+        | (duplicates > 0)
+        | ((state == CLOSE) & ~unopened)
+        | (~unopened & _lacks_sent(sockets))
+    )
     totals["mark"] = np.where(guessed, Mark.ESTIMATED, 0)
     return totals
 
@@ -141,6 +147,14 @@ def _out_of_order_acks(sockets: Sockets, out: I64) -> I64:
     acks = np.maximum(out - sockets["data_segments_out"], 0)
     found: I64 = np.minimum(sockets["out_of_order"].astype(np.int64), acks)
     return found
+
+
+def _duplicate_octets(sockets: Sockets) -> I64:
+    """What TCP dropped was received before; each segment of it counts as the mean of the others."""
+    dropped = sockets["drops"].astype(np.int64)
+    others = sockets["data_segments_in"].astype(np.int64) - dropped
+    mean = sockets["received"].astype(np.int64) // np.maximum(others, 1)
+    return np.where(others > 0, mean * dropped, 0)
 
 
 def _fin_octet(sockets: Sockets) -> I64:

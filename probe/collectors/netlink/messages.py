@@ -55,8 +55,8 @@ _TCP_INFO: dict[str, Place] = {
     "flags": 1, "unacknowledged": 6, "lost": 8, "sent_ago_ms": 11, "data_received_ago_ms": 13,
     "received_ago_ms": 14, "rtt_us": 17, "rtt_var_us": 18, "window": 20, "retransmitted": 25,
     "pacing_rate": (26, 2), "acknowledged": (30, 2), "received": (32, 2), "segments_out": 34,
-    "segments_in": 35, "data_segments_out": 39, "delivery_rate": (40, 2), "sent": (50, 2),
-    "resent": (52, 2), "out_of_order": 56,
+    "segments_in": 35, "data_segments_in": 38, "data_segments_out": 39, "delivery_rate": (40, 2),
+    "sent": (50, 2), "resent": (52, 2), "out_of_order": 56,
 }  # fmt: skip
 #: ... and from that of INET_DIAG_SKMEMINFO.
 _MEMORY: dict[str, Place] = {"receive_memory": 0, "send_memory": 2, "drops": 8}
@@ -72,10 +72,10 @@ SOCKET = np.dtype(
         ("inode", "u4"), ("unacknowledged", "u4"), ("lost", "u4"), ("sent_ago_ms", "u4"),
         ("data_received_ago_ms", "u4"), ("received_ago_ms", "u4"), ("rtt_us", "u4"),
         ("rtt_var_us", "u4"), ("window", "u4"), ("retransmitted", "u4"), ("segments_out", "u4"),
-        ("segments_in", "u4"), ("data_segments_out", "u4"), ("out_of_order", "u4"),
-        ("receive_memory", "u4"), ("send_memory", "u4"), ("drops", "u4"),
+        ("segments_in", "u4"), ("data_segments_in", "u4"), ("data_segments_out", "u4"),
+        ("out_of_order", "u4"), ("receive_memory", "u4"), ("send_memory", "u4"), ("drops", "u4"),
         ("local_port", "u2"), ("remote_port", "u2"), ("ip_version", "u1"), ("state", "u1"),
-        ("options", "u1"), ("has_info", "u1"),
+        ("options", "u1"), ("has_info", "u1"), ("pad", "u1", 4),
     ]
 )  # fmt: skip
 
