@@ -169,9 +169,9 @@ class Probe:
         self.exporter.announce_interfaces()
 
     def _container_name(self, container_id: str) -> str:
-        """As it is shown: Docker's name, else the beginning of the id."""
-        found = self.docker.find(container_id) if self.docker else None
-        return found.name if found else container_id[:SHORT_ID]
+        """As it is shown: its name or that in its Pod, else the beginning of the id."""
+        found = self.owners.find_names(container_id)
+        return found.full if found else container_id[:SHORT_ID]
 
 
 class Loop:

@@ -1,15 +1,16 @@
-"""One export session per destination: encoder, session and sender side by side."""
+"""All destinations side by side, and those of IPFIX: an encoder, a session and a sender each."""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from probe.config import RunConfig
 from probe.export.destination import Destination, parse_destination
 from probe.export.sender import Sender, StreamSender, open_sender
 from probe.export.share import ShareGroup
+from probe.export.statistics import SendStatistics
 from probe.flow.batch import Rows
 from probe.flow.biflow import pair_directions
 from probe.flow.owner import OwnerTable
@@ -32,6 +33,8 @@ from probe.mapping import (
 )
 from probe.own_traffic import Endpoint
 from probe.self_report import Metering, SelfReport
+from probe.sink import Sink
+from probe.view.text import octets
 
 _log = logging.getLogger(__name__)
 
@@ -45,6 +48,7 @@ class Stream:
         self.sender = sender
         self.session = session
         self.encoder = encoder
+        self.name = str(sender.destination)
         self._biflow = biflow
         self._connection = sender if isinstance(sender, StreamSender) else None
 
@@ -77,6 +81,45 @@ class Stream:
         """The options with the last figures."""
         self.sender.enqueue(self.session.last_messages(now_s))
 
+    @property
+    def statistics(self) -> SendStatistics:
+        return self.sender.statistics
+
+    @property
+    def is_down(self) -> bool:
+        return self.sender.is_down
+
+    @property
+    def is_reliable(self) -> bool:
+        return self.sender.is_reliable
+
+    @property
+    def backlog(self) -> int:
+        return self.sender.backlog
+
+    def forget(self, owners: list[int]) -> None:
+        self.encoder.forget(owners)
+
+    def announce_interfaces(self) -> None:
+        self.session.resend_options()
+
+    def local_address(self) -> tuple[str, int] | None:
+        return self.sender.local_address()
+
+    def summary(self) -> str:
+        sent, session = self.statistics, self.session.statistics
+        return (
+            f"{sent.sent_messages} messages ({octets(sent.sent_octets)}) with "
+            f"{sent.sent_records} Data Records ({session.option_records} of options), "
+            f"{session.template_records} Template Records"
+        )
+
+    def flush(self, deadline: float) -> bool:
+        return self.sender.flush(deadline)
+
+    def close(self) -> None:
+        self.sender.close()
+
 
 class Exporter:
     """All streams of the probe. Inert until ``open``, which raises ConfigError."""
@@ -91,68 +134,67 @@ class Exporter:
         self._config = config
         self._owners = owners
         self._metering = metering
-        self._groups: list[tuple[list[Stream], ShareGroup | None]] = []
+        self._groups: list[tuple[list[Sink], ShareGroup | None]] = []
         self._interfaces = interfaces or InterfaceList()
         self._announced: list[Interface] = []
-        self.streams: list[Stream] = []
+        self.sinks: list[Sink] = []
 
     def open(self, destinations: Iterable[str]) -> None:
         self._interfaces.refresh()
         self._announced = self._interfaces.described()
         workshop = Workshop(self._config, self._owners, self._metering, self._interfaces)
-        shared: dict[str, list[Stream]] = {}
+        shared: dict[str, list[Sink]] = {}
         for target in [parse_destination(text) for text in destinations]:
-            stream = workshop.stream(target)
-            self.streams.append(stream)
+            sink = workshop.stream(target)
+            self.sinks.append(sink)
             if target.share:
-                shared.setdefault(target.share, []).append(stream)
+                shared.setdefault(target.share, []).append(sink)
             else:
-                self._groups.append(([stream], None))
+                self._groups.append(([sink], None))
         for kind, members in shared.items():
-            names = [str(member.sender.destination) for member in members]
-            self._groups.append((members, ShareGroup(kind, names)))
+            self._groups.append((members, ShareGroup(kind, [member.name for member in members])))
 
     def send(self, records: Rows, now_s: float) -> None:
-        for stream, share in self._shares(records):
-            stream.send(share, now_s)
+        for sink, share in self._shares(records):
+            sink.send(share, now_s)
 
     def finish(self, now_s: float) -> None:
-        for stream in self.streams:
-            stream.finish(now_s)
+        for sink in self.sinks:
+            sink.finish(now_s)
 
     def announce_interfaces(self) -> None:
         """Send the options again when an interface has come or has another name."""
         described = self._interfaces.described()
         if described != self._announced:
             self._announced = described
-            for stream in self.streams:
-                stream.session.resend_options()
+            for sink in self.sinks:
+                sink.announce_interfaces()
 
     def pump(self, now: float) -> float | None:
         """Send what is due; when to call again (monotonic seconds), None: nothing waits."""
-        due = [stream.pump(now) for stream in self.streams]
+        due = [sink.pump(now) for sink in self.sinks]
         return min((time_s for time_s in due if time_s is not None), default=None)
 
     @property
     def backlog(self) -> int:
         """Octets that wait to be sent, none of them to a destination that is unreachable."""
-        return sum(s.sender.backlog for s in self.streams if not s.sender.is_down)
+        return sum(sink.backlog for sink in self.sinks if not sink.is_down)
 
     def local_addresses(self) -> list[Endpoint]:
-        found = [stream.sender.local_address() for stream in self.streams]
+        found = [sink.local_address() for sink in self.sinks]
         return [address for address in found if address]
 
     def forget(self, owners: list[int]) -> None:
-        for stream in self.streams:
-            stream.encoder.forget(owners)
+        for sink in self.sinks:
+            sink.forget(owners)
 
     def close(self) -> None:
         """What still waits is dropped and counted."""
-        for stream in self.streams:
-            stream.sender.flush(time.monotonic())
-            stream.sender.close()
+        for sink in self.sinks:
+            sink.flush(time.monotonic())
+            sink.close()
 
-    def _shares(self, records: Rows) -> Iterator[tuple[Stream, Rows]]:
+    def _shares(self, records: Rows) -> Iterator[tuple[Sink, Rows]]:
         for members, group in self._groups:
             if group is None:
                 yield members[0], records
@@ -161,10 +203,10 @@ class Exporter:
                 yield from zip(members, shares, strict=True)
 
 
-def _which_are_up(members: list[Stream]) -> list[bool]:
+def _which_are_up(members: Sequence[Sink]) -> list[bool]:
     """Those that may be given flows; who has only just come back waits while others are there."""
-    is_reliable = [member.sender.is_reliable for member in members]
-    return is_reliable if any(is_reliable) else [not one.sender.is_down for one in members]
+    is_reliable = [member.is_reliable for member in members]
+    return is_reliable if any(is_reliable) else [not one.is_down for one in members]
 
 
 class Workshop:

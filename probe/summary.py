@@ -12,7 +12,7 @@ from probe.view.text import octets
 if TYPE_CHECKING:
     from probe.app import Probe
     from probe.collect import CollectorSocket
-    from probe.exporting import Stream
+    from probe.sink import Sink
 
 
 @dataclass(slots=True)
@@ -36,7 +36,7 @@ def summarize(probe: Probe, losses: Mapping[str, int], shown: CollectorSocket | 
         f"{probe.cache.observed_flows} flows, {total.packets} packets, {octets(total.octets)} "
         f"in {total.records} records"
     ]
-    lines += [_stream_line(stream) for stream in probe.exporter.streams]
+    lines += [_sink_line(sink) for sink in probe.exporter.sinks]
     lines.append(f"own traffic left out: {own.packets} packets, {octets(own.octets)}")
     excluded = probe.filter
     if excluded.excluded_rows:
@@ -54,18 +54,13 @@ def summarize(probe: Probe, losses: Mapping[str, int], shown: CollectorSocket | 
 
 def _own_losses(probe: Probe) -> dict[str, int]:
     """What the destinations did not take."""
-    streams = [stream.sender.statistics for stream in probe.exporter.streams]
+    streams = [sink.statistics for sink in probe.exporter.sinks]
     return {
         "records_dropped": sum(counted.dropped_records for counted in streams),
         "messages_dropped": sum(counted.dropped_messages for counted in streams),
     }
 
 
-def _stream_line(stream: Stream) -> str:
-    sent, session = stream.sender.statistics, stream.session.statistics
-    text = (
-        f"{stream.sender.destination}: {sent.sent_messages} messages "
-        f"({octets(sent.sent_octets)}) with {sent.sent_records} Data Records "
-        f"({session.option_records} of options), {session.template_records} Template Records"
-    )
-    return text + (f", {sent.errors} errors" if sent.errors else "")
+def _sink_line(sink: Sink) -> str:
+    errors = sink.statistics.errors
+    return f"{sink.name}: {sink.summary()}" + (f", {errors} errors" if errors else "")

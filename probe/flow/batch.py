@@ -112,6 +112,10 @@ RECORD_DTYPE = np.dtype(
         ("rtt_var_us", "u4"),
         ("retransmitted", "u4"),
         ("lost", "u4"),
+        ("unacknowledged", "u4"),  # segments; this and the next three: of the sender, latest
+        ("congestion_window", "u4"),  # segments
+        ("pacing_rate", "u8"),  # octets a second
+        ("delivery_rate", "u8"),
         ("ingress_interface", "u4"),
         ("egress_interface", "u4"),
         ("nat_source_address", "u1", 4),

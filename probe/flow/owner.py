@@ -11,8 +11,11 @@ class Owner:
 
     Strings are '' and ids None where unknown. ``path_source``: '' unknown, 'walked' (the kernel's
     path of the executable within the process's root), 'exec' (the file name given to exec).
-    ``node``: the name of the host that the process runs on. ``unit``: of systemd, for a process in
-    no container.
+    Virtual memory (``vm_size``, and ``vm_peak`` so far) is in KiB, as of when the identity was
+    first seen. ``outer_container_id``: of the container that the innermost one runs in.
+    ``workload``: what owns the Pod, as 'Deployment/web'; ``labels``: those of the Pod that the user
+    chose. ``node``: the name of the host that the process runs on. ``unit``: of systemd, for a
+    process in no container.
     """
 
     pid: int | None = None
@@ -25,9 +28,18 @@ class Owner:
     uid: int | None = None
     gid: int | None = None
     user_name: str = ""
+    group_name: str = ""
+    parent_uid: int | None = None
+    parent_gid: int | None = None
+    parent_user_name: str = ""
+    vm_size: int | None = None
+    vm_peak: int | None = None
+    parent_vm_size: int | None = None
+    parent_vm_peak: int | None = None
     command_line: str = ""
     cgroup: str = ""
     container_id: str = ""
+    outer_container_id: str = ""
     container_name: str = ""
     container_image: str = ""
     compose_project: str = ""
@@ -35,8 +47,31 @@ class Owner:
     pod_name: str = ""
     pod_namespace: str = ""
     pod_uid: str = ""
+    workload: str = ""
+    labels: tuple[tuple[str, str], ...] = ()
     node: str = ""
     unit: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerNames:
+    """Strings are '' where there is none; ``project`` and ``service`` are compose's, what comes
+    after them is of the Pod that the container is in."""
+
+    name: str = ""
+    image: str = ""
+    project: str = ""
+    service: str = ""
+    pod: str = ""
+    namespace: str = ""
+    pod_uid: str = ""
+    workload: str = ""
+    labels: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def full(self) -> str:
+        """As people write it: namespace/pod/container, or the name."""
+        return f"{self.namespace}/{self.pod}/{self.name}" if self.pod else self.name
 
 
 UNKNOWN = Owner()

@@ -21,7 +21,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from probe.errors import ConfigError
-from probe.metadata.runtime import ContainerNames, KnownContainers
+from probe.flow.owner import ContainerNames
+from probe.metadata.runtime import KnownContainers
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probe.flow.batch import RECORD_DTYPE, Rows
-from probe.flow.owner import Owner, OwnerTable
+from probe.flow.owner import ContainerNames, Owner, OwnerTable
 from probe.metadata.runtime import Runtime
 
 _SIDES = ("source_owner", "destination_owner")
@@ -32,6 +32,11 @@ class ContainerOwners(OwnerTable):
     def set_runtimes(self, runtimes: tuple[Runtime, ...]) -> None:
         """From now on; owners that are here already get their names with the next ``refresh``."""
         self._runtimes = runtimes
+
+    def find_names(self, container_id: str) -> ContainerNames | None:
+        """What the first runtime that knows the container says of it."""
+        found = (runtime.find(container_id) for runtime in self._runtimes)
+        return next(filter(None, found), None)
 
     def add(self, owner: Owner) -> int:
         index = super().add(self._named(owner))
@@ -79,16 +84,20 @@ class ContainerOwners(OwnerTable):
         container_id = owner.container_id
         if not container_id or not self._runtimes:
             return owner
-        for runtime in self._runtimes:
-            if found := runtime.find(container_id):
-                self._nameless.pop(container_id, None)
-                return dataclasses.replace(
-                    owner,
-                    container_name=found.name,
-                    container_image=found.image,
-                    compose_project=found.project,
-                    compose_service=found.service,
-                )
+        if found := self.find_names(container_id):
+            self._nameless.pop(container_id, None)
+            return dataclasses.replace(
+                owner,
+                container_name=found.name,
+                container_image=found.image,
+                compose_project=found.project,
+                compose_service=found.service,
+                pod_name=found.pod,
+                pod_namespace=found.namespace,
+                pod_uid=found.pod_uid or owner.pod_uid,
+                workload=found.workload,
+                labels=found.labels,
+            )
         self._nameless.setdefault(container_id, 0.0)
         return owner
 

@@ -2,18 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Protocol
 
-
-@dataclass(frozen=True, slots=True)
-class ContainerNames:
-    """Strings are '' where there is none; ``project`` and ``service`` are compose's."""
-
-    name: str = ""
-    image: str = ""
-    project: str = ""
-    service: str = ""
+from probe.flow.owner import ContainerNames
 
 
 class Runtime(Protocol):

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from probe.errors import ConfigError
+from probe.flow.owner import ContainerNames
 from probe.metadata import docker
 from probe.metadata.docker import DockerNames, open_docker
-from probe.metadata.runtime import ContainerNames
 
 VERSION = {"ApiVersion": "1.41", "MinAPIVersion": "1.24"}
 WEB = {

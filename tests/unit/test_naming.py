@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from probe.flow.owner import Owner
+from probe.flow.owner import ContainerNames, Owner
 from probe.metadata.naming import ContainerOwners, WaitingRecords
-from probe.metadata.runtime import ContainerNames, KnownContainers
+from probe.metadata.runtime import KnownContainers
 from tests.records import flow_records
 
 WEB = ContainerNames("web", "nginx:1", "shop", "front")

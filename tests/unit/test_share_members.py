@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from probe.config import RunConfig
-from probe.exporting import Exporter, Stream
+from probe.exporting import Exporter
+from probe.sink import Sink
 from tests.records import flow_records, owner_table
 
 _PAUSE_S = 0.6  # longer than the first before a destination is tried again
@@ -26,8 +27,8 @@ class Metering:
         return {}
 
 
-def is_down(stream: Stream) -> bool:
-    return stream.sender.is_down
+def is_down(stream: Sink) -> bool:
+    return stream.is_down
 
 
 @pytest.fixture
@@ -46,16 +47,16 @@ def test_who_was_away_is_tried_with_templates_before_it_gets_flows(
     ports = [one.getsockname()[1] for one in sinks]
     exporter = Exporter(RunConfig(), owner_table(), Metering())
     exporter.open([f"ipfix://127.0.0.1:{port}?share=hash&pace=0" for port in ports])
-    away = exporter.streams[1]
+    away = exporter.sinks[1]
     records = flow_records(200)
 
     def tick(now: float) -> tuple[int, int]:
         """Flow Records that were sent to each; those dropped are counted in ``away``."""
-        before = [stream.sender.statistics.sent_flow_records for stream in exporter.streams]
+        before = [stream.statistics.sent_flow_records for stream in exporter.sinks]
         exporter.send(records, time.time())
         exporter.pump(now)
         exporter.pump(now)
-        after = [stream.sender.statistics.sent_flow_records for stream in exporter.streams]
+        after = [stream.statistics.sent_flow_records for stream in exporter.sinks]
         return after[0] - before[0], after[1] - before[1]
 
     now = time.monotonic()
@@ -66,14 +67,14 @@ def test_who_was_away_is_tried_with_templates_before_it_gets_flows(
     tick(now)
     tick(now)
     assert is_down(away)
-    lost = away.sender.statistics.dropped_flow_records
+    lost = away.statistics.dropped_flow_records
     for attempt in range(1, 4):
         now += _PAUSE_S * 2**attempt
         exporter.pump(now)
         assert not is_down(away), "it has a socket again"
         assert tick(now) == (len(records), 0)
         assert is_down(away), "its Templates were refused"
-    assert away.sender.statistics.dropped_flow_records == lost
+    assert away.statistics.dropped_flow_records == lost
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as back:
         back.bind(("127.0.0.1", ports[1]))
         now += 20
@@ -82,7 +83,7 @@ def test_who_was_away_is_tried_with_templates_before_it_gets_flows(
         for _ in range(2):
             now += 1.5
             exporter.pump(now)
-        assert away.sender.is_reliable
+        assert away.is_reliable
         assert tick(now) == first
     exporter.close()
 
@@ -98,12 +99,12 @@ def test_when_all_were_away_nobody_waits(sinks: list[socket.socket]) -> None:
     for _ in range(3):
         exporter.send(records, time.time())
         exporter.pump(now)
-    assert all(stream.sender.is_down for stream in exporter.streams)
+    assert all(stream.is_down for stream in exporter.sinks)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as back:
         back.bind(("127.0.0.1", ports[1]))
         now += _PAUSE_S
         exporter.pump(now)
         exporter.send(records[np.arange(50)], time.time())
         exporter.pump(now)
-        assert 0 < exporter.streams[1].sender.statistics.sent_flow_records <= 50
+        assert 0 < exporter.sinks[1].statistics.sent_flow_records <= 50
     exporter.close()

@@ -1,0 +1,54 @@
+"""Interfaces with all that IF-MIB tells of them, and the containers behind them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from probe.flow.owner import ContainerNames
+
+
+@dataclass(frozen=True, slots=True)
+class Counters:
+    """Of the host's side, as rtnetlink has them (struct rtnl_link_stats64): what comes in of a veth
+    is what its container sends. ``in_packets`` are all that came in, multicast included."""
+
+    in_octets: int = 0
+    in_packets: int = 0
+    in_multicast: int = 0
+    in_errors: int = 0
+    in_discards: int = 0
+    out_octets: int = 0
+    out_packets: int = 0
+    out_errors: int = 0
+    out_discards: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """An interface of our network namespace. ``type``, ``oper_status``: numbers of IANAifType-MIB
+    and of ifOperStatus; ``speed``: bits a second, 0 when unknown; ``kind``, ``peer``, ``peer_nsid``
+    as in ``Interface``; ``master``: the bridge that it is a port of, 0 for none; ``inner_name``: of
+    a veth, what its peer is called inside of the container; ``names``: of the container behind it,
+    None where nobody knows them. Unix times: when the status last changed, and since when the
+    counters count."""
+
+    index: int
+    name: str
+    alias: str = ""
+    kind: str = ""
+    type: int = 1
+    mtu: int = 0
+    speed: int = 0
+    address: bytes = b""
+    is_admin_up: bool = False
+    oper_status: int = 4
+    is_promiscuous: bool = False
+    peer: int = 0
+    peer_nsid: int = -1
+    master: int = 0
+    inner_name: str = ""
+    container_id: str = ""
+    names: ContainerNames | None = None
+    changed_s: float = 0.0
+    since_s: float = 0.0
+    counters: Counters = Counters()

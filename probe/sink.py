@@ -1,0 +1,75 @@
+"""What every destination is to the probe, whatever it is sent."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+from probe.export.statistics import SendStatistics
+from probe.flow.batch import Rows
+
+if TYPE_CHECKING:
+    from probe.interfaces.table import Link
+
+
+class Sink(Protocol):
+    """Nothing here blocks but ``flush`` and ``close``; bad luck is counted, never raised."""
+
+    #: As the user wrote it, without its options.
+    name: str
+
+    @property
+    def statistics(self) -> SendStatistics: ...
+
+    @property
+    def is_down(self) -> bool:
+        """Unreachable, and to be tried again."""
+
+    @property
+    def is_reliable(self) -> bool:
+        """Up, and not just being tried again: what others could take may be given to it."""
+
+    @property
+    def backlog(self) -> int:
+        """Octets that wait to be sent."""
+
+    def send(self, records: Rows, now_s: float) -> None:
+        """Take Flow Records (RECORD_DTYPE) that are due at ``now_s`` (Unix time)."""
+
+    def pump(self, now: float) -> float | None:
+        """Send what can be at ``now`` (monotonic s); when to call again, None: nothing waits."""
+
+    def finish(self, now_s: float) -> None:
+        """No more records will come: queue what belongs at the end."""
+
+    def forget(self, owners: list[int]) -> None:
+        """What was encoded of these indices of the OwnerTable is stale."""
+
+    def announce_interfaces(self) -> None:
+        """An interface has come or has another name."""
+
+    def local_address(self) -> tuple[str, int] | None:
+        """(address, port) that it sends from; None without a socket."""
+
+    def summary(self) -> str:
+        """One line for the end of a run."""
+
+    def flush(self, deadline: float) -> bool:
+        """Send until nothing waits or ``deadline`` (monotonic s). True: all of it left."""
+
+    def close(self) -> None:
+        """What still waits is dropped and counted."""
+
+
+@runtime_checkable
+class EventSink(Sink, Protocol):
+    """A destination that takes more than flows."""
+
+    def send_events(self, events: Rows, now_s: float) -> None:
+        """EVENT_DTYPE, oldest first."""
+
+    def send_sockets(self, sockets: Rows, now_s: float) -> None:
+        """SOCKET_DTYPE: those that came or went."""
+
+    def send_interfaces(self, links: Sequence[Link], now_s: float) -> None:
+        """Counters of all interfaces that are shown."""
