@@ -26,7 +26,7 @@ from tests.interop import checker
 from tests.records import NOW_S, flow_records, owner
 
 _MINUTES = 30
-_TICK_S = 15
+_TICK_S = 30
 _NAMES = ("nginx", "größe-" * 9, "日本語のプロセス", "", "a\tb\0c", "x" * 300)
 UDP = ("ipfix://127.0.0.1:4739", "netflow9://127.0.0.1:2055")
 STREAM = "ipfix+tcp://127.0.0.1:4739"
