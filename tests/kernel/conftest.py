@@ -8,10 +8,21 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 from lab import Host, two_hosts
+from metering import MeteringProcess, metering, translated_hosts
 
 from probe.collectors.ebpf import EbpfCollector
 from probe.flow.batch import Rows
 from probe.flow.owner import OwnerTable
+
+#: To the address of the router: to the server, which sees the router as its client.
+NAT = """
+table ip translation {
+  chain to { type nat hook prerouting priority -100;
+    ip daddr 10.77.1.254 meta l4proto { tcp, udp } dnat to 10.77.2.2:7000; }
+  chain from { type nat hook postrouting priority 100;
+    oifname "r2" meta l4proto { tcp, udp } masquerade to :40000-41000; }
+}
+"""
 
 
 class Meter:
@@ -53,4 +64,29 @@ def meter() -> Iterator[Meter]:
 @pytest.fixture
 def hosts() -> Iterator[tuple[Host, Host]]:
     with two_hosts() as found:
+        yield found
+
+
+@pytest.fixture
+def process() -> Iterator[MeteringProcess]:
+    with metering() as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def pair() -> Iterator[tuple[Host, Host]]:
+    with two_hosts("se") as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def other_pair() -> Iterator[tuple[Host, Host]]:
+    """With the addresses of ``pair``."""
+    with two_hosts("sg") as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def translated() -> Iterator[tuple[Host, Host]]:
+    with translated_hosts("sn", NAT) as found:
         yield found
