@@ -20,8 +20,9 @@ _NLMSG_ERROR, _NLMSG_DONE = 2, 3
 _RTM_NEWLINK, _RTM_DELLINK, _RTM_GETLINK = 16, 17, 18
 _RTM_NEWNSID, _RTM_GETNSID = 88, 90
 _RTMGRP_LINK = 1
-_IFLA_IFNAME, _IFLA_LINK, _IFLA_LINKINFO, _IFLA_IFALIAS = 3, 5, 18, 20
-_IFLA_EXT_MASK, _IFLA_LINK_NETNSID = 29, 37
+_IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_LINK, _IFLA_MASTER = 1, 3, 4, 5, 10
+_IFLA_OPERSTATE, _IFLA_LINKINFO, _IFLA_IFALIAS = 16, 18, 20
+_IFLA_EXT_MASK, _IFLA_PROMISCUITY, _IFLA_LINK_NETNSID, _IFLA_TARGET_NETNSID = 29, 30, 37, 46
 _IFLA_INFO_KIND = 1
 _NETNSA_NSID, _NETNSA_PID = 1, 2
 _NLA_TYPE = 0x3FFF
@@ -30,6 +31,7 @@ _RECEIVE_OCTETS = 65536
 _TIMEOUT_S = 1.0
 _ATTEMPTS = 3  # at a list that did not change while it was read
 _UNASSIGNED = -1
+_NUMBER = struct.Struct("=I")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +40,8 @@ class Interface:
 
     ``kind``: rtnetlink's, as 'veth' or 'bridge', '' for hardware. ``peer``: the index of the
     interface that this one is tied to, in the namespace that has the id ``peer_nsid`` in ours;
-    -1 is our own.
+    -1 is our own. ``alias`` is '' where none is set; ``type``: ARPHRD_*; ``flags``: IFF_*;
+    ``state``: IF_OPER_*, 0 unknown; ``master``: the index of the bridge that it is a port of, 0.
     """
 
     index: int
@@ -47,6 +50,14 @@ class Interface:
     kind: str = field(default="", compare=False)
     peer: int = field(default=0, compare=False)
     peer_nsid: int = field(default=_UNASSIGNED, compare=False)
+    alias: str = field(default="", compare=False)
+    type: int = field(default=1, compare=False)
+    flags: int = field(default=0, compare=False)
+    state: int = field(default=0, compare=False)
+    mtu: int = field(default=0, compare=False)
+    address: bytes = field(default=b"", compare=False)
+    promiscuity: int = field(default=0, compare=False)
+    master: int = field(default=0, compare=False)
 
 
 def open_route() -> socket.socket:
@@ -109,9 +120,15 @@ def read_nsid(route: socket.socket, pid: int) -> int:
                 return struct.unpack("=i", value)[0] if value else _UNASSIGNED
 
 
-def read_interface(route: socket.socket, index: int) -> Interface:
-    """One interface as it is now. Raises OSError: it is gone."""
+def read_interface(route: socket.socket, index: int, nsid: int = _UNASSIGNED) -> Interface:
+    """One interface as it is now, of the namespace with the id ``nsid`` in ours where it is given.
+
+    Raises OSError: it is gone, or that namespace may not be looked into.
+    """
     body = _LINK.pack(socket.AF_UNSPEC, 0, index, 0, 0)
+    if nsid != _UNASSIGNED:
+        body += _attribute(_IFLA_TARGET_NETNSID, struct.pack("=i", nsid))
+        body += _attribute(_IFLA_EXT_MASK, _NUMBER.pack(_RTEXT_FILTER_SKIP_STATS))
     _request(route, _RTM_GETLINK, _NLM_F_REQUEST, index, body)
     while True:
         for kind, _, number, answer in _messages(route.recv(_RECEIVE_OCTETS)):
@@ -177,19 +194,32 @@ def _attributes(octets: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def _decode_link(body: bytes) -> Interface:
-    """struct ifinfomsg and some forty attributes, of which five are ours."""
+    """struct ifinfomsg and some forty attributes, of which ten are ours."""
     found = dict(_attributes(body[_LINK.size :]))
+    _, type_, index, flags, _ = _LINK.unpack_from(body)
     name, alias = _text(found.get(_IFLA_IFNAME, b"")), _text(found.get(_IFLA_IFALIAS, b""))
     info = dict(_attributes(found.get(_IFLA_LINKINFO, b"")))
-    peer, nsid = found.get(_IFLA_LINK), found.get(_IFLA_LINK_NETNSID)
+    nsid = found.get(_IFLA_LINK_NETNSID)
     return Interface(
-        index=_LINK.unpack_from(body)[2],
+        index=index,
         name=name,
         description=alias or name,
         kind=_text(info.get(_IFLA_INFO_KIND, b"")),
-        peer=struct.unpack("=I", peer)[0] if peer else 0,
+        peer=_number(found.get(_IFLA_LINK)),
         peer_nsid=struct.unpack("=i", nsid)[0] if nsid else _UNASSIGNED,
+        alias=alias,
+        type=type_,
+        flags=flags,
+        state=found.get(_IFLA_OPERSTATE, b"\0")[0],
+        mtu=_number(found.get(_IFLA_MTU)),
+        address=found.get(_IFLA_ADDRESS, b""),
+        promiscuity=_number(found.get(_IFLA_PROMISCUITY)),
+        master=_number(found.get(_IFLA_MASTER)),
     )
+
+
+def _number(octets: bytes | None) -> int:
+    return int(_NUMBER.unpack(octets)[0]) if octets else 0
 
 
 def _text(octets: bytes) -> str:

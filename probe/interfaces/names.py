@@ -12,6 +12,7 @@ import socket
 from collections.abc import Callable
 from dataclasses import replace
 
+from probe.interfaces.history import LinkHistory
 from probe.interfaces.links import Interface, read_interfaces, receive_changes, subscribe
 from probe.interfaces.veth import VethMap
 
@@ -24,13 +25,14 @@ class InterfaceList:
     """``interfaces`` as of the last ``refresh``, the first of which reads them, by index.
 
     ``veths``: who is behind them, kept up to date as well; ``container_name``: id -> what a
-    container is called.
+    container is called. ``history``: since when they are what they are.
     """
 
     def __init__(
         self, veths: VethMap | None = None, container_name: Callable[[str], str] = str
     ) -> None:
         self.veths = veths
+        self.history = LinkHistory()
         self._container_name = container_name
         self._by_index: dict[int, Interface] = {}
         self._events: socket.socket | None = None
@@ -73,6 +75,7 @@ class InterfaceList:
             self._failed = True
             return False
         self._failed = False
+        self.history.keep(self._by_index)
         if self.veths:
             self.veths.update(self._by_index.values())
         return self._by_index != before
@@ -89,7 +92,10 @@ class InterfaceList:
         return replace(interface, description=self._container_name(container_id))
 
     def _read_all(self) -> None:
+        before = self._by_index
         self._by_index = {interface.index: interface for interface in read_interfaces()}
+        for index, interface in self._by_index.items():
+            self.history.note(before.get(index), interface)
 
     def _read_changes(self, events: socket.socket) -> None:
         fresh, has_overrun = dict(self._by_index), False
@@ -99,6 +105,7 @@ class InterfaceList:
                     if interface is None:
                         fresh.pop(index, None)
                     else:
+                        self.history.note(fresh.get(index), interface)
                         fresh[index] = interface
             except BlockingIOError:
                 break

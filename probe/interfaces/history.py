@@ -1,0 +1,58 @@
+"""Since when an interface has been the same device, and when its status last changed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from probe.interfaces.links import Interface
+
+_IFF_UP = 0x1
+
+
+@dataclass(slots=True)
+class _Times:
+    since_s: float
+    changed_s: float
+
+
+class LinkHistory:
+    """Unix times, of what ``note`` was told."""
+
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
+        self._times: dict[int, _Times] = {}
+
+    def note(self, before: Interface | None, now: Interface) -> None:
+        """``before``: what had this index until now; None: nothing, or it was told to be gone."""
+        times = self._times.get(now.index)
+        if times is None or before is None or not is_same(before, now):
+            now_s = self._clock()
+            self._times[now.index] = _Times(now_s, now_s)
+        elif _status(before) != _status(now):
+            times.changed_s = self._clock()
+
+    def keep(self, interfaces: Mapping[int, Interface]) -> None:
+        """Forgets all others."""
+        for index in [index for index in self._times if index not in interfaces]:
+            del self._times[index]
+
+    def since_s(self, index: int) -> float:
+        """When an interface was first seen as this device: its counters go on since then."""
+        return self._times[index].since_s if index in self._times else 0.0
+
+    def changed_s(self, index: int) -> float:
+        return self._times[index].changed_s if index in self._times else 0.0
+
+
+def is_same(one: Interface, other: Interface) -> bool:
+    """Whether two that had the same index may be the same device, which keeps its kind and does not
+    change both its name and its address at once."""
+    if one.kind != other.kind or one.type != other.type:
+        return False
+    return one.name == other.name or (bool(one.address) and one.address == other.address)
+
+
+def _status(interface: Interface) -> tuple[int, int]:
+    return interface.state, interface.flags & _IFF_UP

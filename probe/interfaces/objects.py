@@ -1,0 +1,47 @@
+"""Counters of an interface as the JSON object that tells of them, by IF-MIB's names."""
+
+from __future__ import annotations
+
+from probe.flow.owner import ContainerNames
+from probe.interfaces.table import Link
+
+_SHORT_ID = 12
+
+
+def interface_object(
+    link: Link, now_s: float, exporter_address: str, key: str = "KUBE"
+) -> dict[str, object]:
+    """``now_s``: Unix time. LOCAL_CONTAINER is there where a container is behind the interface;
+    ``key`` is what its Pod is told under. In is what the container sends. EXPORTER_IPV4_ADDRESS is
+    left out where ``exporter_address`` is ''."""
+    counters = link.counters
+    found: dict[str, object] = {
+        "timestamp": f"{now_s:.6f}",
+        "ifName": link.name,
+        "ifIndex": link.index,
+    }
+    if link.container_id:
+        found["LOCAL_CONTAINER"] = container_object(link.container_id, link.names, key)
+    found |= {
+        "ifInOctets": counters.in_octets,
+        "ifInPackets": counters.in_packets,
+        "ifInErrors": counters.in_errors,
+        "ifInDrops": counters.in_discards,
+        "ifOutOctets": counters.out_octets,
+        "ifOutPackets": counters.out_packets,
+        "ifOutErrors": counters.out_errors,
+        "ifOutDrops": counters.out_discards,
+    }
+    if exporter_address:
+        found["EXPORTER_IPV4_ADDRESS"] = exporter_address
+    return found
+
+
+def container_object(
+    container_id: str, names: ContainerNames | None, key: str = "KUBE"
+) -> dict[str, object]:
+    """{KUBE{NAME,POD,NS}} in a Pod, else {DOCKER{NAME}}: the beginning of the id where no runtime
+    knows the container."""
+    if names and names.pod:
+        return {key: {"NAME": names.name, "POD": names.pod, "NS": names.namespace}}
+    return {"DOCKER": {"NAME": names.name if names and names.name else container_id[:_SHORT_ID]}}

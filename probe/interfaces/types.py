@@ -1,0 +1,71 @@
+"""From what the kernel says of a device to what IF-MIB has for it."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+from probe.interfaces.links import Interface
+
+_SYSFS = Path("/sys/class/net")
+_IFF_UP, _IFF_LOWER_UP = 0x1, 0x10000
+_OTHER, _ETHERNET, _TUNNEL = 1, 6, 131
+#: ARPHRD_* (include/uapi/linux/if_arp.h) -> IANAifType-MIB; others are other(1).
+_TYPES = {
+    1: _ETHERNET,
+    32: 199,  # InfiniBand
+    256: 28,  # SLIP
+    512: 23,  # PPP
+    768: _TUNNEL,  # IP in IP
+    769: _TUNNEL,
+    772: 24,  # loopback
+    776: _TUNNEL,  # sit
+    778: _TUNNEL,  # GRE
+    801: 71,  # IEEE 802.11
+    802: 71,
+    803: 71,
+    823: _TUNNEL,  # GRE over IPv6
+}
+#: What is Ethernet or nothing to the kernel, by the kind of its driver.
+_KINDS = {
+    "bridge": 209,
+    "vlan": 135,  # l2vlan
+    "bond": 161,  # ieee8023adLag
+    "team": 161,
+    "vxlan": _TUNNEL,
+    "geneve": _TUNNEL,
+    "gretap": _TUNNEL,
+    "ip6gretap": _TUNNEL,
+    "tun": _TUNNEL,
+    "wireguard": _TUNNEL,
+}
+#: IF_OPER_* -> ifOperStatus: unknown, notPresent, down, lowerLayerDown, testing, dormant, up.
+_STATUS = (4, 6, 2, 7, 3, 5, 1)
+_UP, _DOWN = 1, 2
+#: What the driver itself claims (veth_get_link_ksettings); pollers divide by it.
+_VETH_SPEED = 10_000_000_000
+
+
+def if_type(interface: Interface) -> int:
+    return _KINDS.get(interface.kind) or _TYPES.get(interface.type, _OTHER)
+
+
+def oper_status(interface: Interface) -> int:
+    """A driver that tells no state, as that of the loopback, is up when its device is
+    (Documentation/networking/operstates.rst)."""
+    if interface.state:
+        return _STATUS[interface.state] if interface.state < len(_STATUS) else _STATUS[0]
+    if not interface.flags & _IFF_UP:
+        return _DOWN
+    return _UP if interface.flags & _IFF_LOWER_UP else _STATUS[0]
+
+
+def read_speed(interface: Interface, sysfs: Path = _SYSFS) -> int:
+    """Bits a second, 0 when unknown: of hardware what its driver tells, of a veth 10 Gbit/s."""
+    if interface.kind:
+        return _VETH_SPEED if interface.kind == "veth" else 0
+    with contextlib.suppress(OSError, ValueError):
+        device = sysfs / interface.name
+        if int((device / "ifindex").read_text()) == interface.index:  # not another namespace's
+            return max(0, int((device / "speed").read_text())) * 1_000_000
+    return 0
