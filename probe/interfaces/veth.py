@@ -28,6 +28,8 @@ _KEPT_OF_AN_INODE = 8
 _EVERYTHING_S = 10.0
 #: A runtime may make the veth before there is a process behind it: so often we look, for so long.
 _RETRY_S, _RETRIED_S = 0.03, 3.0
+#: And as long, whether a process is in a container yet; later, so seldom.
+_ASKED_AGAIN_S = 30.0
 
 
 @dataclass(slots=True)
@@ -43,6 +45,8 @@ class Namespace:
     veths: dict[int, int] = field(default_factory=dict)
     gone_ns: int | None = None
     default: int | None = None
+    tied_s: float = field(default_factory=time.monotonic)
+    asked_s: float = 0.0
 
 
 @dataclass(slots=True)
@@ -125,8 +129,14 @@ class VethMap:
         if veth is None or veth.behind is None:
             return ""
         if not veth.behind.container_id and veth.behind.gone_ns is None:
-            veth.behind.container_id = self._container_of(veth.behind.pid)
+            self._ask_again(veth.behind)
         return veth.behind.container_id
+
+    def _ask_again(self, space: Namespace) -> None:
+        now = time.monotonic()
+        if now - space.tied_s < _RETRIED_S or now - space.asked_s > _ASKED_AGAIN_S:
+            space.asked_s = now
+            space.container_id = self._container_of(space.pid)
 
     def apply(self, records: Rows) -> None:
         """Fills ingress_interface of ``records`` (RECORD_DTYPE) that come out of a container, and
