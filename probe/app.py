@@ -12,6 +12,7 @@ import selectors
 import sys
 import time
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -23,6 +24,7 @@ from probe.flow.batch import RECORD_DTYPE, FlowBatch, Rows
 from probe.flow.cache import FlowCache
 from probe.flow.filter import FlowFilter, parse_rule
 from probe.interfaces.names import InterfaceList
+from probe.interfaces.table import LinkTable
 from probe.interfaces.veth import VethMap, read_default_route
 from probe.metadata.docker import DockerNames, open_docker
 from probe.metadata.naming import ContainerOwners, WaitingRecords
@@ -30,10 +32,16 @@ from probe.metadata.nat import Nat
 from probe.metadata.process import read_container_id
 from probe.metadata.users import UserNames
 from probe.own_traffic import OwnTraffic
+from probe.prometheus.durations import Durations
+from probe.prometheus.snapshot import take_snapshot
+from probe.prometheus.traffic import ContainerTraffic
 from probe.stop import StopSignals
 from probe.summary import Exported, summarize
 from probe.view.flows import SHORT_ID, FlowTable
 from probe.view.screen import View, open_view
+
+if TYPE_CHECKING:
+    from probe.prometheus.server import MetricsServer
 
 _SNAPSHOT_SHARE = 100  # a snapshot costs at most one per cent of one core
 _SWEEP_S = 10.0
@@ -56,9 +64,13 @@ class Probe:
         self._closing = contextlib.ExitStack()
         veths = VethMap(read_container_id, read_default_route)
         self.interfaces = InterfaceList(veths, self._container_name)
+        self.links = LinkTable(self.interfaces, self.owners.find_names)
         self.exporter = Exporter(config, self.owners, self, self.interfaces)
         self.exported = Exported()
         self.nat: Nat | None = None
+        self.tick_times = Durations()
+        self.traffic: ContainerTraffic | None = None
+        self.metrics: MetricsServer | None = None
 
     def open(self, destinations: tuple[str, ...]) -> None:
         self.exporter.open(destinations)
@@ -78,15 +90,19 @@ class Probe:
         self.own = OwnTraffic(self.owners, self.collector.host_netns)
         if self.config.nat:
             self.nat = Nat(self.collector.host_netns)
+        if self.config.prometheus:
+            self._open_metrics(self.config.prometheus, self.config.prometheus_limit)
         self._sweep_at = 0.0
 
     def tick(self) -> None:
         """One snapshot, and the records that are due."""
+        started = time.monotonic()
         self.exporter.forget(self.owners.refresh())
         self.interfaces.refresh()
         self.observe(self.collector.read())
         self._send(self.cache.expire(time.monotonic_ns(), _wall_offset_ns()))
         self._sweep()
+        self.tick_times.observe(time.monotonic() - started)
 
     def drain(self) -> None:
         """Make room in the kernel's ring."""
@@ -156,6 +172,8 @@ class Probe:
         nameless = self.owners.nameless(time.monotonic())
         records = self.waiting.hold(records, nameless if may_wait else nameless[:0])
         self.exported.count(records)
+        if self.traffic:
+            self.traffic.count(records)
         self.exporter.send(records, time.time())
 
     def _sweep(self) -> None:
@@ -167,6 +185,14 @@ class Probe:
         if released:
             self.exporter.forget(released)
         self.exporter.announce_interfaces()
+
+    def _open_metrics(self, address: str, limit: int) -> None:
+        from probe.prometheus.server import MetricsServer
+
+        self.traffic = ContainerTraffic(self.owners, limit)
+        self.metrics = MetricsServer(address, limit, lambda: take_snapshot(self))
+        self._closing.callback(self.metrics.close)
+        self.metrics.open()
 
     def _container_name(self, container_id: str) -> str:
         """As it is shown: its name or that in its Pod, else the beginning of the id."""
@@ -192,6 +218,8 @@ class Loop:
             self._watch(self._probe.collector, self._probe.drain)
             if self._probe.interfaces.fileno() >= 0:
                 self._watch(self._probe.interfaces, self._probe.interfaces.refresh)
+            if self._probe.metrics:
+                self._watch(self._probe.metrics, self._probe.metrics.answer)
             if self._shown:
                 self._watch(self._shown.source, self._shown.read)
             self._meter(stop, end)

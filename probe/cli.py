@@ -144,6 +144,7 @@ def _add_run(commands: Any) -> None:
     ):  # fmt: skip
         run.add_argument(f"--{flag}", type=float, metavar=metavar, help=text)
     _add_identity(run)
+    _add_counters(run)
     run.add_argument("--include", action="append", metavar="RULE", help=_FILTER_HELP)
     run.add_argument("--exclude", action="append", metavar="RULE", help="the same, left out")
     run.add_argument("-v", "--verbose", action="count", help="say more; repeatable")
@@ -175,6 +176,23 @@ def _add_identity(run: argparse.ArgumentParser) -> None:
     run.add_argument(
         "--max-flows", type=int, metavar="N",
         help=f"bound of the flow cache (default {_DEFAULTS.max_flows})",
+    )  # fmt: skip
+
+
+def _add_counters(run: argparse.ArgumentParser) -> None:
+    run.add_argument(
+        "--prometheus", nargs="?", const="127.0.0.1:9709", metavar="HOST:PORT",
+        help="serve metrics to Prometheus there (127.0.0.1:9709 if only the flag is given)",
+    )  # fmt: skip
+    run.add_argument(
+        "--prometheus-limit", type=int, metavar="N",
+        help="so many interfaces, and containers, have metrics of their own, the rest is summed up "
+        f"(default {_DEFAULTS.prometheus_limit})",
+    )  # fmt: skip
+    run.add_argument(
+        "--interface-interval", type=float, metavar="S",
+        help="time between records of interfaces' counters "
+        f"(default {_DEFAULTS.interface_interval:g})",
     )  # fmt: skip
 
 

@@ -38,6 +38,9 @@ class RunConfig:
     docker: bool | str = "auto"
     template_refresh: float = 600.0
     max_flows: int = 131072
+    prometheus: str | None = None
+    prometheus_limit: int = 1024
+    interface_interval: float = 60.0
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     verbose: int = 0
@@ -72,6 +75,9 @@ SETTINGS: dict[str, Setting] = {
     "docker": Setting(str, schemes=("unix://", "tcp://", "http://", "https://")),
     "template_refresh": Setting(float, low=1),
     "max_flows": Setting(int, low=1, high=2**26),
+    "prometheus": Setting(str),
+    "prometheus_limit": Setting(int, low=0, high=100_000),
+    "interface_interval": Setting(float, low=1),
     "include": Setting(str, many=True),
     "exclude": Setting(str, many=True),
     "verbose": Setting(int, low=0),

@@ -1,0 +1,202 @@
+"""A snapshot as families of metrics, by Prometheus' conventions of names and units."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    SummaryMetricFamily,
+)
+from prometheus_client.metrics_core import Metric
+from prometheus_client.samples import Sample
+
+from probe import __version__
+from probe.interfaces.table import Link
+from probe.prometheus.bounded import BoundedLinks
+from probe.prometheus.durations import BOUNDS_S
+from probe.prometheus.snapshot import DestinationFigures, Snapshot
+from probe.prometheus.texts import (
+    CONTAINERS,
+    DESTINATIONS,
+    INTERFACES,
+    TOTALS,
+)
+from probe.prometheus.traffic import COLUMNS, OTHERS, ContainerLabels
+
+_SHORT_ID = 12
+_COLUMN = {name: number for number, name in enumerate(COLUMNS)}
+_ROLES = (("client", "client_flows"), ("server", "server_flows"), ("unknown", "other_flows"))
+_OPER_UP = 1
+_MICRO = 1e-6
+
+Labels = dict[str, str]
+
+
+def families(snapshot: Snapshot, bounded: BoundedLinks) -> Iterator[Metric]:
+    """``bounded`` remembers from scrape to scrape which interfaces have series of their own."""
+    yield from _interfaces(snapshot.links, bounded)
+    yield from _containers(snapshot)
+    yield from _destinations(snapshot.destinations)
+    yield from _health(snapshot)
+
+
+def _interfaces(links: Sequence[Link], bounded: BoundedLinks) -> Iterator[Metric]:
+    chosen = list({link.name: link for link in bounded.select(links)}.values())
+    labelled = [({"interface": text(link.name), **_of_container(link)}, link) for link in chosen]
+    others = {"interface": OTHERS.container, **_labels(ContainerLabels())}
+    for name, (column, help_) in INTERFACES.items():
+        found = [(labels, getattr(link.counters, column)) for labels, link in labelled]
+        if bounded.folded or getattr(bounded.others, column):
+            found.append((others, getattr(bounded.others, column)))
+        yield _counter(name, help_, found)
+    up = [(labels, float(link.oper_status == _OPER_UP)) for labels, link in labelled]
+    yield _gauge("sockflow_interface_up", "1 where the interface is operationally up.", up)
+    info = InfoMetricFamily(
+        "sockflow_interface",
+        "ifIndex (as ingressInterface and egressInterface of flow records), and what the interface "
+        "is called inside of the container.",
+    )
+    info.samples = [
+        Sample("sockflow_interface_info", {"interface": labels["interface"], **_details(link)}, 1.0)
+        for labels, link in labelled
+    ]
+    yield info
+    yield _gauge(
+        "sockflow_interfaces_folded",
+        f"Interfaces beyond --prometheus-limit, summed up as interface {OTHERS.container!r}.",
+        [({}, bounded.folded)],
+    )
+
+
+def _details(link: Link) -> Labels:
+    return {
+        "ifindex": str(link.index),
+        "kind": link.kind,
+        "alias": text(link.alias),
+        "inner": text(link.inner_name),
+        "container_id": link.container_id,
+    }
+
+
+def _of_container(link: Link) -> Labels:
+    names = link.names
+    if not names:
+        return _labels(ContainerLabels(link.container_id[:_SHORT_ID]))
+    return _labels(
+        ContainerLabels(names.name or link.container_id[:_SHORT_ID], names.pod, names.namespace)
+    )
+
+
+def _containers(snapshot: Snapshot) -> Iterator[Metric]:
+    labelled = [(_labels(labels), sums) for labels, sums in snapshot.containers.items()]
+    for name, (column, help_) in CONTAINERS.items():
+        at = _COLUMN[column]
+        yield _counter(name, help_, [(labels, sums[at]) for labels, sums in labelled])
+    yield _counter(
+        "sockflow_container_flows",
+        "Flows that ended, by the container's role in them; counted with the last record of each.",
+        [
+            ({**labels, "role": role}, sums[_COLUMN[column]])
+            for labels, sums in labelled
+            for role, column in _ROLES
+        ],
+    )
+    rtt = SummaryMetricFamily(
+        "sockflow_container_rtt_seconds",
+        "Smoothed round-trip times that the container's TCP sockets had when their flows were "
+        "reported: rate of _sum by rate of _count is the average.",
+    )
+    for labels, sums in labelled:
+        rtt.samples += [
+            Sample(f"{rtt.name}_count", labels, sums[_COLUMN["rtt_records"]]),
+            Sample(f"{rtt.name}_sum", labels, sums[_COLUMN["rtt_us"]] * _MICRO),
+        ]
+    yield rtt
+    yield _counter(
+        "sockflow_container_folded_records",
+        "Flow records of containers beyond --prometheus-limit, which are summed up as container "
+        f"{OTHERS.container!r}.",
+        [({}, snapshot.folded_records)],
+    )
+
+
+def _destinations(destinations: Sequence[DestinationFigures]) -> Iterator[Metric]:
+    labelled = [({"destination": text(one.name)}, one) for one in destinations]
+    for name, (column, help_) in DESTINATIONS.items():
+        found = [(labels, getattr(one, column)) for labels, one in labelled]
+        yield _counter(name, help_, found)
+    yield _gauge(
+        "sockflow_destination_queue_bytes",
+        "Octets that wait to be sent.",
+        [(labels, one.queued_octets) for labels, one in labelled],
+    )
+    yield _gauge(
+        "sockflow_destination_up",
+        "0 while the destination is known to be unreachable.",
+        [(labels, float(one.is_up)) for labels, one in labelled],
+    )
+
+
+def _health(snapshot: Snapshot) -> Iterator[Metric]:
+    for name, (column, help_) in TOTALS.items():
+        yield _counter(name, help_, [({}, getattr(snapshot, column))])
+    yield _counter(
+        "sockflow_lost",
+        "What was lost before it became a flow record, by cause.",
+        [({"cause": cause}, count) for cause, count in snapshot.losses.items()],
+    )
+    for name, help_, value in (
+        ("sockflow_cache_flows", "Flows in the cache.", snapshot.cache_flows),
+        ("sockflow_cache_limit_flows", "The most that the cache holds.", snapshot.cache_limit),
+        ("sockflow_waiting_records", "Flow records that wait for the name of a container.",
+         snapshot.waiting_records),
+    ):  # fmt: skip
+        yield _gauge(name, help_, [({}, value)])
+    yield InfoMetricFamily(
+        "sockflow_collector", "The source of flows.", value={"collector": snapshot.collector}
+    )
+    yield InfoMetricFamily("sockflow_build", "Version.", value={"version": __version__})
+    counts, sum_s = snapshot.ticks
+    yield HistogramMetricFamily(
+        "sockflow_tick_seconds",
+        "Time that one tick took: a snapshot of the sockets and all that follows from it.",
+        buckets=_cumulated(counts),
+        sum_value=sum_s,
+    )
+
+
+def _cumulated(counts: Sequence[int]) -> list[tuple[str, float]]:
+    found, total = [], 0
+    for bound, count in zip((*map(str, BOUNDS_S), "+Inf"), counts, strict=True):
+        total += count
+        found.append((bound, float(total)))
+    return found
+
+
+def _counter(name: str, help_: str, values: Iterable[tuple[Labels, float]]) -> Metric:
+    family = CounterMetricFamily(name, help_)
+    family.samples = [Sample(f"{name}_total", labels, value) for labels, value in values]
+    return family
+
+
+def _gauge(name: str, help_: str, values: Iterable[tuple[Mapping[str, str], float]]) -> Metric:
+    family = GaugeMetricFamily(name, help_)
+    family.samples = [Sample(name, dict(labels), value) for labels, value in values]
+    return family
+
+
+def _labels(labels: ContainerLabels) -> Labels:
+    return {
+        "container": text(labels.container),
+        "pod": text(labels.pod),
+        "namespace": text(labels.namespace),
+    }
+
+
+def text(value: str) -> str:
+    """As UTF-8 can have it: half a surrogate in a runtime's answer must not end the scrape."""
+    return value.encode("utf-8", "replace").decode()

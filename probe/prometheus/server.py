@@ -1,0 +1,182 @@
+"""HTTP for Prometheus. A scrape wakes the loop's thread, which answers with a snapshot; all the
+rest is done in a thread of the server, one scrape at a time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import logging
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from socketserver import ThreadingMixIn
+from typing import Any
+from urllib.parse import urlsplit
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
+
+from probe.errors import ConfigError
+from probe.prometheus.bounded import BoundedLinks
+from probe.prometheus.snapshot import Snapshot
+
+_log = logging.getLogger(__name__)
+
+_HOST, _PORT = "127.0.0.1", 9709
+DEFAULT = f"{_HOST}:{_PORT}"
+_ANSWER_S = 5.0
+_CLIENT_S = 5.0
+_CLIENTS = 8
+#: How long ``close`` may take.
+_POLL_S = 0.1
+#: The loop's thread asks for the interpreter after each system call, while text is made: not 5 ms.
+_SWITCH_S = 0.0002
+
+
+def parse_address(given: str) -> tuple[str, int]:
+    """HOST:PORT, [IPv6]:PORT or a port, which is loopback's. ConfigError."""
+    try:
+        parts = urlsplit(f"//{_HOST}:{given}" if given.isdigit() else f"//{given}")
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host, port = None, None
+    if not host or port is None or parts.path or parts.query or parts.username is not None:
+        raise ConfigError(f"prometheus {given!r}: expected HOST:PORT, as {DEFAULT}")
+    return host, port
+
+
+class MetricsServer:
+    """Inert until ``open``. ``fileno`` is readable when the loop is to call ``answer``."""
+
+    def __init__(self, address: str, limit: int, take: Callable[[], Snapshot]) -> None:
+        """``limit``: of interfaces; ``take`` is called by ``answer`` only."""
+        self._host, self._port = parse_address(address)
+        self._take = take
+        self._bounded = BoundedLinks(limit)
+        self._snapshot: Snapshot | None = None
+        self._asked, self._wake = socket.socketpair()
+        self._answered = threading.Event()
+        self._scraping = threading.Lock()
+        self._server: WSGIServer | None = None
+        self._thread: threading.Thread | None = None
+
+    def open(self) -> None:
+        """ConfigError: the package is missing, or the address cannot be had."""
+        if importlib.util.find_spec("prometheus_client") is None:
+            raise ConfigError(
+                "--prometheus needs the package prometheus-client: "
+                "pip install 'sockflow[prometheus]'"
+            )
+        from prometheus_client import CollectorRegistry, ProcessCollector, make_wsgi_app
+
+        for end in (self._asked, self._wake):
+            end.setblocking(False)
+        registry = CollectorRegistry()
+        registry.register(self)
+        ProcessCollector(registry=registry)
+        self._application = make_wsgi_app(registry)
+        self._server = _listen(self._host, self._port, self._respond)
+        sys.setswitchinterval(_SWITCH_S)
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, args=(_POLL_S,), name="prometheus", daemon=True
+        )
+        self._thread.start()
+
+    @property
+    def port(self) -> int:
+        return self._server.server_port if self._server else self._port
+
+    def fileno(self) -> int:
+        return self._asked.fileno()
+
+    def answer(self) -> None:
+        """Take the snapshot that a scrape waits for; in the loop's thread."""
+        with contextlib.suppress(BlockingIOError):
+            self._asked.recv(64)
+        self._snapshot = self._take()
+        self._answered.set()
+
+    def close(self) -> None:
+        if self._server:
+            self._server.shutdown()
+            self._server.server_close()
+        self._asked.close()
+        self._wake.close()
+
+    def describe(self) -> Iterable[Any]:
+        """For the registry, which would scrape to find out."""
+        return ()
+
+    def collect(self) -> Iterator[Any]:
+        from probe.prometheus.families import families
+
+        if self._snapshot:
+            yield from families(self._snapshot, self._bounded)
+
+    def _respond(self, environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
+        with self._scraping:
+            if not self._ask():
+                start("503 Service Unavailable", [("Content-Type", "text/plain")])
+                return [b"the probe is busy\n"]
+            answer: Iterable[bytes] = self._application(environ, start)
+            return answer
+
+    def _ask(self) -> bool:
+        """Whether the loop took a snapshot for us in time."""
+        self._answered.clear()
+        with contextlib.suppress(OSError):  # full: it was asked already; closed: no answer comes
+            self._wake.send(b"?")
+        return self._answered.wait(_ANSWER_S)
+
+
+def _listen(host: str, port: int, application: Callable[..., Any]) -> WSGIServer:
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        kind = type("_Server", (_Server,), {"address_family": family})
+        server: WSGIServer = kind((host, port), _Request)
+    except OSError as error:
+        raise ConfigError(f"prometheus: cannot listen on {host} port {port}: {error}") from None
+    server.set_app(application)
+    return server
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    """A thread for each client, of which there are not many at a time."""
+
+    daemon_threads = True
+    block_on_close = False
+
+    def __init__(self, *arguments: Any) -> None:
+        self._room = threading.BoundedSemaphore(_CLIENTS)
+        super().__init__(*arguments)
+
+    def server_bind(self) -> None:
+        """Without the name of the host, which a resolver may take long to find."""
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self.socket.bind(self.server_address)
+        self.server_address = self.socket.getsockname()
+        self.server_name, self.server_port = str(self.server_address[0]), self.server_address[1]
+        self.setup_environ()
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        if self._room.acquire(blocking=False):
+            super().process_request(request, client_address)
+        else:
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._room.release()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that went away, or said nothing for too long."""
+        _log.debug("scrape of %s failed", client_address, exc_info=True)
+
+
+class _Request(WSGIRequestHandler):
+    timeout = _CLIENT_S
+
+    def log_message(self, format: str, *arguments: Any) -> None:
+        """Nothing is logged of requests."""

@@ -1,0 +1,96 @@
+"""All that a scrape tells, as plain copies of one moment; made by the loop's thread."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from probe.interfaces.table import Link
+from probe.prometheus.traffic import ContainerLabels
+
+if TYPE_CHECKING:
+    from probe.app import Probe
+    from probe.sink import Sink
+
+
+@dataclass(frozen=True, slots=True)
+class DestinationFigures:
+    """``name`` is unique. ``is_up``: not known to be unreachable."""
+
+    name: str
+    messages: int
+    octets: int
+    records: int
+    dropped_messages: int
+    dropped_records: int
+    errors: int
+    queued_octets: int
+    is_up: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """``containers``: values of ``traffic.COLUMNS``; ``losses``: by cause, before a Flow Record;
+    ``ticks``: counts of ``durations.BOUNDS_S`` and their sum in seconds."""
+
+    links: Sequence[Link]
+    containers: Mapping[ContainerLabels, tuple[int, ...]]
+    folded_records: int
+    collector: str
+    flows: int
+    records: int
+    packets: int
+    octets: int
+    excluded_packets: int
+    excluded_octets: int
+    cache_flows: int
+    cache_limit: int
+    waiting_records: int
+    losses: Mapping[str, int]
+    destinations: Sequence[DestinationFigures]
+    ticks: tuple[tuple[int, ...], float]
+
+
+def take_snapshot(probe: Probe) -> Snapshot:
+    excluded_packets, excluded_octets = probe.ignored()
+    exported = probe.exported
+    return Snapshot(
+        links=probe.links.read(),
+        containers=probe.traffic.sums() if probe.traffic else {},
+        folded_records=probe.traffic.folded if probe.traffic else 0,
+        collector=type(probe.collector).__name__.removesuffix("Collector").lower(),
+        flows=probe.observed_flows,
+        records=exported.records,
+        packets=exported.packets,
+        octets=exported.octets,
+        excluded_packets=excluded_packets,
+        excluded_octets=excluded_octets,
+        cache_flows=probe.cache.entries,
+        cache_limit=probe.config.max_flows,
+        waiting_records=len(probe.waiting),
+        losses=probe.losses(),
+        destinations=_figures(probe.exporter.sinks),
+        ticks=(tuple(probe.tick_times.counts), probe.tick_times.sum_s),
+    )
+
+
+def _figures(sinks: Sequence[Sink]) -> list[DestinationFigures]:
+    found: list[DestinationFigures] = []
+    for sink in sinks:
+        twins = sum(one.name.partition("#")[0] == sink.name for one in found)
+        sent = sink.statistics
+        found.append(
+            DestinationFigures(
+                name=f"{sink.name}#{twins + 1}" if twins else sink.name,
+                messages=sent.sent_messages,
+                octets=sent.sent_octets,
+                records=sent.sent_records,
+                dropped_messages=sent.dropped_messages,
+                dropped_records=sent.dropped_records,
+                errors=sent.errors,
+                queued_octets=sink.backlog,
+                is_up=not sink.is_down,
+            )
+        )
+    return found

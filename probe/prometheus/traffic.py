@@ -1,0 +1,143 @@
+"""Sums of Flow Records by container, bounded: what Prometheus tells of containers.
+
+A container is counted under its names, so that one that is started again goes on where it was.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from probe.flow.batch import EndReason, Role, Rows
+from probe.flow.owner import Owner, OwnerTable
+
+_SHORT_ID = 12
+#: A container that no record named for so long has no series any more.
+_IDLE_S = 3600.0
+_FOLDED, _NOBODY = 0, -1
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerLabels:
+    """``container``: its name, or the beginning of its id."""
+
+    container: str = ""
+    pod: str = ""
+    namespace: str = ""
+
+
+#: Whatever has no series of its own; a name that no interface and no container can have.
+OTHERS = ContainerLabels("all others")
+
+#: Columns of the sums.
+COLUMNS = (
+    "sent_octets", "sent_packets", "received_octets", "received_packets", "retransmitted", "lost",
+    "rtt_us", "rtt_records", "client_flows", "server_flows", "other_flows",
+)  # fmt: skip
+_AT = {name: number for number, name in enumerate(COLUMNS)}
+
+
+class ContainerTraffic:
+    """At most ``limit`` containers have sums of their own, the others are one."""
+
+    def __init__(
+        self,
+        owners: OwnerTable,
+        limit: int,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._owners, self._limit, self._monotonic = owners, limit, monotonic
+        self._slots: dict[ContainerLabels, int] = {}
+        self._free = list(range(limit, 0, -1))
+        self._sums = np.zeros((limit + 1, len(COLUMNS)), np.int64)
+        self._seen_s = np.zeros(limit + 1)
+        #: Records of containers that have no sums of their own.
+        self.folded = 0
+
+    def count(self, records: Rows) -> None:
+        """RECORD_DTYPE, both directions of a flow in the same call."""
+        if not len(records):
+            return
+        now = self._monotonic()
+        sources = self._slots_of(records["source_owner"], now)
+        destinations = self._slots_of(records["destination_owner"], now)
+        self._add(sources, "sent_octets", records["octets"])
+        self._add(sources, "sent_packets", records["packets"])
+        self._add(sources, "retransmitted", records["retransmitted"])
+        self._add(sources, "lost", records["lost"])
+        measured = np.where(records["rtt_us"] > 0, sources, _NOBODY)
+        self._add(measured, "rtt_us", records["rtt_us"])
+        self._add(measured, "rtt_records", np.ones(len(records), np.int64))
+        self._add(destinations, "received_octets", records["octets"])
+        self._add(destinations, "received_packets", records["packets"])
+        self._count_flows(records, sources, destinations)
+
+    def sums(self) -> dict[ContainerLabels, tuple[int, ...]]:
+        """The values of COLUMNS of each container; OTHERS where there are any."""
+        self._release(self._monotonic() - _IDLE_S)
+        found = {labels: tuple(self._sums[slot].tolist()) for labels, slot in self._slots.items()}
+        if self._sums[_FOLDED].any():
+            found[OTHERS] = tuple(self._sums[_FOLDED].tolist())
+        return found
+
+    def _count_flows(
+        self, records: Rows, sources: NDArray[np.int64], destinations: NDArray[np.int64]
+    ) -> None:
+        """A flow has ended when a record says so, and both of its directions may."""
+        ended = np.flatnonzero(records["end_reason"] != EndReason.ACTIVE_TIMEOUT)
+        if not len(ended):
+            return
+        _, first = np.unique(records["flow_id"][ended], return_index=True)
+        flows = ended[first]
+        ones = np.ones(len(flows), np.int64)
+        way = records["biflow_direction"][flows]
+        for role, source, destination in (
+            (Role.INITIATOR, "client_flows", "server_flows"),
+            (Role.RESPONDER, "server_flows", "client_flows"),
+            (Role.UNKNOWN, "other_flows", "other_flows"),
+        ):
+            self._add(np.where(way == role, sources[flows], _NOBODY), source, ones)
+            self._add(np.where(way == role, destinations[flows], _NOBODY), destination, ones)
+
+    def _add(self, slots: NDArray[np.int64], column: str, values: NDArray[np.integer]) -> None:
+        present = slots >= 0
+        if present.any():
+            sums = np.bincount(
+                slots[present], values[present].astype(np.float64), self._limit + 1
+            )  # exact below 2**53, which no batch reaches
+            self._sums[:, _AT[column]] += sums.astype(np.int64)
+
+    def _slots_of(self, owners: NDArray[np.uint32], now: float) -> NDArray[np.int64]:
+        """The slot of each record's container, negative where there is none."""
+        present = np.flatnonzero(np.bincount(owners))
+        table = np.full(int(present[-1]) + 1, _NOBODY, np.int64)
+        for index in present.tolist():
+            table[index] = self._slot(self._owners[index], now)
+        slots: NDArray[np.int64] = table[owners]
+        self._seen_s[table[present]] = now
+        self.folded += int((slots == _FOLDED).sum())
+        return slots
+
+    def _slot(self, owner: Owner, now: float) -> int:
+        if not owner.container_id:
+            return _NOBODY
+        name = owner.container_name or owner.container_id[:_SHORT_ID]
+        labels = ContainerLabels(name, owner.pod_name, owner.pod_namespace)
+        slot = self._slots.get(labels)
+        if slot is None:
+            if not self._free:
+                self._release(now - _IDLE_S)
+            if not self._free:
+                return _FOLDED
+            slot = self._slots[labels] = self._free.pop()
+            self._sums[slot] = 0
+            self._seen_s[slot] = now
+        return slot
+
+    def _release(self, before_s: float) -> None:
+        for labels in [one for one, slot in self._slots.items() if self._seen_s[slot] < before_s]:
+            self._free.append(self._slots.pop(labels))
