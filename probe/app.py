@@ -24,7 +24,6 @@ from probe.flow.batch import RECORD_DTYPE, FlowBatch, Rows
 from probe.flow.cache import FlowCache
 from probe.flow.filter import FlowFilter, parse_rule
 from probe.interfaces.names import InterfaceList
-from probe.interfaces.table import LinkTable
 from probe.interfaces.veth import VethMap, read_default_route
 from probe.metadata.docker import DockerNames, open_docker
 from probe.metadata.naming import ContainerOwners, WaitingRecords
@@ -63,8 +62,8 @@ class Probe:
         self.collector: Collector
         self._closing = contextlib.ExitStack()
         veths = VethMap(read_container_id, read_default_route)
-        self.interfaces = InterfaceList(veths, self._container_name)
-        self.links = LinkTable(self.interfaces, self.owners.find_names)
+        self.interfaces = InterfaceList(veths, self._container_name, self.owners.find_names)
+        self.links = self.interfaces.links
         self.exporter = Exporter(config, self.owners, self, self.interfaces)
         self.exported = Exported()
         self.nat: Nat | None = None

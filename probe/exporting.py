@@ -264,7 +264,13 @@ class Workshop:
             sender.max_message,
             self._config.template_refresh,
             NETFLOW9 if is_netflow9 else IPFIX,
-            Options(options, report.read, self._netflow9 if is_netflow9 else None),
+            Options(
+                options,
+                report.read,
+                self._netflow9 if is_netflow9 else None,
+                {"counters": report.counters},
+                self._config.interface_interval,
+            ),
             self._boot_s,
             repeats_templates=not isinstance(sender, StreamSender),
         )

@@ -9,8 +9,10 @@ from typing import Protocol
 
 from probe.export.sender import Sender
 from probe.interfaces.names import InterfaceList
+from probe.interfaces.table import Link
 from probe.ipfix.options import OptionRow, OptionValue
 
+_SHORT_ID = 12
 _NO_ADDRESS = {"exporterIPv4Address": bytes(4), "exporterIPv6Address": bytes(16)}
 
 
@@ -51,6 +53,10 @@ class SelfReport:
             "losses": self._losses(),
             "interfaces": self._interface_rows(),
         }
+
+    def counters(self) -> list[OptionRow]:
+        """Of each interface, as they are now."""
+        return [_counters(link) for link in self._interfaces.links.read()]
 
     def _exporter(self) -> OptionRow:
         return {
@@ -93,6 +99,25 @@ class SelfReport:
             }
             for interface in self._interfaces.described()
         ]
+
+
+def _counters(link: Link) -> OptionRow:
+    """In is what a veth's container sends. IANA's elements are those of what comes in."""
+    counters = link.counters
+    name = link.names.full if link.names else link.container_id[:_SHORT_ID]
+    return {
+        "ingressInterface": link.index,
+        "interfaceName": link.name,
+        "interfaceContainerName": name,
+        "layer2OctetTotalCount": counters.in_octets,
+        "packetTotalCount": counters.in_packets,
+        "interfaceInErrorTotalCount": counters.in_errors,
+        "droppedPacketTotalCount": counters.in_discards,
+        "interfaceOutOctetTotalCount": counters.out_octets,
+        "interfaceOutPacketTotalCount": counters.out_packets,
+        "interfaceOutErrorTotalCount": counters.out_errors,
+        "interfaceOutDropTotalCount": counters.out_discards,
+    }
 
 
 def _addresses(local: tuple[str, int] | None) -> dict[str, OptionValue]:

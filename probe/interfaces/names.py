@@ -12,8 +12,10 @@ import socket
 from collections.abc import Callable
 from dataclasses import replace
 
+from probe.flow.owner import ContainerNames
 from probe.interfaces.history import LinkHistory
 from probe.interfaces.links import Interface, read_interfaces, receive_changes, subscribe
+from probe.interfaces.table import LinkTable
 from probe.interfaces.veth import VethMap
 
 __all__ = ["Interface", "InterfaceList", "read_interfaces"]
@@ -25,14 +27,19 @@ class InterfaceList:
     """``interfaces`` as of the last ``refresh``, the first of which reads them, by index.
 
     ``veths``: who is behind them, kept up to date as well; ``container_name``: id -> what a
-    container is called. ``history``: since when they are what they are.
+    container is called; ``find_names``: all that its runtime says. ``history``: since when they are
+    what they are; ``links``: their counters, and the rest of IF-MIB.
     """
 
     def __init__(
-        self, veths: VethMap | None = None, container_name: Callable[[str], str] = str
+        self,
+        veths: VethMap | None = None,
+        container_name: Callable[[str], str] = str,
+        find_names: Callable[[str], ContainerNames | None] = lambda _: None,
     ) -> None:
         self.veths = veths
         self.history = LinkHistory()
+        self.links = LinkTable(self, find_names)
         self._container_name = container_name
         self._by_index: dict[int, Interface] = {}
         self._events: socket.socket | None = None

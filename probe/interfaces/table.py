@@ -6,12 +6,15 @@ import contextlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from probe.flow.owner import ContainerNames
 from probe.interfaces.counters import COUNTERS, decode_missed, read_counters
 from probe.interfaces.links import Interface, open_route, read_interface
-from probe.interfaces.names import InterfaceList
 from probe.interfaces.types import if_type, oper_status, read_speed
+
+if TYPE_CHECKING:
+    from probe.interfaces.names import InterfaceList
 
 _log = logging.getLogger(__name__)
 

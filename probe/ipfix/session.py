@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -69,11 +69,14 @@ class Options:
     """The Options Templates of a session and where their records come from.
 
     ``netflow9`` is given where field types are those of v9, to find the elements behind them.
+    ``periodic``: rows that are sent every ``period_s``, and not when others of the options are due.
     """
 
     definitions: Sequence[OptionsDefinition] = ()
     read: OptionSource = dict
     netflow9: Netflow9Table | None = None
+    periodic: Mapping[str, Callable[[], Sequence[OptionRow]]] = field(default_factory=dict)
+    period_s: float = 60.0
 
 
 @dataclass(slots=True)
@@ -120,6 +123,7 @@ class ExportSession:
         self._sequence = 0
         self._templates_sent_s: float | None = None
         self._options_sent_s: float | None = None
+        self._periodic_sent_s: float | None = None
         self._max_message = 0
         self.max_message = max_message
 
@@ -168,7 +172,9 @@ class ExportSession:
 
     def last_messages(self, now_s: float) -> list[Train]:
         """The options once more, with the final statistics."""
-        return self._counted(self._option_messages(now_s)) if self._has_begun else []
+        if not self._has_begun:
+            return []
+        return self._counted(self._option_messages(now_s) + self._periodic_messages(now_s))
 
     def restart(
         self, backlog: Sequence[Train], now_s: float, first_sequence: int = 0
@@ -189,15 +195,17 @@ class ExportSession:
         if not self._has_begun:  # what waits for a connection comes after its Templates
             return []
         if self._is_due(self._templates_sent_s, now_s, self._repeats_templates):
-            trains = self._template_messages(now_s)
-            return trains + self._option_messages(now_s)
-        if self._is_due(self._options_sent_s, now_s):
-            return self._option_messages(now_s)
-        return []
+            trains = self._template_messages(now_s) + self._option_messages(now_s)
+        elif self._is_due(self._options_sent_s, now_s):
+            trains = self._option_messages(now_s)
+        else:
+            trains = []
+        if _is_due(self._periodic_sent_s, now_s, self._options.period_s):
+            trains += self._periodic_messages(now_s)
+        return trains
 
     def _is_due(self, sent_s: float | None, now_s: float, repeats: bool = True) -> bool:
-        # A clock that was set back must not silence the Templates.
-        return sent_s is None or (repeats and not 0 <= now_s - sent_s < self._refresh_s)
+        return _is_due(sent_s, now_s, self._refresh_s if repeats else math.inf)
 
     def _template_messages(self, now_s: float) -> list[Train]:
         """Types first, for they are to be known when a Template names the elements (RFC 5610)."""
@@ -217,6 +225,14 @@ class ExportSession:
         rows = self._options.read() if self._option_templates else {}
         for name, template in self._option_templates.items():
             trains += self._frame_options(template, rows.get(name, ()), now_s)
+        return trains
+
+    def _periodic_messages(self, now_s: float) -> list[Train]:
+        self._periodic_sent_s = now_s
+        trains: list[Train] = []
+        for name, read in self._options.periodic.items():
+            if template := self._option_templates.get(name):
+                trains += self._frame_options(template, read(), now_s)
         return trains
 
     def _frame_options(
@@ -279,3 +295,10 @@ class ExportSession:
         if table := self._options.netflow9:
             used = [table.element(element.id) or element for element in used]
         return list(dict.fromkeys(one for one in used if one.pen not in _REGISTERED))
+
+
+def _is_due(sent_s: float | None, now_s: float, period_s: float) -> bool:
+    """A clock that was set back must not silence what never ceases to be sent."""
+    if sent_s is None:
+        return True
+    return period_s < math.inf and not 0 <= now_s - sent_s < period_s

@@ -163,7 +163,7 @@ def test_every_cause_of_loss_has_a_row(observed: Observed, version: int) -> None
 
 @pytest.mark.parametrize("version", [10, 9])
 def test_interfaces_have_the_names_that_ip_shows(observed: Observed, version: int) -> None:
-    rows = observed.collect[version].options("interfaceName")
+    rows = observed.collect[version].options("interfaceDescription")
     found = {row["ingressInterface"]: row["interfaceDescription"] for row in rows}
     assert found == observed.interfaces
     (ours,) = {row["interfaceDescription"] for row in rows if row["interfaceName"] == _DEVICE}
