@@ -1,4 +1,4 @@
-"""The command line: ``sockflow run``, ``collect``, ``templates``, and ``sockflow --version``.
+"""The command line: ``sockflow run``, ``collect``, ``templates``, ``interfaces`` and ``sockflow --version``.
 
 Exit status: 0 done, 2 for anything the user can act on, said in one line.
 """
@@ -50,6 +50,8 @@ def _main(arguments: Sequence[str]) -> int:
     log.configure(options.get("verbose", 0))
     if command == "collect":
         _collect(options)
+    elif command == "interfaces":
+        _interfaces(options)
     else:
         _run(options)
     return 0
@@ -80,6 +82,17 @@ def _collect(options: dict[str, Any]) -> None:
         collect.read(options["read"], pen, options["json"], options["options"])
 
 
+def _interfaces(options: dict[str, Any]) -> None:
+    from probe.view.interfaces import show_interfaces
+
+    keys = ("duration", "interval", "docker")
+    checked: dict[str, Any] = check({key: options[key] for key in keys if key in options})
+    show_interfaces(
+        options["watch"], options["json"], checked.get("interval", _DEFAULTS.interval),
+        checked.get("docker", _DEFAULTS.docker), checked.get("duration"),
+    )  # fmt: skip
+
+
 def _templates(options: dict[str, Any]) -> None:
     from probe.show_templates import Request, describe
 
@@ -107,10 +120,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--version", action="store_true", help=f"version {__version__}, kernel, libbpf and hooks"
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="run|collect|templates")
+    commands = parser.add_subparsers(
+        dest="command", required=True, metavar="run|collect|templates|interfaces"
+    )
     _add_run(commands)
     _add_collect(commands)
     _add_templates(commands)
+    _add_interfaces(commands)
     return parser
 
 
@@ -246,3 +262,23 @@ def _add_templates(commands: Any) -> None:
         "--pen", type=int, metavar="N", default=argparse.SUPPRESS,
         help="enterprise number of Sockflow's own elements",
     )  # fmt: skip
+
+
+def _add_interfaces(commands: Any) -> None:
+    interfaces = commands.add_parser(
+        "interfaces", help="who is behind which interface, and its counters; any user may ask",
+        argument_default=argparse.SUPPRESS, allow_abbrev=False,
+    )  # fmt: skip
+    for flag, text in (
+        ("watch", "again and again, until a signal"),
+        ("json", "one JSON object an interface; in is what a veth's container sends"),
+    ):
+        interfaces.add_argument(f"--{flag}", action="store_true", default=False, help=text)
+    for flag, text in (
+        ("interval", f"time between two readings (default {_DEFAULTS.interval:g})"),
+        ("duration", "with --watch: stop after so many seconds"),
+    ):
+        interfaces.add_argument(f"--{flag}", type=float, metavar="S", help=text)
+    interfaces.add_argument("--docker", nargs="?", const=True, metavar="URL", help="as of run")
+    interfaces.add_argument("--no-docker", dest="docker", action="store_false")
+    interfaces.add_argument("-v", "--verbose", action="count", default=0)

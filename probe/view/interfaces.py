@@ -1,0 +1,218 @@
+"""``sockflow interfaces``: who is behind which interface, and what goes through it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import selectors
+import socket
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, TextIO
+
+from probe.interfaces.names import InterfaceList
+from probe.interfaces.objects import interface_object
+from probe.interfaces.table import Counters, Link
+from probe.interfaces.veth import VethMap, read_default_route
+from probe.metadata.docker import DockerNames, open_docker
+from probe.metadata.naming import ContainerOwners
+from probe.metadata.process import read_container_id
+from probe.stop import StopSignals
+from probe.view.text import octets
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+COLUMNS = ("index", "interface", "inside", "container", "state", "in bit/s", "in p/s", "out bit/s",
+           "out p/s", "in", "out")  # fmt: skip
+_TEXTS = {"interface", "inside", "container", "state"}
+_SHORT_ID = 12
+_STATES = ("", "up", "down", "testing", "unknown", "dormant", "not present", "lower layer down")
+_UNITS = ("", "k", "M", "G", "T")
+_NAMES_S = 2.0
+_POLL_S = 0.05
+#: Documentation's (RFC 5737): a route to it is the one to the Internet. Nothing is sent.
+_ELSEWHERE = ("192.0.2.1", 9)
+
+
+class Rates:
+    """Octets and packets a second, in and out, between two readings."""
+
+    def __init__(self) -> None:
+        self._before: dict[tuple[int, float], tuple[float, Counters]] = {}
+
+    def take(self, links: Sequence[Link], now_s: float) -> dict[int, tuple[float, ...]]:
+        """By index; none for what was not there before. ``now_s``: of a clock that is never set."""
+        found: dict[int, tuple[float, ...]] = {}
+        before, self._before = self._before, {}
+        for link in links:
+            identity, now = (link.index, link.since_s), link.counters
+            self._before[identity] = (now_s, now)
+            if identity in before and now_s > before[identity][0]:
+                then_s, then = before[identity]
+                found[link.index] = tuple(
+                    max(0, new - old) / (now_s - then_s)
+                    for new, old in (
+                        (now.in_octets, then.in_octets), (now.in_packets, then.in_packets),
+                        (now.out_octets, then.out_octets), (now.out_packets, then.out_packets),
+                    )
+                )  # fmt: skip
+        return found
+
+
+def show_interfaces(
+    watch: bool, as_json: bool, interval_s: float, docker: bool | str, duration_s: float | None
+) -> None:
+    """Until a signal or for ``duration_s`` where ``watch`` says so, else once."""
+    with _reading(docker) as interfaces, StopSignals() as stop, _open_screen(watch, as_json) as out:
+        rates, end = Rates(), time.monotonic() + (duration_s or float("inf"))
+        if not as_json:
+            rates.take(interfaces.links.read(), time.monotonic())
+            _wait(stop, interval_s)
+        while not stop.received:
+            links = interfaces.links.read()
+            out.show(links, rates.take(links, time.monotonic()))
+            if not watch or time.monotonic() + interval_s > end:
+                break
+            _wait(stop, interval_s)
+
+
+def cells(link: Link, rate: tuple[float, ...] | None) -> tuple[str, ...]:
+    """The texts of COLUMNS; no rates where there are none yet."""
+    container = link.names.full if link.names else link.container_id[:_SHORT_ID]
+    in_octets, in_packets, out_octets, out_packets = rate or (None,) * 4
+    return (
+        str(link.index), link.name, link.inner_name, container or link.alias,
+        _STATES[link.oper_status], _bits(in_octets), _rate(in_packets), _bits(out_octets),
+        _rate(out_packets), octets(link.counters.in_octets), octets(link.counters.out_octets),
+    )  # fmt: skip
+
+
+class _JsonLines:
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._address = _own_address()
+
+    def show(self, links: Sequence[Link], rates: dict[int, tuple[float, ...]]) -> None:
+        now_s = time.time()
+        for link in links:
+            found = interface_object(link, now_s, self._address)
+            self._stream.write(json.dumps(found, ensure_ascii=False) + "\n")
+        self._stream.flush()
+
+
+class _Lines:
+    """Columns of text, as wide as they must be."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def show(self, links: Sequence[Link], rates: dict[int, tuple[float, ...]]) -> None:
+        rows = [COLUMNS, *(cells(link, rates.get(link.index)) for link in links)]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        for row in rows:
+            padded = (
+                text.ljust(width) if name in _TEXTS else text.rjust(width)
+                for name, text, width in zip(COLUMNS, row, widths, strict=True)
+            )  # fmt: skip
+            self._stream.write("  ".join(padded).rstrip() + "\n")
+        self._stream.flush()
+
+
+class _Live:
+    """The interfaces with the most traffic that fit on the screen."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.live import Live
+
+        self._console = Console()
+        self._live = Live(console=self._console, auto_refresh=False)
+        self._live.start()
+
+    def show(self, links: Sequence[Link], rates: dict[int, tuple[float, ...]]) -> None:
+        room = max(1, self._console.height - 4)
+        most = sorted(links, key=lambda link: -sum(rates.get(link.index, (0, 0, 0, 0))[::2]))
+        self._live.update(_table(most[:room], rates), refresh=True)
+
+    def close(self) -> None:
+        self._live.stop()
+
+
+@contextlib.contextmanager
+def _open_screen(watch: bool, as_json: bool) -> Iterator[_JsonLines | _Lines | _Live]:
+    if watch and not as_json and sys.stdout.isatty():
+        with contextlib.closing(_Live()) as live:
+            yield live
+    else:
+        yield _JsonLines(sys.stdout) if as_json else _Lines(sys.stdout)
+
+
+@contextlib.contextmanager
+def _reading(docker: bool | str) -> Iterator[InterfaceList]:
+    owners = ContainerOwners()
+    names = open_docker(docker)
+    if names:
+        owners.set_runtimes((names,))
+    veths = VethMap(read_container_id, read_default_route)
+    interfaces = InterfaceList(veths, find_names=owners.find_names)
+    try:
+        interfaces.refresh()
+        if names:
+            _await_names(names, interfaces)
+        yield interfaces
+    finally:
+        interfaces.close()
+        if names:
+            names.close()
+
+
+def _await_names(names: DockerNames, interfaces: InterfaceList) -> None:
+    """Until all containers that there are now have theirs; its thread has only just begun."""
+    deadline = time.monotonic() + _NAMES_S
+    while names.is_there() and time.monotonic() < deadline:
+        if all(link.names for link in interfaces.links.read() if link.container_id):
+            return
+        time.sleep(_POLL_S)
+
+
+def _wait(stop: StopSignals, seconds: float) -> None:
+    with selectors.DefaultSelector() as selector:
+        selector.register(stop, selectors.EVENT_READ)
+        selector.select(seconds)
+
+
+def _own_address() -> str:
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probing:
+        probing.connect(_ELSEWHERE)
+        return str(probing.getsockname()[0])
+    return ""
+
+
+def _table(links: Sequence[Link], rates: dict[int, tuple[float, ...]]) -> Table:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, expand=True, pad_edge=False, padding=(0, 1, 0, 0))
+    for name in COLUMNS:
+        justify = "left" if name in _TEXTS else "right"
+        table.add_column(name, justify=justify, no_wrap=True, overflow="ellipsis")  # type: ignore[arg-type]
+    for link in links:
+        table.add_row(*map(Text, cells(link, rates.get(link.index))))
+    return table
+
+
+def _bits(octets_a_second: float | None) -> str:
+    return "" if octets_a_second is None else _rate(8 * octets_a_second)
+
+
+def _rate(value: float | None) -> str:
+    """1234567 -> '1.23M'."""
+    if value is None:
+        return ""
+    unit = 0
+    while value >= 999.5 and unit < len(_UNITS) - 1:
+        value, unit = value / 1000, unit + 1
+    return f"{value:.3g}{_UNITS[unit]}" if unit or value % 1 else f"{value:.0f}"
