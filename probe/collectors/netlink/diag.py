@@ -132,8 +132,11 @@ class Namespace:
         return True
 
 
-def open_namespace(number: int, inode: int) -> Namespace:
-    """In the namespace of the calling thread. Raises OSError."""
+def open_namespace(number: int, inode: int, has_events: bool = True) -> Namespace:
+    """In the namespace of the calling thread; without events its ``events`` stay silent.
+
+    Raises OSError.
+    """
     with contextlib.ExitStack() as stack:
         dumps, events = (
             stack.enter_context(
@@ -144,11 +147,9 @@ def open_namespace(number: int, inode: int) -> Namespace:
         dumps.bind((0, 0))
         dumps.setblocking(False)  # the kernel answers within send and recv
         dumps.setsockopt(_SOL_NETLINK, _NETLINK_CAP_ACK, 1)
-        _enlarge(events)
-        events.bind((0, 0))
-        for group in _TCP_DESTROY_GROUPS:
-            events.setsockopt(_SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP, group)
         events.setblocking(False)
+        if has_events:
+            _listen(events)
         stack.pop_all()
     return Namespace(number, inode, read_cookie(dumps) or inode, dumps, events)
 
@@ -159,6 +160,13 @@ def read_cookie(source: socket.socket) -> int:
         return int.from_bytes(source.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8), "little")
     except OSError:
         return 0
+
+
+def _listen(events: socket.socket) -> None:
+    _enlarge(events)
+    events.bind((0, 0))
+    for group in _TCP_DESTROY_GROUPS:
+        events.setsockopt(_SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP, group)
 
 
 def _enlarge(events: socket.socket) -> None:

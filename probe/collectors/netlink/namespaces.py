@@ -66,21 +66,25 @@ def _table_inode(process: str) -> int:
 
 
 class Namespaces:
-    """Those that we have sockets in. ``leave``: called with each before its sockets are closed."""
+    """Those that we have sockets in. ``leave``: called with each before its sockets are closed.
 
-    def __init__(self, leave: Callable[[Namespace], None]) -> None:
+    ``has_events``: whether to be told of sockets that are destroyed there.
+    """
+
+    def __init__(self, leave: Callable[[Namespace], None], has_events: bool = True) -> None:
         self.entered: dict[int, Namespace] = {}
         self.processes = Processes()
         self.unseen: set[int] = set()  # inodes of those that may not be entered, ever
         self._refused: set[int] = set()  # ... and are there now
         self._failed: set[int] = set()  # of which our sockets were no longer good
         self._leave = leave
+        self._has_events = has_events
         self._last_number = 0
         self._due_ns = 0
 
     def open_own(self) -> Namespace:
         """The namespace of this process, which needs no privilege. Raises OSError."""
-        own = open_namespace(self._next_number(), os.stat("/proc/self/ns/net").st_ino)
+        own = self._open(os.stat("/proc/self/ns/net").st_ino)
         self.entered[own.inode] = own
         return own
 
@@ -140,10 +144,13 @@ class Namespaces:
                     _set_namespace(descriptor)
                 finally:
                     os.close(descriptor)
-                entered = open_namespace(self._next_number(), inode)
+                entered = self._open(inode)
                 entered.is_new = is_new and inode not in self._failed
                 self.entered[inode] = entered
                 return
+
+    def _open(self, inode: int) -> Namespace:
+        return open_namespace(self._next_number(), inode, self._has_events)
 
     def _next_number(self) -> int:
         """Used again after thousands of namespaces, when nothing remembers the first."""
