@@ -1,16 +1,21 @@
-"""All destinations side by side, and those of IPFIX: an encoder, a session and a sender each."""
+"""All destinations side by side, and those of IPFIX: an encoder, a session and a sender each.
+
+The others, which take events as well, are in ``probe.sinks``.
+"""
 
 from __future__ import annotations
 
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from probe.config import RunConfig
-from probe.export.destination import Destination, parse_destination
+from probe.export.destination import OTHER_SCHEMES, Destination
 from probe.export.sender import Sender, StreamSender, open_sender
 from probe.export.share import ShareGroup
 from probe.export.statistics import SendStatistics
+from probe.export.targets import parse_target
 from probe.flow.batch import Rows
 from probe.flow.biflow import pair_directions
 from probe.flow.owner import OwnerTable
@@ -33,8 +38,12 @@ from probe.mapping import (
 )
 from probe.own_traffic import Endpoint
 from probe.self_report import Metering, SelfReport
-from probe.sink import Sink
+from probe.sink import EventSink, Sink
+from probe.sinks import open_sink
 from probe.view.text import octets
+
+if TYPE_CHECKING:
+    from probe.interfaces.table import Link
 
 _log = logging.getLogger(__name__)
 
@@ -138,15 +147,19 @@ class Exporter:
         self._interfaces = interfaces or InterfaceList()
         self._announced: list[Interface] = []
         self.sinks: list[Sink] = []
+        #: Those of ``sinks`` that take more than flows.
+        self.event_sinks: list[EventSink] = []
 
     def open(self, destinations: Iterable[str]) -> None:
         self._interfaces.refresh()
         self._announced = self._interfaces.described()
         workshop = Workshop(self._config, self._owners, self._metering, self._interfaces)
         shared: dict[str, list[Sink]] = {}
-        for target in [parse_destination(text) for text in destinations]:
-            sink = workshop.stream(target)
+        for target in [parse_target(text) for text in destinations]:
+            sink = workshop.sink(target)
             self.sinks.append(sink)
+            if isinstance(sink, EventSink):
+                self.event_sinks.append(sink)
             if target.share:
                 shared.setdefault(target.share, []).append(sink)
             else:
@@ -157,6 +170,20 @@ class Exporter:
     def send(self, records: Rows, now_s: float) -> None:
         for sink, share in self._shares(records):
             sink.send(share, now_s)
+
+    def send_events(self, events: Rows, now_s: float) -> None:
+        """EVENT_DTYPE, to those that take events."""
+        for sink in self.event_sinks:
+            sink.send_events(events, now_s)
+
+    def send_sockets(self, sockets: Rows, now_s: float) -> None:
+        """SOCKET_DTYPE, likewise."""
+        for sink in self.event_sinks:
+            sink.send_sockets(sockets, now_s)
+
+    def send_interfaces(self, links: Sequence[Link], now_s: float) -> None:
+        for sink in self.event_sinks:
+            sink.send_interfaces(links, now_s)
 
     def finish(self, now_s: float) -> None:
         for sink in self.sinks:
@@ -210,7 +237,7 @@ def _which_are_up(members: Sequence[Sink]) -> list[bool]:
 
 
 class Workshop:
-    """Makes streams; what they share of the declarations in ``templates/`` is read once."""
+    """Makes sinks; what streams share of the declarations in ``templates/`` is read once."""
 
     def __init__(
         self,
@@ -229,6 +256,12 @@ class Workshop:
         self._options = load_options(self._elements)
         # Read once: a step of the clock must not make two sessions disagree.
         self._boot_s = boot_s or time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+
+    def sink(self, target: Destination) -> Sink:
+        """ConfigError: its options, files or packages cannot be used."""
+        if target.scheme not in OTHER_SCHEMES:
+            return self.stream(target)
+        return open_sink(target, self._config, self._owners, self._metering, self._interfaces)
 
     def stream(self, target: Destination, open_: Opener = open_sender) -> Stream:
         """ConfigError: its profile, Template or files cannot be used."""

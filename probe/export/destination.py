@@ -6,7 +6,7 @@ Only the text is judged here; files that it names are read when the sender opens
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit
 
@@ -40,7 +40,8 @@ class Destination:
     None is yes only where there is no pace.
     ``path`` is that of a file and empty elsewhere, as are the TLS files ``ca`` (empty: those of
     the system), ``cert`` and ``key``. ``name`` is the name that the collector's certificate must
-    hold, if not the host. Destinations with the same ``share`` form a group.
+    hold, if not the host. Destinations with the same ``share`` form a group. ``options`` are those
+    of ``export.targets``.
     """
 
     scheme: str
@@ -57,10 +58,12 @@ class Destination:
     cert: str = ""
     key: str = ""
     name: str = ""
+    options: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     def __str__(self) -> str:
         if self.path:
-            return f"{self.scheme}://{self.path}"
+            slashes = "//" if self.path.startswith("/") else ""
+            return f"{self.scheme}:{slashes}{self.host}{self.path}"
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{self.scheme}://{host}:{self.port}"
 
@@ -88,6 +91,8 @@ SCHEMES: Mapping[str, _Scheme] = {
     ),
     "file": _Scheme(0, _STREAM, DEFAULT_STREAM_MESSAGE, _LARGEST_MESSAGE),
 }
+#: Those of ``export.targets``.
+OTHER_SCHEMES = ("json", "kafka", "zmq")
 
 
 _EXPECTED = {
@@ -105,7 +110,7 @@ def parse_destination(text: str) -> Destination:
         raise _wrong(text, f"{error}; {_EXPECTED['ipfix']}") from None
     scheme = SCHEMES.get(parts.scheme)
     if scheme is None:
-        known = ", ".join(SCHEMES)
+        known = ", ".join((*SCHEMES, *OTHER_SCHEMES))
         raise _wrong(text, f"{_EXPECTED['ipfix']}; known schemes: {known}")
     options = {"max_message": scheme.max_message, **_options(text, parts, scheme)}
     if not scheme.port:

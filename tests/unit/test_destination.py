@@ -55,7 +55,7 @@ def test_paths_of_files() -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", "known schemes: ipfix, netflow9, ipfix.tcp, ipfix.tls, file"),
+        ("", "known schemes: ipfix, netflow9, ipfix.tcp, ipfix.tls, file, json, kafka, zmq"),
         ("127.0.0.1:4739", "known schemes"),
         ("http://h:1", "known schemes"),
         ("udp://h:1", "known schemes"),

@@ -1,0 +1,25 @@
+"""Destinations that take flows, events, sockets and the counters of interfaces, with names as
+strings: each a module that is imported when it is used."""
+
+from __future__ import annotations
+
+from probe.config import RunConfig
+from probe.errors import ConfigError
+from probe.export.destination import Destination
+from probe.flow.owner import OwnerTable
+from probe.interfaces.names import InterfaceList
+from probe.self_report import Metering
+from probe.sink import EventSink
+
+
+def open_sink(
+    target: Destination,
+    config: RunConfig,
+    owners: OwnerTable,
+    metering: Metering,
+    interfaces: InterfaceList,
+) -> EventSink:
+    """The sink for ``target``. ConfigError: a file or package that it needs cannot be used."""
+    match target.scheme:
+        case _:
+            raise ConfigError(f"destination {target}: no sink for this scheme")
