@@ -1,4 +1,5 @@
-"""The command line: ``sockflow run``, ``collect``, ``templates``, ``interfaces`` and ``sockflow --version``.
+"""The command line: ``sockflow run``, ``collect``, ``templates``, ``interfaces``, and
+``sockflow --version``.
 
 Exit status: 0 done, 2 for anything the user can act on, said in one line.
 """
