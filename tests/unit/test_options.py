@@ -117,3 +117,27 @@ def test_all_template_ids_of_a_session_differ() -> None:
     ids = [template.id for template in make_session(["ring"]).templates]
     assert len(set(ids)) == len(ids)
     assert all(256 <= number <= 65535 for number in ids)
+
+
+def test_counters_are_sent_on_a_timetable_of_their_own() -> None:
+    """With the first Templates, each minute, and at the end; not when other options are due."""
+    reads: list[int] = []
+
+    def read() -> list[dict[str, int | str]]:
+        reads.append(1)
+        return [{"ingressInterface": 7, "interfaceContainerName": "shop/web-1/nginx" * 9}]
+
+    encoder = Encoder(load_template("numeric", ELEMENTS), owner_table())
+    options = Options([OPTIONS["counters"]], periodic={"counters": read}, period_s=60)
+    session = ExportSession(encoder, options=options, refresh_s=600)
+    counters = session.templates[0].id
+    assert set_ids(messages_of(session.messages(flow_records(0), NOW_S))) == [3, 2, 2, counters]
+    session.resend_options()
+    assert session.messages(flow_records(0), NOW_S + 59) == []
+    (message,) = messages_of(session.messages(flow_records(0), NOW_S + 60))
+    assert set_ids([message]) == [counters]
+    assert b"shop/web-1/nginx" * 9 in message
+    assert set_ids(messages_of(session.last_messages(NOW_S + 61))) == [counters]
+    assert session.messages(flow_records(0), NOW_S + 120) == []
+    assert len(messages_of(session.messages(flow_records(0), NOW_S + 30))) == 1, "the clock was set"
+    assert len(reads) == 4

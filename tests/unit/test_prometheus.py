@@ -1,0 +1,399 @@
+"""What a scrape tells, and that it is bounded."""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.metrics_core import Metric
+from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
+from prometheus_client.parser import text_string_to_metric_families as parse_text
+
+from probe.errors import ConfigError
+from probe.export.statistics import SendStatistics
+from probe.flow.batch import EndReason
+from probe.flow.owner import ContainerNames, Owner, OwnerTable
+from probe.interfaces.table import Counters, Link
+from probe.prometheus import server as server_module
+from probe.prometheus.bounded import BoundedLinks
+from probe.prometheus.durations import BOUNDS_S, Durations
+from probe.prometheus.families import families
+from probe.prometheus.server import MetricsServer, parse_address
+from probe.prometheus.snapshot import DestinationFigures, Snapshot, _figures
+from probe.prometheus.traffic import COLUMNS, OTHERS, ContainerLabels, ContainerTraffic
+from tests.records import flow_records
+
+DASHBOARD = Path(__file__).resolve().parents[2] / "deploy" / "grafana" / "sockflow.json"
+WEB = ContainerLabels("web", "shop-1", "shop")
+LINKS = [
+    Link(1, "lo", oper_status=1, counters=Counters(in_octets=2**63)),
+    Link(7, "veth7", inner_name="eth0", container_id="c" * 64,
+         names=ContainerNames("web", pod="shop-1", namespace="shop"),
+         counters=Counters(1, 2, 3, 4, 5, 6, 7, 8, 9)),
+    Link(8, 'odd"\\\n\ud800', alias='a "b"', container_id="d" * 64),
+]  # fmt: skip
+DESTINATION = DestinationFigures("ipfix://192.0.2.7:4739", 1, 2, 3, 4, 5, 6, 7, True)
+SNAPSHOT = Snapshot(
+    LINKS, {WEB: tuple(range(1, 12)), ContainerLabels("db"): (0,) * 11}, 9, "ebpf", 10, 11, 12, 13,
+    14, 15, 16, 17, 18, {"flow_ring_full": 19}, [DESTINATION], ((1, *[0] * 10, 2), 6.0),
+)  # fmt: skip
+
+Series = dict[tuple[str, tuple[tuple[str, str], ...]], float]
+
+
+class Scraped:
+    def __init__(self, snapshot: Snapshot, limit: int = 100) -> None:
+        self.snapshot, self.bounded = snapshot, BoundedLinks(limit)
+        self.registry = CollectorRegistry()
+        self.registry.register(self)
+
+    def collect(self) -> Iterator[Metric]:
+        return families(self.snapshot, self.bounded)
+
+    def series(self) -> Series:
+        return _series(generate_latest(self.registry).decode())
+
+
+def _series(text: str) -> Series:
+    """As Prometheus' own rules have it; no series may be there twice."""
+    found: Series = {}
+    for family in parse_text(text):
+        for sample in family.samples:
+            key = sample.name, tuple(sorted(sample.labels.items()))
+            assert key not in found
+            found[key] = sample.value
+    return found
+
+
+def one(series: Series, name: str, **labels: str) -> float:
+    (value,) = (
+        value for (own, has), value in series.items() if own == name and labels.items() <= {*has}
+    )
+    return value
+
+
+# -- the text -------------------------------------------------------------------------------------
+def test_counters_of_an_interface_and_who_is_behind_it() -> None:
+    series = Scraped(SNAPSHOT).series()
+    labels = {"interface": "veth7", "container": "web", "pod": "shop-1", "namespace": "shop"}
+    found = {
+        name.removeprefix("sockflow_interface_"): value
+        for (name, has), value in series.items()
+        if dict(has) == labels
+    }
+    assert found == {
+        "receive_bytes_total": 1, "receive_packets_total": 2, "receive_multicast_packets_total": 3,
+        "receive_errors_total": 4, "receive_drops_total": 5, "transmit_bytes_total": 6,
+        "transmit_packets_total": 7, "transmit_errors_total": 8, "transmit_drops_total": 9,
+        "up": 0,
+    }  # fmt: skip
+    assert one(series, "sockflow_interface_receive_bytes_total", interface="lo") == 2**63
+    info = next(dict(has) for (name, has), _ in series.items() if ("ifindex", "7") in has)
+    assert (info["interface"], info["inner"], info["container_id"]) == ("veth7", "eth0", "c" * 64)
+
+
+def test_labels_are_escaped_and_containers_without_names_have_ids() -> None:
+    series = Scraped(SNAPSHOT).series()
+    odd = one(series, "sockflow_interface_up", interface='odd"\\\n?', container="d" * 12)
+    assert odd == 0
+
+
+def test_containers_and_the_probe() -> None:
+    series = Scraped(SNAPSHOT).series()
+    for number, name in enumerate(
+        ("sent_bytes_total", "sent_packets_total", "received_bytes_total", "received_packets_total",
+         "retransmitted_segments_total", "lost_segments_total"), 1,
+    ):  # fmt: skip
+        assert one(series, f"sockflow_container_{name}", container="web", pod="shop-1") == number
+    assert one(series, "sockflow_container_rtt_seconds_sum", container="web") == 7e-6
+    assert one(series, "sockflow_container_rtt_seconds_count", container="web") == 8
+    flows = [one(series, "sockflow_container_flows_total", container="web", role=role)
+             for role in ("client", "server", "unknown")]  # fmt: skip
+    assert flows == [9, 10, 11]
+    where = {"destination": "ipfix://192.0.2.7:4739"}
+    assert one(series, "sockflow_destination_dropped_records_total", **where) == 5
+    assert one(series, "sockflow_destination_queue_bytes", **where) == 7
+    assert one(series, "sockflow_lost_total", cause="flow_ring_full") == 19
+    assert one(series, "sockflow_collector_info", collector="ebpf") == 1
+    assert one(series, "sockflow_cache_flows") == 16
+    assert one(series, "sockflow_tick_seconds_bucket", le="0.001") == 1
+    assert one(series, "sockflow_tick_seconds_bucket", le="2.5") == 1
+    assert one(series, "sockflow_tick_seconds_bucket", le="+Inf") == 3
+    assert one(series, "sockflow_tick_seconds_sum") == 6
+
+
+def test_openmetrics_accepts_it_too() -> None:
+    """Its parser is the strict one: names, suffixes, types, order, buckets."""
+    text = generate_openmetrics(Scraped(SNAPSHOT).registry).decode()  # type: ignore[no-untyped-call]
+    found = {family.name: family.type for family in parse_openmetrics(text)}  # type: ignore[no-untyped-call]
+    assert found["sockflow_interface_receive_bytes"] == "counter"
+    assert found["sockflow_tick_seconds"] == "histogram"
+
+
+def test_every_metric_has_a_help_that_says_something() -> None:
+    for family in families(SNAPSHOT, BoundedLinks(9)):
+        assert family.name.startswith("sockflow_")
+        assert len(family.documentation) > 7
+        if "_receive_bytes" in family.name:
+            assert "what its container sends" in family.documentation
+
+
+def test_the_dashboard_asks_for_metrics_that_there_are() -> None:
+    there = {name for name, _ in Scraped(SNAPSHOT).series()} | {"process_cpu_seconds_total"}
+    board = json.loads(DASHBOARD.read_text())
+    asked = [one["expr"] for panel in board["panels"] for one in panel.get("targets", ())]
+    asked += [
+        one["query"]["query"] for one in board["templating"]["list"] if one["type"] == "query"
+    ]
+    names = {name for text in asked for name in re.findall(r"\b(?:sockflow|process)_\w+", text)}
+    assert len(asked) >= 20
+    assert names <= there, names - there
+    titles = " ".join(panel["title"] for panel in board["panels"])
+    for word in ("Sent by container", "Round-trip", "sent again", "Lost"):
+        assert word in titles
+    assert len({panel["id"] for panel in board["panels"]}) == len(board["panels"])
+
+
+# -- bounds ---------------------------------------------------------------------------------------
+def link(index: int, octets: int, since_s: float = 0.0) -> Link:
+    return Link(index, f"v{index}", since_s=since_s, counters=Counters(in_octets=octets))
+
+
+def test_interfaces_beyond_the_limit_are_one_series_that_never_falls() -> None:
+    bounded = BoundedLinks(2)
+    assert bounded.select([link(1, 5), link(2, 5), link(3, 50), link(4, 60)])[1:] == [link(2, 5)]
+    assert (bounded.folded, bounded.others.in_octets) == (2, 0)
+    bounded.select([link(1, 5), link(2, 5), link(3, 53), link(4, 67)])
+    assert bounded.others.in_octets == 10
+    bounded.select([link(1, 5), link(2, 5), link(4, 68)])
+    assert (bounded.folded, bounded.others.in_octets) == (1, 11)
+    assert [one.index for one in bounded.select([link(2, 6), link(4, 70)])] == [2, 4]
+    assert (bounded.folded, bounded.others.in_octets) == (0, 11)
+
+
+def test_an_index_that_returns_for_another_device_is_not_the_old_one() -> None:
+    bounded = BoundedLinks(0)
+    bounded.select([link(3, 50)])
+    bounded.select([link(3, 70, since_s=9.0)])
+    bounded.select([link(3, 71, since_s=9.0)])
+    assert bounded.others.in_octets == 1
+
+
+def test_folded_interfaces_are_counted_and_shown() -> None:
+    scraped = Scraped(SNAPSHOT, limit=1)
+    scraped.series()
+    more = [replace(one, counters=Counters(10**6)) for one in LINKS[1:]]
+    scraped.snapshot = replace(SNAPSHOT, links=[LINKS[0], *more])
+    series = scraped.series()
+    assert one(series, "sockflow_interfaces_folded") == 2
+    folded = one(series, "sockflow_interface_receive_bytes_total", interface=OTHERS.container)
+    assert folded == 2 * 10**6 - 1
+    up = [has for name, has in series if name == "sockflow_interface_up"]
+    assert len(up) == 1
+
+
+# -- containers -----------------------------------------------------------------------------------
+@pytest.fixture
+def owners() -> OwnerTable:
+    table = OwnerTable()
+    table.add(Owner(container_id="c" * 64, container_name="web", pod_name="shop-1",
+                    pod_namespace="shop"))  # fmt: skip
+    table.add(Owner(container_id="e" * 64, container_name="web", pod_name="shop-1",
+                    pod_namespace="shop"))  # fmt: skip
+    table.add(Owner(container_id="d" * 64))
+    table.add(Owner(process_name="sshd"))
+    return table
+
+
+def sums(traffic: ContainerTraffic, labels: ContainerLabels) -> dict[str, int]:
+    return dict(zip(COLUMNS, traffic.sums()[labels], strict=True))
+
+
+def test_sums_by_container(owners: OwnerTable) -> None:
+    """A container that was started again goes on; the host's processes are not counted."""
+    records = flow_records(4)
+    records["source_owner"], records["destination_owner"] = (1, 2, 3, 4), (3, 3, 4, 4)
+    records["flow_id"] = (1, 2, 3, 4)
+    records["rtt_us"] = (100, 0, 50, 9)
+    records["end_reason"] = EndReason.END_OF_FLOW
+    records["biflow_direction"] = (1, 2, 0, 1)
+    records["retransmitted"], records["lost"] = (1, 2, 4, 8), (3, 0, 0, 0)
+    traffic = ContainerTraffic(owners, 8)
+    traffic.count(records)
+    traffic.count(records[:0])
+    assert sums(traffic, WEB) == {
+        "sent_octets": 2001, "sent_packets": 3, "received_octets": 0, "received_packets": 0,
+        "retransmitted": 3, "lost": 3, "rtt_us": 100, "rtt_records": 1, "client_flows": 1,
+        "server_flows": 1, "other_flows": 0,
+    }  # fmt: skip
+    other = sums(traffic, ContainerLabels("d" * 12))
+    assert (other["sent_octets"], other["received_octets"]) == (1002, 2001)
+    flows = other["client_flows"], other["server_flows"], other["other_flows"]
+    assert flows == (1, 1, 1)
+    assert len(traffic.sums()) == 2
+
+
+def test_a_flow_is_counted_once_and_when_it_ends(owners: OwnerTable) -> None:
+    records = flow_records(4)
+    records["source_owner"], records["destination_owner"] = (1, 0, 1, 0), (0, 1, 0, 1)
+    records["flow_id"], records["biflow_direction"] = (1, 1, 2, 2), (1, 2, 1, 2)
+    ends = EndReason.IDLE_TIMEOUT, EndReason.ACTIVE_TIMEOUT
+    records["end_reason"] = (ends[0], ends[0], ends[1], ends[1])
+    traffic = ContainerTraffic(owners, 8)
+    traffic.count(records)
+    assert sums(traffic, WEB)["client_flows"] == 1
+    assert sums(traffic, WEB)["server_flows"] == 0
+
+
+def test_containers_beyond_the_limit_are_folded_until_others_have_been_silent(
+    owners: OwnerTable,
+) -> None:
+    now = 0.0
+    traffic = ContainerTraffic(owners, 1, lambda: now)
+    records = flow_records(2)
+    records["source_owner"], records["destination_owner"] = (1, 3), 0
+    traffic.count(records)
+    assert set(traffic.sums()) == {WEB, OTHERS}
+    assert (sums(traffic, OTHERS)["sent_octets"], traffic.folded) == (1001, 1)
+    now = 3601.0
+    traffic.count(records[1:])
+    found = traffic.sums()
+    assert set(found) == {ContainerLabels("d" * 12), OTHERS}
+    assert dict(zip(COLUMNS, found[OTHERS], strict=True))["sent_octets"] == 1001
+    assert sums(traffic, ContainerLabels("d" * 12))["sent_octets"] == 1001
+
+
+def test_sums_are_exact_where_they_are_large(owners: OwnerTable) -> None:
+    records = flow_records(1)
+    records["source_owner"], records["octets"] = 1, 2**52 + 1
+    traffic = ContainerTraffic(owners, 1)
+    for _ in range(4):
+        traffic.count(records)
+    assert sums(traffic, WEB)["sent_octets"] == 4 * (2**52 + 1)
+
+
+def test_durations_are_in_the_bucket_whose_bound_they_do_not_exceed() -> None:
+    found = Durations()
+    for seconds in (0.0, BOUNDS_S[0], BOUNDS_S[0] + 1e-9, 99.0):
+        found.observe(seconds)
+    assert found.counts == [2, 1, *[0] * (len(BOUNDS_S) - 2), 1]
+    assert found.sum_s == pytest.approx(99.002)
+
+
+def test_destinations_of_the_same_name_are_told_apart() -> None:
+    class Same:
+        name = "ipfix://h:1"
+        backlog = 0
+        is_down = False
+        statistics = SendStatistics()
+
+    found = _figures([Same(), Same(), Same()])  # type: ignore[list-item]
+    assert [one.name for one in found] == ["ipfix://h:1", "ipfix://h:1#2", "ipfix://h:1#3"]
+
+
+# -- over HTTP ------------------------------------------------------------------------------------
+@pytest.fixture
+def served() -> Iterator[MetricsServer]:
+    """``answer`` is called as the loop would."""
+    found = MetricsServer("127.0.0.1:0", 100, lambda: SNAPSHOT)
+    found.open()
+    ended = threading.Event()
+
+    def loop() -> None:
+        import select
+
+        while not ended.is_set():
+            if select.select([found], [], [], 0.05)[0]:
+                found.answer()
+
+    thread = threading.Thread(target=loop)
+    thread.start()
+    yield found
+    ended.set()
+    thread.join()
+    found.close()
+
+
+def get(server: MetricsServer) -> str:
+    url = f"http://127.0.0.1:{server.port}/metrics"
+    with urllib.request.urlopen(url, timeout=20) as answer:
+        return str(answer.read().decode())
+
+
+def test_a_scrape(served: MetricsServer) -> None:
+    series = _series(get(served))
+    assert one(series, "sockflow_records_total") == 11
+    assert one(series, "process_resident_memory_bytes") > 1e6
+
+
+def test_many_scrapes_at_once(served: MetricsServer) -> None:
+    found: list[str] = []
+    threads = [threading.Thread(target=lambda: found.append(get(served))) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 6
+    assert all("sockflow_records_total 11" in text for text in found)
+
+
+def test_a_loop_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_module, "_ANSWER_S", 0.1)
+    server = MetricsServer("127.0.0.1:0", 100, lambda: SNAPSHOT)
+    server.open()
+    try:
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            get(server)
+        assert refused.value.code == 503
+        refused.value.close()
+    finally:
+        server.close()
+
+
+def test_closing_does_not_wait_for_clients(served: MetricsServer) -> None:
+    import socket
+
+    with socket.create_connection(("127.0.0.1", served.port)):
+        get(served)
+        started = time.monotonic()
+        served._server.shutdown()  # type: ignore[union-attr]
+        assert time.monotonic() - started < server_module._CLIENT_S
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [("9709", ("127.0.0.1", 9709)), ("0.0.0.0:1", ("0.0.0.0", 1)), ("[::1]:2", ("::1", 2)),
+     ("host:3", ("host", 3))],
+)  # fmt: skip
+def test_addresses(text: str, wanted: tuple[str, int]) -> None:
+    assert parse_address(text) == wanted
+
+
+@pytest.mark.parametrize("text", ["", "host", ":1", "host:x", "host:70000", "a:1/metrics", "70000"])
+def test_bad_addresses(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"expected HOST:PORT, as 127.0.0.1:9709"):
+        parse_address(text)
+
+
+def test_a_port_that_is_taken_and_a_package_that_is_missing(
+    served: MetricsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = MetricsServer(f"127.0.0.1:{served.port}", 1, lambda: SNAPSHOT)
+    with pytest.raises(ConfigError, match=f"cannot listen on 127.0.0.1 port {served.port}"):
+        taken.open()
+    taken.close()
+    missing = MetricsServer("127.0.0.1:0", 1, lambda: SNAPSHOT)
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(ConfigError, match=r"pip install 'sockflow\[prometheus\]'"):
+        missing.open()
+    missing.close()
