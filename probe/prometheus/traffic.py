@@ -18,6 +18,8 @@ from probe.flow.owner import Owner, OwnerTable
 _SHORT_ID = 12
 #: A container that no record named for so long has no series any more.
 _IDLE_S = 3600.0
+#: They are looked for as often as this where there is no room.
+_RELEASE_S = 60.0
 _FOLDED, _NOBODY = 0, -1
 
 
@@ -55,6 +57,7 @@ class ContainerTraffic:
         self._free = list(range(limit, 0, -1))
         self._sums = np.zeros((limit + 1, len(COLUMNS)), np.int64)
         self._seen_s = np.zeros(limit + 1)
+        self._release_at = 0.0
         #: Records of containers that have no sums of their own.
         self.folded = 0
 
@@ -78,7 +81,7 @@ class ContainerTraffic:
 
     def sums(self) -> dict[ContainerLabels, tuple[int, ...]]:
         """The values of COLUMNS of each container; OTHERS where there are any."""
-        self._release(self._monotonic() - _IDLE_S)
+        self._release(self._monotonic())
         found = {labels: tuple(self._sums[slot].tolist()) for labels, slot in self._slots.items()}
         if self._sums[_FOLDED].any():
             found[OTHERS] = tuple(self._sums[_FOLDED].tolist())
@@ -129,8 +132,8 @@ class ContainerTraffic:
         labels = ContainerLabels(name, owner.pod_name, owner.pod_namespace)
         slot = self._slots.get(labels)
         if slot is None:
-            if not self._free:
-                self._release(now - _IDLE_S)
+            if not self._free and now >= self._release_at:
+                self._release(now)
             if not self._free:
                 return _FOLDED
             slot = self._slots[labels] = self._free.pop()
@@ -138,6 +141,8 @@ class ContainerTraffic:
             self._seen_s[slot] = now
         return slot
 
-    def _release(self, before_s: float) -> None:
-        for labels in [one for one, slot in self._slots.items() if self._seen_s[slot] < before_s]:
+    def _release(self, now: float) -> None:
+        self._release_at = now + _RELEASE_S
+        silent = (self._seen_s < now - _IDLE_S).tolist()
+        for labels in [labels for labels, slot in self._slots.items() if silent[slot]]:
             self._free.append(self._slots.pop(labels))
