@@ -34,6 +34,7 @@ from probe.own_traffic import OwnTraffic
 from probe.prometheus.durations import Durations
 from probe.prometheus.snapshot import take_snapshot
 from probe.prometheus.traffic import ContainerTraffic
+from probe.snmp.settings import SnmpSettings
 from probe.stop import StopSignals
 from probe.summary import Exported, summarize
 from probe.view.flows import SHORT_ID, FlowTable
@@ -41,6 +42,7 @@ from probe.view.screen import View, open_view
 
 if TYPE_CHECKING:
     from probe.prometheus.server import MetricsServer
+    from probe.snmp.process import SnmpAgent
 
 _SNAPSHOT_SHARE = 100  # a snapshot costs at most one per cent of one core
 _SWEEP_S = 10.0
@@ -70,6 +72,7 @@ class Probe:
         self.tick_times = Durations()
         self.traffic: ContainerTraffic | None = None
         self.metrics: MetricsServer | None = None
+        self.snmp: SnmpAgent | None = None
 
     def open(self, destinations: tuple[str, ...]) -> None:
         self.exporter.open(destinations)
@@ -91,6 +94,8 @@ class Probe:
             self.nat = Nat(self.collector.host_netns)
         if self.config.prometheus:
             self._open_metrics(self.config.prometheus, self.config.prometheus_limit)
+        if self.config.snmp:
+            self._open_snmp(self.config.snmp)
         self._sweep_at = 0.0
 
     def tick(self) -> None:
@@ -101,6 +106,8 @@ class Probe:
         self.observe(self.collector.read())
         self._send(self.cache.expire(time.monotonic_ns(), _wall_offset_ns()))
         self._sweep()
+        if self.snmp:
+            self.snmp.tell(self.links.containers())
         self.tick_times.observe(time.monotonic() - started)
 
     def drain(self) -> None:
@@ -158,6 +165,8 @@ class Probe:
             "late_packets": self.cache.late_packets,
             "flows_evicted": self.cache.evicted,
         }
+        if self.snmp:
+            lost["snmp_agent_restarts"] = self.snmp.deaths
         if self.nat:
             asked = self.nat.statistics
             lost |= {"nat_not_looked_up": asked.skipped, "nat_unread": asked.unread + asked.errors}
@@ -192,6 +201,13 @@ class Probe:
         self.metrics = MetricsServer(address, limit, lambda: take_snapshot(self))
         self._closing.callback(self.metrics.close)
         self.metrics.open()
+
+    def _open_snmp(self, settings: SnmpSettings) -> None:
+        from probe.snmp.process import SnmpAgent
+
+        self.snmp = SnmpAgent(settings, self.config.pen, self.config.verbose)
+        self._closing.callback(self.snmp.close)
+        self.snmp.open()
 
     def _container_name(self, container_id: str) -> str:
         """As it is shown: its name or that in its Pod, else the beginning of the id."""

@@ -2,17 +2,18 @@
 
 ``SETTINGS`` says once what may be set, its kind and its bounds. Flags win over the file, and the
 file over the defaults of ``RunConfig``. Keys of the file are the names of the flags without their
-dashes in front (``active-timeout = 30``); privacy is a table of its own.
+dashes in front (``active-timeout = 30``); privacy and snmp are tables of their own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from probe.errors import ConfigError
 from probe.mapping import Privacy
+from probe.snmp.settings import SnmpSettings, check_snmp
 
 COLLECTORS = ("auto", "ebpf", "netlink")
 
@@ -38,6 +39,7 @@ class RunConfig:
     docker: bool | str = "auto"
     template_refresh: float = 600.0
     max_flows: int = 131072
+    snmp: SnmpSettings | None = None
     prometheus: str | None = None
     prometheus_limit: int = 1024
     interface_interval: float = 60.0
@@ -82,6 +84,7 @@ SETTINGS: dict[str, Setting] = {
     "exclude": Setting(str, many=True),
     "verbose": Setting(int, low=0),
 }
+_TABLES = ("privacy", "snmp")
 PRIVACY = tuple(field.name for field in fields(Privacy))
 
 
@@ -106,10 +109,19 @@ def read_file(path: str) -> dict[str, object]:
 def build(flags: Mapping[str, object], path: str | None = None) -> RunConfig:
     """The configuration of a run; ``flags`` holds only what the command line said."""
     values: dict[str, Any] = read_file(path) if path else {}
+    in_file = values.get("snmp")
     values |= check(flags)
+    values["snmp"] = _merge_snmp(in_file, values.get("snmp"))
     if not values.get("destinations"):
         values.setdefault("active_timeout", LIVE_ACTIVE_TIMEOUT_S)
     return RunConfig(**values)
+
+
+def _merge_snmp(in_file: SnmpSettings | None, now: SnmpSettings | None) -> SnmpSettings | None:
+    """The flag says where, the file who may ask; a table without an address is not in use."""
+    if in_file and now and now is not in_file:
+        now = replace(in_file, host=now.host, port=now.port)
+    return now if now and now.host else None
 
 
 def check(values: Mapping[str, object]) -> dict[str, object]:
@@ -121,10 +133,12 @@ def check(values: Mapping[str, object]) -> dict[str, object]:
             raise ConfigError(f"{key} is set twice")
         if name == "privacy":
             checked[name] = _check_privacy(value)
+        elif name == "snmp":
+            checked[name] = check_snmp(value)
         elif name in SETTINGS:
             checked[name] = _check_setting(key, value, SETTINGS[name])
         else:
-            raise ConfigError(f"unknown setting {key!r} (known: {_known(SETTINGS)})")
+            raise ConfigError(f"unknown setting {key!r} (known: {_known((*SETTINGS, *_TABLES))})")
     return checked
 
 

@@ -98,6 +98,19 @@ class LinkTable:
         self._learn(interfaces)
         return [self._link(one, counters[one.index]) for one in interfaces]
 
+    def containers(self) -> dict[int, tuple[str, ContainerNames | None, str]]:
+        """Of each veth with a container behind it: the container's id and names, and what the
+        interface is called inside. As of the last refresh of the list; no counter is read."""
+        interfaces, veths = self._list.interfaces, self._list.veths
+        self._learn(interfaces)
+        found: dict[int, tuple[str, ContainerNames | None, str]] = {}
+        for one in interfaces:
+            container_id = veths.container_id(one.index) if veths and one.kind == "veth" else ""
+            if container_id:
+                inner_name = self._known[one.index].inner_name if one.index in self._known else ""
+                found[one.index] = container_id, self._find_names(container_id), inner_name
+        return found
+
     def _learn(self, interfaces: list[Interface]) -> None:
         """What takes another system call, of those that came or changed."""
         fresh = [one for one in interfaces if not self._is_known(one)]

@@ -17,7 +17,7 @@ def write(tmp_path: Path, text: str) -> str:
 
 
 def test_every_setting_is_a_field() -> None:
-    assert set(SETTINGS) | {"privacy"} == set(RunConfig.__dataclass_fields__)
+    assert set(SETTINGS) | {"privacy", "snmp"} == set(RunConfig.__dataclass_fields__)
 
 
 def test_defaults() -> None:

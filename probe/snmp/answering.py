@@ -1,0 +1,85 @@
+"""Datagrams of versions 1 and 2c in, answers out; what is not of these is told apart. No I/O."""
+
+from __future__ import annotations
+
+import hmac
+import logging
+import time
+from collections.abc import Callable
+
+from probe.snmp.ber import BerError
+from probe.snmp.message import (
+    V1,
+    V2C,
+    V3,
+    decode_request,
+    encode_message,
+    open_message,
+    read_version,
+)
+from probe.snmp.responder import NoAnswer, respond
+from probe.snmp.view import AgentView
+
+_log = logging.getLogger(__name__)
+#: Octets of the largest answer: a UDP datagram over IPv4.
+LARGEST_MESSAGE = 65507
+_SAY_AGAIN_S = 60.0
+
+
+class Answering:
+    """``communities``: who may read, none of them empty."""
+
+    def __init__(
+        self,
+        view: AgentView,
+        communities: tuple[str, ...],
+        has_users: bool,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._view = view
+        self._communities = [community.encode() for community in communities]
+        self._has_users = has_users
+        self._monotonic = monotonic
+        self._say_at = float("-inf")
+        self._unsaid = 0
+
+    def answer(self, datagram: bytes, peer: str) -> bytes | None:
+        """None: there is nothing to answer, or it is of version 3 (see ``is_version3``)."""
+        counted = self._view.counted
+        counted.received += 1
+        try:
+            version = read_version(datagram)
+            if version not in (V1, V2C):
+                counted.bad_versions += 1
+                return None
+            community, rest = open_message(datagram)
+            if not self._is_known(community):  # before anything else of it is looked at
+                counted.bad_communities += 1
+                return None
+            request = decode_request(rest)
+            room = LARGEST_MESSAGE - len(community) - 16
+            pdu = respond(self._view.tree(), version, request, room)
+        except (BerError, NoAnswer) as error:
+            self.note_malformed(peer, str(error) or "a GetBulk of version 1")
+            return None
+        counted.sent += 1
+        return encode_message(version, community, pdu)
+
+    def is_version3(self, datagram: bytes) -> bool:
+        try:
+            return self._has_users and read_version(datagram) == V3
+        except BerError:
+            return False
+
+    def note_malformed(self, peer: str, reason: str) -> None:
+        """Counted, and said once a minute."""
+        self._view.counted.malformed += 1
+        self._unsaid += 1
+        if (now := self._monotonic()) >= self._say_at:
+            _log.warning("%d malformed SNMP messages, the last from %s: %s",
+                         self._unsaid, peer, reason)  # fmt: skip
+            self._say_at, self._unsaid = now + _SAY_AGAIN_S, 0
+
+    def _is_known(self, community: bytes) -> bool:
+        known = [hmac.compare_digest(community, one) for one in self._communities]
+        return any(known)

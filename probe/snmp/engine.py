@@ -1,0 +1,150 @@
+"""SNMP on the wire: pysnmp's engine with its transports, security models and access control."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import socket
+from typing import Any
+
+from pyasn1.codec.ber import decoder, encoder
+from pyasn1.type.univ import OctetString
+from pysnmp.carrier.asyncio.dgram import udp, udp6
+from pysnmp.entity import config
+from pysnmp.entity.engine import SnmpEngine
+from pysnmp.entity.rfc3413 import cmdrsp, context
+from pysnmp.proto import error, rfc1905
+
+from probe.snmp.answering import Answering
+from probe.snmp.ber import Reader
+from probe.snmp.message import V2C, decode_request
+from probe.snmp.responder import respond
+from probe.snmp.settings import SnmpSettings, SnmpUser
+from probe.snmp.view import AgentView
+
+_log = logging.getLogger(__name__)
+
+_USM = 3
+_VACM = 3
+_READABLE = (1, 3, 6, 1)
+#: Of a message of version 3 around its PDU: headers, security parameters, padding.
+_AROUND = 256
+_AUTHENTICATIONS = {
+    "": config.USM_AUTH_NONE,
+    "md5": config.USM_AUTH_HMAC96_MD5,
+    "sha": config.USM_AUTH_HMAC96_SHA,
+    "sha224": config.USM_AUTH_HMAC128_SHA224,
+    "sha256": config.USM_AUTH_HMAC192_SHA256,
+    "sha384": config.USM_AUTH_HMAC256_SHA384,
+    "sha512": config.USM_AUTH_HMAC384_SHA512,
+}
+_PRIVACIES = {
+    "": config.USM_PRIV_NONE,
+    "des": config.USM_PRIV_CBC56_DES,
+    "aes": config.USM_PRIV_CFB128_AES,
+    "aes192": config.USM_PRIV_CFB192_AES_BLUMENTHAL,
+    "aes256": config.USM_PRIV_CFB256_AES_BLUMENTHAL,
+    "aes192c": config.USM_PRIV_CFB192_AES,
+    "aes256c": config.USM_PRIV_CFB256_AES,
+}
+
+
+class _Responder(cmdrsp.CommandResponderBase):  # type: ignore[misc]
+    """PDUs that the engine has decrypted and authenticated, answered like all others.
+
+    pysnmp's own responders give no answer to a GetBulk of no repetitions, of many repeaters, or
+    with more than a datagram holds.
+    """
+
+    SUPPORTED_PDU_TYPES = tuple(
+        kind.tagSet
+        for kind in (
+            rfc1905.GetRequestPDU,
+            rfc1905.GetNextRequestPDU,
+            rfc1905.GetBulkRequestPDU,
+            rfc1905.SetRequestPDU,
+        )
+    )
+
+    def process_pdu(
+        self, engine: Any, model: Any, security_model: Any, security_name: Any,
+        security_level: Any, context_engine: Any, context_name: Any, version: Any, pdu: Any,
+        largest: Any, reference: Any,
+    ) -> None:  # fmt: skip
+        view: AgentView = self.cbCtx
+        try:
+            engine.access_control_model[_VACM].is_access_allowed(
+                engine, security_model, security_name, security_level, "read", context_name,
+                (*_READABLE, 2, 1),
+            )  # fmt: skip
+        except error.StatusInformation:
+            answer = rfc1905.ResponsePDU()
+            cmdrsp.v2c.apiPDU.set_defaults(answer)
+            cmdrsp.v2c.apiPDU.set_request_id(answer, cmdrsp.v2c.apiPDU.get_request_id(pdu))
+            cmdrsp.v2c.apiPDU.set_error_status(answer, "authorizationError")
+        else:
+            request = decode_request(Reader(encoder.encode(pdu)))
+            octets = respond(view.tree(), V2C, request, int(largest) - _AROUND)
+            answer, _ = decoder.decode(octets, asn1Spec=rfc1905.ResponsePDU())
+        with contextlib.suppress(error.StatusInformation):
+            engine.message_dispatcher.return_response_pdu(
+                engine, model, security_model, security_name, security_level, context_engine,
+                context_name, version, answer, largest, reference, {},
+            )  # fmt: skip
+            view.counted.sent += 1
+
+
+def open_engine(
+    settings: SnmpSettings, source: socket.socket, view: AgentView, answering: Answering, host: str
+) -> SnmpEngine:
+    """Serves ``source`` in the running event loop. ``host``: what no other agent is called."""
+    engine = SnmpEngine(snmpEngineID=OctetString(hexValue=engine_id(host)))
+    for user in settings.users:
+        _add_user(engine, user)
+    snmp_context = context.SnmpContext(engine)
+    _Responder(engine, snmp_context, view)
+    kind = udp6 if source.family == socket.AF_INET6 else udp
+    base = kind.Udp6AsyncioTransport if kind is udp6 else kind.UdpAsyncioTransport
+    transport = _transport_class(base, engine, kind.DOMAIN_NAME, answering)()
+    config.add_transport(engine, kind.DOMAIN_NAME, transport.open_server_mode(sock=source))
+    return engine
+
+
+def engine_id(host: str) -> str:
+    """In hexadecimal: RFC 3411's SnmpEngineID of octets (format 5), the same after a restart."""
+    return "80007ed905" + hashlib.sha256(host.encode()).hexdigest()[:32]
+
+
+def _add_user(engine: SnmpEngine, user: SnmpUser) -> None:
+    config.add_v3_user(
+        engine, user.name, _AUTHENTICATIONS[user.auth], user.auth_key or None,
+        _PRIVACIES[user.priv], user.priv_key or None,
+    )  # fmt: skip
+    level = "authPriv" if user.priv else "authNoPriv" if user.auth else "noAuthNoPriv"
+    config.add_vacm_user(engine, _USM, user.name, level, readSubTree=_READABLE)
+
+
+def _transport_class(
+    base: type[Any], engine: SnmpEngine, domain: tuple[int, ...], answering: Answering
+) -> type[Any]:
+    class Transport(base):  # type: ignore[misc]
+        """Gives the engine what is of version 3, and answers the rest at once."""
+
+        def datagram_received(self, datagram: bytes, address: Any) -> None:
+            if not answering.is_version3(datagram):
+                answer = answering.answer(datagram, address[0])
+                if answer is not None:
+                    self.transport.sendto(answer, address)
+                return
+            try:
+                engine.message_dispatcher.receive_message(
+                    engine, domain, self.ADDRESS_TYPE(address), datagram
+                )
+            except Exception as problem:  # whatever their octets made of pysnmp
+                answering.note_malformed(address[0], str(problem) or type(problem).__name__)
+
+        def error_received(self, problem: OSError) -> None:
+            """Who asked does not listen any more."""
+
+    return Transport

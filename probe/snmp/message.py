@@ -1,0 +1,80 @@
+"""SNMP messages of versions 1 and 2c (RFC 1157, RFC 1901), and the PDUs in them (RFC 3416)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from probe.snmp.ber import (
+    OBJECT_IDENTIFIER,
+    OCTET_STRING,
+    SEQUENCE,
+    BerError,
+    Oid,
+    Reader,
+    decode_oid,
+    encode,
+    encode_integer,
+)
+
+V1, V2C, V3 = 0, 1, 3
+GET, GET_NEXT, RESPONSE, SET, GET_BULK = 0xA0, 0xA1, 0xA2, 0xA3, 0xA5
+_REQUESTS = (GET, GET_NEXT, SET, GET_BULK)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """``first`` and ``second``: non-repeaters and max-repetitions of a GetBulk. ``varbinds``: as
+    they came, for those answers that repeat them."""
+
+    kind: int
+    request_id: int
+    first: int
+    second: int
+    names: list[Oid]
+    varbinds: bytes
+
+
+def read_version(octets: bytes) -> int:
+    """Raises BerError: that is no SNMP message."""
+    return Reader(octets).enter(SEQUENCE).integer()
+
+
+def open_message(octets: bytes) -> tuple[bytes, Reader]:
+    """(community, what is behind it) of version 1 or 2c; the PDU is not looked at."""
+    outer = Reader(octets)
+    message = outer.enter(SEQUENCE)
+    if not outer.is_done:
+        raise BerError("octets behind the message")
+    message.integer()
+    return message.body(OCTET_STRING), message
+
+
+def decode_request(reader: Reader) -> Request:
+    """Raises BerError."""
+    kind, begin, end = reader.item()
+    if kind not in _REQUESTS or not reader.is_done:
+        raise BerError("no request")
+    pdu = Reader(reader.octets, begin, end)
+    numbers = pdu.integer(), pdu.integer(), pdu.integer()
+    at = pdu.at
+    items = pdu.enter(SEQUENCE)
+    if not pdu.is_done:
+        raise BerError("octets behind the variable bindings")
+    names: list[Oid] = []
+    while not items.is_done:
+        varbind = items.enter(SEQUENCE)
+        names.append(decode_oid(varbind.body(OBJECT_IDENTIFIER)))
+        varbind.item()
+        if not varbind.is_done:
+            raise BerError("octets behind a value")
+    return Request(kind, *numbers, names, reader.octets[at:end])
+
+
+def encode_response(request_id: int, status: int, index: int, varbinds: bytes) -> bytes:
+    """``varbinds``: with their tag and length."""
+    numbers = encode_integer(request_id) + encode_integer(status) + encode_integer(index)
+    return encode(RESPONSE, numbers + varbinds)
+
+
+def encode_message(version: int, community: bytes, pdu: bytes) -> bytes:
+    return encode(SEQUENCE, encode_integer(version) + encode(OCTET_STRING, community) + pdu)

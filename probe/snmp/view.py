@@ -1,0 +1,151 @@
+"""What the agent shows: the tree of all objects, read anew once in each burst of requests."""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from probe import __version__
+from probe.interfaces.table import Link
+from probe.snmp.ber import (
+    COUNTER32,
+    OBJECT_IDENTIFIER,
+    OCTET_STRING,
+    TIME_TICKS,
+    Oid,
+    encode,
+    encode_integer,
+    encode_oid_body,
+)
+from probe.snmp.ifmib import Changes, build_columns, find_stack
+from probe.snmp.naming import Behind
+from probe.snmp.settings import SnmpSettings
+from probe.snmp.tree import SCALAR, Column, Tree
+
+SYSTEM: Oid = (1, 3, 6, 1, 2, 1, 1)
+SNMP: Oid = (1, 3, 6, 1, 2, 1, 11)
+_ENTERPRISES: Oid = (1, 3, 6, 1, 4, 1)
+_SERVICES = 72  # RFC 3418: of a host, transport and application
+#: Counters are those of at most so long ago.
+_BURST_S = 1.0
+_TICKS_MASK = 0xFFFFFFFF
+
+
+@dataclass(slots=True)
+class Counted:
+    """Of the snmp group (RFC 3418), since the agent began."""
+
+    received: int = 0
+    sent: int = 0
+    bad_versions: int = 0
+    bad_communities: int = 0
+    malformed: int = 0
+
+
+class AgentView:
+    """``read_links``: all interfaces, by index; ``pen``: the enterprise of sysObjectID."""
+
+    def __init__(
+        self,
+        settings: SnmpSettings,
+        read_links: Callable[[], Sequence[Link]],
+        pen: int,
+        clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.counted = Counted()
+        self._settings = settings
+        self._read_links = read_links
+        self._pen = pen
+        self._clock, self._monotonic = clock, monotonic
+        self._began, self._began_s = monotonic(), clock()
+        self._behind: dict[int, Behind] = {}
+        self._tree: Tree | None = None
+        self._built = 0.0
+        self._changes = Changes()
+        self._rows: dict[int, float] = {}
+        self._stack: list[Oid] = []
+
+    def set_behind(self, behind: dict[int, Behind]) -> None:
+        """Index of an interface -> who is behind it."""
+        self._behind = behind
+        self._tree = None
+
+    def invalidate(self) -> None:
+        """Interfaces have come or gone: the next request is answered from what is there then."""
+        self._tree = None
+
+    def tree(self) -> Tree:
+        now = self._monotonic()
+        if self._tree is None or now - self._built > _BURST_S:
+            self._tree, self._built = self._build(), now
+        return self._tree
+
+    def uptime(self) -> int:
+        """sysUpTime."""
+        return int((self._monotonic() - self._began) * 100) & _TICKS_MASK
+
+    def ticks(self, time_s: float) -> int:
+        """sysUpTime at a Unix time, as if the clock had never been set; 0 if it was before."""
+        ago_s = self._clock() - time_s
+        return max(0, min(self.uptime(), int((self._monotonic() - self._began - ago_s) * 100)))
+
+    def _build(self) -> Tree:
+        links = [link for link in self._read_links() if self._is_shown(link)]
+        self._note_changes(links)
+        columns = build_columns(links, self._behind, self._ticks_of_row, self._changes)
+        return Tree([*self._system(), *columns, *self._snmp()])
+
+    def _is_shown(self, link: Link) -> bool:
+        return any(
+            pattern == "all" or pattern == link.kind or fnmatch.fnmatchcase(link.name, pattern)
+            for pattern in self._settings.interfaces
+        )
+
+    def _ticks_of_row(self, time_s: float) -> int:
+        """Rows that were there before the agent have always been there."""
+        return 0 if time_s <= self._began_s else self.ticks(time_s)
+
+    def _note_changes(self, links: Sequence[Link]) -> None:
+        """Not at the first look: then everything is new."""
+        rows, stack = {link.index: link.since_s for link in links}, find_stack(links)
+        now = self.uptime() if self._built else 0
+        table = self._changes.table if rows == self._rows else now
+        self._changes = Changes(table, self._changes.stack if stack == self._stack else now)
+        self._rows, self._stack = rows, stack
+
+    def _system(self) -> list[Column]:
+        host = os.uname()
+        text = f"Sockflow {__version__} on {host.sysname} {host.release} {host.machine}"
+        object_id = encode(OBJECT_IDENTIFIER, encode_oid_body((*_ENTERPRISES, self._pen, 1)))
+        values = {
+            1: _text(text),
+            2: object_id,
+            4: _text(self._settings.contact),
+            5: _text(host.nodename),
+            6: _text(self._settings.location),
+            7: encode_integer(_SERVICES),
+        }
+        columns = [_scalar((*SYSTEM, number), value) for number, value in values.items()]
+        uptime = Column((*SYSTEM, 3), SCALAR, lambda _: encode_integer(self.uptime(), TIME_TICKS))
+        return [*columns, uptime]
+
+    def _snmp(self) -> list[Column]:
+        names = {1: "received", 2: "sent", 3: "bad_versions", 4: "bad_communities", 6: "malformed"}
+        columns = [Column((*SNMP, at), SCALAR, self._counter(name)) for at, name in names.items()]
+        return [*columns, _scalar((*SNMP, 30), encode_integer(2))]  # no authentication traps
+
+    def _counter(self, name: str) -> Callable[[int], bytes]:
+        mask = 0xFFFFFFFF
+        return lambda _: encode_integer(getattr(self.counted, name) & mask, COUNTER32)
+
+
+def _scalar(prefix: Oid, value: bytes) -> Column:
+    return Column(prefix, SCALAR, lambda _: value)
+
+
+def _text(text: str) -> bytes:
+    return encode(OCTET_STRING, text.encode("utf-8", "replace"))

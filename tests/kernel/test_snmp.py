@@ -1,0 +1,301 @@
+"""The SNMP agent of a running probe, asked by the programs that people use, against ip(8)."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import random
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from docker_lab import Docker
+from lab import run
+
+from tests.interop import checker
+
+PORT = 11610
+IF_NAME, IF_ALIAS = "1.3.6.1.2.1.31.1.1.1.1", "1.3.6.1.2.1.31.1.1.1.18"
+IF_DESCR, HC_IN, HC_OUT = "1.3.6.1.2.1.2.2.1.2", f"{IF_NAME[:-1]}6", f"{IF_NAME[:-1]}10"
+IF_NUMBER, TABLE_CHANGE = "1.3.6.1.2.1.2.1.0", "1.3.6.1.2.1.31.1.5.0"
+SYS_UPTIME, DISCONTINUITY = "1.3.6.1.2.1.1.3.0", f"{IF_NAME[:-1]}19"
+V2C = ("-v2c", "-c", "reader")
+ALICE = ("-v3", "-l", "authPriv", "-u", "alice", "-a", "SHA-256", "-A", "authpass12",
+         "-x", "AES", "-X", "privpass12")  # fmt: skip
+CAROL = ("-v3", "-l", "authPriv", "-u", "carol", "-a", "SHA", "-A", "authpass12",
+         "-x", "AES-256", "-X", "privpass12")  # fmt: skip
+CONFIG = f"""
+docker = false
+[snmp]
+listen = "127.0.0.1:{PORT}"
+communities = ["reader"]
+contact = "noc@example.org"
+[[snmp.users]]
+name = "alice"
+auth = "sha256"
+auth-key = "authpass12"
+priv = "aes"
+priv-key = "privpass12"
+[[snmp.users]]
+name = "carol"
+auth = "sha"
+auth-key = "authpass12"
+priv = "aes256"
+priv-key = "privpass12"
+"""
+
+
+class Probe:
+    def __init__(self, config: str, folder: Path) -> None:
+        self.log = folder / "log"
+        file = folder / "sockflow.toml"
+        file.write_text(config)
+        target = f"file://{folder / 'flows.ipfix'}"
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "probe", "run", "--config", str(file), "-e", target],
+                stderr=log,
+            )
+
+    def agent(self) -> int:
+        """Its process id."""
+        found = run("pgrep", "-P", str(self.process.pid), "-f", "probe.snmp").stdout.split()
+        return int(found[0])
+
+    def stop(self) -> str:
+        self.process.send_signal(signal.SIGTERM)
+        assert self.process.wait(30) == 0
+        return self.log.read_text()
+
+
+def ask(tool: str, how: tuple[str, ...], *oids: str) -> list[tuple[str, str]]:
+    """(name, value) as the tool shows them."""
+    lines = run(tool, *how, "-On", "-Oe", "-OQ", f"127.0.0.1:{PORT}", *oids).stdout.splitlines()
+    pairs = [line.lstrip(".").partition(" = ") for line in lines]
+    return [(name, value.strip('"')) for name, _, value in pairs]
+
+
+def column(oid: str, how: tuple[str, ...] = V2C, tool: str = "snmpbulkwalk") -> dict[int, str]:
+    return {int(name.rpartition(".")[2]): value for name, value in ask(tool, how, oid)}
+
+
+def until(found: object, wanted: object = True, seconds: float = 20) -> None:
+    """Until ``found()`` is what is wanted; it may fail meanwhile."""
+    assert callable(found)
+    deadline, last = time.monotonic() + seconds, None
+    while time.monotonic() < deadline:
+        with contextlib.suppress(subprocess.CalledProcessError, KeyError, IndexError):
+            if (last := found()) == wanted:
+                return
+        time.sleep(0.1)
+    assert last == wanted
+
+
+@pytest.fixture(scope="module")
+def probe(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Probe]:
+    found = Probe(CONFIG, tmp_path_factory.mktemp("snmp"))
+    until(lambda: bool(ask("snmpget", V2C, SYS_UPTIME)))
+    yield found
+    if found.process.poll() is None:
+        found.stop()
+
+
+@pytest.fixture
+def veths() -> Iterator[list[str]]:
+    """Three, with their other ends in a namespace."""
+    names = [f"vsnmp{number}" for number in range(3)]
+    run("ip", "netns", "add", "snsnmp")
+    try:
+        for name in names:
+            run("ip", "link", "add", name, "type", "veth", "peer", "name", f"{name}p",
+                "netns", "snsnmp")  # fmt: skip
+            run("ip", "link", "set", name, "up")
+            run("ip", "-n", "snsnmp", "link", "set", f"{name}p", "up")
+        yield names
+    finally:
+        for name in names:
+            subprocess.run(["ip", "link", "del", name], stderr=subprocess.DEVNULL, check=False)
+        run("ip", "netns", "del", "snsnmp")
+
+
+def statistics() -> dict[int, dict[str, int | str]]:
+    """What ip(8) shows of each interface."""
+    found: dict[int, dict[str, int | str]] = {}
+    for link in json.loads(run("ip", "-s", "-s", "-j", "link").stdout):
+        octets = link["stats64"]
+        found[link["ifindex"]] = {
+            "name": link["ifname"], "in": octets["rx"]["bytes"], "out": octets["tx"]["bytes"],
+        }  # fmt: skip
+    return found
+
+
+def test_conformance(probe: Probe) -> None:
+    done = subprocess.run(
+        [sys.executable, str(checker.require().parent / "snmp_check.py"), f"127.0.0.1:{PORT}", "reader"],
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.stdout.splitlines()[-1] == "FAIL 0", done.stdout
+    assert done.stdout.count("\nok ") > 30
+    assert done.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("tool", "how"),
+    [
+        ("snmpwalk", ("-v1", "-c", "reader")), ("snmpwalk", V2C), ("snmpbulkwalk", V2C),
+        ("snmpbulkwalk", ALICE), ("snmpbulkwalk", CAROL),
+    ],
+    ids=["v1", "v2c", "v2c-bulk", "v3-sha256-aes", "v3-sha-aes256"],
+)  # fmt: skip
+def test_names_are_those_of_ip(
+    probe: Probe, veths: list[str], tool: str, how: tuple[str, ...]
+) -> None:
+    truth = {index: one["name"] for index, one in statistics().items()}
+    assert column(IF_NAME, how, tool) == truth
+    assert set(veths) <= set(truth.values())
+    assert ask("snmpget", how, IF_NUMBER)[0][1] == str(len(truth))
+
+
+def test_counters_are_those_of_ip(probe: Probe, veths: list[str]) -> None:
+    run("ip", "addr", "add", "10.78.9.1/24", "dev", veths[0])
+    run("ip", "-n", "snsnmp", "addr", "add", "10.78.9.2/24", "dev", f"{veths[0]}p")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        for _ in range(200):
+            sender.sendto(bytes(1000), ("10.78.9.2", 9))
+    index = next(index for index, one in statistics().items() if one["name"] == veths[0])
+
+    def same() -> bool:
+        before = statistics()[index]
+        shown = {side: int(column(oid)[index]) for side, oid in (("in", HC_IN), ("out", HC_OUT))}
+        return shown == {side: before[side] for side in shown} == {
+            side: statistics()[index][side] for side in shown
+        } and shown["out"] > 200_000  # fmt: skip
+
+    until(same)
+
+
+def test_tables(probe: Probe) -> None:
+    """snmptable needs a MIB's text; its columns by number are enough."""
+    mib = probe.log.parent / "IF-MIB-PART.txt"
+    mib.write_text(_MIB)
+    shown = run("snmptable", *V2C, "-M", str(mib.parent), "-m", str(mib), "-Ci",
+                f"127.0.0.1:{PORT}", "IF-MIB-PART::ifXPart").stdout  # fmt: skip
+    for index, one in statistics().items():
+        assert re.search(rf"^\s*{index}\s+{re.escape(str(one['name']))}\s", shown, re.MULTILINE)
+
+
+_MIB = """IF-MIB-PART DEFINITIONS ::= BEGIN
+ifXPart OBJECT-TYPE SYNTAX SEQUENCE OF IfXPartEntry ACCESS not-accessible STATUS mandatory
+  ::= { iso 3 6 1 2 1 31 1 1 }
+ifXPartEntry OBJECT-TYPE SYNTAX IfXPartEntry ACCESS not-accessible STATUS mandatory
+  INDEX { ifXPartIndex } ::= { ifXPart 1 }
+IfXPartEntry ::= SEQUENCE { ifXPartName OCTET STRING, ifXPartIndex INTEGER }
+ifXPartName OBJECT-TYPE SYNTAX OCTET STRING ACCESS read-only STATUS mandatory
+  ::= { ifXPartEntry 1 }
+ifXPartIndex OBJECT-TYPE SYNTAX INTEGER ACCESS read-only STATUS mandatory ::= { iso 99 }
+END
+"""
+
+
+def test_rows_come_and_go_at_once(probe: Probe, veths: list[str]) -> None:
+    by_name = {str(one["name"]): index for index, one in statistics().items()}
+    index = by_name[veths[1]]
+    until(lambda: column(IF_NAME).get(index), veths[1])
+    before = ask("snmpget", V2C, "-Ot", TABLE_CHANGE)[0][1]
+    run("ip", "link", "del", veths[1])
+    until(lambda: index in column(IF_NAME), False, 2)
+    # the kernel gives an index again if it is told to: another device is behind it now
+    run("ip", "link", "add", "dsnmp", "index", str(index), "type", "dummy")
+    try:
+        until(lambda: column(IF_NAME).get(index), "dsnmp", 2)
+        after = ask("snmpget", V2C, "-Ot", TABLE_CHANGE, f"{DISCONTINUITY}.{index}", SYS_UPTIME)
+        changed, since, now = (int(value) for _, value in after)
+        assert int(before) < changed <= now
+        assert int(before) < since <= now
+    finally:
+        run("ip", "link", "del", "dsnmp")
+
+
+def test_pollers_of_the_archives(probe: Probe, veths: list[str], tmp_path: Path) -> None:
+    """MRTG's cfgmaker finds the interfaces that are up, under their names."""
+    done = run("cfgmaker", "--snmp-options=:::::2", "--ifref=name", "--zero-speed=1000000000",
+               "--no-down", f"reader@127.0.0.1:{PORT}:::::2")  # fmt: skip
+    for name in veths:
+        assert f"\\{name}:reader@127.0.0.1" in done.stdout
+    assert "noc@example.org" in done.stdout
+
+
+def test_hostile_requests_leave_it_alive(probe: Probe) -> None:
+    """8000 damaged requests; memory stays, the log is short, and the next one is answered."""
+    agent = probe.agent()
+    good = bytes.fromhex(
+        "302902010104067265616465" "72" "a01c0204075bcd1502010002010030" "0e300c06082b06010201010500" "0500"
+    )  # fmt: skip
+    dice = random.Random(7)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as source:
+        source.connect(("127.0.0.1", PORT))
+        source.setblocking(False)
+        _damage(source, good, dice, 2000)
+        resident = _resident_kib(agent)
+        _damage(source, good, dice, 8000)
+    until(lambda: bool(ask("snmpget", V2C, SYS_UPTIME)))
+    assert probe.agent() == agent
+    assert _resident_kib(agent) <= resident + 2048
+    assert int(ask("snmpget", V2C, "-Oe", "1.3.6.1.2.1.11.6.0")[0][1]) > 1000
+    assert probe.log.read_text().count("malformed") <= 3
+
+
+def _damage(source: socket.socket, good: bytes, dice: random.Random, count: int) -> None:
+    for number in range(count):
+        octets = bytearray(good)
+        for _ in range(dice.randint(1, 5)):
+            octets[dice.randrange(len(octets))] = dice.randrange(256)
+        if number % 3 == 0:
+            octets[4] = 3  # for the engine of version 3
+        with contextlib.suppress(OSError):
+            source.send(bytes(octets[: dice.randint(1, len(octets))]))
+        if number % 50 == 0:  # what arrives is to be read, not lost
+            time.sleep(0.005)
+
+
+def _resident_kib(pid: int) -> int:
+    status = Path(f"/proc/{pid}/status").read_text()
+    found = re.search(r"VmRSS:\s+(\d+)", status)
+    assert found
+    return int(found[1])
+
+
+def test_the_agent_is_nobody_and_comes_back(probe: Probe) -> None:
+    agent = probe.agent()
+    assert re.search(r"^Uid:\t65534\t", Path(f"/proc/{agent}/status").read_text(), re.MULTILINE)
+    run("kill", "-9", str(agent))
+    until(lambda: probe.agent() != agent)
+    until(lambda: bool(ask("snmpget", V2C, SYS_UPTIME)))
+    text = probe.stop()
+    assert "the SNMP agent ended with status -9" in text
+    assert "snmp_agent_restarts 1" in text
+    assert not Path(f"/proc/{agent}").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (("--snmp", "0.0.0.0:11611"), "who may ask"),
+        (("--snmp", "192.0.2.99:11611"), "Cannot assign requested address"),
+        (("--snmp", "here"), "ADDRESS:PORT"),
+    ],
+)
+def test_what_cannot_be_used(arguments: tuple[str, ...], reason: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "probe", "run", "-e", "ipfix://127.0.0.1:4739", *arguments],
+        capture_output=True, text=True, timeout=30, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert reason in done.stderr
+    assert len(done.stderr.splitlines()) == 1
