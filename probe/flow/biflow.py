@@ -21,6 +21,10 @@ BIFLOW_DTYPE = np.dtype(
         ("reverse_last_ns", "i8"),
         ("reverse_octets", "u8"),
         ("reverse_packets", "u8"),
+        ("reverse_pacing_rate", "u8"),
+        ("reverse_delivery_rate", "u8"),
+        ("reverse_unacknowledged", "u4"),
+        ("reverse_congestion_window", "u4"),
         ("reverse_retransmitted", "u4"),
         ("reverse_lost", "u4"),
         ("reverse_tcp_flags", "u1"),
@@ -28,8 +32,9 @@ BIFLOW_DTYPE = np.dtype(
         ("reverse_pad", "u1", 6),
     ]
 )
-#: What a direction counts for itself.
-_COUNTERS = ("octets", "packets", "retransmitted", "lost", "tcp_flags", "dscp")
+#: What a direction tells of itself.
+_GAUGES = ("unacknowledged", "congestion_window", "pacing_rate", "delivery_rate")
+_COUNTERS = ("octets", "packets", "retransmitted", "lost", "tcp_flags", "dscp", *_GAUGES)
 _TIMES = ("first_ns", "last_ns")
 #: Columns that change places when a record is turned round.
 _SIDES = (
