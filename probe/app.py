@@ -34,6 +34,7 @@ from probe.own_traffic import OwnTraffic
 from probe.prometheus.durations import Durations
 from probe.prometheus.snapshot import take_snapshot
 from probe.prometheus.traffic import ContainerTraffic
+from probe.sinks.feed import Feed
 from probe.snmp.settings import SnmpSettings
 from probe.stop import StopSignals
 from probe.summary import Exported, summarize
@@ -96,6 +97,14 @@ class Probe:
             self._open_metrics(self.config.prometheus, self.config.prometheus_limit)
         if self.config.snmp:
             self._open_snmp(self.config.snmp)
+        self.feed = Feed(
+            self.exporter,
+            self.owners,
+            self.config.privacy.command_lines,
+            self.links.read,
+            self.config.interface_interval,
+        )
+        self._closing.callback(self.feed.close)
         self._sweep_at = 0.0
 
     def tick(self) -> None:
@@ -105,6 +114,7 @@ class Probe:
         self.interfaces.refresh()
         self.observe(self.collector.read())
         self._send(self.cache.expire(time.monotonic_ns(), _wall_offset_ns()))
+        self.feed.tick(time.monotonic())
         self._sweep()
         if self.snmp:
             self.snmp.tell(self.links.containers())
@@ -189,7 +199,7 @@ class Probe:
             return
         self._sweep_at = now + _SWEEP_S
         in_use = set(self.cache.owners_in_use().tolist()) | self.waiting.owners_in_use()
-        released = self.collector.sweep_owners(in_use)
+        released = self.collector.sweep_owners(in_use) + self.feed.sweep_owners()
         if released:
             self.exporter.forget(released)
         self.exporter.announce_interfaces()
@@ -228,7 +238,7 @@ class Loop:
         """Meter until a signal or for ``duration_s``, then export what is left."""
         started = time.monotonic()
         end = float("inf") if duration_s is None else started + duration_s
-        with self._selector, StopSignals() as stop:
+        with self._selector, StopSignals(self._probe.exporter.reopening()) as stop:
             self._watch(stop, stop.drain)
             self._watch(self._probe.collector, self._probe.drain)
             if self._probe.interfaces.fileno() >= 0:

@@ -141,7 +141,8 @@ def _add_run(commands: Any) -> None:
     run.add_argument(
         "-e", "--export", dest="destinations", action="append", metavar="URL",
         help="ipfix://, netflow9://, ipfix+tcp:// or ipfix+tls://HOST:PORT, IPv6 in brackets, or "
-        "file:///PATH; repeatable. Options such as ?profile=NAME&biflow=rfc5103 are in the README. "
+        "file:///PATH; json:-, json:///PATH or kafka://BROKER/TOPIC; repeatable. Options such as "
+        "?profile=NAME&biflow=rfc5103 are in the README. "
         "Without: show the flows here",
     )  # fmt: skip
     run.add_argument("--config", metavar="FILE", help="TOML file; flags win")

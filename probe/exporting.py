@@ -38,7 +38,7 @@ from probe.mapping import (
 )
 from probe.own_traffic import Endpoint
 from probe.self_report import Metering, SelfReport
-from probe.sink import EventSink, Sink
+from probe.sink import EventSink, Reopening, Sink
 from probe.sinks import open_sink
 from probe.view.text import octets
 
@@ -188,6 +188,16 @@ class Exporter:
     def finish(self, now_s: float) -> None:
         for sink in self.sinks:
             sink.finish(now_s)
+
+    def reopening(self) -> Callable[[], None] | None:
+        """What SIGHUP has to call, as files of lines may have been moved away; None: no such."""
+        found = [one for one in self.event_sinks if isinstance(one, Reopening) and one.can_reopen]
+
+        def reopen() -> None:
+            for sink in found:
+                sink.reopen()
+
+        return reopen if found else None
 
     def announce_interfaces(self) -> None:
         """Send the options again when an interface has come or has another name."""

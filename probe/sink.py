@@ -73,3 +73,14 @@ class EventSink(Sink, Protocol):
 
     def send_interfaces(self, links: Sequence[Link], now_s: float) -> None:
         """Counters of all interfaces that are shown."""
+
+
+@runtime_checkable
+class Reopening(Protocol):
+    """A destination that is a file which others may move away."""
+
+    @property
+    def can_reopen(self) -> bool: ...
+
+    def reopen(self) -> None:
+        """Go on in the file at the path, which may be a new one."""

@@ -1,10 +1,11 @@
-"""SIGINT and SIGTERM as something a selector can wait for."""
+"""SIGINT, SIGTERM and SIGHUP as something a selector can wait for."""
 
 from __future__ import annotations
 
 import contextlib
 import signal
 import socket
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
@@ -14,23 +15,31 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 class StopSignals:
     """A context in which the first SIGINT or SIGTERM sets ``received`` and makes it readable.
 
-    A second one acts as it would without us, so that nobody has to wait for a slow end.
+    A second one acts as it would without us, so that nobody has to wait for a slow end. SIGHUP
+    makes it readable too, and ``drain`` then calls ``reopen``.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, reopen: Callable[[], None] | None = None) -> None:
         self.received = False
+        self._reopen = reopen
+        self._hung_up = False
         self._reader, self._writer = socket.socketpair()
         self._former: dict[int, Any] = {}
         self._former_wakeup = -1
+        self._former_hangup: Any = signal.SIG_DFL
 
     def __enter__(self) -> StopSignals:
         self._writer.setblocking(False)
         self._former_wakeup = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
         self._former = {number: signal.signal(number, self._receive) for number in _SIGNALS}
+        if self._reopen:
+            self._former_hangup = signal.signal(signal.SIGHUP, self._hang_up)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._restore()
+        if self._reopen:
+            signal.signal(signal.SIGHUP, self._former_hangup)
         signal.set_wakeup_fd(self._former_wakeup)
         self._reader.close()
         self._writer.close()
@@ -39,13 +48,19 @@ class StopSignals:
         return self._reader.fileno()
 
     def drain(self) -> None:
-        """Take the octets that woke the selector."""
+        """Take the octets that woke the selector, and do what SIGHUP asks for."""
         with contextlib.suppress(BlockingIOError):
             self._reader.recv(64, socket.MSG_DONTWAIT)
+        if self._hung_up and self._reopen:
+            self._hung_up = False
+            self._reopen()
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         self.received = True
         self._restore()
+
+    def _hang_up(self, number: int, frame: FrameType | None) -> None:
+        self._hung_up = True
 
     def _restore(self) -> None:
         for number, former in self._former.items():

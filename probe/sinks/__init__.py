@@ -21,5 +21,13 @@ def open_sink(
 ) -> EventSink:
     """The sink for ``target``. ConfigError: a file or package that it needs cannot be used."""
     match target.scheme:
+        case "json":
+            from probe.sinks.json import JsonSink
+
+            return JsonSink(target, config, owners)
+        case "kafka":
+            from probe.sinks.kafka import KafkaSink  # librdkafka is 12 MB
+
+            return KafkaSink(target, config, owners)
         case _:
             raise ConfigError(f"destination {target}: no sink for this scheme")

@@ -1,4 +1,4 @@
-"""JSON lines against dicts that are built one by one, against the schema and the talk's examples."""
+"""JSON lines against dicts made one by one, against the schema and the talk's examples."""
 
 from __future__ import annotations
 
@@ -153,7 +153,10 @@ def plain_flow(biflow: Any, owners: OwnerTable) -> dict[str, Any]:
         owner = owners[int(biflow[f"{side}_owner"])]
         found |= plain_owner(owner, end)
     if biflow["protocol"] == 6:
-        states = ["ESTABLISHED", "SYN-SENT", "SYN-RECV", "FIN-WAIT-1", "FIN-WAIT-2", "TIME-WAIT", "CLOSE", "CLOSE-WAIT", "LAST-ACK", "LISTEN", "CLOSING"]  # fmt: skip
+        states = [
+            "ESTABLISHED", "SYN-SENT", "SYN-RECV", "FIN-WAIT-1", "FIN-WAIT-2", "TIME-WAIT",
+            "CLOSE", "CLOSE-WAIT", "LAST-ACK", "LISTEN", "CLOSING",
+        ]  # fmt: skip
         found["TCP"] = {
             "CONN_STATE": states[biflow["tcp_state"] - 1],
             "RETRAN_PKTS": int(biflow["retransmitted"]),
@@ -237,7 +240,7 @@ def interfaces(lines: ObjectLines) -> list[str]:
     return [lines.interface(interface_object(link, NOW_S, "192.0.2.1")) for link in links]
 
 
-# -- the examples of the talk: what each must have, by the issue and ../shared/facts/ntopng-zmq.md ---
+# -- the examples of the talk: what each must have, by the issue and the facts of ntopng -----------
 PROCESS = {"PID", "UID", "UID_NAME", "GID", "GID_NAME", "VM_SIZE", "VM_PEAK", "PROCESS_PATH"}
 FATHER = {"PID", "UID", "UID_NAME", "GID", "PROCESS_PATH"}
 ENDS = {

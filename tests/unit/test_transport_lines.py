@@ -1,0 +1,208 @@
+"""Lines to files and to standard output: rotation, full pipes, failing disks."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from probe.errors import ConfigError
+from probe.export.destination import Destination
+from probe.export.lines import LineDestination
+from probe.export.targets import parse_target
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "flows.jsonl"
+
+
+@pytest.fixture
+def output(path: Path) -> Iterator[LineDestination]:
+    found = open_lines(path)
+    yield found
+    found.close()
+
+
+def open_lines(path: Path, queue_octets: int = 1 << 20) -> LineDestination:
+    return LineDestination(Destination("json", "", 0, path=str(path)), queue_octets)
+
+
+def flush(output: LineDestination, seconds: float = 10) -> bool:
+    return output.flush(time.monotonic() + seconds)
+
+
+def test_lines_are_appended_and_counted(path: Path, output: LineDestination) -> None:
+    path.write_text("before\n")
+    output.enqueue([f"line {number}" for number in range(1000)], 5001, 70003)
+    assert output.backlog == sum(len(f"line {number}\n") for number in range(1000))
+    assert flush(output)
+    lines = path.read_text().splitlines()
+    assert lines == ["before", *(f"line {number}" for number in range(1000))]
+    counted = output.statistics
+    assert (counted.sent_records, counted.sent_flow_records) == (1000, 1000)
+    assert counted.dropped_records == 0
+    output.enqueue(["event"])
+    assert flush(output)
+    assert (counted.sent_records, counted.sent_flow_records) == (1001, 1000)
+    assert path.stat().st_mode & 0o777 == 0o640
+
+
+def test_what_finds_no_room_is_counted(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    output = open_lines(path, queue_octets=1000)
+    for _ in range(10):
+        output.enqueue(["x" * 199], 3, 100)
+    counted = output.statistics
+    assert (counted.dropped_records, counted.dropped_flow_records) == (5, 5)
+    assert (counted.dropped_packets, counted.dropped_octets) == (15, 500)
+    assert len(caplog.records) == 1
+    assert flush(output)
+    assert len(path.read_text().splitlines()) == 5
+    output.close()
+
+
+def test_reopened_after_a_rotation(path: Path, output: LineDestination) -> None:
+    output.enqueue(["one"])
+    assert flush(output)
+    moved = path.rename(path.with_suffix(".1"))
+    output.enqueue(["two"])
+    assert flush(output)
+    output.reopen()
+    output.enqueue(["three"])
+    assert flush(output)
+    assert (moved.read_text(), path.read_text()) == ("one\ntwo\n", "three\n")
+
+
+def test_a_directory_that_is_gone_is_retried(
+    path: Path, output: LineDestination, caplog: pytest.LogCaptureFixture
+) -> None:
+    output.enqueue(["one"])
+    assert flush(output)
+    path.unlink()
+    path.parent.rmdir()
+    output.reopen()
+    output.enqueue(["two"])
+    now = time.monotonic()
+    for _ in range(3):
+        due = output.pump(now)
+        assert due is not None
+        assert due > now
+        now = due
+    assert output.is_down
+    assert output.statistics.errors == 3
+    assert output.statistics.bursts == len(caplog.records) == 1
+    path.parent.mkdir()
+    assert output.pump(now) is None
+    assert path.read_text() == "two\n"
+    assert not output.is_down
+
+
+@pytest.mark.parametrize("name", ["missing/file", "."])
+def test_a_path_that_cannot_be_written(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match=r"destination json://.*: (No such file|Is a directory)"):
+        open_lines(tmp_path / name)
+
+
+def test_two_for_one_file(path: Path, output: LineDestination) -> None:
+    with pytest.raises(ConfigError, match="another destination or probe writes to this file"):
+        open_lines(path)
+
+
+def test_a_full_disk_tears_no_line(path: Path) -> None:
+    """A limit of the file's size: the same as a disk that is full, until it is raised."""
+    script = f"""
+import resource, signal, sys, time
+from probe.export.destination import Destination
+from probe.export.lines import LineDestination
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+output = LineDestination(Destination("json", "", 0, path={str(path)!r}))
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
+for number in range(20):
+    output.enqueue([f"{{number:099d}}"])
+now = time.monotonic()
+due = output.pump(now)
+assert output.is_down and due > now, due
+with open({str(path)!r}) as file:
+    print(len(file.read().splitlines()))
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+assert output.pump(due) is None
+print(output.statistics.sent_records, output.statistics.dropped_records, output.is_down)
+"""
+    found = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert found.stdout.splitlines() == ["10", "20 0 False"]
+    assert [int(line) for line in path.read_text().splitlines()] == list(range(20))
+
+
+# -- standard output -------------------------------------------------------------------------------
+_TO_STDOUT = """
+import json, logging, sys, time
+logging.disable()
+from probe.export.lines import LineDestination
+from probe.export.targets import parse_target
+output = LineDestination(parse_target("json:-"), 400_000)
+for number in range(200):
+    output.enqueue([json.dumps({"number": number, "pad": "x" * 9000})])
+    output.pump(time.monotonic())
+print(json.dumps([output.statistics.sent_records, output.backlog]), file=sys.stderr, flush=True)
+sys.stdin.readline()
+output.flush(time.monotonic() + 20)
+counted = output.statistics
+print(json.dumps([counted.sent_records, counted.dropped_records]), file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize("kind", ["pipe", "socket"])
+def test_a_full_pipe_never_blocks(kind: str) -> None:
+    """Nobody reads at first; then all that was taken arrives whole."""
+    import socket
+
+    if kind == "pipe":
+        reader, writer = os.pipe()
+    else:
+        ends = socket.socketpair()
+        reader, writer = (end.detach() for end in ends)
+    child = subprocess.Popen(
+        [sys.executable, "-c", _TO_STDOUT], cwd=ROOT, text=True,
+        stdin=subprocess.PIPE, stdout=writer, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    os.close(writer)
+    assert child.stdin
+    assert child.stderr
+    sent, backlog = json.loads(child.stderr.readline())  # it came so far: nothing blocked
+    assert sent < 200
+    assert 0 < backlog <= 400_000
+    child.stdin.write("\n")
+    child.stdin.flush()
+    with open(reader, encoding="ascii") as file:
+        lines = file.read().splitlines()
+    sent, dropped = json.loads(child.stderr.readline())
+    assert child.wait(20) == 0
+    assert sent == len(lines)
+    assert sent + dropped == 200
+    assert dropped > 0
+    numbers = [json.loads(line)["number"] for line in lines]
+    assert numbers == sorted(numbers)
+    child.stderr.close()
+    child.stdin.close()
+
+
+def test_standard_output_is_shared_with_nobodys_flags() -> None:
+    """Whoever has the same pipe, such as the shell, must not find it non-blocking."""
+    reader, writer = os.pipe()
+    script = "import os; from probe.export.lines import *; from probe.export.targets import *\n"
+    script += "LineDestination(parse_target('json:-')).close(); print(os.get_blocking(1))"
+    subprocess.run([sys.executable, "-c", script], cwd=ROOT, stdout=writer, check=True)
+    os.close(writer)
+    with open(reader) as file:
+        assert file.read() == "True\n"
+    assert parse_target("json:-").path == "-"
