@@ -21,12 +21,14 @@ from probe.export.destination import Destination
 from probe.export.queue import StreamQueue
 from probe.export.reach import Retry, reason_of
 from probe.export.statistics import SendStatistics
-from probe.export.stream import DEFAULT_STREAM_QUEUE_OCTETS, Wait
+from probe.export.stream import Wait
 from probe.export.targets import STDOUT
 from probe.ipfix.message import Train
 
 _MODE = 0o640  # names of users and processes are in it
 _FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
+#: A lot of flows that the probe ends with: some 16 000.
+DEFAULT_LINE_QUEUE_OCTETS = 32 << 20
 #: Lines that are queued, dropped and counted together.
 _LOT = 64
 #: Octets that one pump writes, so that the probe's other work goes on.
@@ -40,7 +42,7 @@ class LineDestination:
     """As a Sender, of lines. ConfigError: the path cannot be written to."""
 
     def __init__(
-        self, destination: Destination, queue_octets: int = DEFAULT_STREAM_QUEUE_OCTETS
+        self, destination: Destination, queue_octets: int = DEFAULT_LINE_QUEUE_OCTETS
     ) -> None:
         self.destination = destination
         self.statistics = SendStatistics()
@@ -68,7 +70,7 @@ class LineDestination:
         """Take ``lines`` without their ends; those of flows have ``packets`` and ``octets``
         together. The newest are dropped and counted when the queue is full."""
         for train in _trains(lines, packets, octets):
-            if self._queue.offer(train):
+            if self._queue.offer(train) or self._make_room(train):
                 continue
             self.statistics.count_dropped([train])
             if not self._is_overflowing:
@@ -110,6 +112,11 @@ class LineDestination:
     def close(self) -> None:
         self._close_output()
         self.statistics.count_dropped(self._queue.drain())
+
+    def _make_room(self, train: Train) -> bool:
+        """Write now, if that is possible: a flush of the cache is more than the queue holds."""
+        self.pump(time.monotonic())
+        return self._queue.offer(train)
 
     def _advance(self, now: float) -> float | None:
         if self._output is None:

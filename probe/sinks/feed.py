@@ -6,12 +6,12 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from probe.collectors.sockets import OpenSockets
 from probe.flow.owner import OwnerTable
 from probe.interfaces.table import Link
 from probe.metadata.users import UserNames
 
 if TYPE_CHECKING:
+    from probe.collectors.sockets import OpenSockets
     from probe.exporting import Exporter
 
 _SOCKETS_S = 3.0
@@ -34,6 +34,8 @@ class Feed:
         self._sockets: OpenSockets | None = None
         self._sockets_at = self._links_at = 0.0
         if exporter.event_sinks:
+            from probe.collectors.sockets import OpenSockets  # and all of inet_diag
+
             self._sockets = OpenSockets(owners, UserNames(), command_lines)
 
     def tick(self, now: float) -> None:

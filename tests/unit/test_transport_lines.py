@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import subprocess
@@ -56,17 +57,33 @@ def test_lines_are_appended_and_counted(path: Path, output: LineDestination) -> 
     assert path.stat().st_mode & 0o777 == 0o640
 
 
-def test_what_finds_no_room_is_counted(path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    output = open_lines(path, queue_octets=1000)
-    for _ in range(10):
-        output.enqueue(["x" * 199], 3, 100)
-    counted = output.statistics
-    assert (counted.dropped_records, counted.dropped_flow_records) == (5, 5)
-    assert (counted.dropped_packets, counted.dropped_octets) == (15, 500)
-    assert len(caplog.records) == 1
+def test_more_than_the_queue_holds_is_written_at_once(path: Path) -> None:
+    output = open_lines(path, queue_octets=10_000)
+    output.enqueue(["x" * 99] * 6400)
     assert flush(output)
-    assert len(path.read_text().splitlines()) == 5
+    assert output.statistics.dropped_records == 0
+    assert path.stat().st_size == 640_000
     output.close()
+
+
+def test_what_finds_no_room_is_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with open(os.open(pipe, os.O_RDWR), "rb", buffering=0) as reader:
+        fcntl.fcntl(reader, fcntl.F_SETPIPE_SZ, 4096)
+        output = open_lines(pipe, queue_octets=8192)
+        for _ in range(20):
+            output.enqueue(["x" * 1023], 3, 100)
+        counted = output.statistics
+        assert (counted.dropped_records, counted.dropped_flow_records) == (8, 8)
+        assert (counted.dropped_packets, counted.dropped_octets) == (24, 800)
+        assert len(caplog.records) == 1
+        arrived = b""
+        while output.backlog or len(arrived) < 12 * 1024:
+            arrived += reader.read(4096)
+            output.pump(time.monotonic())
+        assert arrived == (b"x" * 1023 + b"\n") * 12
+        output.close()
 
 
 def test_reopened_after_a_rotation(path: Path, output: LineDestination) -> None:
