@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 
-from bench import cost, memory, netlink, programs, rate, slowdown, snapshot
+from bench import cost, lines, memory, netlink, programs, rate, slowdown, snapshot
 from bench.process import ROOT, BenchError
 from bench.workload import Workload, workload
 
@@ -53,6 +53,10 @@ _SECTIONS: dict[str, tuple[str, Section]] = {
     "rate": (
         "Export rate into a local socket, pacing off, on one core",
         lambda load, options: rate.measure(load, 0.5 if options.quick else 2.0),
+    ),
+    "json": (
+        "JSON lines",
+        lambda load, options: lines.measure(load, 0.5 if options.quick else 2.0),
     ),
 }
 
