@@ -200,8 +200,8 @@ def _add_identity(run: argparse.ArgumentParser) -> None:
 def _add_counters(run: argparse.ArgumentParser) -> None:
     run.add_argument(
         "--snmp", metavar="ADDRESS:PORT",
-        help="answer SNMP polls of IF-MIB, containers in ifAlias, as 127.0.0.1:1161; who may ask is "
-        "in the file (README)",
+        help="answer SNMP polls of IF-MIB, containers in ifAlias, as 127.0.0.1:1161; who may ask "
+        "is in the file (README)",
     )  # fmt: skip
     run.add_argument(
         "--prometheus", nargs="?", const="127.0.0.1:9709", metavar="HOST:PORT",

@@ -127,7 +127,8 @@ class OpenSockets:
             messages = find_attributes(self._buffer.words, *self._buffer.take())
             parts.append(messages.decode(np.arange(len(messages))))
         found: Sockets = np.concatenate(parts)
-        return found[(found["state"] == state) & (found["local_port"] > 0)]
+        chosen: Sockets = found[(found["state"] == state) & (found["local_port"] > 0)]
+        return chosen
 
     # -- owners -----------------------------------------------------------------------------------
     def _own(self, came: Rows, spaces: Namespaces) -> Rows:
@@ -147,7 +148,8 @@ class OpenSockets:
         asked = {*self._waiting["inode"].tolist(), *came["inode"].tolist()}
         self._waiting = came[~settled]
         self._search.forget(asked - set(self._waiting["inode"].tolist()))
-        return came[settled]
+        ready: Rows = came[settled]
+        return ready
 
     def _search_holders(self, inodes: list[int], spaces: Namespaces) -> dict[int, int]:
         """Socket inode -> owner index."""

@@ -15,11 +15,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from docker_lab import Docker
-from lab import run
+from docker_lab import IMAGE, docker_daemon
+from lab import run, two_hosts
 
+from probe.snmp.ber import NULL, SEQUENCE, encode, encode_integer
+from probe.snmp.message import GET_BULK, encode_message
+from probe.snmp.message import V2C as V2C_VERSION
+from probe.snmp.tree import encode_varbind
 from tests.interop import checker
 
+ROOT = Path(__file__).resolve().parents[2]
 PORT = 11610
 IF_NAME, IF_ALIAS = "1.3.6.1.2.1.31.1.1.1.1", "1.3.6.1.2.1.31.1.1.1.18"
 IF_DESCR, HC_IN, HC_OUT = "1.3.6.1.2.1.2.2.1.2", f"{IF_NAME[:-1]}6", f"{IF_NAME[:-1]}10"
@@ -52,14 +57,25 @@ priv-key = "privpass12"
 
 
 class Probe:
-    def __init__(self, config: str, folder: Path) -> None:
+    def __init__(self, config: str, folder: Path, *prefix: str) -> None:
         self.log = folder / "log"
         file = folder / "sockflow.toml"
         file.write_text(config)
         target = f"file://{folder / 'flows.ipfix'}"
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "probe", "run", "--config", str(file), "-e", target],
+                [
+                    *prefix,
+                    sys.executable,
+                    "-m",
+                    "probe",
+                    "run",
+                    "--config",
+                    str(file),
+                    "-e",
+                    target,
+                ],
+                cwd=ROOT,
                 stderr=log,
             )
 
@@ -136,8 +152,9 @@ def statistics() -> dict[int, dict[str, int | str]]:
 
 
 def test_conformance(probe: Probe) -> None:
+    tool = checker.require().parent / "snmp_check.py"
     done = subprocess.run(
-        [sys.executable, str(checker.require().parent / "snmp_check.py"), f"127.0.0.1:{PORT}", "reader"],
+        [sys.executable, str(tool), f"127.0.0.1:{PORT}", "reader"],
         capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert done.stdout.splitlines()[-1] == "FAIL 0", done.stdout
@@ -187,7 +204,7 @@ def test_tables(probe: Probe) -> None:
     shown = run("snmptable", *V2C, "-M", str(mib.parent), "-m", str(mib), "-Ci",
                 f"127.0.0.1:{PORT}", "IF-MIB-PART::ifXPart").stdout  # fmt: skip
     for index, one in statistics().items():
-        assert re.search(rf"^\s*{index}\s+{re.escape(str(one['name']))}\s", shown, re.MULTILINE)
+        assert re.search(rf'^\s*{index}\s+"{re.escape(str(one["name"]))}"$', shown, re.MULTILINE)
 
 
 _MIB = """IF-MIB-PART DEFINITIONS ::= BEGIN
@@ -211,7 +228,7 @@ def test_rows_come_and_go_at_once(probe: Probe, veths: list[str]) -> None:
     run("ip", "link", "del", veths[1])
     until(lambda: index in column(IF_NAME), False, 2)
     # the kernel gives an index again if it is told to: another device is behind it now
-    run("ip", "link", "add", "dsnmp", "index", str(index), "type", "dummy")
+    run("ip", "link", "add", "index", str(index), "name", "dsnmp", "type", "bridge")
     try:
         until(lambda: column(IF_NAME).get(index), "dsnmp", 2)
         after = ask("snmpget", V2C, "-Ot", TABLE_CHANGE, f"{DISCONTINUITY}.{index}", SYS_UPTIME)
@@ -227,16 +244,45 @@ def test_pollers_of_the_archives(probe: Probe, veths: list[str], tmp_path: Path)
     done = run("cfgmaker", "--snmp-options=:::::2", "--ifref=name", "--zero-speed=1000000000",
                "--no-down", f"reader@127.0.0.1:{PORT}:::::2")  # fmt: skip
     for name in veths:
-        assert f"\\{name}:reader@127.0.0.1" in done.stdout
+        assert f": #{name}:reader@127.0.0.1" in done.stdout
     assert "noc@example.org" in done.stdout
+
+
+def test_containers_have_their_names(tmp_path: Path) -> None:
+    """A real Docker: ifAlias is the container, ifDescr the interface in it; gone is gone."""
+    with two_hosts("sy") as (_, there), docker_daemon(there, tmp_path) as docker:
+        enter = ("nsenter", f"--net=/run/netns/{there.name}")
+        config = CONFIG.replace("docker = false", f'docker = "{docker.url}"')
+        found = Probe(config, tmp_path, *enter)
+
+        def aliases() -> dict[str, str]:
+            shown = run(*enter, "snmpbulkwalk", *V2C, "-On", "-OQ", f"127.0.0.1:{PORT}",
+                        IF_ALIAS).stdout  # fmt: skip
+            described = run(*enter, "snmpbulkwalk", *V2C, "-On", "-OQ", f"127.0.0.1:{PORT}",
+                            IF_DESCR).stdout  # fmt: skip
+            texts = (re.findall(r'= "(.*)"', text) for text in (described, shown))
+            pairs = zip(*texts, strict=True)
+            return {alias: re.sub(r"veth\w+", "veth", text) for text, alias in pairs if alias}
+
+        try:
+            docker("run", "-d", "--name", "web", IMAGE, "sleep", "300")
+            until(lambda: aliases().get("web"), "veth (eth0 in web)")
+            docker("run", "-d", "--name", "db", IMAGE, "sleep", "300")
+            until(lambda: sorted(aliases()), ["db", "web"])
+            docker("rm", "-f", "web")
+            until(lambda: sorted(aliases()), ["db"])
+        finally:
+            text = found.stop()
+        assert "WARNING" not in text
 
 
 def test_hostile_requests_leave_it_alive(probe: Probe) -> None:
     """8000 damaged requests; memory stays, the log is short, and the next one is answered."""
     agent = probe.agent()
-    good = bytes.fromhex(
-        "302902010104067265616465" "72" "a01c0204075bcd1502010002010030" "0e300c06082b06010201010500" "0500"
-    )  # fmt: skip
+    name = encode_varbind((1, 3, 6, 1, 2, 1, 1), encode(NULL, b""))
+    numbers = b"".join(map(encode_integer, (123456, 0, 20)))
+    pdu = encode(GET_BULK, numbers + encode(SEQUENCE, name))
+    good = encode_message(V2C_VERSION, b"reader", pdu)
     dice = random.Random(7)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as source:
         source.connect(("127.0.0.1", PORT))
@@ -286,16 +332,18 @@ def test_the_agent_is_nobody_and_comes_back(probe: Probe) -> None:
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (("--snmp", "0.0.0.0:11611"), "who may ask"),
-        (("--snmp", "192.0.2.99:11611"), "Cannot assign requested address"),
+        (("--snmp", f"0.0.0.0:{PORT + 1}"), "who may ask"),
+        (("--snmp", f"127.0.0.1:{PORT + 1}"), "Address already in use"),
         (("--snmp", "here"), "ADDRESS:PORT"),
     ],
 )
 def test_what_cannot_be_used(arguments: tuple[str, ...], reason: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "probe", "run", "-e", "ipfix://127.0.0.1:4739", *arguments],
-        capture_output=True, text=True, timeout=30, check=False,
-    )  # fmt: skip
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+        other.bind(("127.0.0.1", PORT + 1))
+        done = subprocess.run(
+            [sys.executable, "-m", "probe", "run", "-e", "ipfix://127.0.0.1:4739", *arguments],
+            capture_output=True, text=True, timeout=30, check=False,
+        )  # fmt: skip
     assert done.returncode == 2
     assert reason in done.stderr
     assert len(done.stderr.splitlines()) == 1
