@@ -13,7 +13,7 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 BUILD_PACKAGES := clang llvm libbpf-dev libbpf1 make python3 python3-venv
 TEST_PACKAGES := bpftool busybox-static docker.io ethtool gcc iperf3 iproute2 iptables mrtg nfdump nftables \
 	pmacct procps snmp softflowd tcpdump tshark
-BENCH_PACKAGES := softflowd
+BENCH_PACKAGES := snmp snmpd softflowd
 
 # $(call install,packages): only what is missing; never starts the daemons that come along.
 install = @missing=$$(for p in $(1); do dpkg-query -W -f='$${Status}' $$p 2>/dev/null \

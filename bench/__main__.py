@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 
-from bench import cost, lines, memory, netlink, programs, rate, slowdown, snapshot
+from bench import cost, lines, memory, netlink, programs, rate, slowdown, snapshot, snmp
 from bench.process import ROOT, BenchError
 from bench.workload import Workload, workload
 
@@ -49,6 +49,10 @@ _SECTIONS: dict[str, tuple[str, Section]] = {
         lambda load, options: netlink.measure(
             load, [10_000] if options.quick else [10_000, 50_000, 100_000], 5
         ),
+    ),
+    "snmp": (
+        "A walk through the interface tables",
+        lambda _, options: snmp.measure(1000, 3 if options.quick else 9),
     ),
     "rate": (
         "Export rate into a local socket, pacing off, on one core",
