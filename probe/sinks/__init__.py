@@ -29,5 +29,9 @@ def open_sink(
             from probe.sinks.kafka import KafkaSink  # librdkafka is 12 MB
 
             return KafkaSink(target, config, owners)
+        case "zmq":
+            from probe.sinks.zmq import ZmqSink
+
+            return ZmqSink(target, config, owners, metering, interfaces)
         case _:
             raise ConfigError(f"destination {target}: no sink for this scheme")

@@ -1,0 +1,157 @@
+"""The socket to ntopng: who listens is known, nothing blocks, and nothing is dropped unseen.
+
+ntopng is a SUB. A plain PUB drops in silence when a subscriber is slow or absent; XPUB tells who
+subscribes, and with XPUB_NODROP refuses what a subscriber's queue cannot take. What the library
+has taken when a connection breaks, at most ``SEND_MESSAGES``, is lost without a count here: ntopng
+sees the gap in the message ids.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import zmq
+from zmq.utils import z85
+from zmq.utils.monitor import parse_monitor_message
+
+from probe.errors import ConfigError
+from probe.export.destination import Destination
+from probe.sinks.ntopng_frames import topic_frame_matches
+
+#: Messages that the library holds for each subscriber.
+SEND_MESSAGES = 64
+#: Who does not answer for so long is gone; until then one that stands still holds up all others.
+_HEARTBEAT_MS, _SILENCE_MS = 3000, 9000
+_FIRST_PAUSE_MS, _LONGEST_PAUSE_MS = 500, 10_000
+_CONNECT_MS = 5000
+_LINGER_MS = 2000
+_KEY_CHARACTERS = 40
+_FAILED: dict[int, str] = {
+    zmq.EVENT_HANDSHAKE_FAILED_AUTH: "ntopng refuses our key",
+    zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL: "no ZMQ that we can talk to: is CURVE set on both sides?",
+    zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL: "the ZMQ handshake failed: is CURVE set on both sides?",
+}
+_OPENED = (zmq.EVENT_CONNECTED, zmq.EVENT_ACCEPTED)
+
+
+class Publisher:
+    """ConfigError: the key file cannot be used, or the address cannot be bound."""
+
+    def __init__(self, destination: Destination) -> None:
+        self.local_address: tuple[str, int] | None = None
+        #: Why the last connection failed, until it is asked for.
+        self.failure = ""
+        self._prefixes: set[bytes] = set()
+        self._context: zmq.Context[Any] = zmq.Context(io_threads=1)
+        self._socket = self._context.socket(zmq.XPUB)
+        self._monitor = self._socket.get_monitor_socket()
+        try:
+            self._open(destination)
+        except BaseException:
+            self.close()
+            raise
+
+    def is_wanted(self, topic: str) -> bool:
+        """Whether anybody subscribes to it."""
+        return any(topic_frame_matches(topic, prefix) for prefix in self._prefixes)
+
+    def send(self, header: bytes, payload: bytes) -> bool:
+        """False: a subscriber has no room for it now."""
+        try:
+            self._socket.send_multipart((header, payload), zmq.DONTWAIT)
+        except zmq.Again:
+            return False
+        return True
+
+    def poll(self) -> bool:
+        """Read who came and went; whether a subscription is new, also to what others have."""
+        self._read_monitor()
+        is_new = False
+        with contextlib.suppress(zmq.Again):
+            while True:
+                told = self._socket.recv(zmq.DONTWAIT)
+                if told[:1] == b"\x01":
+                    self._prefixes.add(told[1:])
+                    is_new = True
+                elif told[:1] == b"\x00":
+                    self._prefixes.discard(told[1:])
+        return is_new
+
+    def take_failure(self) -> str:
+        failure, self.failure = self.failure, ""
+        return failure
+
+    def close(self) -> None:
+        """What the library still has may leave for two seconds."""
+        self._socket.disable_monitor()
+        self._socket.close(_LINGER_MS)
+        self._context.term()
+
+    def _open(self, destination: Destination) -> None:
+        for option, value in (
+            (zmq.SNDHWM, SEND_MESSAGES),
+            (zmq.XPUB_NODROP, 1),
+            (zmq.XPUB_VERBOSE, 1),
+            (zmq.IMMEDIATE, 1),  # a broken connection takes its subscriptions with it
+            (zmq.IPV6, 1),
+            (zmq.CONNECT_TIMEOUT, _CONNECT_MS),
+            (zmq.RECONNECT_IVL, _FIRST_PAUSE_MS),
+            (zmq.RECONNECT_IVL_MAX, _LONGEST_PAUSE_MS),
+            (zmq.HEARTBEAT_IVL, _HEARTBEAT_MS),
+            (zmq.HEARTBEAT_TIMEOUT, _SILENCE_MS),
+        ):
+            self._socket.setsockopt(option, value)
+        if path := destination.options.get("curve"):
+            self._use_curve(path, str(destination))
+        host = f"[{destination.host}]" if ":" in destination.host else destination.host
+        is_bound = destination.options.get("bind") == "1"
+        open_ = self._socket.bind if is_bound else self._socket.connect
+        try:
+            open_(f"tcp://{host}:{destination.port}")
+        except zmq.ZMQError as error:
+            verb = "bind" if is_bound else "connect to"
+            raise ConfigError(f"destination {destination}: cannot {verb} it: {error}") from None
+
+    def _use_curve(self, path: str, name: str) -> None:
+        """Encrypt to the server's key in the file at ``path``, with a key pair of our own."""
+        key = read_server_key(path, name)
+        public, secret = zmq.curve_keypair()
+        self._socket.curve_publickey, self._socket.curve_secretkey = public, secret
+        self._socket.curve_serverkey = key
+
+    def _read_monitor(self) -> None:
+        with contextlib.suppress(zmq.Again):
+            while True:
+                told = parse_monitor_message(self._monitor.recv_multipart(zmq.DONTWAIT))
+                event = int(told["event"])
+                if event in _OPENED:
+                    self.local_address = _local_address(int(told["value"])) or self.local_address
+                self.failure = _FAILED.get(event, self.failure)
+
+
+def read_server_key(path: str, name: str) -> bytes:
+    """ntopng's public key in Z85, 40 characters; ConfigError names the destination ``name``."""
+    try:
+        key = Path(path).read_bytes().strip()
+    except OSError as error:
+        raise ConfigError(f"destination {name}: cannot read {path}: {error.strerror}") from None
+    with contextlib.suppress(ValueError, KeyError):
+        if len(key) == _KEY_CHARACTERS and len(z85.decode(key)) == 32:
+            return key
+    raise ConfigError(
+        f"destination {name}: {path} must hold the public key of ntopng, 40 characters of Z85"
+    )
+
+
+def _local_address(descriptor: int) -> tuple[str, int] | None:
+    """Of a connection of the library, which may have closed it by now."""
+    try:
+        with socket.socket(fileno=os.dup(descriptor)) as found:
+            host, port = found.getsockname()[:2]
+    except (OSError, ValueError, TypeError):
+        return None
+    return host.removeprefix("::ffff:"), port
