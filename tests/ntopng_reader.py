@@ -1,4 +1,4 @@
-"""What ntopng would read of a probe: written from notes on ntopng's source, not from our encoder."""
+"""What ntopng reads of a probe, from notes on ntopng's source and none of our encoder's code."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def read_header(octets: bytes) -> Header:
     """Of 28 octets (v2)."""
     if len(octets) != 28:
         raise BadMessage(f"a header of {len(octets)} octets")
-    topic, zeros, _ = octets[:16].partition(b"\0")
+    topic = octets[:16].partition(b"\0")[0]
     if octets[len(topic) : 16].strip(b"\0") or topic.decode() not in TOPICS:
         raise BadMessage(f"topic {octets[:16]!r}")
     return Header(
@@ -166,7 +166,7 @@ class Reader:
             self._socket.bind(self.endpoint)
         else:
             self._socket.connect(self.endpoint)
-        self.endpoint = self._socket.last_endpoint.decode().rstrip("\0")
+        self.endpoint = self._socket.getsockopt_string(zmq.LAST_ENDPOINT).rstrip("\0")
 
     @property
     def port(self) -> int:
@@ -195,7 +195,8 @@ class Reader:
         while not is_done():
             assert time.monotonic() < deadline, (self.seen, len(self.flows))
             pump()
-            self.read() or time.sleep(0.005)
+            if not self.read():
+                time.sleep(0.005)
 
     def close(self) -> None:
         self._socket.close(0)

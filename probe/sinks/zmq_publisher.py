@@ -88,6 +88,7 @@ class Publisher:
     def close(self) -> None:
         """What the library still has may leave for two seconds."""
         self._socket.disable_monitor()
+        self._monitor.close(0)
         self._socket.close(_LINGER_MS)
         self._context.term()
 
