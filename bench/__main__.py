@@ -10,7 +10,18 @@ import subprocess
 import sys
 from collections.abc import Callable
 
-from bench import cost, lines, memory, netlink, programs, rate, slowdown, snapshot, snmp
+from bench import (
+    cost,
+    lines,
+    memory,
+    netlink,
+    ntopng,
+    programs,
+    rate,
+    slowdown,
+    snapshot,
+    snmp,
+)
 from bench.process import ROOT, BenchError
 from bench.workload import Workload, workload
 
@@ -61,6 +72,10 @@ _SECTIONS: dict[str, tuple[str, Section]] = {
     "json": (
         "JSON lines",
         lambda load, options: lines.measure(load, 0.5 if options.quick else 2.0),
+    ),
+    "ntopng": (
+        "TLV flows for ntopng over ZMQ, both directions in one",
+        lambda load, options: ntopng.measure(load, 1.0 if options.quick else 4.0),
     ),
 }
 

@@ -24,7 +24,7 @@ _BATCH = 20_000
 _START_NS = 1_700_000_000_000_000_000
 
 
-class _Metering:
+class Metering:
     """What the options tell of."""
 
     observed_flows = 0
@@ -63,7 +63,7 @@ def _one(
         os.sched_setaffinity(0, {0})
         try:
             stream = _stream(url, owners)
-            elapsed, cpu = _export(stream, _records(owners), seconds)
+            elapsed, cpu = _export(stream, make_records(owners), seconds)
         finally:
             os.sched_setaffinity(0, range(os.cpu_count() or 1))
         stream.sender.close()
@@ -95,12 +95,12 @@ def _export(stream: Stream, records: Rows, seconds: float) -> tuple[float, float
 def _stream(url: str, count: int) -> Stream:
     owners = OwnerTable()
     for number in range(count):
-        owners.add(_owner(number))
-    workshop = Workshop(RunConfig(), owners, _Metering(), InterfaceList(), _START_NS / 1e9 - 1e5)
+        owners.add(make_owner(number))
+    workshop = Workshop(RunConfig(), owners, Metering(), InterfaceList(), _START_NS / 1e9 - 1e5)
     return workshop.stream(parse_destination(url))
 
 
-def _owner(number: int) -> Owner:
+def make_owner(number: int) -> Owner:
     return Owner(
         pid=1000 + number,
         process_name=f"worker-{number}",
@@ -116,7 +116,7 @@ def _owner(number: int) -> Owner:
     )
 
 
-def _records(owners: int) -> Rows:
+def make_records(owners: int) -> Rows:
     random = np.random.default_rng(1)
     records: Rows = np.zeros(_BATCH, RECORD_DTYPE)
     for name in ("octets", "packets", "flow_id", "rtt_us"):
