@@ -11,9 +11,10 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from probe import __version__
-from probe.flow.owner import ContainerNames
 from probe.interfaces.names import Interface
+from probe.interfaces.objects import container_object
 from probe.ipfix.elements import ElementTable
+from probe.mapping.owner_objects import POD_KEYS
 from probe.mapping.tlv import EXPORTER_IPV4_ADDRESS
 from probe.mapping.tlv_columns import ADDRESSES, NUMBERS
 from probe.mapping.tlv_items import FLOAT, KINDS
@@ -73,17 +74,9 @@ def counter_object(link: Link, address: str, samples: int) -> Object:
         "ifPromiscuousMode": int(link.is_promiscuous),
     }
     if link.container_id:
-        found["LOCAL_CONTAINER"] = container_object(link.container_id, link.names)
+        named = container_object(link.container_id, link.names, POD_KEYS["zmq"])
+        found["LOCAL_CONTAINER"] = {"ID": link.container_id, **named}
     return found
-
-
-def container_object(container_id: str, names: ContainerNames | None) -> Object:
-    if names and names.pod:
-        pod = {"NAME": names.name, "POD": names.pod, "NS": names.namespace}
-        return {"ID": container_id, "K8S": pod}
-    if names and names.name:
-        return {"ID": container_id, "DOCKER": {"NAME": names.name}}
-    return {"ID": container_id}
 
 
 def interface_names(address: str, interfaces: Sequence[Interface]) -> Object:

@@ -11,9 +11,11 @@ import os
 import socket
 import time
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from probe.config import RunConfig
 from probe.errors import ConfigError
@@ -24,6 +26,9 @@ from probe.flow.batch import Rows
 from probe.flow.owner import OwnerTable
 from probe.interfaces.names import InterfaceList
 from probe.mapping import load_elements
+from probe.mapping.columns import event_columns, flow_columns
+from probe.mapping.ntopng_objects import NtopngLines
+from probe.mapping.owner_objects import POD_KEYS
 from probe.mapping.tlv import TlvEncoder, TlvPayload
 from probe.self_report import Metering
 from probe.sinks import ntopng_topics as topics
@@ -31,6 +36,7 @@ from probe.sinks.ntopng_frames import (
     COUNTER,
     EVENT,
     FLOW,
+    JSON,
     LISTENING_PORTS,
     SNMP_IFACES,
     TEMPLATE,
@@ -77,6 +83,10 @@ class ZmqSink:
         self._interfaces = interfaces
         self._config = config
         self._encoder = TlvEncoder(owners, config.privacy, self.address)
+        self._lines: NtopngLines | None = None
+        if target.options.get("flows") == "json":
+            exporter = {"EXPORTER_IPV4_ADDRESS": self.address}
+            self._lines = NtopngLines(owners, config.privacy, exporter, POD_KEYS["zmq"])
         self._ports = ListeningPorts(owners, config.privacy)
         self.outbox = Outbox(source_id)
         self._status = Status(config, metering, self.outbox.statistics, source_id, self.address)
@@ -106,11 +116,27 @@ class ZmqSink:
 
     def send(self, records: Rows, now_s: float) -> None:
         self._status.count(records)
-        for payload in self._payloads(records):
-            self.outbox.add_flows(payload)
+        if self._lines is None:
+            for payload in self._encoder.encode(records):
+                self.outbox.add_flows(payload)
+        elif len(records):
+            columns = flow_columns(records)
+            traffic = zip(
+                (columns["tx_packets"] + columns["rx_packets"]).tolist(),
+                (columns["tx_octets"] + columns["rx_octets"]).tolist(),
+                strict=True,
+            )
+            for line, counts in zip(self._lines.flows(columns), traffic, strict=True):
+                self.outbox.add_flows(TlvPayload(line.encode(), 1, *counts), JSON)
 
     def send_events(self, events: Rows, now_s: float) -> None:
-        """Not in TLV, and a community build drops them in JSON."""
+        """With flows=json only: there are none in TLV, and a community build drops JSON flows."""
+        if self._lines is None or not len(events) or self.is_down:
+            return
+        chosen = events.take(np.flatnonzero(events["ip_version"] != 0))  # not those of containers
+        if len(chosen):
+            for line in self._lines.events(event_columns(chosen)):
+                self.outbox.add_json(FLOW, line.encode())
 
     def send_sockets(self, sockets: Rows, now_s: float) -> None:
         self._ports.observe(sockets)
@@ -147,6 +173,8 @@ class ZmqSink:
 
     def forget(self, owners: list[int]) -> None:
         self._encoder.forget(owners)
+        if self._lines is not None:
+            self._lines.forget(owners)
 
     def announce_interfaces(self) -> None:
         described = self._interfaces.described()
@@ -174,9 +202,6 @@ class ZmqSink:
     def close(self) -> None:
         self.outbox.drop()
         self._publisher.close()
-
-    def _payloads(self, records: Rows) -> Iterable[TlvPayload]:
-        return self._encoder.encode(records)
 
     def _greet(self, now: float) -> None:
         """All that a subscriber should know before any flows; it may have missed it."""

@@ -200,7 +200,7 @@ def test_counters_with_their_containers(open_: Open, listen: Listen) -> None:
     assert {index: one.pop("LOCAL_CONTAINER", None) for index, one in found.items()} == {
         3: {"ID": "c1", "K8S": {"NAME": "web", "POD": "web-0", "NS": "shop"}},
         4: {"ID": "c2", "DOCKER": {"NAME": "db"}},
-        5: {"ID": "c3"},
+        5: {"ID": "c3", "DOCKER": {"NAME": "c3"}},
         6: None,
     }
     samples = {one["samplesGenerated"] for one in reader.topics["counter"]}
@@ -406,6 +406,33 @@ def test_events_are_not_for_tlv(open_: Open, listen: Listen) -> None:
     before = sink.outbox._next_id
     sink.send_events(np.zeros(5, EVENT_DTYPE), NOW_S)
     assert sink.outbox._next_id == before
+
+
+def test_agent_objects(open_: Open, listen: Listen) -> None:
+    """For editions that take them: flows and events with ntop's names, one object a message."""
+    sink, reader = connected(open_, listen, "?flows=json")
+    records = flow_records(5)
+    sink.send(records, NOW_S)
+    events = np.zeros(3, EVENT_DTYPE)
+    events["kind"], events["protocol"] = (1, 6, 8), (6, 17, 0)
+    events["ip_version"], events["owner"] = (4, 4, 0), 1
+    events["time_ns"] = NOW_S * 10**9
+    sink.send_events(events, NOW_S)
+    reader.read_until(lambda: len(reader.objects) == 7, pump(sink))
+    flows, (tcp, udp) = reader.objects[:5], reader.objects[5:]
+    octets = sum(flow["IN_BYTES"] + flow["OUT_BYTES"] for flow in flows)
+    assert octets == int(records["octets"].sum())
+    assert sink.statistics.sent_flow_records == 5
+    assert tcp["TCP_EVENT_TYPE"] == "CONNECT"
+    assert udp["UDP_EVENT_TYPE"] == "SEND"
+    for one in reader.objects:
+        assert one["LOCAL_PROCESS"]["PID"] > 1000
+        assert one["LOCAL_CONTAINER"]["DOCKER"]["NAME"].startswith("web-")
+        assert one["EXPORTER_IPV4_ADDRESS"] == sink.address
+        assert "INTERFACE_NAME" not in one
+    assert {"IPV4_LOCAL_ADDR", "IPV4_REMOTE_ADDR", "L4_LOCAL_PORT", "LAST_SWITCHED"} <= set(
+        flows[0]
+    )
 
 
 def test_forgotten_owners_are_encoded_anew(open_: Open, listen: Listen) -> None:
