@@ -204,7 +204,7 @@ class ZmqSink:
         self._publisher.close()
 
     def _greet(self, now: float) -> None:
-        """All that a subscriber should know before any flows; it may have missed it."""
+        """All that a subscriber should know: who has just come has missed it."""
         self._template_at = now + self._config.template_refresh
         if self._publisher.is_wanted(TEMPLATE):
             self.outbox.add_json(TEMPLATE, self._template)

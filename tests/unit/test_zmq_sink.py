@@ -385,7 +385,8 @@ def test_ntopng_goes_and_comes_back(open_: Open, listen: Listen) -> None:
     pump_until(sink, lambda: sink.is_down)
     sink.send(flow_records(30), NOW_S)
     second = listen(f"tcp://127.0.0.1:{first.port}", bind=True)
-    second.read_until(lambda: len(second.flows) == 30, pump(sink))
+    # What waited comes first.
+    second.read_until(lambda: len(second.flows) == 30 and second.seen["template"], pump(sink))
     assert second.seen["template"] == 1
     assert second.ids[0] > first.ids[-1]
     assert second.dropped == 0
