@@ -7,6 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.ntopng_lab import listen, open_, stack  # noqa: F401
+
 
 @pytest.fixture(autouse=True)
 def _other_tests_keep_their_log() -> Iterator[None]:
