@@ -8,8 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from bench.rate import make_owner as makemake_owner
-from bench.rate import make_records as makemake_records
+from bench.rate import make_owner, make_records
 from bench.report import progress, table
 from bench.workload import Workload
 from probe.config import RunConfig
@@ -38,22 +37,22 @@ def _one(form: str, kind: str, seconds: float) -> tuple[float, float]:
     """Median user µs, and octets, of an object."""
     owners = OwnerTable()
     for number in range(_OWNERS):
-        owners.add(makemake_owner(number))
+        owners.add(make_owner(number))
     sink = JsonSink(parse_target(f"json:///dev/null?format={form}"), RunConfig(), owners)
-    rows = _events() if kind == "event" else makemake_records(_OWNERS)[:_LOT]
+    rows = _events() if kind == "event" else make_records(_OWNERS)[:_LOT]
     send: Callable[[Rows, float], None] = sink.send_events if kind == "event" else sink.send
     costs: list[float] = []
     end = time.monotonic() + seconds
     while time.monotonic() < end or len(costs) < 5:
-        began, before = os.times().user, sink.statistics.sentmake_records
+        began, before = os.times().user, sink.statistics.sent_records
         for _ in range(5):
             send(rows, time.time())
             sink.flush(time.monotonic() + 10)
-        sent = sink.statistics.sentmake_records - before
+        sent = sink.statistics.sent_records - before
         costs.append((os.times().user - began) / sent * 1e6)
     counted = sink.statistics
     sink.close()
-    return float(np.median(costs)), counted.sent_octets / counted.sentmake_records
+    return float(np.median(costs)), counted.sent_octets / counted.sent_records
 
 
 def _events() -> Rows:
