@@ -1,22 +1,15 @@
-"""The probe: the one place that wires the parts together, and the loop that drives them.
-
-Two phases share the loop. While metering, every tick reads the collector, and records that are due
-go to all destinations. Then, after a signal or the set duration, the rest is exported and sent.
-"""
+"""The probe: the one place that wires the parts together. ``probe.loop`` drives it."""
 
 from __future__ import annotations
 
 import contextlib
-import os
-import selectors
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from probe.collect import CollectorSocket
 from probe.collectors.source import Collector, open_collector
 from probe.config import RunConfig
 from probe.exporting import Exporter
@@ -25,6 +18,7 @@ from probe.flow.cache import FlowCache
 from probe.flow.filter import FlowFilter, parse_rule
 from probe.interfaces.names import InterfaceList
 from probe.interfaces.veth import VethMap, read_default_route
+from probe.loop import Loop
 from probe.metadata.docker import DockerNames, open_docker
 from probe.metadata.naming import ContainerOwners, WaitingRecords
 from probe.metadata.nat import Nat
@@ -38,18 +32,17 @@ from probe.sinks.feed import Feed
 from probe.snmp.settings import SnmpSettings
 from probe.stop import StopSignals
 from probe.summary import Exported, summarize
-from probe.view.flows import SHORT_ID, FlowTable
-from probe.view.screen import View, open_view
+from probe.view.flows import SHORT_ID
+from probe.view.shown import Shown
 
 if TYPE_CHECKING:
     from probe.prometheus.server import MetricsServer
+    from probe.sink import Sink
     from probe.snmp.process import SnmpAgent
 
 _SNAPSHOT_SHARE = 100  # a snapshot costs at most one per cent of one core
 _SWEEP_S = 10.0
-_REFRESH_S = 1.0
 _FLUSH_LOT = 16384  # records
-_FLUSH_S = 15.0  # a full cache of the default size takes ten at the default pace
 
 
 class Probe:
@@ -75,8 +68,11 @@ class Probe:
         self.metrics: MetricsServer | None = None
         self.snmp: SnmpAgent | None = None
 
-    def open(self, destinations: tuple[str, ...]) -> None:
+    def open(self, destinations: Sequence[str], sinks: Sequence[Sink] = ()) -> None:
+        """``sinks``: what takes the records in this process, beside the ``destinations``."""
         self.exporter.open(destinations)
+        for sink in sinks:
+            self.exporter.add(sink)
         self.docker = open_docker(self.config.docker)
         if self.docker:
             self.owners.set_runtimes((self.docker,))
@@ -225,108 +221,14 @@ class Probe:
         return found.full if found else container_id[:SHORT_ID]
 
 
-class Loop:
-    """Ticks, sockets and the screen by time and readiness, in one thread."""
-
-    def __init__(self, probe: Probe, shown: Shown | None) -> None:
-        self._probe = probe
-        self._shown = shown
-        self._selector = selectors.DefaultSelector()
-        self._pump_at: float | None = None
-
-    def run(self, duration_s: float | None) -> None:
-        """Meter until a signal or for ``duration_s``, then export what is left."""
-        started = time.monotonic()
-        end = float("inf") if duration_s is None else started + duration_s
-        with self._selector, StopSignals(self._probe.exporter.reopening()) as stop:
-            self._watch(stop, stop.drain)
-            self._watch(self._probe.collector, self._probe.drain)
-            if self._probe.interfaces.fileno() >= 0:
-                self._watch(self._probe.interfaces, self._probe.interfaces.refresh)
-            if self._probe.metrics:
-                self._watch(self._probe.metrics, self._probe.metrics.answer)
-            if self._shown:
-                self._watch(self._shown.source, self._shown.read)
-            self._meter(stop, end)
-            deadline = time.monotonic() + _FLUSH_S
-            for _ in self._probe.finish():
-                self._deliver(deadline)
-
-    def _watch(self, source: object, action: Callable[[], object]) -> None:
-        self._selector.register(source, selectors.EVENT_READ, action)  # type: ignore[arg-type]
-
-    def _meter(self, stop: StopSignals, end: float) -> None:
-        tick_at = refresh_at = time.monotonic()
-        while not stop.received and (now := time.monotonic()) < end:
-            if now >= tick_at:
-                self._probe.tick()
-                tick_at = max(tick_at + self._probe.interval_s(), time.monotonic())
-            if now >= self._probe.interfaces.retry_at():
-                self._probe.interfaces.refresh()
-            if self._shown and now >= refresh_at:
-                self._shown.refresh()
-                refresh_at = now + _REFRESH_S
-            retry_at = self._probe.interfaces.retry_at()
-            self._wait(min(tick_at, end, retry_at, refresh_at if self._shown else end))
-
-    def _deliver(self, deadline: float) -> None:
-        """Until nothing waits that can be sent; our own collector reads on meanwhile."""
-        while (now := time.monotonic()) < deadline:
-            self._wait(now)
-            if self._pump_at is None or not self._probe.exporter.backlog:
-                break
-            self._wait(min(self._pump_at, deadline))
-        while self._shown and self._shown.read():
-            pass
-
-    def _wait(self, until: float) -> None:
-        """Serve what is ready until ``until`` or the first event; send what the pace allows."""
-        self._pump_at = self._probe.exporter.pump(time.monotonic())
-        until = until if self._pump_at is None else min(until, self._pump_at)
-        for key, _ in self._selector.select(max(0.0, until - time.monotonic())):
-            key.data()
-
-
-class Shown:
-    """The built-in collector and its view: what ``sockflow run`` does without a destination."""
-
-    def __init__(self, pen: int) -> None:
-        self.source = CollectorSocket("127.0.0.1", 0, pen)
-        self.flows = FlowTable()
-        self._view: View | None = None
-
-    @property
-    def destination(self) -> str:
-        return f"ipfix://127.0.0.1:{self.source.address[1]}"
-
-    def read(self) -> bool:
-        """Show some of the messages that wait; False when there was nothing to show."""
-        records = self.source.read()
-        self.flows.observe(records, time.time())
-        return bool(records)
-
-    def refresh(self) -> None:
-        self._view = self._view or open_view(self.flows)  # not before the probe could start
-        counted = self.source.process.statistics
-        self._view.refresh(
-            f"sockflow on {os.uname().nodename}: {len(self.flows)} flows, "
-            f"{counted.records} IPFIX records in {counted.messages} messages"
-        )
-
-    def close(self) -> None:
-        if self._view:
-            self.refresh()
-            self._view.close()
-        self.source.close()
-
-
 def run(config: RunConfig) -> None:
     """``sockflow run``. Raises SockflowError; the summary goes to standard error."""
     probe = Probe(config)
     shown = None if config.destinations else Shown(config.pen)
     try:
         probe.open(config.destinations or (shown.destination if shown else "",))
-        Loop(probe, shown).run(config.duration)
+        with StopSignals(probe.exporter.reopening()) as stop:
+            Loop(probe, stop, shown).run(config.duration)
         losses = probe.losses()
     finally:
         if shown:

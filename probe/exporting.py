@@ -157,15 +157,18 @@ class Exporter:
         shared: dict[str, list[Sink]] = {}
         for target in [parse_target(text) for text in destinations]:
             sink = workshop.sink(target)
-            self.sinks.append(sink)
-            if isinstance(sink, EventSink):
-                self.event_sinks.append(sink)
             if target.share:
+                self._keep(sink)
                 shared.setdefault(target.share, []).append(sink)
             else:
-                self._groups.append(([sink], None))
+                self.add(sink)
         for kind, members in shared.items():
             self._groups.append((members, ShareGroup(kind, [member.name for member in members])))
+
+    def add(self, sink: Sink) -> None:
+        """One more, which shares with none."""
+        self._keep(sink)
+        self._groups.append(([sink], None))
 
     def send(self, records: Rows, now_s: float) -> None:
         for sink, share in self._shares(records):
@@ -230,6 +233,11 @@ class Exporter:
         for sink in self.sinks:
             sink.flush(time.monotonic())
             sink.close()
+
+    def _keep(self, sink: Sink) -> None:
+        self.sinks.append(sink)
+        if isinstance(sink, EventSink):
+            self.event_sinks.append(sink)
 
     def _shares(self, records: Rows) -> Iterator[tuple[Sink, Rows]]:
         for members, group in self._groups:

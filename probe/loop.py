@@ -1,0 +1,105 @@
+"""The loop that drives the probe, in whichever thread it is called.
+
+Two phases share it. While metering, every tick reads the collector, and records that are due go to
+all destinations. Then, after a stop or the set duration, the rest is exported and sent.
+"""
+
+from __future__ import annotations
+
+import selectors
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from probe.app import Probe
+    from probe.view.shown import Shown
+
+_REFRESH_S = 1.0
+_FLUSH_S = 15.0  # a full cache of the default size takes ten at the default pace
+
+
+class Stop(Protocol):
+    """What ends metering: signals, or another thread."""
+
+    received: bool
+
+    def fileno(self) -> int:
+        """Readable when there may be news."""
+
+    def drain(self) -> None:
+        """Take what made it readable."""
+
+
+class Loop:
+    """Ticks, sockets and the screen by time and readiness, in one thread."""
+
+    def __init__(self, probe: Probe, stop: Stop, shown: Shown | None = None) -> None:
+        self._probe = probe
+        self._stop = stop
+        self._shown = shown
+        self._selector = selectors.DefaultSelector()
+        self._pump_at: float | None = None
+
+    def run(self, duration_s: float | None) -> None:
+        """Meter until ``stop`` or for ``duration_s``, then export what is left."""
+        for _ in self.steps(duration_s):
+            pass
+
+    def steps(self, duration_s: float | None) -> Iterator[None]:
+        """The same for those who look between: after each tick, and after each lot of the rest."""
+        started = time.monotonic()
+        end = float("inf") if duration_s is None else started + duration_s
+        with self._selector:
+            self._watch_all()
+            yield from self._meter(end)
+            deadline = time.monotonic() + _FLUSH_S
+            for _ in self._probe.finish():
+                self._deliver(deadline)
+                yield
+
+    def _watch_all(self) -> None:
+        probe = self._probe
+        self._watch(self._stop, self._stop.drain)
+        self._watch(probe.collector, probe.drain)
+        if probe.interfaces.fileno() >= 0:
+            self._watch(probe.interfaces, probe.interfaces.refresh)
+        if probe.metrics:
+            self._watch(probe.metrics, probe.metrics.answer)
+        if self._shown:
+            self._watch(self._shown.source, self._shown.read)
+
+    def _watch(self, source: object, action: Callable[[], object]) -> None:
+        self._selector.register(source, selectors.EVENT_READ, action)  # type: ignore[arg-type]
+
+    def _meter(self, end: float) -> Iterator[None]:
+        tick_at = refresh_at = time.monotonic()
+        while not self._stop.received and (now := time.monotonic()) < end:
+            if now >= tick_at:
+                self._probe.tick()
+                yield
+                tick_at = max(tick_at + self._probe.interval_s(), time.monotonic())
+            if now >= self._probe.interfaces.retry_at():
+                self._probe.interfaces.refresh()
+            if self._shown and now >= refresh_at:
+                self._shown.refresh()
+                refresh_at = now + _REFRESH_S
+            retry_at = self._probe.interfaces.retry_at()
+            self._wait(min(tick_at, end, retry_at, refresh_at if self._shown else end))
+
+    def _deliver(self, deadline: float) -> None:
+        """Until nothing waits that can be sent; our own collector reads on meanwhile."""
+        while (now := time.monotonic()) < deadline:
+            self._wait(now)
+            if self._pump_at is None or not self._probe.exporter.backlog:
+                break
+            self._wait(min(self._pump_at, deadline))
+        while self._shown and self._shown.read():
+            pass
+
+    def _wait(self, until: float) -> None:
+        """Serve what is ready until ``until`` or the first event; send what the pace allows."""
+        self._pump_at = self._probe.exporter.pump(time.monotonic())
+        until = until if self._pump_at is None else min(until, self._pump_at)
+        for key, _ in self._selector.select(max(0.0, until - time.monotonic())):
+            key.data()
