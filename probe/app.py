@@ -46,10 +46,14 @@ _FLUSH_LOT = 16384  # records
 
 
 class Probe:
-    """Inert until ``open``, which raises ConfigError or KernelError; ``close`` detaches."""
+    """Inert until ``open``, which raises ConfigError or KernelError; ``close`` detaches.
 
-    def __init__(self, config: RunConfig) -> None:
+    ``is_guest``: in a program of somebody else, whose traffic is metered as anybody's.
+    """
+
+    def __init__(self, config: RunConfig, is_guest: bool = False) -> None:
         self.config = config
+        self._is_guest = is_guest
         self.owners = ContainerOwners()
         self.docker: DockerNames | None = None
         self.waiting = WaitingRecords()
@@ -86,7 +90,7 @@ class Probe:
             idle_timeout_ns=round(self.config.idle_timeout * 1e9),
             host_netns=self.collector.host_netns,
         )
-        self.own = OwnTraffic(self.owners, self.collector.host_netns)
+        self.own = OwnTraffic(self.owners, self.collector.host_netns, self._is_guest)
         if self.config.nat:
             self.nat = Nat(self.collector.host_netns)
         if self.config.prometheus:
@@ -195,6 +199,7 @@ class Probe:
             return
         self._sweep_at = now + _SWEEP_S
         in_use = set(self.cache.owners_in_use().tolist()) | self.waiting.owners_in_use()
+        in_use |= self.exporter.owners_in_use()
         released = self.collector.sweep_owners(in_use) + self.feed.sweep_owners()
         if released:
             self.exporter.forget(released)

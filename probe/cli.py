@@ -18,8 +18,10 @@ from probe.errors import ConfigError, SockflowError
 
 _DEFAULTS = RunConfig()
 _LISTEN = "127.0.0.1:4739"
-_FILTER_HELP = "cidr, port (also LOW-HIGH), protocol, container, user, process: KEY=VALUE,... " \
-    "where all must hold; repeatable, where any suffices"  # fmt: skip
+_FILTER_HELP = (
+    "cidr, port (also LOW-HIGH), protocol, container, pod, namespace, user, process: "
+    "KEY=VALUE,... where all must hold; repeatable, where any suffices"
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -38,7 +38,7 @@ from probe.mapping import (
 )
 from probe.own_traffic import Endpoint
 from probe.self_report import Metering, SelfReport
-from probe.sink import EventSink, Reopening, Sink
+from probe.sink import EventSink, OwnerKeeping, Reopening, Sink
 from probe.sinks import open_sink
 from probe.view.text import octets
 
@@ -227,6 +227,11 @@ class Exporter:
     def forget(self, owners: list[int]) -> None:
         for sink in self.sinks:
             sink.forget(owners)
+
+    def owners_in_use(self) -> set[int]:
+        """Owners that sinks have not described yet."""
+        keepers = (sink for sink in self.sinks if isinstance(sink, OwnerKeeping))
+        return set().union(*(keeper.owners_in_use() for keeper in keepers))
 
     def close(self) -> None:
         """What still waits is dropped and counted."""

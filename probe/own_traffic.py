@@ -33,13 +33,16 @@ class OwnStatistics:
 
 
 class OwnTraffic:
-    """``owners`` is what the rows' owner column indexes; ``netns`` the cookie of our namespace."""
+    """``owners`` is what the rows' owner column indexes; ``netns`` the cookie of our namespace.
 
-    def __init__(self, owners: OwnerTable, netns: int = 0) -> None:
+    ``is_guest``: this process does more than to run the probe, and what it does is metered.
+    """
+
+    def __init__(self, owners: OwnerTable, netns: int = 0, is_guest: bool = False) -> None:
         self.statistics = OwnStatistics()
         self._owners = owners
         self._netns = netns
-        self._pid = os.getpid() if _pid_is_kernels() else None
+        self._pid = os.getpid() if _pid_is_kernels() and not is_guest else None
         self._addresses: dict[Endpoint, float] = {}
 
     def remember(self, addresses: list[Endpoint], now_s: float) -> None:

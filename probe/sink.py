@@ -84,3 +84,10 @@ class Reopening(Protocol):
 
     def reopen(self) -> None:
         """Go on in the file at the path, which may be a new one."""
+
+
+@runtime_checkable
+class OwnerKeeping(Protocol):
+    """A destination that keeps indices of the OwnerTable, and describes the owners later."""
+
+    def owners_in_use(self) -> set[int]: ...

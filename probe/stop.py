@@ -1,10 +1,12 @@
-"""SIGINT, SIGTERM and SIGHUP as something a selector can wait for."""
+"""SIGINT, SIGTERM, SIGHUP and other threads as something a selector can wait for."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import socket
+import threading
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
@@ -66,3 +68,32 @@ class StopSignals:
         for number, former in self._former.items():
             signal.signal(number, former)
         self._former = {}
+
+
+class StopRequest:
+    """The same of another thread: ``request`` sets ``received`` and makes it readable for good."""
+
+    def __init__(self) -> None:
+        self.received = False
+        self._file = os.eventfd(0, os.EFD_CLOEXEC)
+        self._closing = threading.RLock()  # a signal handler may request in the midst of it
+
+    def request(self) -> None:
+        """Any number of times, from any thread, also after ``close``."""
+        self.received = True
+        with self._closing:
+            if self._file >= 0:
+                os.eventfd_write(self._file, 1)
+
+    def fileno(self) -> int:
+        """-1 once it is closed."""
+        return self._file
+
+    def drain(self) -> None:
+        """It stays readable: who waits from now on has nothing to wait for."""
+
+    def close(self) -> None:
+        with self._closing:
+            if self._file >= 0:
+                os.close(self._file)
+            self._file = -1

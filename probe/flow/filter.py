@@ -1,15 +1,18 @@
 """Which rows reach the cache: rules over addresses, ports, protocols and owners.
 
 A rule is a conjunction of terms, ``cidr=10.0.0.0/8,port=53``; a list of rules is a disjunction.
-Rules see one flow end at a time: ``process=nginx`` keeps (or drops) nginx's end of a connection,
-and what it says of both directions, while its local peer's end is judged by its own owner.
+In front of the cache rules see one flow end at a time: ``process=nginx`` keeps (or drops) nginx's
+end of a connection, and what it says of both directions, while its local peer's end is judged by
+its own owner. Views look at whole flows, which match where one of their ends does.
 """
 
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,11 +24,13 @@ from probe.flow.index import KeyIndex, distinct
 from probe.flow.owner import Owner, OwnerTable
 
 _PROTOCOLS = {"tcp": 6, "udp": 17}
-_KEYS = ("cidr", "port", "protocol", "container", "user", "process")
+KEYS = ("cidr", "port", "protocol", "container", "pod", "namespace", "user", "process")
 #: Excluded flow ends that are remembered to be counted once.
 _REMEMBERED = 131072
 
-_RowTest = Callable[[Rows], Flags]
+#: Rows of flow ends, or columns with the same names (addresses, ports, protocol, ip_version).
+Ends = Rows | Mapping[str, NDArray[Any]]
+_RowTest = Callable[[Ends], Flags]
 _OwnerTest = Callable[[Owner], bool]
 
 
@@ -37,12 +42,14 @@ class Rule:
     row_tests: tuple[_RowTest, ...]
     owner_tests: tuple[_OwnerTest, ...]
 
-    def matches(self, rows: Rows, owners: OwnerTable) -> Flags:
-        matched = np.ones(len(rows), bool)
+    def matches(self, rows: Ends, owners: OwnerTable, ends: Sequence[str] = ("owner",)) -> Flags:
+        """``ends``: columns of owners, one of whom has to match."""
+        matched = np.ones(len(rows["protocol"]), bool)
         for test in self.row_tests:
             matched &= test(rows)
         if self.owner_tests and matched.any():
-            matched &= self._owner_matches(rows["owner"], owners)
+            verdicts = [self._owner_matches(rows[name], owners) for name in ends]
+            matched &= np.logical_or.reduce(verdicts)
         return matched
 
     def _owner_matches(self, indices: NDArray[np.uint64], owners: OwnerTable) -> Flags:
@@ -54,35 +61,69 @@ class Rule:
 
 
 def parse_rule(text: str) -> Rule:
-    """A rule from ``key=value,key=value``; keys: cidr, port, protocol, container, user, process.
+    """A rule from ``key=value,key=value`` with keys of KEYS.
 
     Raises ConfigError, naming the part that cannot be used.
     """
-    row_tests: list[_RowTest] = []
-    owner_tests: list[_OwnerTest] = []
+    terms: list[tuple[str, str]] = []
     for term in text.split(","):
         key, separator, value = (part.strip() for part in term.partition("="))
-        if not separator or not value or key not in _KEYS:
+        if not separator or not value or key not in KEYS:
             raise ConfigError(
                 f"filter {text!r}: {term.strip()!r} is not KEY=VALUE with a KEY of "
-                + ", ".join(_KEYS)
+                + ", ".join(KEYS)
             )
-        if key in _ROW_TERMS:
-            row_tests.append(_ROW_TERMS[key](text, value))
-        else:
-            owner_tests.append(_OWNER_TERMS[key](value))
-    return Rule(text, tuple(row_tests), tuple(owner_tests))
+        terms.append((key, value))
+    return _rule(text, terms)
+
+
+def combine(values: Mapping[str, Sequence[str]]) -> list[Rule]:
+    """Rules that hold where of each key of ``values`` one value does; none without any key.
+
+    Raises ConfigError.
+    """
+    choices = [[(key, value) for value in several] for key, several in values.items() if several]
+    found = map(list, product(*choices)) if choices else ()
+    return [_rule(",".join(f"{key}={value}" for key, value in terms), terms) for terms in found]
+
+
+def _rule(text: str, terms: Sequence[tuple[str, str]]) -> Rule:
+    return Rule(
+        text,
+        tuple(_ROW_TERMS[key](text, value) for key, value in terms if key in _ROW_TERMS),
+        tuple(_OWNER_TERMS[key](value) for key, value in terms if key in _OWNER_TERMS),
+    )
+
+
+class Choice:
+    """What matches an include rule (or anything, if there are none) and no exclude rule."""
+
+    def __init__(self, include: Sequence[Rule] = (), exclude: Sequence[Rule] = ()) -> None:
+        self._include = tuple(include)
+        self._exclude = tuple(exclude)
+
+    def __bool__(self) -> bool:
+        """Whether there is any rule."""
+        return bool(self._include or self._exclude)
+
+    def matches(self, rows: Ends, owners: OwnerTable, ends: Sequence[str] = ("owner",)) -> Flags:
+        """``ends`` as of ``Rule.matches``."""
+        kept = np.full(len(rows["protocol"]), not self._include)
+        for rule in self._include:
+            kept |= rule.matches(rows, owners, ends)
+        for rule in self._exclude:
+            kept &= ~rule.matches(rows, owners, ends)
+        return kept
 
 
 class FlowFilter:
-    """Keeps rows that match an include rule (or any, if there are none) and no exclude rule.
+    """Keeps the rows that are the ``Choice`` of its rules.
 
     ``excluded_*`` count what was dropped; packets and octets are those sent and received.
     """
 
     def __init__(self, include: Sequence[Rule] = (), exclude: Sequence[Rule] = ()) -> None:
-        self._include = tuple(include)
-        self._exclude = tuple(exclude)
+        self._choice = Choice(include, exclude)
         self._seen = KeyIndex()
         self._serial = 0
         self.excluded_rows = 0
@@ -92,22 +133,14 @@ class FlowFilter:
 
     def select(self, batch: FlowBatch, owners: OwnerTable) -> FlowBatch:
         """The rows to meter; the batch itself if there is nothing to drop."""
-        if not len(batch) or not (self._include or self._exclude):
+        if not len(batch) or not self._choice:
             return batch
-        kept = self._kept(batch.rows, owners)
+        kept = self._choice.matches(batch.rows, owners)
         if kept.all():
             return batch
         rows = np.ascontiguousarray(batch.rows)
         self._count(take_rows(rows, np.flatnonzero(~kept)))
         return FlowBatch(take_rows(rows, np.flatnonzero(kept)))
-
-    def _kept(self, rows: Rows, owners: OwnerTable) -> Flags:
-        kept = np.full(len(rows), not self._include)
-        for rule in self._include:
-            kept |= rule.matches(rows, owners)
-        for rule in self._exclude:
-            kept &= ~rule.matches(rows, owners)
-        return kept
 
     def _count(self, rows: Rows) -> None:
         self.excluded_rows += len(rows)
@@ -134,7 +167,7 @@ def _cidr_test(text: str, value: str) -> _RowTest:
         raise ConfigError(f"filter {text!r}: {error}") from None
     mask, wanted = _words(network.netmask.packed), _words(network.network_address.packed)
 
-    def test(rows: Rows) -> Flags:
+    def test(rows: Ends) -> Flags:
         within = rows["ip_version"] == network.version
         local, remote = (
             ((_words(rows[name]) & mask) == wanted).all(axis=1)
@@ -160,7 +193,7 @@ def _port_test(text: str, value: str) -> _RowTest:
     if last < first:
         raise ConfigError(f"filter {text!r}: the range {value} is empty")
 
-    def test(rows: Rows) -> Flags:
+    def test(rows: Ends) -> Flags:
         local, remote = rows["local_port"], rows["remote_port"]
         return ((local >= first) & (local <= last)) | ((remote >= first) & (remote <= last))
 
@@ -184,14 +217,33 @@ def _container_test(value: str) -> _OwnerTest:
     return lambda owner: owner.container_id.startswith(value) or owner.container_name == value
 
 
+def _pod_test(value: str) -> _OwnerTest:
+    """By its name, or NAMESPACE/NAME."""
+    namespace, separator, name = value.rpartition("/")
+    return lambda owner: (
+        owner.pod_name == name and (not separator or owner.pod_namespace == namespace)
+    )
+
+
+def _namespace_test(value: str) -> _OwnerTest:
+    return lambda owner: owner.pod_namespace == value
+
+
 def _user_test(value: str) -> _OwnerTest:
     """By name or by uid."""
-    uid = int(value) if value.isascii() and value.isdigit() else -1
+    uid = _digits(value)
     return lambda owner: value == owner.user_name or uid == owner.uid
 
 
 def _process_test(value: str) -> _OwnerTest:
-    return lambda owner: owner.process_name == value
+    """By name or by pid."""
+    pid = _digits(value)
+    return lambda owner: value == owner.process_name or pid == owner.pid
+
+
+def _digits(value: str) -> int:
+    """The number, or -1, which nobody has."""
+    return int(value) if value.isascii() and value.isdigit() else -1
 
 
 _ROW_TERMS: dict[str, Callable[[str, str], _RowTest]] = {
@@ -201,6 +253,8 @@ _ROW_TERMS: dict[str, Callable[[str, str], _RowTest]] = {
 }
 _OWNER_TERMS: dict[str, Callable[[str], _OwnerTest]] = {
     "container": _container_test,
+    "pod": _pod_test,
+    "namespace": _namespace_test,
     "user": _user_test,
     "process": _process_test,
 }

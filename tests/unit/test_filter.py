@@ -9,7 +9,7 @@ import pytest
 
 from probe.errors import ConfigError
 from probe.flow.batch import FlowBatch, Mark, Rows, row_dtype
-from probe.flow.filter import FlowFilter, parse_rule
+from probe.flow.filter import Choice, FlowFilter, combine, parse_rule
 from probe.flow.owner import Owner, OwnerTable
 
 # id, local, remote, local port, remote port, protocol, owner
@@ -22,8 +22,15 @@ ENDS = (
 
 def owners() -> OwnerTable:
     table = OwnerTable()
-    table.add(Owner(process_name="dig", uid=1000, user_name="ada", container_id="abcdef012345"))
-    table.add(Owner(process_name="nginx", uid=33, user_name="www-data"))
+    table.add(
+        Owner(pid=77, process_name="dig", uid=1000, user_name="ada", container_id="abcdef012345")
+    )
+    table.add(
+        Owner(
+            process_name="nginx", uid=33, user_name="www-data", pod_name="web-1",
+            pod_namespace="shop", container_id="99", container_name="web",
+        )
+    )  # fmt: skip
     return table
 
 
@@ -57,6 +64,13 @@ def kept(flow_filter: FlowFilter) -> list[int]:
         ("protocol=udp", [1]),
         ("protocol=6", [2, 3]),
         ("container=abc", [1]),
+        ("container=web", [2]),
+        ("pod=web-1", [2]),
+        ("pod=shop/web-1", [2]),
+        ("pod=default/web-1", []),
+        ("pod=web", []),
+        ("namespace=shop", [2]),
+        ("process=77", [1]),
         ("user=ada", [1]),
         ("user=33", [2]),
         ("process=nginx", [2]),
@@ -96,3 +110,24 @@ def test_what_is_excluded_is_counted_and_a_flow_once() -> None:
 def test_nonsense_is_refused_with_its_text(text: str) -> None:
     with pytest.raises(ConfigError, match="filter"):
         parse_rule(text)
+
+
+def test_of_each_key_one_value_must_hold() -> None:
+    rules = combine({"protocol": ["tcp"], "port": ["53", "443"], "user": []})
+    assert [rule.text for rule in rules] == ["protocol=tcp,port=53", "protocol=tcp,port=443"]
+    assert kept(FlowFilter(include=rules)) == [2]
+    assert combine({"port": []}) == []
+    with pytest.raises(ConfigError, match="'x' is not a number"):
+        combine({"port": ["x"]})
+
+
+def test_a_flow_matches_by_one_of_its_ends() -> None:
+    rows = flows().rows
+    columns = {name: rows[name] for name in rows.dtype.names or ()}
+    columns["other"] = np.array([2, 0, 0], np.uint64)
+    rule = parse_rule("process=nginx,port=1-60000")
+    assert rule.matches(columns, owners(), ("owner", "other")).tolist() == [True, True, False]
+    both = parse_rule("process=nginx,user=ada")  # of the same end
+    assert not both.matches(columns, owners(), ("owner", "other")).any()
+    choice = Choice(exclude=[rule])
+    assert choice.matches(columns, owners(), ("owner", "other")).tolist() == [False, False, True]

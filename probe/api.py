@@ -1,0 +1,166 @@
+"""Sockflow as a library: the flows of this host as numpy arrays, batch by batch.
+
+    from probe.api import Metering, address
+
+    with Metering(include=["port=443"], duration=60) as metering:
+        for batch in metering:
+            for flow in batch.flows:
+                source = batch.owners[flow["source_owner"]]
+                print(source.process_name, address(flow, "destination"), flow["octets"])
+
+The probe runs in the thread that iterates, in a loop of its own: no signal handler is installed,
+and nothing is shared between two ``Metering``. What cannot be used or had is a ``SockflowError``.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from probe.app import Probe
+from probe.config import build
+from probe.errors import ConfigError, KernelError, SockflowError
+from probe.flow.batch import RECORD_DTYPE, EndReason, Role, Rows
+from probe.flow.biflow import pair_directions
+from probe.flow.event import EVENT_DTYPE, SOCKET_DTYPE, EventKind
+from probe.flow.owner import Owner, OwnerTable
+from probe.interfaces.table import Link
+from probe.loop import Loop
+from probe.sinks.local import LocalSink
+from probe.stop import StopRequest
+
+__all__ = [
+    "EVENT_DTYPE", "RECORD_DTYPE", "SOCKET_DTYPE", "Batch", "ConfigError", "EndReason",
+    "EventKind", "KernelError", "Metering", "Owner", "OwnerTable", "Role", "SockflowError",
+    "address",
+]  # fmt: skip
+
+_KINDS = {"flows": RECORD_DTYPE, "events": EVENT_DTYPE, "sockets": SOCKET_DTYPE}
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What there is to tell since the batch before; each array may be empty.
+
+    flows: RECORD_DTYPE, one row for each direction of a flow that had packets: counters since its
+    last row. A live flow has one every ``active_timeout`` seconds, the last one tells why it ended.
+    events: EVENT_DTYPE, oldest first. sockets: SOCKET_DTYPE, those that began or ceased to listen.
+    owners: who the ``owner`` columns of these arrays mean, 0 being unknown. An index keeps its
+    meaning until the next batch; an ``Owner`` does not change.
+    The arrays are the caller's own.
+    """
+
+    flows: Rows
+    events: Rows
+    sockets: Rows
+    owners: OwnerTable
+
+    def __len__(self) -> int:
+        return len(self.flows) + len(self.events) + len(self.sockets)
+
+    def biflows(self) -> Rows:
+        """``flows`` with both directions of a flow in one row, the initiator being its source."""
+        return pair_directions(self.flows)
+
+
+class Metering:
+    """The probe of this host, for use in a ``with`` statement and one iteration.
+
+    settings: those of ``sockflow run`` by the names that ``RunConfig`` gives them, as
+    ``collector="netlink"``, ``include=["pod=web-1"]``, ``duration=60``, ``active_timeout=10``
+    (2 unless it is set). With ``destinations`` the same records are exported there as well.
+    The traffic of the program itself is metered like any other.
+
+    Raises ConfigError for settings, and in ``__enter__`` KernelError where this host has no way to
+    meter. Iteration gives a Batch each ``interval`` seconds; it ends after ``duration`` or
+    ``stop``, and then the last batches have all that was still in the flow cache.
+    """
+
+    def __init__(self, **settings: object) -> None:
+        self._config = build(settings)
+        self._stop = StopRequest()
+        self._probe = Probe(self._config, is_guest=True)
+        self._inbox = _Inbox()
+        self._is_open = self._has_begun = False
+
+    def __enter__(self) -> Metering:
+        try:
+            self._probe.open(self._config.destinations, [self._inbox])
+        except BaseException:
+            self.close()
+            raise
+        self._is_open = True
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __iter__(self) -> Iterator[Batch]:
+        if not self._is_open or self._has_begun:
+            raise SockflowError("iterate over a Metering once, inside of its with statement")
+        self._has_begun = True
+        return self._batches()
+
+    def stop(self) -> None:
+        """From any thread: the iteration ends after what is left; before it began, at once."""
+        self._stop.request()
+
+    def losses(self) -> Mapping[str, int]:
+        """What never became a row, by cause, never reset."""
+        return self._probe.losses()
+
+    def close(self) -> None:
+        """Detach; what was not iterated over is lost. In the thread that iterates, or after it."""
+        if self._stop.fileno() >= 0:
+            self._is_open = False
+            self._probe.close()
+            self._stop.close()
+
+    def _batches(self) -> Iterator[Batch]:
+        for _ in Loop(self._probe, self._stop).steps(self._config.duration):
+            yield self._inbox.take(self._probe.owners)
+
+
+def address(row: Any, end: str) -> str:
+    """``{end}_address`` of a row as text; of flows ``end`` is 'source' or 'destination', of events
+    'local' or 'remote'."""
+    octets = row[f"{end}_address"].tobytes()
+    if row["ip_version"] == 4:
+        return socket.inet_ntop(socket.AF_INET, octets[:4])
+    return socket.inet_ntop(socket.AF_INET6, octets)
+
+
+class _Inbox(LocalSink):
+    """What came since it was last emptied."""
+
+    def __init__(self) -> None:
+        super().__init__("program")
+        self._came: dict[str, list[Rows]] = {name: [] for name in _KINDS}
+
+    def send(self, records: Rows, now_s: float) -> None:
+        self._came["flows"].append(records)
+
+    def send_events(self, events: Rows, now_s: float) -> None:
+        self._came["events"].append(events.copy())
+
+    def send_sockets(self, sockets: Rows, now_s: float) -> None:
+        self._came["sockets"].append(sockets)
+
+    def send_interfaces(self, links: list[Link], now_s: float) -> None:
+        """They are no rows."""
+
+    def take(self, owners: OwnerTable) -> Batch:
+        came = {
+            name: np.concatenate([np.zeros(0, kind), *self._came[name]])
+            for name, kind in _KINDS.items()
+        }
+        for parts in self._came.values():
+            parts.clear()
+        return Batch(**came, owners=owners)
+
+    def summary(self) -> str:
+        return ""
