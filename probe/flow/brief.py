@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probe.flow.batch import RECORD_DTYPE, EndReason, Mark, Rows
-from probe.flow.ends import TCP, Slots, concatenate_rows, take_rows
+from probe.flow.ends import TCP, Slots, take_rows
 from probe.flow.record import fill_sent
 
 _HALF = np.uint64(32)
@@ -44,17 +44,18 @@ def _pairs(ordered: NDArray[np.uint64]) -> Slots:
     return np.flatnonzero(equal[1:-1] & ~equal[:-2] & ~equal[2:])
 
 
-def build_brief_records(a: Rows, b: Rows, now_ns: int, host_netns: int) -> Rows:
-    """Records of the connections between a[i] and b[i], one per direction with packets.
+def build_brief_records(rows: Rows, a: Slots, b: Slots, now_ns: int, host_netns: int) -> Rows:
+    """Records of the connections between rows a[i] and b[i], one per direction with packets.
 
     Their times are still those of the rows: CLOCK_MONOTONIC.
     """
-    started = np.minimum(np.minimum(a["start_ns"], b["start_ns"]), now_ns)
-    ended = np.minimum(np.maximum(np.maximum(a["last_ns"], b["last_ns"]), started), now_ns)
-    flow = np.minimum(a["id"], b["id"])
-    senders, receivers = concatenate_rows([a, b]), concatenate_rows([b, a])
+    senders = take_rows(rows, np.concatenate([a, b]))
+    receivers = take_rows(rows, np.concatenate([b, a]))
+    starts, ends, ids = (senders[name].reshape(2, -1) for name in ("start_ns", "last_ns", "id"))
+    started = np.minimum(np.minimum(*starts), now_ns)
+    ended = np.minimum(np.maximum(np.maximum(*ends), started), now_ns)
     records: Rows = np.zeros(len(senders), RECORD_DTYPE)
-    for name, values in (("first_ns", started), ("last_ns", ended), ("flow_id", flow)):
+    for name, values in (("first_ns", started), ("last_ns", ended), ("flow_id", np.minimum(*ids))):
         records[name][: len(a)] = records[name][len(a) :] = values
     records["octets"], records["packets"] = senders["tx_octets"], senders["tx_packets"]
     records["retransmitted"], records["lost"] = senders["retransmitted"], senders["lost"]

@@ -113,8 +113,8 @@ class FlowCache:
             a, b = a[~known], b[~known]
         self.observed_flows += len(a)
         for start in range(0, len(a), _BLOCK):
-            ends, others = (take_rows(rows, side[start : start + _BLOCK]) for side in (a, b))
-            self._brief.append(build_brief_records(ends, others, now_ns, self._host_netns))
+            ends, others = (side[start : start + _BLOCK] for side in (a, b))
+            self._brief.append(build_brief_records(rows, ends, others, now_ns, self._host_netns))
 
     def _observe(self, rows: Rows, now_ns: int) -> None:
         if not len(rows):
@@ -152,10 +152,12 @@ class FlowCache:
         """``records`` and those of brief connections, which ended whatever the others do."""
         if not self._brief:
             return records
-        brief, self._brief = concatenate_rows(self._brief), []
+        records = concatenate_rows([*self._brief, records])
+        brief = records[: sum(map(len, self._brief))]
+        self._brief = []
         brief["first_ns"] += wall_offset_ns
         brief["last_ns"] += wall_offset_ns
-        return concatenate_rows([brief, records])
+        return records
 
     def _locate(self, rows: Rows) -> Slots:
         """The slot of each row's id; of an unknown one a slot in state FREE."""

@@ -226,6 +226,8 @@ def _message_starts(lengths: Counts, ends: Counts, room: int) -> Counts:
     """Index of the first record of each message, filled greedily."""
     if int(lengths.max()) > room:
         raise ValueError(f"a record of {int(lengths.max())} octets in messages with {room}")
+    if lengths[0] == lengths[-1] and (lengths == lengths[0]).all():
+        return np.arange(0, len(lengths), room // int(lengths[0]))
     following = np.searchsorted(ends, ends - lengths + room, side="right").tolist()
     starts, at = [], 0
     while at < len(following):
