@@ -19,10 +19,11 @@ from probe.flow.filter import FlowFilter, parse_rule
 from probe.interfaces.names import InterfaceList
 from probe.interfaces.veth import VethMap, read_default_route
 from probe.loop import Loop
-from probe.metadata.docker import DockerNames, open_docker
+from probe.metadata.docker import open_docker
+from probe.metadata.kubernetes import KubernetesSettings, open_kubernetes
+from probe.metadata.kubernetes.remote import RemoteEnds
 from probe.metadata.naming import ContainerOwners, WaitingRecords
 from probe.metadata.nat import Nat
-from probe.metadata.process import read_container_id
 from probe.metadata.users import UserNames
 from probe.own_traffic import OwnTraffic
 from probe.prometheus.durations import Durations
@@ -55,13 +56,13 @@ class Probe:
         self.config = config
         self._is_guest = is_guest
         self.owners = ContainerOwners()
-        self.docker: DockerNames | None = None
+        self.remote: RemoteEnds | None = None
         self.waiting = WaitingRecords()
         rules = [[parse_rule(text) for text in texts] for texts in (config.include, config.exclude)]
         self.filter = FlowFilter(include=rules[0], exclude=rules[1])
         self.collector: Collector
         self._closing = contextlib.ExitStack()
-        veths = VethMap(read_container_id, read_default_route)
+        veths = VethMap(self.owners.container_of, read_default_route)
         self.interfaces = InterfaceList(veths, self._container_name, self.owners.find_names)
         self.links = self.interfaces.links
         self.exporter = Exporter(config, self.owners, self, self.interfaces)
@@ -77,9 +78,7 @@ class Probe:
         self.exporter.open(destinations)
         for sink in sinks:
             self.exporter.add(sink)
-        self.docker = open_docker(self.config.docker)
-        if self.docker:
-            self.owners.set_runtimes((self.docker,))
+        self._open_runtimes()
         self.collector = open_collector(
             self.config.collector, self.owners, UserNames(), self.config.privacy.command_lines
         )
@@ -152,8 +151,6 @@ class Probe:
         self.cache.observe(self.filter.select(batch, self.owners), time.monotonic_ns())
 
     def close(self) -> None:
-        if self.docker:
-            self.docker.close()
         self.interfaces.close()
         if self.nat:
             self.nat.close()
@@ -187,6 +184,8 @@ class Probe:
             self.nat.apply(records)
         if self.interfaces.veths:
             self.interfaces.veths.apply(records)
+        if self.remote:
+            self.remote.apply(records)
         nameless = self.owners.nameless(time.monotonic())
         records = self.waiting.hold(records, nameless if may_wait else nameless[:0])
         self.exported.count(records)
@@ -201,9 +200,27 @@ class Probe:
         in_use = set(self.cache.owners_in_use().tolist()) | self.waiting.owners_in_use()
         in_use |= self.exporter.owners_in_use()
         released = self.collector.sweep_owners(in_use) + self.feed.sweep_owners()
+        if self.remote:
+            released += self.remote.sweep(in_use, now)
         if released:
             self.exporter.forget(released)
         self.exporter.announce_interfaces()
+
+    def _open_runtimes(self) -> None:
+        """Kubernetes first: where it runs its Pods in Docker, it knows more of them."""
+        config = self.config
+        kubernetes = open_kubernetes(
+            KubernetesSettings(
+                config.kubernetes, config.kubernetes_node, config.kubernetes_labels,
+                config.kubernetes_remote,
+            )
+        )  # fmt: skip
+        if kubernetes and kubernetes.remote:
+            self.remote = RemoteEnds(kubernetes.remote, self.owners)
+        found = [one for one in (kubernetes, open_docker(config.docker)) if one]
+        for runtime in found:
+            self._closing.callback(runtime.close)
+        self.owners.set_runtimes(tuple(found))
 
     def _open_metrics(self, address: str, limit: int) -> None:
         from probe.prometheus.server import MetricsServer

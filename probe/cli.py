@@ -193,9 +193,31 @@ def _add_identity(run: argparse.ArgumentParser) -> None:
         "unless a URL is given (default: if the package docker is there)",
     )  # fmt: skip
     run.add_argument("--no-docker", dest="docker", action="store_false")
+    _add_kubernetes(run)
     run.add_argument(
         "--max-flows", type=int, metavar="N",
         help=f"bound of the flow cache (default {_DEFAULTS.max_flows})",
+    )  # fmt: skip
+
+
+def _add_kubernetes(run: argparse.ArgumentParser) -> None:
+    run.add_argument(
+        "--kubernetes", nargs="?", const=True, metavar="KUBECONFIG",
+        help="names of Pods from the Kubernetes API, as the Pod that this is in or the kubeconfig "
+        "file may ask it (default: in a Pod that may)",
+    )  # fmt: skip
+    run.add_argument("--no-kubernetes", dest="kubernetes", action="store_false")
+    run.add_argument(
+        "--kubernetes-node", metavar="NAME",
+        help="the name of this node (default: NODE_NAME of the environment, else the host's name)",
+    )  # fmt: skip
+    run.add_argument(
+        "--kubernetes-labels", action="append", metavar="KEY",
+        help="tell this label of Pods; repeatable",
+    )  # fmt: skip
+    run.add_argument(
+        "--kubernetes-remote", action=argparse.BooleanOptionalAction,
+        help="name Pods and Services of the whole cluster at the other end (default: no)",
     )  # fmt: skip
 
 

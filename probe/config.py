@@ -37,6 +37,10 @@ class RunConfig:
     template: str | None = None
     nat: bool = True
     docker: bool | str = "auto"
+    kubernetes: bool | str = "auto"
+    kubernetes_node: str = ""
+    kubernetes_labels: tuple[str, ...] = ()
+    kubernetes_remote: bool = False
     template_refresh: float = 600.0
     max_flows: int = 131072
     snmp: SnmpSettings | None = None
@@ -58,8 +62,8 @@ class Setting:
     high: float | None = None
     many: bool = False
     choices: tuple[str, ...] = ()
-    #: In place of a URL: so text or a boolean, and text is 'auto' or has one of these schemes.
-    schemes: tuple[str, ...] = ()
+    #: A switch that may tell where as well: a boolean or text, which is 'auto' or begins so.
+    begins: tuple[str, ...] = ()
 
 
 SETTINGS: dict[str, Setting] = {
@@ -74,7 +78,11 @@ SETTINGS: dict[str, Setting] = {
     "profile": Setting(str),
     "template": Setting(str),
     "nat": Setting(bool),
-    "docker": Setting(str, schemes=("unix://", "tcp://", "http://", "https://")),
+    "docker": Setting(str, begins=("unix://", "tcp://", "http://", "https://")),
+    "kubernetes": Setting(str, begins=("/", "./", "../", "~/")),
+    "kubernetes_node": Setting(str),
+    "kubernetes_labels": Setting(str, many=True),
+    "kubernetes_remote": Setting(bool),
     "template_refresh": Setting(float, low=1),
     "max_flows": Setting(int, low=1, high=2**26),
     "prometheus": Setting(str),
@@ -166,8 +174,8 @@ def _check_setting(key: str, value: object, setting: Setting) -> object:
 
 def _check_one(key: str, value: object, setting: Setting) -> object:
     shown = key.replace("_", "-")
-    if setting.schemes:
-        return _check_switch(shown, value, setting.schemes)
+    if setting.begins:
+        return _check_switch(shown, value, setting.begins)
     if setting.kind is float and type(value) is int:
         value = float(value)
     if type(value) is not setting.kind:
@@ -179,12 +187,12 @@ def _check_one(key: str, value: object, setting: Setting) -> object:
     return value
 
 
-def _check_switch(key: str, value: object, schemes: tuple[str, ...]) -> object:
-    is_url = isinstance(value, str) and value.startswith(schemes)
-    if isinstance(value, bool) or value == "auto" or is_url:
+def _check_switch(key: str, value: object, begins: tuple[str, ...]) -> object:
+    is_place = isinstance(value, str) and value.startswith(begins)
+    if isinstance(value, bool) or value == "auto" or is_place:
         return value
     raise ConfigError(
-        f"{key} must be true, false, 'auto', or a URL with {', '.join(schemes)}, not {value!r}"
+        f"{key} must be true, false, 'auto', or begin with {', '.join(begins)}, not {value!r}"
     )
 
 

@@ -31,6 +31,7 @@ class OwnerSource(IntEnum):
     SOCKET_CALL = 1
     LISTENER = 2
     DESCRIPTOR = 3
+    ADDRESS = 4  # of another host: who has the address
 
 
 class Mark(IntFlag):
@@ -92,6 +93,7 @@ RECORD_DTYPE = np.dtype(
         ("flow_id", "u8"),
         ("first_ns", "i8"),
         ("last_ns", "i8"),
+        ("begun_ns", "i8"),  # the flow, and not this record of it; 0: with the record
         ("octets", "u8"),
         ("packets", "u8"),
         ("source_address", "u1", 16),

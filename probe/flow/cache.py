@@ -157,6 +157,7 @@ class FlowCache:
         self._brief = []
         brief["first_ns"] += wall_offset_ns
         brief["last_ns"] += wall_offset_ns
+        brief["begun_ns"] = brief["first_ns"]
         return records
 
     def _locate(self, rows: Rows) -> Slots:

@@ -32,7 +32,8 @@ _UNITED = ("tx_flags", "rx_flags", "mark")
 class EndTable:
     """Columns per slot: ``total`` and ``out`` are (capacity, lane, column) sums: seen, exported.
 
-    ``since_ns``, ``armed_ns`` and ``flow`` belong to the entry and are valid at both of its ends.
+    ``since_ns``, ``begun_ns``, ``armed_ns`` and ``flow`` belong to the entry and are valid at both
+    of its ends.
     """
 
     def __init__(self) -> None:
@@ -43,6 +44,7 @@ class EndTable:
         self.peer = np.zeros(_FIRST_CAPACITY, np.int32)
         self.flow = np.zeros(_FIRST_CAPACITY, np.uint64)
         self.last_ns = np.zeros(_FIRST_CAPACITY, np.int64)  # latest packet
+        self.begun_ns = np.zeros(_FIRST_CAPACITY, np.int64)  # the first that was known of the end
         self.since_ns = np.zeros(_FIRST_CAPACITY, np.int64)  # where the next record begins
         self.armed_ns = np.zeros(_FIRST_CAPACITY, np.int64)  # the active timeout counts from here
         self.closed_ns = np.zeros(_FIRST_CAPACITY, np.int64)  # 0 while the socket lives
@@ -110,7 +112,7 @@ class EndTable:
         self.closed_ns[slots] = _closed_ns(rows, now_ns)
         first = np.minimum(rows["start_ns"].astype(np.int64), now_ns)
         self.last_ns[slots] = np.clip(rows["last_ns"].astype(np.int64), first, now_ns)
-        self.since_ns[slots] = self.armed_ns[slots] = first
+        self.begun_ns[slots] = self.since_ns[slots] = self.armed_ns[slots] = first
 
     def update(self, slots: Slots, rows: Rows, now_ns: int) -> None:
         """Add later rows to ends that are known; slots are distinct."""
@@ -141,6 +143,7 @@ class EndTable:
         since = np.where(a_out & ~b_out, self.since_ns[a], since)
         since = np.where(b_out & ~a_out, self.since_ns[b], since)
         self.since_ns[a] = self.since_ns[b] = since
+        self.begun_ns[a] = self.begun_ns[b] = np.minimum(self.begun_ns[a], self.begun_ns[b])
         self.armed_ns[a] = self.armed_ns[b] = np.maximum(self.armed_ns[a], self.armed_ns[b])
         keeps_b = (b_out & ~a_out) | ((a_out == b_out) & (self.flow[b] < self.flow[a]))
         self.flow[a] = self.flow[b] = np.where(keeps_b, self.flow[b], self.flow[a])

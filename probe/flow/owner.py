@@ -56,7 +56,8 @@ class Owner:
 @dataclass(frozen=True, slots=True)
 class ContainerNames:
     """Strings are '' where there is none; ``project`` and ``service`` are compose's, what comes
-    after them is of the Pod that the container is in."""
+    after them is of the Pod that the container is in. ``name`` is '' if only that is known, ``pod``
+    if it is a Service ('Service/web' is the ``workload`` then)."""
 
     name: str = ""
     image: str = ""
@@ -67,11 +68,18 @@ class ContainerNames:
     pod_uid: str = ""
     workload: str = ""
     labels: tuple[tuple[str, str], ...] = ()
+    node: str = ""
 
     @property
     def full(self) -> str:
-        """As people write it: namespace/pod/container, or the name."""
-        return f"{self.namespace}/{self.pod}/{self.name}" if self.pod else self.name
+        """As people write it: namespace/pod/container, or what of it is known."""
+        return full_name(self.namespace, self.pod, self.name, self.workload)
+
+
+def full_name(namespace: str, pod: str, container: str, workload: str = "") -> str:
+    """As people write it: 'shop/web-1/nginx', 'shop/Service/web', or the name of the container."""
+    named = (namespace, pod or workload, container) if namespace else (container,)
+    return "/".join(filter(None, named))
 
 
 UNKNOWN = Owner()

@@ -115,6 +115,7 @@ def _fill_times(
     first = np.minimum(table.since_ns[leaders], last)
     records["first_ns"] = first[entry] + wall_offset_ns
     records["last_ns"] = last[entry] + wall_offset_ns
+    records["begun_ns"] = table.begun_ns[leaders[entry]] + wall_offset_ns
     exported = np.zeros(len(leaders), bool)
     exported[entry] = True
     table.since_ns[leaders] = np.where(exported, last, table.since_ns[leaders])

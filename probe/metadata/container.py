@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 
 _HEX = r"(?P<id>[0-9a-f]{64})"
 _NAME = r"(?P<id>[^/]+?)"
@@ -38,16 +39,47 @@ _UNIT = re.compile(r"_?(?P<unit>[^/]+\.(?:service|scope|socket|mount|swap))")
 _MANAGER = "init.scope"  # where a user's own systemd is, inside of user@UID.service
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a process runs, as its cgroup tells: strings are '' where there is none.
+
+    ``container_id``: of the innermost container, ``outer_container_id`` of the one around it;
+    ``unit``: of systemd, in no container.
+    """
+
+    container_id: str = ""
+    outer_container_id: str = ""
+    pod_uid: str = ""
+    unit: str = ""
+
+
+def read_place(cgroup: str) -> Place:
+    *outer, inner = ("", *container_ids(cgroup))
+    return Place(inner, outer[-1] if outer else "", pod_uid(cgroup), systemd_unit(cgroup))
+
+
+def container_ids(cgroup: str) -> list[str]:
+    """Ids of the containers that a cgroup path names, the outermost first."""
+    found: list[str] = []
+    before = ""
+    for part in cgroup.strip("/").split("/"):
+        container = _match_container(part) or (part if before == _LXC_PARENT else "")
+        if container and container not in found[-1:]:
+            found.append(container)
+        before = part
+    return found
+
+
 def container_id(cgroup: str) -> str:
     """The id of the innermost container that a cgroup path names, '' for none."""
-    parts = cgroup.strip("/").split("/")
-    for at in range(len(parts) - 1, -1, -1):
-        for pattern in _COMPONENTS:
-            match = pattern.fullmatch(parts[at])
-            if match:
-                return _ESCAPED.sub(lambda code: chr(int(code[1], 16)), match["id"])
-        if at and parts[at - 1] == _LXC_PARENT:
-            return parts[at]
+    return next(reversed(container_ids(cgroup)), "")
+
+
+def _match_container(part: str) -> str:
+    for pattern in _COMPONENTS:
+        match = pattern.fullmatch(part)
+        if match:
+            return _ESCAPED.sub(lambda code: chr(int(code[1], 16)), match["id"])
     return ""
 
 

@@ -15,13 +15,13 @@ import importlib.util
 import json
 import logging
 import os
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from probe.errors import ConfigError
 from probe.flow.owner import ContainerNames
+from probe.metadata.listener import Listener
 from probe.metadata.runtime import KnownContainers
 
 log = logging.getLogger(__name__)
@@ -29,12 +29,10 @@ log = logging.getLogger(__name__)
 SOCKET = "/var/run/docker.sock"
 _EVENTS = {"type": ["container"], "event": ["create", "start", "rename", "destroy"]}
 _PROJECT, _SERVICE = "com.docker.compose.project", "com.docker.compose.service"
+_KUBERNETES, _SANDBOX = "io.kubernetes", "POD"
 _ANSWER_S = 5.0
 #: A stream of events without any is opened anew: its other end may be gone without a word.
 _SILENCE_S = 60.0
-#: A socket that refuses costs nothing to try; after a time-out or a strange answer longer waits.
-_RETRY_S = 0.5
-_LONGEST_RETRY_S = 30.0
 _REPLAY_S = 2.0
 #: For a container that is not known yet while we listen, and shortly after we stopped to.
 _PATIENCE_S = 1.0
@@ -57,47 +55,30 @@ class DockerNames:
         self.url = url
         self._answer_s, self._silence_s = answer_s, silence_s
         self._known = KnownContainers()
-        self._is_live = False
-        self._lost_at = float("-inf")
         self._heard_s: float | None = None
-        self._has_warned = False
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="docker", daemon=True)
+        is_near = url.startswith("unix://")
+        self._listener = Listener(f"Docker at {url}", self._listen, self.is_there, is_near)
 
     # -- asked by metering --------------------------------------------------------------------
     def open(self) -> None:
-        self._lost_at = time.monotonic()
-        self._thread.start()
+        self._listener.open()
 
-    def find(self, container_id: str) -> ContainerNames | None:
+    def find(self, container_id: str, pod_uid: str = "") -> ContainerNames | None:
         return self._known.find(container_id)
 
     def take_changed(self) -> set[str]:
         return self._known.take_changed()
 
-    def patience_s(self) -> float:
-        if self._is_live:
+    def patience_s(self, in_pod: bool = False) -> float:
+        if self._listener.is_live:
             return _PATIENCE_S
-        recent = time.monotonic() - self._lost_at < _LONG_PATIENCE_LASTS_S
-        return _LONG_PATIENCE_S if recent else 0.0
+        is_recent = self._listener.lost_for_s() < _LONG_PATIENCE_LASTS_S
+        return _LONG_PATIENCE_S if is_recent else 0.0
 
     def close(self) -> None:
-        """The thread ends by itself; it is not waited for, since it may wait for an answer."""
-        self._stop.set()
+        self._listener.close()
 
     # -- the thread ---------------------------------------------------------------------------
-    def _run(self) -> None:
-        pause_s = _RETRY_S
-        while not self._stop.is_set():
-            if self.is_there():
-                try:
-                    self._listen()
-                    pause_s = _RETRY_S
-                    continue  # after a silence
-                except Exception as error:  # what comes from outside may raise anything
-                    pause_s = self._fail(error, pause_s)
-            self._stop.wait(pause_s)
-
     def is_there(self) -> bool:
         """Whether it is worth asking."""
         path = self.url.removeprefix("unix://")
@@ -112,17 +93,14 @@ class DockerNames:
             self._heard_s = asked_s
             for event in _events(api, since_s, self._answer_s, self._silence_s):
                 if event is None:
-                    self._begin()
+                    if self._listener.begin():
+                        log.info("names of %d containers from %s", len(self._known),
+                                 self._listener.who)  # fmt: skip
                     continue
                 self._take(event)
                 self._heard_s = time.time()
-                if self._stop.is_set():
+                if self._listener.is_closed:
                     return
-
-    def _begin(self) -> None:
-        if not self._is_live:
-            log.info("names of %d containers from Docker at %s", len(self._known), self.url)
-        self._is_live, self._has_warned = True, False
 
     def _take(self, event: Mapping[str, Any]) -> None:
         actor = event["Actor"]
@@ -138,18 +116,6 @@ class DockerNames:
         if name:
             image = str(attributes.get("image", ""))
             self._known.add(container_id, _names(name, image, attributes))
-
-    def _fail(self, error: Exception, pause_s: float) -> float:
-        """The next pause."""
-        was_live = self._is_live
-        if was_live:
-            self._is_live, self._lost_at = False, time.monotonic()
-        if not self._has_warned and not self._stop.is_set():  # nobody asks any more
-            self._has_warned = True
-            log.warning("Docker at %s does not tell names: %s", self.url, _one_line(error))
-        if was_live or _is_refused(error):
-            return _RETRY_S
-        return min(2 * pause_s, _LONGEST_RETRY_S)
 
 
 def open_docker(setting: bool | str, socket: str = SOCKET) -> DockerNames | None:
@@ -233,12 +199,14 @@ def _own_name(listed: Mapping[str, Any]) -> str:
 
 
 def _names(name: str, image: str, labels: Mapping[str, Any]) -> ContainerNames:
+    """A kubelet that runs its containers in Docker (cri-dockerd) tells of their Pods in labels."""
+    if pod := str(labels.get(f"{_KUBERNETES}.pod.name", "")):
+        container = str(labels.get(f"{_KUBERNETES}.container.name", ""))
+        return ContainerNames(
+            "" if container == _SANDBOX else container,
+            image,
+            pod=pod,
+            namespace=str(labels.get(f"{_KUBERNETES}.pod.namespace", "")),
+            pod_uid=str(labels.get(f"{_KUBERNETES}.pod.uid", "")),
+        )
     return ContainerNames(name, image, str(labels.get(_PROJECT, "")), str(labels.get(_SERVICE, "")))
-
-
-def _is_refused(error: Exception) -> bool:
-    return any(word in str(error) for word in ("Connection refused", "No such file"))
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]

@@ -14,63 +14,92 @@ from numpy.typing import NDArray
 
 from probe.flow.batch import RECORD_DTYPE, Rows
 from probe.flow.owner import ContainerNames, Owner, OwnerTable
+from probe.metadata.process import read_process_place
 from probe.metadata.runtime import Runtime
 
 _SIDES = ("source_owner", "destination_owner")
 _MOST_WAITING = 16384  # records
+_MOST_PODS = 8192  # containers
 
 
 class ContainerOwners(OwnerTable):
-    """An OwnerTable that fills in what runtimes know of the containers of its owners."""
+    """An OwnerTable that fills in what runtimes know of the containers and Pods of its owners."""
 
     def __init__(self, runtimes: tuple[Runtime, ...] = ()) -> None:
         super().__init__()
         self._runtimes = runtimes
-        self._by_container: dict[str, set[int]] = {}
+        self._by_key: dict[str, set[int]] = {}  # id of a container, or UID of a Pod -> owners
+        self._pods: dict[str, str] = {}  # id of a container -> UID of its Pod; the latest
         self._nameless: dict[str, float] = {}  # container id -> when it was first asked for
 
     def set_runtimes(self, runtimes: tuple[Runtime, ...]) -> None:
-        """From now on; owners that are here already get their names with the next ``refresh``."""
+        """From now on; owners that are here already get their names with the next ``refresh``.
+
+        The first that knows a container names it.
+        """
         self._runtimes = runtimes
 
+    def container_of(self, pid: int) -> str:
+        """The id of the container that a process is in, '' for none; ``find_names`` will know its
+        Pod, also of one that the runtime does not tell of, such as the one that holds the Pod."""
+        place = read_process_place(pid)
+        self._note_pod(place.container_id, place.pod_uid)
+        return place.container_id
+
     def find_names(self, container_id: str) -> ContainerNames | None:
-        """What the first runtime that knows the container says of it."""
-        found = (runtime.find(container_id) for runtime in self._runtimes)
-        return next(filter(None, found), None)
+        """What is known of a container, or else of the Pod that it is in."""
+        return self._find(container_id, self._pods.get(container_id, ""))
 
     def add(self, owner: Owner) -> int:
         index = super().add(self._named(owner))
-        if owner.container_id:
-            self._by_container.setdefault(owner.container_id, set()).add(index)
+        self._note_pod(owner.container_id, owner.pod_uid)
+        for key in _keys(owner):
+            self._by_key.setdefault(key, set()).add(index)
         return index
 
     def release(self, index: int) -> None:
-        container_id = self[index].container_id
-        indices = self._by_container.get(container_id, set())
-        indices.discard(index)
-        if not indices:
-            self._by_container.pop(container_id, None)
-            self._nameless.pop(container_id, None)
+        owner = self[index]
+        for key in _keys(owner):
+            indices = self._by_key.get(key, set())
+            indices.discard(index)
+            if not indices:
+                self._by_key.pop(key, None)
+                self._nameless.pop(key, None)
         super().release(index)
 
     def refresh(self) -> list[int]:
         """Describes anew the owners in containers that have been named; their indices."""
         changed: list[int] = []
         for runtime in self._runtimes:
-            for container_id in runtime.take_changed():
-                changed += [i for i in self._by_container.get(container_id, ()) if self._rename(i)]
+            for key in runtime.take_changed():
+                changed += [index for index in self._by_key.get(key, ()) if self._rename(index)]
         return changed
 
     def nameless(self, now_s: float) -> NDArray[np.int64]:
         """Owners whose container may still be named soon; call it at every tick."""
-        patience_s = max((runtime.patience_s() for runtime in self._runtimes), default=0.0)
+        patience_s = {in_pod: self._patience_s(in_pod) for in_pod in (False, True)}
         found: list[int] = []
         for container_id, since_s in self._nameless.items():
             if since_s == 0.0:
                 self._nameless[container_id] = since_s = now_s
-            if now_s - since_s < patience_s:
-                found += self._by_container.get(container_id, ())
+            if now_s - since_s < patience_s[container_id in self._pods]:
+                found += self._by_key.get(container_id, ())
         return np.array(found, np.int64)
+
+    def _patience_s(self, in_pod: bool) -> float:
+        return max((runtime.patience_s(in_pod) for runtime in self._runtimes), default=0.0)
+
+    def _find(self, container_id: str, pod_uid: str) -> ContainerNames | None:
+        """Of a container rather than of its Pod only."""
+        found = [runtime.find(container_id, pod_uid) for runtime in self._runtimes]
+        known = [names for names in found if names]
+        return next((names for names in known if names.name), known[0] if known else None)
+
+    def _note_pod(self, container_id: str, pod_uid: str) -> None:
+        if container_id and pod_uid and container_id not in self._pods:
+            while len(self._pods) >= _MOST_PODS:
+                del self._pods[next(iter(self._pods))]
+            self._pods[container_id] = pod_uid
 
     def _rename(self, index: int) -> bool:
         owner = self[index]
@@ -82,24 +111,35 @@ class ContainerOwners(OwnerTable):
 
     def _named(self, owner: Owner) -> Owner:
         container_id = owner.container_id
-        if not container_id or not self._runtimes:
+        if not self._runtimes or not (container_id or owner.pod_uid):
             return owner
-        if found := self.find_names(container_id):
+        found = self._find(container_id, owner.pod_uid)
+        if found and found.name:
             self._nameless.pop(container_id, None)
-            return dataclasses.replace(
-                owner,
-                container_name=found.name,
-                container_image=found.image,
-                compose_project=found.project,
-                compose_service=found.service,
-                pod_name=found.pod,
-                pod_namespace=found.namespace,
-                pod_uid=found.pod_uid or owner.pod_uid,
-                workload=found.workload,
-                labels=found.labels,
-            )
-        self._nameless.setdefault(container_id, 0.0)
-        return owner
+        elif container_id:
+            self._nameless.setdefault(container_id, 0.0)
+        return with_names(owner, found) if found else owner
+
+
+def with_names(owner: Owner, names: ContainerNames) -> Owner:
+    """``owner`` in the container, or the Pod, that has these names."""
+    return dataclasses.replace(
+        owner,
+        container_name=names.name,
+        container_image=names.image,
+        compose_project=names.project,
+        compose_service=names.service,
+        pod_name=names.pod,
+        pod_namespace=names.namespace,
+        pod_uid=names.pod_uid or owner.pod_uid,
+        workload=names.workload,
+        labels=names.labels,
+        node=names.node or owner.node,
+    )
+
+
+def _keys(owner: Owner) -> list[str]:
+    return [key for key in (owner.container_id, owner.pod_uid) if key]
 
 
 class WaitingRecords:

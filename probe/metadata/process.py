@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..flow.owner import Owner
-from .container import container_id, pod_uid, systemd_unit
+from .container import Place, read_place
+from .procfs import choose_cgroup
 
 _PATH_SOURCES = {0: "", 1: "walked", 2: "exec"}
 
@@ -40,6 +41,7 @@ def owner_from_row(
     has none. ``node``: the name of this host.
     """
     cgroup = _text(row["cgroup"])
+    place = read_place(cgroup)
     return Owner(
         pid=int(row["pid"]),
         process_name=_text(row["name"]),
@@ -53,18 +55,18 @@ def owner_from_row(
         user_name=user_name(int(row["uid"])),
         command_line=command_line(int(row["pid"])),
         cgroup=cgroup,
-        container_id=container_id(cgroup),
-        pod_uid=pod_uid(cgroup),
-        unit=systemd_unit(cgroup),
+        container_id=place.container_id,
+        outer_container_id=place.outer_container_id,
+        pod_uid=place.pod_uid,
+        unit=place.unit,
         node=node,
     )
 
 
-def read_container_id(pid: int) -> str:
-    """Of the container that a process is in, '' for none, or when it is gone."""
+def read_process_place(pid: int) -> Place:
+    """Where a process runs; nowhere, when it is gone."""
     try:
-        lines = Path(f"/proc/{pid}/cgroup").read_text("utf-8", "replace").splitlines()
+        text = Path(f"/proc/{pid}/cgroup").read_text("utf-8", "replace")
     except OSError:
-        return ""
-    found = (container_id(line.split(":", 2)[-1]) for line in lines)
-    return next(filter(None, found), "")
+        return Place()
+    return read_place(choose_cgroup(text))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..flow.owner import Owner
-from .container import container_id, pod_uid
+from .container import container_id, read_place
 
 #: Where container runtimes put containers, in the order of kernel/host.container_hierarchy.
 _HIERARCHIES = ("memory", "pids", "devices", "")
@@ -50,6 +50,7 @@ def owner_from_proc(
     uid, gid = _read_ids(process)
     path = _read_path(process)
     cgroup = _read_cgroup(process)
+    place = read_place(cgroup)
     return Owner(
         pid=identity.pid,
         process_name=identity.name,
@@ -63,8 +64,10 @@ def owner_from_proc(
         user_name="" if uid is None else user_name(uid),
         command_line=command_line(identity.pid),
         cgroup=cgroup,
-        container_id=container_id(cgroup),
-        pod_uid=pod_uid(cgroup),
+        container_id=place.container_id,
+        outer_container_id=place.outer_container_id,
+        pod_uid=place.pod_uid,
+        unit=place.unit,
         node=node,
     )
 

@@ -10,12 +10,14 @@ from probe.flow.owner import ContainerNames
 class Runtime(Protocol):
     """Answers at once from what it knows; it learns in a thread of its own."""
 
-    def find(self, container_id: str) -> ContainerNames | None: ...
+    def find(self, container_id: str, pod_uid: str = "") -> ContainerNames | None:
+        """Without a ``name`` where only the Pod that it is in is known."""
 
     def take_changed(self) -> set[str]:
-        """Ids of containers that have been named, or named anew, since the last call."""
+        """Ids of containers, and UIDs of Pods, that have been named, or named anew, since the last
+        call."""
 
-    def patience_s(self) -> float:
+    def patience_s(self, in_pod: bool = False) -> float:
         """How long it is worth to wait for the names of a container that is not known yet."""
 
     def close(self) -> None: ...
@@ -37,7 +39,7 @@ class KnownContainers:
         """Those that exist."""
         return len(self._names) - len(self._gone)
 
-    def find(self, container_id: str) -> ContainerNames | None:
+    def find(self, container_id: str, pod_uid: str = "") -> ContainerNames | None:
         return self._names.get(container_id)
 
     def add(self, container_id: str, names: ContainerNames) -> None:

@@ -17,7 +17,6 @@ from probe.interfaces.table import Counters, Link
 from probe.interfaces.veth import VethMap, read_default_route
 from probe.metadata.docker import DockerNames, open_docker
 from probe.metadata.naming import ContainerOwners
-from probe.metadata.process import read_container_id
 from probe.stop import StopSignals
 from probe.view.text import octets
 
@@ -155,7 +154,7 @@ def _reading(docker: bool | str) -> Iterator[InterfaceList]:
     names = open_docker(docker)
     if names:
         owners.set_runtimes((names,))
-    veths = VethMap(read_container_id, read_default_route)
+    veths = VethMap(owners.container_of, read_default_route)
     interfaces = InterfaceList(veths, find_names=owners.find_names)
     try:
         interfaces.refresh()

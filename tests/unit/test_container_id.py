@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from probe.metadata.container import container_id, pod_uid, systemd_unit
+from probe.metadata.container import Place, container_id, pod_uid, read_place, systemd_unit
 
 ID = "4f3c9e0d9be1ab27a3a1e6c5d7a0f9be1ab27a3a1e6c5d7a0f9b4f3c9e0d9b12"
 OUTER = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
@@ -130,6 +130,39 @@ def test_podman(path: str) -> None:
 @pytest.mark.parametrize(("path", "name"), NAMED.items())
 def test_lxc_and_nspawn(path: str, name: str) -> None:
     assert container_id(path) == name
+
+
+NESTED = {
+    DOCKER["in Docker"]: (ID, OUTER),
+    DOCKER["in Docker, systemd"]: (ID, OUTER),
+    DOCKER["in LXC"]: (ID, "build"),
+    DOCKER["in nspawn"]: (ID, "build"),
+    KUBERNETES["kind, cgroupfs"]: (ID, OUTER),
+    KUBERNETES["kind, systemd"]: (ID, OUTER),
+    f"/lxc.payload.vm/lxc.payload.inner/docker/{ID}": (ID, "inner"),
+    f"/lxc/101/ns/lxc/7/ns/libpod_parent/libpod-{ID}": (ID, "7"),
+    f"/machine.slice/libpod-{OUTER}.scope/container/libpod_parent/libpod-{ID}": (ID, OUTER),
+    f"/system.slice/docker-{OUTER}.scope/kubepods.slice/{_POD_SLICE}/docker-{ID}.scope": (
+        ID, OUTER
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("path", "ids"), NESTED.items())
+def test_the_innermost_wins_and_the_outer_is_kept(path: str, ids: tuple[str, str]) -> None:
+    place = read_place(path)
+    assert (place.container_id, place.outer_container_id) == ids
+
+
+@pytest.mark.parametrize("path", [DOCKER["systemd"], *CONTAINERD.values(), *NAMED, *NONE])
+def test_nothing_around(path: str) -> None:
+    assert read_place(path).outer_container_id == ""
+
+
+def test_all_of_a_place() -> None:
+    assert read_place(KUBERNETES["kind, cgroupfs"]) == Place(ID, OUTER, POD)
+    assert read_place("/system.slice/nginx.service") == Place(unit="nginx.service")
+    assert read_place("/") == Place()
 
 
 @pytest.mark.parametrize("path", NONE)

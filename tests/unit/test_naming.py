@@ -15,7 +15,7 @@ WEB = ContainerNames("web", "nginx:1", "shop", "front")
 class Known(KnownContainers):
     """As a runtime that is patient for two seconds."""
 
-    def patience_s(self) -> float:
+    def patience_s(self, in_pod: bool = False) -> float:
         return 2.0
 
     def close(self) -> None:

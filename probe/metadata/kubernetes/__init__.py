@@ -1,0 +1,7 @@
+"""Names of Pods by the Kubernetes API: of this node's, and of the cluster's if asked for."""
+
+from __future__ import annotations
+
+from probe.metadata.kubernetes.names import KubernetesNames, KubernetesSettings, open_kubernetes
+
+__all__ = ["KubernetesNames", "KubernetesSettings", "open_kubernetes"]

@@ -1,0 +1,123 @@
+"""The Kubernetes API: GET, lists and watches, with whatever credentials there are.
+
+The package ``kubernetes`` gives configuration and authentication. Its models are left alone: they
+take 20 MB, and most of what comes is not looked at.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+IN_CLUSTER = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
+_MOST_OCTETS = 256 << 20  # of an answer; 500 Pods of the usual size take 5 MB
+_MOST_LINE_OCTETS = 16 << 20
+_PART_OCTETS = 65536
+
+
+class ApiError(Exception):
+    """It has answered, and not with what was asked for. ``status``: of HTTP, 0 for garbage."""
+
+    def __init__(self, status: int, text: str) -> None:
+        super().__init__(f"{status} {text}" if status else text)
+        self.status = status
+
+
+class KubernetesApi:
+    """``kubeconfig``: a file, '' for the credentials of the Pod that we are in. Nothing is kept of
+    these longer than the object lives, so that a new one follows a token that is rotated."""
+
+    def __init__(self, kubeconfig: str, answer_s: float) -> None:
+        # typed or not, as the version of the package may be
+        client, config, rest = (
+            importlib.import_module(f"kubernetes.{name}")
+            for name in ("client", "config", "client.rest")
+        )
+        settings: Any = client.Configuration()
+        if kubeconfig:
+            path = os.path.expanduser(kubeconfig)
+            config.load_kube_config(path, client_configuration=settings, persist_config=False)
+        else:
+            config.load_incluster_config(client_configuration=settings)
+        self._settings, self._answer_s = settings, answer_s
+        self._rest: Any = rest.RESTClientObject(settings)
+        self.url = str(settings.host)
+
+    def get(self, path: str, **parameters: object) -> dict[str, Any]:
+        """The answer; raises ApiError, and whatever becomes of a connection."""
+        response = self._request(path, parameters, self._answer_s)
+        try:
+            octets = response.read(_MOST_OCTETS)
+        finally:
+            response.close()
+        return _decode(octets)
+
+    def watch(
+        self, path: str, silence_s: float, **parameters: object
+    ) -> Generator[dict[str, Any] | None]:
+        """None as soon as it is open, then events until either end closes it.
+
+        Ends after ``silence_s`` without any.
+        """
+        from urllib3.exceptions import ReadTimeoutError
+
+        response = self._request(path, {**parameters, "watch": "true"}, silence_s)
+        rest = b""
+        try:
+            yield None
+            for part in response.stream(_PART_OCTETS):
+                *lines, rest = (rest + part).split(b"\n")
+                yield from (_decode(line) for line in lines if line)
+                if len(rest) > _MOST_LINE_OCTETS:
+                    raise ApiError(0, "an event of endless length")
+        except ReadTimeoutError:
+            return
+        finally:
+            response.close()  # and not back to the pool: there may be more to come
+
+    def close(self) -> None:
+        self._rest.pool_manager.clear()
+
+    def _request(self, path: str, parameters: dict[str, object], read_s: float) -> Any:
+        from urllib3 import Timeout
+
+        headers = {"Accept": "application/json", "User-Agent": "sockflow"}
+        for found in self._settings.auth_settings().values():
+            if found["in"] == "header":
+                headers[found["key"]] = found["value"]
+        response = self._rest.pool_manager.request(
+            "GET",
+            f"{self.url}{path}?{urlencode(parameters)}",
+            headers=headers,
+            timeout=Timeout(connect=self._answer_s, read=read_s),
+            retries=False,
+            preload_content=False,
+        )
+        if response.status != 200:
+            octets = response.read(_PART_OCTETS)
+            response.close()
+            raise ApiError(response.status, _message(octets) or str(response.reason))
+        return response
+
+
+def _decode(octets: bytes) -> dict[str, Any]:
+    try:
+        found = json.loads(octets)
+    except ValueError:
+        raise ApiError(0, "an answer that is not JSON") from None
+    if not isinstance(found, dict):
+        raise ApiError(0, "an answer that is no object")
+    return found
+
+
+def _message(octets: bytes) -> str:
+    """Of a Status."""
+    try:
+        return str(json.loads(octets)["message"])
+    except (ValueError, KeyError, TypeError):
+        return ""
