@@ -63,11 +63,58 @@ struct flow_row {
 	__u8 dscp;
 	__u8 owner_source;       /* enum owner_source */
 	__u8 mark;               /* enum flow_mark */
-	__u8 pad[3];
+	__u8 pad[2];
+	__u8 told;               /* UDP, in the kernel only: which first datagrams are events */
 };
 _Static_assert(sizeof(struct flow_row) == 160, "flow_row");
 
-/* The identity behind flow ends, sent once per distinct identity, before any row that names it. */
+enum event_kind {
+	EVENT_CONNECT = 1,
+	EVENT_CONNECT_FAILED,
+	EVENT_ACCEPT,
+	EVENT_CLOSE,
+	EVENT_RETRANSMIT,
+	EVENT_SEND,
+	EVENT_RECV,
+	EVENT_CGROUP_MADE,
+	EVENT_CGROUP_REMOVED,
+	EVENT_CGROUP_ENTERED, /* the first program was executed in it */
+};
+
+/* What happened to a flow end, or to a cgroup that may be a container. The columns are those of
+ * EVENT_DTYPE in probe/flow/event.py. */
+struct event_row {
+	__u64 time_ns;    /* CLOCK_MONOTONIC */
+	__u64 flow_id;    /* struct flow_row.id */
+	__u64 cookie;     /* of the socket; of a cgroup its id */
+	__u64 owner;      /* struct owner_row.id, 0 when unknown */
+	__u64 netns;
+	__u64 tx_octets;  /* IP layer, since the flow began; UDP: of this datagram */
+	__u64 rx_octets;
+	__u64 tx_packets;
+	__u64 rx_packets;
+	__u8 local_address[16];
+	__u8 remote_address[16];
+	__u16 local_port;
+	__u16 remote_port;
+	__u32 netns_inode;
+	__u32 ifindex;
+	__u32 rtt_us;
+	__u32 rtt_var_us;
+	__u32 error;      /* errno that the socket holds, 0 when unknown */
+	__u32 count;      /* segments sent again since the flow's last RETRANSMIT, else 1 */
+	__u8 kind;        /* enum event_kind */
+	__u8 ip_version;  /* 0: a cgroup */
+	__u8 protocol;
+	__u8 tcp_state;
+	__u8 role;
+	__u8 owner_source;
+	__u8 pad[6];
+};
+_Static_assert(sizeof(struct event_row) == 144, "event_row");
+
+/* The identity behind flow ends, sent once per distinct identity, before any row that names it. One
+ * without a pid is a cgroup as such. */
 struct owner_row {
 	__u64 id;
 	__u64 start_ns;   /* start of the process, CLOCK_BOOTTIME */
@@ -95,5 +142,6 @@ struct losses {
 	__u64 storage_failed;     /* sockets that could not be given storage */
 	__u64 udp_peers_full;     /* datagrams not counted: table of UDP peers full */
 	__u64 snapshot_full;      /* rows that had to wait for the next snapshot pass */
+	__u64 event_ring_full;    /* events not told; flows are not touched by it */
 };
 #endif

@@ -55,6 +55,8 @@ static __always_inline void snapshot_tcp(struct sock_flow *f, struct sock *sk)
 			return;
 		r = snapshot_slot();
 		if (r && take_final(f)) {
+			if (report_events && f->row.owner_source != OWNER_SOCKET_CALL)
+				tell_end(f, tp);
 			*r = f->row;
 			snapshot_rows++;
 		}
@@ -78,6 +80,8 @@ static __always_inline void snapshot_tcp(struct sock_flow *f, struct sock *sk)
 	/* the socket closed meanwhile and left its last row to us */
 	f->progress = CLOSING | DONE;
 	finalize(f, sk, tp, TCP_ESTABLISHED);
+	if (report_events)
+		tell_end(f, tp);
 	r = snapshot_slot();
 	if (r) {
 		*r = f->row;

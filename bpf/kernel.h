@@ -65,8 +65,12 @@ struct kernfs_node {
 struct kernfs_node___before_6_15 {
 	struct kernfs_node *parent;
 };
+struct cgroup_root {
+	int hierarchy_id;
+};
 struct cgroup {
 	struct kernfs_node *kn;
+	struct cgroup_root *root;
 };
 struct cgroup_subsys_state {
 	struct cgroup *cgroup;
@@ -135,6 +139,7 @@ struct sock {
 	} sk_drops;
 	u16 sk_protocol;
 	int sk_rx_dst_ifindex;
+	int sk_err;
 };
 struct socket {
 	struct sock *sk;
@@ -142,11 +147,29 @@ struct socket {
 struct ipv6_pinfo {
 	u8 tclass;
 };
+union flowi_uli {
+	struct {
+		__be16 dport;
+	} ports;
+};
+struct flowi4 {
+	__be32 daddr;
+	union flowi_uli uli;
+};
+struct flowi {
+	union {
+		struct flowi4 ip4;
+	} u;
+};
+struct inet_cork_full {
+	struct flowi fl;
+};
 struct inet_sock {
 	struct sock sk;
 	struct ipv6_pinfo *pinet6;
 	__be16 inet_sport;
 	u8 tos;
+	struct inet_cork_full cork;
 };
 struct inet_connection_sock {
 	struct inet_sock icsk_inet;

@@ -248,6 +248,29 @@ static __noinline u64 announce_owner(struct task_struct *task, struct owner_key 
 	return id;
 }
 
+/* The id of a cgroup as such, without any process. */
+static __always_inline u64 announce_cgroup(struct kernfs_node *node, u64 cgroup_id)
+{
+	struct owner_row *row = bpf_ringbuf_reserve(&owner_ring, sizeof(*row), 0);
+	struct path_scratch *s = scratch();
+	u64 id;
+
+	if (!row) {
+		__sync_fetch_and_add(&losses.owner_ring_full, 1);
+		return 0;
+	}
+	__builtin_memset(row, 0, sizeof(*row));
+	id = row->id = __sync_fetch_and_add(&next_owner_id, 1);
+	row->cgroup_id = cgroup_id;
+	row->cgroup_v1 = cgroup_v1_controller != HIERARCHY_V2;
+	if (s && !__sync_lock_test_and_set(&s->busy, 1)) {
+		walk_cgroup(node, row->cgroup);
+		s->busy = 0;
+	}
+	bpf_ringbuf_submit(row, ring_flags(&owner_ring, OWNER_RING_OCTETS));
+	return id;
+}
+
 static __always_inline u64 identity(struct task_struct *task, struct owner_key *key)
 {
 	u64 *known = bpf_map_lookup_elem(&owner_ids, key);

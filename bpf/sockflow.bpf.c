@@ -24,9 +24,12 @@ const volatile u32 snapshot_capacity = 131072;
 const volatile u32 jiffy_ns = 0; /* 0: unknown */
 const volatile u64 udp_idle_ns = 60000000000ULL;
 const volatile bool typed_task = false; /* cgroup programs may call bpf_get_current_task_btf */
+const volatile bool report_events = false; /* false: the verifier removes all that is for events */
+const volatile int container_hierarchy_id = 0; /* of cgroup_v1_controller's; 0 is cgroup v2 */
 
 #define OWNER_RING_OCTETS (1 << 19)
 #define FLOW_RING_OCTETS (1 << 22)
+#define EVENT_RING_OCTETS (1 << 23)
 
 /* --- maps ------------------------------------------------------------------------------------- */
 struct losses losses;     /* read by user space through .bss */
@@ -36,6 +39,8 @@ u32 udp_peer_count;       /* entries of udp_peers: a pass over an empty table is
 
 /* Types of the ABI that no map names: kept in the object's BTF by being mentioned. */
 const struct owner_row *emit_owner_row __attribute__((unused));
+const struct event_row *emit_event_row __attribute__((unused));
+const enum event_kind *emit_event_kind __attribute__((unused));
 const enum flow_mark *emit_flow_mark __attribute__((unused));
 const enum flow_role *emit_flow_role __attribute__((unused));
 const enum owner_source *emit_owner_source __attribute__((unused));
@@ -180,6 +185,15 @@ static __always_inline void set_gauges(struct flow_row *r, struct sock *sk, stru
 		r->ifindex = sk->sk_rx_dst_ifindex;
 }
 
+/* What these have to tell of, in events.h; to be called where report_events holds. */
+struct datagram;
+static __noinline void tell_established(struct sock_flow *f, struct tcp_sock *tp);
+static __noinline void tell_end(struct sock_flow *f, struct tcp_sock *tp);
+static __always_inline void tell_late_end(struct sock_flow *f, struct sock *sk);
+static __always_inline void tell_unreachable(struct sock_flow *f, struct sock *sk);
+static __always_inline void tell_datagram(struct flow_row *r, struct datagram *d, bool egress);
+
 #include "tcp.h"
 #include "udp.h"
+#include "events.h"
 #include "iterators.h"

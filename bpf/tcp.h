@@ -240,6 +240,8 @@ static __always_inline void on_close(struct sock_flow *f, struct sock *sk, struc
 	if (__sync_fetch_and_or(&f->progress, CLOSING))
 		return; /* done before, or the snapshot has it in hand and will finish it */
 	finalize(f, sk, tp, old);
+	if (report_events && (f->row.owner_source == OWNER_SOCKET_CALL || !sk->sk_socket))
+		tell_end(f, tp);
 	__sync_fetch_and_or(&f->progress, FINAL);
 	/* An orphan has nothing left to tell. A socket that a task still holds may send a reset and
 	 * name its worker: its row leaves when it is destroyed. */
@@ -318,6 +320,8 @@ int tcp_events(struct bpf_sock_ops *ctx)
 		return 1;
 	}
 	on_established(f, (struct sock *)tp, tp);
+	if (report_events)
+		tell_established(f, tp);
 follow:
 	bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG);
 	return 1;
@@ -329,8 +333,11 @@ int BPF_PROG(tcp_destroyed, struct sock *sk)
 	struct sock_flow *f = bpf_sk_storage_get(&sockets, sk, 0, 0);
 	struct tcp_sock *tp;
 
-	if (!f || !f->row.id)
+	if (!f || !f->row.id) {
+		if (report_events)
+			tell_unreachable(f, sk);
 		return 0;
+	}
 	if (!f->progress) { /* older than the probe: no state was ever announced */
 		tp = bpf_skc_to_tcp_sock(sk);
 		if (tp)
@@ -338,6 +345,8 @@ int BPF_PROG(tcp_destroyed, struct sock *sk)
 	}
 	if (!take_final(f))
 		return 0;
+	if (report_events)
+		tell_late_end(f, sk);
 	refine_owner(f, sk);
 	send_last_row(&f->row);
 	return 0;

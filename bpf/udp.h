@@ -99,6 +99,8 @@ static __always_inline void count(struct flow_row *r, struct datagram *d, bool e
 	__sync_fetch_and_add(egress ? &r->tx_octets : &r->rx_octets, d->octets);
 	__sync_fetch_and_add(egress ? &r->tx_packets : &r->rx_packets, d->packets);
 	r->last_ns = stamp();
+	if (report_events)
+		tell_datagram(r, d, egress);
 }
 
 static __always_inline void set_identity(struct flow_row *to, struct flow_row *from)

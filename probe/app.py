@@ -12,6 +12,7 @@ import numpy as np
 
 from probe.collectors.source import Collector, open_collector
 from probe.config import RunConfig
+from probe.errors import ConfigError
 from probe.exporting import Exporter
 from probe.flow.batch import RECORD_DTYPE, FlowBatch, Rows
 from probe.flow.cache import FlowCache
@@ -29,6 +30,7 @@ from probe.own_traffic import OwnTraffic
 from probe.prometheus.durations import Durations
 from probe.prometheus.snapshot import take_snapshot
 from probe.prometheus.traffic import ContainerTraffic
+from probe.sinks.event_feed import EventFeed
 from probe.sinks.feed import Feed
 from probe.snmp.settings import SnmpSettings
 from probe.stop import StopSignals
@@ -78,9 +80,18 @@ class Probe:
         self.exporter.open(destinations)
         for sink in sinks:
             self.exporter.add(sink)
+        if self.config.events and not self.exporter.takes_events:
+            raise ConfigError(
+                "there are events, but no destination that takes them: add -e json:-, a kafka: "
+                "one, or ?flows=json to the zmq: one"
+            )
         self._open_runtimes()
         self.collector = open_collector(
-            self.config.collector, self.owners, UserNames(), self.config.privacy.command_lines
+            self.config.collector,
+            self.owners,
+            UserNames(),
+            self.config.privacy.command_lines,
+            self.config.events,
         )
         self._closing.callback(self.collector.close)
         self.cache = FlowCache(
@@ -90,6 +101,7 @@ class Probe:
             host_netns=self.collector.host_netns,
         )
         self.own = OwnTraffic(self.owners, self.collector.host_netns, self._is_guest)
+        self.events = EventFeed(self.collector, self.exporter, self.owners, self.own, self.filter)
         if self.config.nat:
             self.nat = Nat(self.collector.host_netns)
         if self.config.prometheus:
@@ -112,6 +124,7 @@ class Probe:
         self.exporter.forget(self.owners.refresh())
         self.interfaces.refresh()
         self.observe(self.collector.read())
+        self.events.pass_on()
         self._send(self.cache.expire(time.monotonic_ns(), _wall_offset_ns()))
         self.feed.tick(time.monotonic())
         self._sweep()
@@ -120,8 +133,9 @@ class Probe:
         self.tick_times.observe(time.monotonic() - started)
 
     def drain(self) -> None:
-        """Make room in the kernel's ring."""
+        """Make room in the kernel's rings."""
         self.observe(self.collector.drain())
+        self.events.pass_on()
 
     def finish(self) -> Iterator[int]:
         """The last snapshot and all that the cache holds; yields after each lot of records.
@@ -129,6 +143,7 @@ class Probe:
         A full cache is more than the destinations' queues hold, so the caller sends between lots.
         """
         self.observe(self.collector.read())
+        self.events.pass_on(may_wait=False)
         now_ns, offset_ns = time.monotonic_ns(), _wall_offset_ns()
         for records in (
             self.cache.expire(now_ns, offset_ns),
@@ -198,7 +213,7 @@ class Probe:
             return
         self._sweep_at = now + _SWEEP_S
         in_use = set(self.cache.owners_in_use().tolist()) | self.waiting.owners_in_use()
-        in_use |= self.exporter.owners_in_use()
+        in_use |= self.exporter.owners_in_use() | self.events.owners_in_use()
         released = self.collector.sweep_owners(in_use) + self.feed.sweep_owners()
         if self.remote:
             released += self.remote.sweep(in_use, now)

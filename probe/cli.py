@@ -165,6 +165,11 @@ def _add_run(commands: Any) -> None:
         run.add_argument(f"--{flag}", type=float, metavar=metavar, help=text)
     _add_identity(run)
     _add_counters(run)
+    run.add_argument(
+        "--events", action=argparse.BooleanOptionalAction,
+        help="tell what happens to flows and containers as well, to json:, kafka: and "
+        "zmq:?flows=json (default: no; eBPF only)",
+    )  # fmt: skip
     run.add_argument("--include", action="append", metavar="RULE", help=_FILTER_HELP)
     run.add_argument("--exclude", action="append", metavar="RULE", help="the same, left out")
     run.add_argument("-v", "--verbose", action="count", help="say more; repeatable")

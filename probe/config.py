@@ -43,6 +43,7 @@ class RunConfig:
     kubernetes_remote: bool = False
     template_refresh: float = 600.0
     max_flows: int = 131072
+    events: bool = False
     snmp: SnmpSettings | None = None
     prometheus: str | None = None
     prometheus_limit: int = 1024
@@ -85,6 +86,7 @@ SETTINGS: dict[str, Setting] = {
     "kubernetes_remote": Setting(bool),
     "template_refresh": Setting(float, low=1),
     "max_flows": Setting(int, low=1, high=2**26),
+    "events": Setting(bool),
     "prometheus": Setting(str),
     "prometheus_limit": Setting(int, low=0, high=100_000),
     "interface_interval": Setting(float, low=1),
@@ -120,6 +122,8 @@ def build(flags: Mapping[str, object], path: str | None = None) -> RunConfig:
     in_file = values.get("snmp")
     values |= check(flags)
     values["snmp"] = _merge_snmp(in_file, values.get("snmp"))
+    if values.get("events") and values.get("collector") == "netlink":
+        raise ConfigError("events need the collector ebpf: Netlink does not tell of them")
     if not values.get("destinations"):
         values.setdefault("active_timeout", LIVE_ACTIVE_TIMEOUT_S)
     return RunConfig(**values)

@@ -174,6 +174,10 @@ class Exporter:
         for sink, share in self._shares(records):
             sink.send(share, now_s)
 
+    @property
+    def takes_events(self) -> bool:
+        return any(sink.takes_events for sink in self.event_sinks)
+
     def send_events(self, events: Rows, now_s: float) -> None:
         """EVENT_DTYPE, to those that take events."""
         for sink in self.event_sinks:

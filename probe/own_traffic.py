@@ -53,17 +53,27 @@ class OwnTraffic:
 
     def take_out(self, batch: FlowBatch) -> FlowBatch:
         """``batch`` without own traffic, which is counted."""
-        rows = batch.rows
+        ours, theirs = self._find(batch.rows)
+        out = ours | theirs
+        if not out.any():
+            return batch
+        self._count(take_rows(batch.rows, np.flatnonzero(ours)))
+        return FlowBatch(take_rows(batch.rows, np.flatnonzero(~out)))
+
+    def take_out_events(self, events: Rows) -> Rows:
+        """EVENT_DTYPE without those of own traffic."""
+        ours, theirs = self._find(events)
+        out = ours | theirs
+        return take_rows(events, np.flatnonzero(~out)) if out.any() else events
+
+    def _find(self, rows: Rows) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Ends of our own, and the other ends of these."""
         ours = self._has_our_pid(rows)
         theirs = np.zeros(len(rows), bool)
         for address in self._addresses:
             ours |= self._matches(rows, "local", address)
             theirs |= self._matches(rows, "remote", address)
-        out = ours | theirs
-        if not out.any():
-            return batch
-        self._count(take_rows(rows, np.flatnonzero(ours)))
-        return FlowBatch(take_rows(rows, np.flatnonzero(~out)))
+        return ours, theirs
 
     def _count(self, own: Rows) -> None:
         for side in ("tx", "rx"):

@@ -65,6 +65,10 @@ class Sink(Protocol):
 class EventSink(Sink, Protocol):
     """A destination that takes more than flows."""
 
+    @property
+    def takes_events(self) -> bool:
+        """Whether ``send_events`` does anything, as the destination was configured."""
+
     def send_events(self, events: Rows, now_s: float) -> None:
         """EVENT_DTYPE, oldest first."""
 

@@ -17,15 +17,18 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import KernelError
 from ..flow.batch import FlowBatch, Mark, OwnerSource, Rows
 from ..flow.ends import concatenate_rows
+from ..flow.event import EVENT_DTYPE
 from ..flow.owner import OwnerTable
 from ..kernel import host
 from ..kernel.libbpf import IteratorLink, KernelObject, Link, LoadError
 from ..kernel.shared import Ring, map_array
 from ..metadata.process import owner_from_row, read_command_line
+from .container_events import ContainerEvents
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +44,17 @@ _OPTIONAL = {
     "udp_released": "UDP flows end by the idle timeout only",
     "tcp_reset_received": "RST from the peer is not in tcpControlBits",
     "tcp_reset_sent": "RST from this host is not in tcpControlBits",
+    "connecting6": "a CONNECT_FAILED over IPv6 without a route has no port",
+    "tcp_retransmitted": "no RETRANSMIT events",
+    "cgroup_made": "no CONTAINER_START events",
+    "cgroup_removed": "no CONTAINER_STOP events",
+    "program_executed": "CONTAINER_START names no process",
 }
+#: Programs and maps that are for events only.
+_EVENT_PROGRAMS = (
+    "connecting6", "tcp_retransmitted", "cgroup_made", "cgroup_removed", "program_executed",
+)  # fmt: skip
+_EVENT_MAPS = ("event_ring", "retransmits", "young_cgroups")
 _CGROUP_SECTIONS = ("cgroup_skb/", "cgroup/", "sockops")
 _ITERATOR_MAPS = {"snapshot_sockets": "sockets", "snapshot_udp_peers": "udp_peers"}
 _TCP = 6
@@ -56,6 +69,7 @@ class EbpfCollector:
     owners: the table that rows' ``owner`` column will index. user_name: uid -> name.
     command_lines: whether to read them (from /proc, when an identity is first seen).
     capacity: rows of one snapshot pass; more sockets than that take further passes.
+    events: whether the kernel half tells of events; without, it is as if they did not exist.
     """
 
     def __init__(
@@ -66,8 +80,10 @@ class EbpfCollector:
         capacity: int = 131_072,
         path: Path = OBJECT,
         command_lines: bool = False,
+        events: bool = False,
     ) -> None:
         self.owners = owners
+        self.tells_events = events
         self.hooks: list[str] = []
         self.snapshot_ns = 0
         self.host_netns = 0
@@ -84,6 +100,7 @@ class EbpfCollector:
         self._iterators: dict[str, IteratorLink] = {}
         self._attribution_due = 0
         self._unattributed = False
+        self._containers = ContainerEvents(owners)
         self._stack = contextlib.ExitStack()
 
     # -- opening ----------------------------------------------------------------------------------
@@ -108,7 +125,7 @@ class EbpfCollector:
 
     def _load(self) -> KernelObject:
         """The object as this kernel takes it: what is optional is left out where it is refused."""
-        left_out: list[str] = []
+        left_out = [] if self.tells_events else [*_EVENT_PROGRAMS]
         typed_task = True
         while True:
             kernel = self._configured(typed_task, left_out)
@@ -135,12 +152,17 @@ class EbpfCollector:
         kernel.set_knob("typed_task", typed_task)
         hz = host.jiffies_per_second()
         kernel.set_knob("jiffy_ns", 1_000_000_000 // hz if hz else 0)
-        kernel.set_knob("cgroup_v1_controller", host.container_hierarchy())
+        controller, hierarchy = host.container_hierarchy()
+        kernel.set_knob("cgroup_v1_controller", controller)
+        kernel.set_knob("container_hierarchy_id", hierarchy)
+        kernel.set_knob("report_events", self.tells_events)
         kernel.set_knob("udp_idle_ns", self._udp_idle_ns)
         kernel.set_knob("snapshot_capacity", self._capacity)
         kernel.resize_map("snapshot", self._capacity)
         for name in left_out:
             kernel.leave_out(name)
+        for name in () if self.tells_events else _EVENT_MAPS:
+            kernel.leave_out_map(name)
         return kernel
 
     def _attach(self, cgroup: str) -> None:
@@ -176,8 +198,19 @@ class EbpfCollector:
         self._losses = np.frombuffer(self._object.variable("losses"), losses)[0]
         self._epoll = select.epoll()
         self._stack.callback(self._epoll.close)
-        for name in ("flow_ring", "owner_ring"):
+        rings = ["flow_ring", "owner_ring"]
+        if self.tells_events:
+            self._event_ring = self._ring("event_ring", self._event_dtype())
+            rings.append("event_ring")
+        for name in rings:
             self._epoll.register(self._object.map_fd(name), select.EPOLLIN | select.EPOLLET)
+
+    def _event_dtype(self) -> np.dtype[np.void]:
+        """EVENT_DTYPE, which the kernel half must agree with but for the sign of times."""
+        told = self._object.btf.struct_dtype("event_row")
+        if _layout(told) != _layout(EVENT_DTYPE):
+            raise KernelError("struct event_row is not EVENT_DTYPE: run `make -C bpf`")
+        return EVENT_DTYPE
 
     def _ring(self, name: str, dtype: np.dtype[np.void]) -> Ring:
         ring = Ring(self._object.map_fd(name), self._object.map_entries(name), dtype)
@@ -205,6 +238,18 @@ class EbpfCollector:
         self._epoll.poll(0)  # edge-triggered: arms it again
         return self._finish(self._read_ended())
 
+    def read_events(self) -> Rows:
+        """EVENT_DTYPE: what happened since the last call, oldest first; the caller's own."""
+        if not self.tells_events:
+            return np.zeros(0, EVENT_DTYPE)
+        self._told[0] = 0
+        rows = self._event_ring.read()
+        self._read_owners()
+        rows["owner"] = self._find_owners(rows["owner"])
+        rows = self._containers.observe(rows, time.monotonic_ns())
+        rows["time_ns"] += time.time_ns() - time.monotonic_ns()
+        return rows
+
     def _read_ended(self) -> Rows:
         self._told[0] = 0
         return self._flow_ring.read()
@@ -227,13 +272,19 @@ class EbpfCollector:
 
     def _finish(self, rows: Rows) -> FlowBatch:
         self._read_owners()
-        at = np.searchsorted(self._owner_ids, rows["owner"], side="right") - 1
-        known = self._owner_ids[at] == rows["owner"]
-        rows["owner"] = np.where(known, self._owner_indices[at], 0)
+        rows["owner"] = self._find_owners(rows["owner"])
         guessed = (rows["owner"] == 0) | (rows["owner_source"] == OwnerSource.LISTENER)
         live = (rows["protocol"] == _TCP) & (rows["mark"] & Mark.CLOSED == 0)
         self._unattributed |= bool((guessed & live).any())
         return FlowBatch(rows)
+
+    def _find_owners(self, ids: NDArray[np.uint64]) -> NDArray[np.uint64]:
+        """The kernel's ids as indices of the table, 0 where unknown."""
+        at = np.searchsorted(self._owner_ids, ids, side="right") - 1
+        found: NDArray[np.uint64] = np.where(
+            self._owner_ids[at] == ids, self._owner_indices[at], np.uint64(0)
+        )
+        return found
 
     def _read_owners(self) -> None:
         rows = self._owner_ring.read()
@@ -271,6 +322,7 @@ class EbpfCollector:
         if len(self.owners) <= _SWEEP_ABOVE:
             return []
         indices = self._owner_indices.tolist()
+        in_use = {*in_use, *self._containers.owners_in_use()}
         keep = [
             not index or index in in_use or _is_alive(self.owners[index].pid) for index in indices
         ]
@@ -285,6 +337,14 @@ class EbpfCollector:
         """Detaches everything; nothing stays in the kernel."""
         self._count = self._told = self._udp_peers = self._losses = None  # type: ignore[assignment]
         self._stack.close()
+
+
+def _layout(dtype: np.dtype[np.void]) -> list[tuple[str, int, tuple[int, ...], int]]:
+    """(name, offset, shape, octets of an element) of each column."""
+    found = []
+    for name, (kind, offset, *_) in (dtype.fields or {}).items():
+        found.append((name, offset, kind.shape, kind.base.itemsize))
+    return found
 
 
 def _no_command_line(_: int) -> str:

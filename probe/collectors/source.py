@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection
 from typing import Protocol
 
 from ..errors import KernelError
-from ..flow.batch import FlowBatch
+from ..flow.batch import FlowBatch, Rows
 from ..flow.owner import OwnerTable
 
 log = logging.getLogger(__name__)
@@ -23,6 +23,8 @@ class Collector(Protocol):
     snapshot_ns: int
     #: What rows of our own network namespace have in their ``netns`` column, 0 when unknown.
     host_netns: int
+    #: Whether ``read_events`` ever has any.
+    tells_events: bool
 
     def open(self) -> None: ...
 
@@ -35,6 +37,9 @@ class Collector(Protocol):
     def drain(self) -> FlowBatch:
         """What ended since the last read."""
 
+    def read_events(self) -> Rows:
+        """EVENT_DTYPE: what happened since the last call, oldest first; the caller's own."""
+
     def losses(self) -> dict[str, int]:
         """What was missed, by cause, never reset."""
 
@@ -45,16 +50,23 @@ class Collector(Protocol):
 
 
 def open_collector(
-    name: str, owners: OwnerTable, user_name: Callable[[int], str], command_lines: bool
+    name: str,
+    owners: OwnerTable,
+    user_name: Callable[[int], str],
+    command_lines: bool,
+    events: bool = False,
 ) -> Collector:
     """``ebpf``, ``netlink``, or ``auto``: eBPF where it can run, else Netlink, saying why.
 
+    ``events`` are asked for; Netlink goes on without them, since flows are what a probe is for.
     Raises KernelError.
     """
     if name != "netlink":
         from .ebpf import EbpfCollector
 
-        collector: Collector = EbpfCollector(owners, user_name, command_lines=command_lines)
+        collector: Collector = EbpfCollector(
+            owners, user_name, command_lines=command_lines, events=events
+        )
         try:
             collector.open()
         except KernelError as error:
@@ -63,6 +75,8 @@ def open_collector(
             log.warning("no eBPF here, metering by Netlink instead: %s", error)
         else:
             return collector
+    if events:
+        log.warning("no events: Netlink tells of sockets, not of what happens to them")
     from .netlink import NetlinkCollector
 
     collector = NetlinkCollector(owners, user_name, command_lines=command_lines)

@@ -142,6 +142,13 @@ class FlowFilter:
         self._count(take_rows(rows, np.flatnonzero(~kept)))
         return FlowBatch(take_rows(rows, np.flatnonzero(kept)))
 
+    def select_events(self, events: Rows, owners: OwnerTable) -> Rows:
+        """EVENT_DTYPE by the same rules; those of containers have neither address nor port."""
+        if not len(events) or not self._choice:
+            return events
+        kept = self._choice.matches(events, owners)
+        return events if kept.all() else take_rows(events, np.flatnonzero(kept))
+
     def _count(self, rows: Rows) -> None:
         self.excluded_rows += len(rows)
         self.excluded_packets += int(rows["tx_packets"].sum() + rows["rx_packets"].sum())

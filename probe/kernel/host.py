@@ -61,17 +61,18 @@ def cgroup_root() -> str:
     )
 
 
-def container_hierarchy() -> int:
-    """Where container runtimes put containers: a v1 controller that is mounted, else v2 (0)."""
+def container_hierarchy() -> tuple[int, int]:
+    """Where container runtimes put containers: a v1 controller that is mounted and the id of its
+    hierarchy, else v2 (0, 0)."""
     try:
         lines = Path("/proc/cgroups").read_text().splitlines()[1:]
     except OSError:
-        return 0
-    mounted = {fields[0] for fields in map(str.split, lines) if fields[1] != "0"}
+        return 0, 0
+    mounted = {name: int(hierarchy) for name, hierarchy, *_ in map(str.split, lines)}
     for name, value in _V1_CONTROLLERS.items():
-        if name in mounted:
-            return value
-    return 0
+        if mounted.get(name):
+            return value, mounted[name]
+    return 0, 0
 
 
 def jiffies_per_second() -> int:

@@ -48,6 +48,7 @@ _FUNCTIONS: dict[str, tuple[type | None, list[type]]] = {
     "bpf_map__name": (c_char_p, [c_void_p]),
     "bpf_map__max_entries": (c_uint32, [c_void_p]),
     "bpf_map__set_max_entries": (c_int, [c_void_p, c_uint32]),
+    "bpf_map__set_autocreate": (c_int, [c_void_p, ctypes.c_bool]),
     "bpf_map__initial_value": (c_void_p, [c_void_p, POINTER(c_size_t)]),
     "bpf_obj_get_info_by_fd": (c_int, [c_int, c_void_p, POINTER(c_uint32)]),
 }
@@ -174,6 +175,10 @@ class KernelObject:
         for pointer, found, _ in self.programs():
             if found == name:
                 library().bpf_program__set_autoload(pointer, False)
+
+    def leave_out_map(self, name: str) -> None:
+        """The map ``name`` will not be made; programs may mention it where they never come."""
+        library().bpf_map__set_autocreate(self._map(name), False)
 
     def set_knob(self, name: str, value: int) -> None:
         """A ``const volatile`` of the object; before ``load`` only."""

@@ -83,6 +83,12 @@ def _match_container(part: str) -> str:
     return ""
 
 
+def is_container(cgroup: str) -> bool:
+    """Whether a cgroup path is that of a container, and not of a part of one."""
+    found = container_id(cgroup)
+    return bool(found) and container_id(cgroup.rpartition("/")[0]) != found
+
+
 def pod_uid(cgroup: str) -> str:
     """The UID of the innermost Kubernetes Pod that a cgroup path names, '' for none."""
     for part in reversed(cgroup.strip("/").split("/")):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -38,11 +39,13 @@ def owner_from_row(
     """``row``: struct owner_row of bpf/flow.h; ``user_name``: uid -> name, '' when unknown.
 
     ``command_line``: pid -> text; the kernel half does not stamp it, so a process that is gone
-    has none. ``node``: the name of this host.
+    has none. ``node``: the name of this host. A row without a pid is a cgroup as such.
     """
-    cgroup = _text(row["cgroup"])
-    place = read_place(cgroup)
-    return Owner(
+    where = _somewhere(_text(row["cgroup"]), node)
+    if not row["pid"]:
+        return where
+    return dataclasses.replace(
+        where,
         pid=int(row["pid"]),
         process_name=_text(row["name"]),
         process_path=_text(row["path"]),
@@ -54,6 +57,13 @@ def owner_from_row(
         gid=int(row["gid"]),
         user_name=user_name(int(row["uid"])),
         command_line=command_line(int(row["pid"])),
+    )
+
+
+def _somewhere(cgroup: str, node: str) -> Owner:
+    """Somebody in a cgroup, without any process."""
+    place = read_place(cgroup)
+    return Owner(
         cgroup=cgroup,
         container_id=place.container_id,
         outer_container_id=place.outer_container_id,

@@ -16,6 +16,7 @@ class LocalSink:
         self.is_down = False
         self.is_reliable = True
         self.backlog = 0
+        self.takes_events = True  # if there is a send_events
 
     def send(self, records: Rows, now_s: float) -> None:
         raise NotImplementedError

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 class ObjectSink:
     """Encodes; a subclass gets lines by ``_put`` and is otherwise a Sink."""
 
+    takes_events = True
+
     def __init__(self, target: Destination, config: RunConfig, owners: OwnerTable) -> None:
         self.name = str(target)
         self._pod_key = POD_KEYS[target.scheme]

@@ -102,6 +102,10 @@ class ZmqSink:
         return self.outbox.statistics
 
     @property
+    def takes_events(self) -> bool:
+        return self._lines is not None
+
+    @property
     def is_down(self) -> bool:
         """Nobody subscribes to flows."""
         return not self._publisher.is_wanted(FLOW)

@@ -17,6 +17,7 @@ import numpy as np
 from ...errors import KernelError
 from ...flow.batch import FlowBatch, Rows, row_dtype
 from ...flow.ends import Slots, concatenate_rows
+from ...flow.event import EVENT_DTYPE
 from ...flow.owner import OwnerTable
 from ...metadata.process import read_command_line
 from .attribution import Attribution
@@ -49,6 +50,8 @@ class NetlinkCollector:
     owners: the table that rows' ``owner`` column will index. user_name: uid -> name.
     command_lines: whether to read them (from /proc, when an identity is first seen).
     """
+
+    tells_events = False
 
     def __init__(
         self,
@@ -151,6 +154,10 @@ class NetlinkCollector:
         rows = self._read_endings(fired)
         self._watch.rest([one for one in fired if one.number in self._busy])
         return _batch(rows)
+
+    def read_events(self) -> Rows:
+        """None: sock_diag tells of the end of a socket, but of nothing before."""
+        return np.zeros(0, EVENT_DTYPE)
 
     def list_sockets(self, protocol: int) -> Sockets:
         """SOCKET rows of all sockets of TCP or UDP, with memory; those without counters too."""
