@@ -1,4 +1,4 @@
-"""A connected UDP socket that never fragments and lets the kernel cut trains into messages."""
+"""A connected UDP socket that never fragments; one call sends many messages."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import errno
 import socket
 import struct
 
+from probe.export.many import ManyMessages
 from probe.export.resolve import Address
 
 # linux/in.h, linux/in6.h, linux/udp.h: Python's socket module does not name all of them.
@@ -41,6 +42,7 @@ class DatagramSocket:
         family, name = address
         self._family = socket.AddressFamily(family)
         self._wants_segmentation = self._segmentation = segmentation
+        self._many = ManyMessages()
         self._socket = socket.socket(family, socket.SOCK_DGRAM)
         try:
             self._socket.setblocking(False)
@@ -72,15 +74,9 @@ class DatagramSocket:
         """
         if self._segmentation and len(octets) > size:
             return self._send_segmented(octets, size)
-        send = self._socket.send
-        for start in range(0, len(octets), size):
-            try:
-                send(octets[start : start + size])
-            except OSError:
-                if not start:
-                    raise
-                return start
-        return len(octets)
+        if len(octets) > size:
+            return self._many.send(self._socket.fileno(), octets, size)
+        return self._socket.send(octets)
 
     def _send_segmented(self, octets: memoryview, size: int) -> int:
         octets = octets[: size * max(1, min(_MAX_SEGMENTS, _MAX_OCTETS // size))]

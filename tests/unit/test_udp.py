@@ -68,6 +68,27 @@ def test_messages_arrive_as_they_are(sink: socket.socket) -> None:
     assert destination.local_address() is None
 
 
+def test_a_call_takes_more_messages_than_fit_into_it(sink: socket.socket) -> None:
+    """150 at 64 a call; the last is shorter."""
+    destination = UdpDestination(destination_of(sink))
+    whole = train(150)
+    destination.enqueue([Train(whole.octets[:-40], whole.size, whole.counts)])
+    assert destination.pump(time.monotonic()) is None
+    found = received(sink, 150)
+    assert [(len(one), one[0]) for one in found[:-1]] == [(100, place) for place in range(149)]
+    assert found[-1] == bytes([149]) * 60
+    assert destination.statistics.sent_messages == 150
+    destination.close()
+
+
+def test_a_call_in_vain_says_why(sink: socket.socket) -> None:
+    sender = DatagramSocket((socket.AF_INET, sink.getsockname()))
+    with pytest.raises(OSError, match="Message too long") as caught:
+        sender.send(train(2, 65_530).octets, 65_530)
+    assert caught.value.errno == errno.EMSGSIZE
+    sender.close()
+
+
 def test_without_pace_the_kernel_cuts_trains(sink: socket.socket) -> None:
     destination = UdpDestination(destination_of(sink, pace=0))
     destination.enqueue([train(150)])
