@@ -82,7 +82,7 @@ static __always_inline struct event_row *new_tcp_event(struct sock_flow *f, stru
 
 	if (!f->row.ip_version) /* a SYN that is sent again */
 		set_key(&f->row, (struct sock *)tp, tp);
-	read_totals(&t, f, (struct sock *)tp, tp);
+	read_totals(&t, f, &f->row, (struct sock *)tp, tp);
 	e = new_event(kind, now);
 	if (!e)
 		return 0;

@@ -15,27 +15,22 @@ static __always_inline struct flow_row *snapshot_slot(void)
 	return bpf_map_lookup_elem(&snapshot, &at);
 }
 
-/* The socket's latest packet: TCP keeps its times in jiffies. */
-static __always_inline u64 tcp_last_ns(struct tcp_sock *tp, u64 now)
+/* What connection this is, once it is one. The socket may be at work on another processor, which changes
+ * one number of a pair before the other: what is the same before and after is right. */
+static __always_inline void set_connection(struct sock_flow *f, struct sock *sk, struct tcp_sock *tp)
 {
-	u32 jiffies, age, other;
+	u32 sent, received;
 
-	if (!jiffy_ns)
-		return now;
-	jiffies = bpf_jiffies64();
-	age = jiffies - tp->lsndtime;
-	other = jiffies - tp->rcv_tstamp;
-	if (other < age)
-		age = other;
-	other = jiffies - tp->inet_conn.icsk_ack.lrcvtime;
-	if (other < age)
-		age = other;
-	return now - (u64)age * jiffy_ns;
-}
-
-static __always_inline void settle(struct flow_row *r, u64 last)
-{
-	r->last_ns = last > r->last_ns ? last : r->last_ns;
+	if (!is_one_of(sk->__sk_common.skc_state, HANDSHAKE_DONE)) {
+		set_key(&f->row, sk, tp);
+		return;
+	}
+	sent = initial_sent(f, tp);
+	received = initial_received(tp);
+	set_key(&f->row, sk, tp);
+	set_gauges(&f->row, sk, tp);
+	if (sent == initial_sent(f, tp) && received == initial_received(tp))
+		set_initial(&f->row, sent, received);
 }
 
 /* The time of this pass: reading the clock costs as much as all the rest for an idle socket. */
@@ -69,17 +64,20 @@ static __always_inline void snapshot_tcp(struct sock_flow *f, struct sock *sk)
 	if (!r || __sync_val_compare_and_swap(&f->progress, 0, LOCKED))
 		return;
 	if (!f->row.isn_remote)
-		set_key(&f->row, sk, tp);
+		set_connection(f, sk, tp);
 	set_gauges(&f->row, sk, tp);
-	settle(&f->row, tcp_last_ns(tp, now));
+	if (is_one_of(f->row.tcp_state, FIN_SENT))
+		f->row.tx_flags |= FLAG_FIN;
+	f->row.last_ns = latest_ns(&f->row, tp);
 	*r = f->row;
-	report_totals(r, f, sk, tp);
+	report_totals(r, f, sk, tp, true);
 	snapshot_rows++;
 	if (!(__sync_fetch_and_and(&f->progress, ~LOCKED) & CLOSING))
 		return;
 	/* the socket closed meanwhile and left its last row to us */
 	f->progress = CLOSING | DONE;
-	finalize(f, sk, tp, TCP_ESTABLISHED);
+	finalize(&f->row, f, tp, f->closed_from);
+	f->row.last_ns = latest_ns(&f->row, tp);
 	if (report_events)
 		tell_end(f, tp);
 	r = snapshot_slot();
@@ -151,12 +149,13 @@ int snapshot_udp_peers(struct bpf_iter__bpf_map_elem *ctx)
 static __always_inline void adopt_tcp(struct sock_flow *f, struct sock *sk, struct tcp_sock *tp)
 {
 	u8 state = sk->__sk_common.skc_state;
-	struct flow_row discard;
+	struct flow_row discard = {};
 
 	if (state == TCP_LISTEN || state == TCP_CLOSE)
 		return; /* no flow, but accepted children shall inherit the owner */
 	begin(&f->row, bpf_get_socket_cookie(sk),
 	      state == TCP_SYN_SENT ? ROLE_INITIATOR : ROLE_UNKNOWN);
+	f->is_guess = 1;
 	if (state == TCP_SYN_SENT)
 		return;
 	f->row.mark = MARK_PREEXISTING;
@@ -164,7 +163,7 @@ static __always_inline void adopt_tcp(struct sock_flow *f, struct sock *sk, stru
 	f->row.isn_local = tp->snd_una - (u32)tp->bytes_acked;
 	f->row.isn_remote = tp->rcv_nxt - (u32)tp->bytes_received;
 	f->row.tx_flags = f->row.rx_flags = FLAG_ACK;
-	report_totals(&discard, f, sk, tp); /* what came before the probe is not its to export */
+	report_totals(&discard, f, sk, tp, true); /* what came before the probe is not its to export */
 }
 
 /* Sockets that no hook has seen, and accepted ones whose worker is not known yet. */

@@ -173,9 +173,6 @@ struct inet_sock {
 };
 struct inet_connection_sock {
 	struct inet_sock icsk_inet;
-	struct {
-		u32 lrcvtime;
-	} icsk_ack;
 };
 struct tcp_options_received {
 	u16 tstamp_ok : 1;
@@ -190,8 +187,7 @@ struct tcp_sock {
 	u32 rcv_nxt;
 	u32 srtt_us;
 	u32 mdev_us;
-	u32 lsndtime;
-	u32 rcv_tstamp;
+	u64 tcp_mstamp;
 	u32 segs_in;
 	u32 data_segs_in;
 	u32 segs_out;

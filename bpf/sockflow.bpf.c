@@ -78,7 +78,9 @@ struct sock_flow {
 	u32 slot;
 	u32 opening_segments; /* SYNs, or SYN-ACKs, that we sent */
 	u8 accepted;
-	u8 pad[3];
+	u8 is_guess;    /* the owner is not that of a task that called for this socket */
+	u8 closed_from; /* the state before TCP_CLOSE */
+	u8 pad;
 	/* Identity, and counters. UDP: what is to be reported. TCP: what has been reported, until the
 	 * last row is complete (FINAL, or DONE): then it is that row. */
 	struct flow_row row;

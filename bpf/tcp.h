@@ -9,6 +9,7 @@ struct totals {
 	u64 rx_octets;
 	u32 tx_packets;
 	u32 rx_packets;
+	u8 mark; /* what the row that reports them is to be marked with */
 };
 
 #define SYN_HEADER 40 /* Linux: MSS, SACK permitted, timestamps, window scale */
@@ -48,10 +49,10 @@ static __always_inline void estimate(struct estimates *e, struct sock *sk, struc
 	e->tx_octets = tp->rx_opt.sack_ok ? 12 * (u64)(sacks < acks ? sacks : acks) : 0;
 }
 
-static __always_inline void read_totals(struct totals *t, struct sock_flow *f, struct sock *sk,
-					struct tcp_sock *tp)
+static __always_inline void read_totals(struct totals *t, struct sock_flow *f, struct flow_row *r,
+					struct sock *sk, struct tcp_sock *tp)
 {
-	u32 ip = f->row.ip_version == 6 ? 40 : 20;
+	u32 ip = r->ip_version == 6 ? 40 : 20;
 	u32 header = ip + tp->tcp_header_len;
 	u32 opening = f->opening_segments;
 	struct estimates e;
@@ -67,8 +68,8 @@ static __always_inline void read_totals(struct totals *t, struct sock_flow *f, s
 		t->tx_packets += opening;
 		t->tx_octets += (u64)opening * (ip + syn_ack_header(tp));
 		t->rx_octets += ip + syn_ack_header(tp) - header;
-	} else if (f->row.role == ROLE_INITIATOR) {
-		if (!f->row.isn_remote) { /* never established */
+	} else if (r->role == ROLE_INITIATOR) {
+		if (!r->isn_remote) { /* never established */
 			t->tx_octets = (u64)tp->segs_out * (ip + SYN_HEADER);
 			t->rx_octets = (u64)tp->segs_in * (ip + 20); /* a refusing RST */
 		} else {
@@ -79,8 +80,7 @@ static __always_inline void read_totals(struct totals *t, struct sock_flow *f, s
 	estimate(&e, sk, tp);
 	t->tx_octets += e.tx_octets;
 	t->rx_octets += e.rx_octets;
-	if (e.tx_octets | e.rx_octets)
-		f->row.mark |= MARK_ESTIMATED;
+	t->mark = e.tx_octets | e.rx_octets ? MARK_ESTIMATED : 0;
 }
 
 static __always_inline u64 ahead(u64 now, u64 seen)
@@ -88,10 +88,10 @@ static __always_inline u64 ahead(u64 now, u64 seen)
 	return now > seen ? now - seen : 0;
 }
 
-/* Deltas since the last report into `r`, and the totals remembered as reported: by f->row, if that is
- * not `r` itself. */
+/* Deltas since the last report into `r`, which may be f->row itself. Else that is to remember the totals
+ * as reported, unless `r` is the last row. */
 static __always_inline void report_totals(struct flow_row *r, struct sock_flow *f, struct sock *sk,
-					  struct tcp_sock *tp)
+					  struct tcp_sock *tp, bool remember)
 {
 	struct flow_row *seen = &f->row;
 	struct totals t, old = {
@@ -103,13 +103,16 @@ static __always_inline void report_totals(struct flow_row *r, struct sock_flow *
 	u32 old_retransmitted = seen->retransmitted, old_lost = seen->lost;
 	u32 retransmitted = tp->total_retrans, lost = tp->lost;
 
-	read_totals(&t, f, sk, tp);
-	seen->tx_octets = t.tx_octets;
-	seen->rx_octets = t.rx_octets;
-	seen->tx_packets = t.tx_packets;
-	seen->rx_packets = t.rx_packets;
-	seen->retransmitted = retransmitted;
-	seen->lost = lost;
+	read_totals(&t, f, r, sk, tp);
+	if (remember) {
+		seen->tx_octets = t.tx_octets;
+		seen->rx_octets = t.rx_octets;
+		seen->tx_packets = t.tx_packets;
+		seen->rx_packets = t.rx_packets;
+		seen->retransmitted = retransmitted;
+		seen->lost = lost;
+	}
+	r->mark |= t.mark;
 	r->tx_octets = ahead(t.tx_octets, old.tx_octets);
 	r->rx_octets = ahead(t.rx_octets, old.rx_octets);
 	r->tx_packets = t.tx_packets - old.tx_packets;
@@ -151,50 +154,91 @@ static __always_inline void refine_owner(struct sock_flow *f, struct sock *sk)
 		set_owner(&f->row, OWNER_SOCKET_CALL);
 }
 
+static __always_inline bool is_one_of(int state, u32 states)
+{
+	return states >> state & 1;
+}
+
+#define FIN_SENT \
+	(1 << TCP_FIN_WAIT1 | 1 << TCP_FIN_WAIT2 | 1 << TCP_CLOSING | 1 << TCP_LAST_ACK)
+#define HANDSHAKE_DONE (FIN_SENT | 1 << TCP_ESTABLISHED | 1 << TCP_CLOSE_WAIT)
+
+static __always_inline u32 initial_sent(struct sock_flow *f, struct tcp_sock *tp)
+{
+	/* the active opener has counted its SYN in bytes_acked */
+	return tp->snd_una - (u32)tp->bytes_acked + (f->accepted ? 0 : 1);
+}
+
+static __always_inline u32 initial_received(struct tcp_sock *tp)
+{
+	return tp->rcv_nxt - (u32)tp->bytes_received;
+}
+
+static __always_inline void set_initial(struct flow_row *r, u32 sent, u32 received)
+{
+	r->isn_local = sent;
+	r->isn_remote = received;
+	r->tx_flags |= FLAG_SYN | FLAG_ACK;
+	r->rx_flags |= FLAG_SYN | FLAG_ACK;
+}
+
 static __always_inline void on_established(struct sock_flow *f, struct sock *sk,
 					   struct tcp_sock *tp)
 {
 	set_key(&f->row, sk, tp);
 	/* an accepted socket's are the request socket's SYN-ACKs, else its own SYNs */
 	f->opening_segments = 1 + tp->total_retrans;
-	/* the active opener has counted its SYN in bytes_acked */
-	f->row.isn_local = tp->snd_una - (u32)tp->bytes_acked + (f->accepted ? 0 : 1);
-	f->row.isn_remote = tp->rcv_nxt - (u32)tp->bytes_received;
-	f->row.tx_flags = f->row.rx_flags = FLAG_SYN | FLAG_ACK;
+	set_initial(&f->row, initial_sent(f, tp), initial_received(tp));
 }
 
 static __always_inline void on_accepted(struct sock_flow *f, u64 cookie)
 {
 	begin(&f->row, cookie, ROLE_RESPONDER);
 	f->row.owner_source = f->row.owner ? OWNER_LISTENER : OWNER_UNKNOWN;
-	f->accepted = 1;
+	f->row.tx_flags = f->row.rx_flags = 0;
+	f->accepted = f->is_guess = 1;
 	f->progress = 0;
 }
 
-static __always_inline void finalize(struct sock_flow *f, struct sock *sk, struct tcp_sock *tp,
-				     int old)
+/* When TCP last had to do with a packet, by the clock that it reads anyway. */
+static __always_inline u64 latest_ns(struct flow_row *r, struct tcp_sock *tp)
 {
-	if (!f->row.ip_version)
-		set_key(&f->row, sk, tp);
-	report_totals(&f->row, f, sk, tp);
-	set_gauges(&f->row, sk, tp);
-	f->row.tcp_state = TCP_CLOSE;
-	f->row.last_ns = bpf_ktime_get_ns();
-	f->row.mark |= MARK_CLOSED;
+	u64 latest = tp->tcp_mstamp * 1000;
+
+	return latest > r->last_ns ? latest : r->last_ns;
+}
+
+/* The last row of a socket into `r`, which is f->row or a copy of it. */
+static __noinline void finalize(struct flow_row *r, struct sock_flow *f, struct tcp_sock *tp, int old)
+{
+	struct sock *sk = (struct sock *)tp;
+
+	if (!r || !f || !tp)
+		return;
+	if (!r->isn_remote) {
+		set_key(r, sk, tp);
+		if (is_one_of(old, HANDSHAKE_DONE))
+			set_initial(r, initial_sent(f, tp), initial_received(tp));
+	}
+	report_totals(r, f, sk, tp, false);
+	set_gauges(r, sk, tp);
+	r->tcp_state = TCP_CLOSE;
+	r->mark |= MARK_CLOSED;
+	if (is_one_of(old, FIN_SENT))
+		r->tx_flags |= FLAG_FIN;
 	if (fin_received(sk))
-		f->row.rx_flags |= FLAG_FIN | FLAG_ACK;
+		r->rx_flags |= FLAG_FIN | FLAG_ACK;
 	/* An orphan in FIN_WAIT2 goes on as a time-wait socket, where the peer's FIN and our last ACK
 	 * are in no tcp_sock. */
-	if (old == TCP_FIN_WAIT2 && !fin_received(sk) &&
-	    !((f->row.tx_flags | f->row.rx_flags) & FLAG_RST)) {
-		u32 header = (f->row.ip_version == 6 ? 40 : 20) + tp->tcp_header_len;
+	if (old == TCP_FIN_WAIT2 && !fin_received(sk) && !((r->tx_flags | r->rx_flags) & FLAG_RST)) {
+		u32 header = (r->ip_version == 6 ? 40 : 20) + tp->tcp_header_len;
 
-		f->row.tx_packets++;
-		f->row.rx_packets++;
-		f->row.tx_octets += header;
-		f->row.rx_octets += header;
-		f->row.rx_flags |= FLAG_FIN;
-		f->row.mark |= MARK_ESTIMATED;
+		r->tx_packets++;
+		r->rx_packets++;
+		r->tx_octets += header;
+		r->rx_octets += header;
+		r->rx_flags |= FLAG_FIN;
+		r->mark |= MARK_ESTIMATED;
 	}
 }
 
@@ -231,20 +275,46 @@ static __always_inline void on_connect(struct sock_flow *f, u64 cookie)
 	start_over(f);
 	begin(&f->row, cookie, ROLE_INITIATOR);
 	set_owner(&f->row, OWNER_SOCKET_CALL);
+	f->is_guess = !f->row.owner;
+	f->opening_segments = 1;
 	f->row.tx_flags = FLAG_SYN;
+}
+
+/* An orphan has nothing left to tell: its last row leaves at once. */
+static __always_inline void send_orphan(struct sock_flow *f, struct tcp_sock *tp, int old)
+{
+	struct flow_row *r = bpf_ringbuf_reserve(&flow_ring, sizeof(*r), 0);
+
+	f->progress = CLOSING | DONE;
+	if (!r) {
+		__sync_fetch_and_add(&losses.flow_ring_full, 1);
+		return;
+	}
+	*r = f->row;
+	finalize(r, f, tp, old);
+	r->last_ns = latest_ns(r, tp);
+	bpf_ringbuf_submit(r, ring_flags(&flow_ring, FLOW_RING_OCTETS));
 }
 
 static __always_inline void on_close(struct sock_flow *f, struct sock *sk, struct tcp_sock *tp,
 				     int old)
 {
+	if (f->progress & CLOSING)
+		return;
+	f->closed_from = old;
 	if (__sync_fetch_and_or(&f->progress, CLOSING))
-		return; /* done before, or the snapshot has it in hand and will finish it */
-	finalize(f, sk, tp, old);
+		return; /* the snapshot has it in hand and will finish it */
+	if (!report_events && !sk->sk_socket) {
+		send_orphan(f, tp, old);
+		return;
+	}
+	finalize(&f->row, f, tp, old);
+	f->row.last_ns = bpf_ktime_get_ns();
 	if (report_events && (f->row.owner_source == OWNER_SOCKET_CALL || !sk->sk_socket))
 		tell_end(f, tp);
 	__sync_fetch_and_or(&f->progress, FINAL);
-	/* An orphan has nothing left to tell. A socket that a task still holds may send a reset and
-	 * name its worker: its row leaves when it is destroyed. */
+	/* A socket that a task still holds may send a reset and name its worker: its row leaves when
+	 * it is destroyed. */
 	if (!sk->sk_socket && take_final(f))
 		send_last_row(&f->row);
 }
@@ -260,8 +330,8 @@ static __always_inline void on_state(struct sock_flow *f, struct sock *sk, struc
 	switch (new) {
 	case TCP_FIN_WAIT1:
 	case TCP_LAST_ACK:
-		f->row.tx_flags |= FLAG_FIN;
-		refine_owner(f, sk);
+		if (f->is_guess)
+			refine_owner(f, sk);
 		break;
 	case TCP_CLOSE:
 		on_close(f, sk, tp, old);
@@ -285,6 +355,10 @@ int tcp_events(struct bpf_sock_ops *ctx)
 		create = BPF_SK_STORAGE_GET_F_CREATE;
 		break;
 	case BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB:
+		/* tcp_sock keeps all that follows from it, but for how many SYNs it took */
+		if (!report_events && !ctx->total_retrans &&
+		    ctx->bpf_sock_ops_cb_flags & BPF_SOCK_OPS_STATE_CB_FLAG)
+			return 1;
 		break;
 	case BPF_SOCK_OPS_STATE_CB: /* half of them tell nothing, and a look-up costs */
 		if (!is_of_interest(ctx->args[1]))
