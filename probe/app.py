@@ -230,7 +230,7 @@ class Probe:
                 config.kubernetes_remote,
             )
         )  # fmt: skip
-        if kubernetes and kubernetes.remote:
+        if kubernetes and kubernetes.remote is not None:
             self.remote = RemoteEnds(kubernetes.remote, self.owners)
         found = [one for one in (kubernetes, open_docker(config.docker)) if one]
         for runtime in found:

@@ -51,14 +51,18 @@ class EcsLines(ObjectLines):
         pod_key: str = "KUBE",
     ) -> None:
         local = Fragments(owners, lambda owner: _owner(owner, privacy))
-        remote = Fragments(owners, lambda owner: _below_remote(_owner(owner, privacy)))
+        own = Fragments(owners, _own)
+        remote = Fragments(
+            owners, lambda owner: _below_remote({**_owner(owner, privacy), **_own(owner)})
+        )
         self._local = local.of("local_owner")
+        self._own = own.of("local_owner")
         self._remote = remote.of("remote_owner")
         address = exporter.get("EXPORTER_IPV4_ADDRESS")
         self._host: dict[str, Any] = {"name": exporter.get("EXPORTER_NAME", "")}
         if address:
             self._host["ip"] = [address]
-        super().__init__([local, remote])
+        super().__init__([local, own, remote])
 
     def flows(self, columns: dict[str, Any]) -> list[str]:
         add_client_and_server(columns)
@@ -99,6 +103,7 @@ class EcsLines(ObjectLines):
             "source": _end("source", version),
             "destination": _end("destination", version),
             "sockflow": {
+                "local_owner": self._own,
                 "remote_owner": self._remote,
                 "flow_id": lines.digits("flow_id"),
                 **({"tcp": {**_tcp(), **_flow_tcp()}} if is_tcp else {}),
@@ -121,6 +126,7 @@ class EcsLines(ObjectLines):
             "source": _end("source", version),
             "destination": _end("destination", version),
             "sockflow": {
+                "local_owner": self._own,
                 "flow_id": lines.digits("flow_id"),
                 "count": lines.number("count"),
                 **({"tcp": _tcp()} if is_tcp else {}),
@@ -233,13 +239,36 @@ def _owner(owner: Owner, privacy: Privacy) -> dict[str, Any]:
         "image": {"name": owner.container_image},
     }
     found["container"] = container if owner.container_id else {}
-    if owner.pod_name:
-        found["orchestrator"] = {
-            "type": "kubernetes",
-            "namespace": owner.pod_namespace,
-            "resource": {"type": "pod", "name": owner.pod_name, "id": owner.pod_uid},
-        }
+    if owner.pod_namespace:
+        found["orchestrator"] = _orchestrator(owner)
     return _pruned(found)
+
+
+def _orchestrator(owner: Owner) -> dict[str, Any]:
+    """The kind of the workload has a place in ECS; its name has none."""
+    kind, _, name = owner.workload.partition("/")
+    labels = [f"{key}={value}" for key, value in owner.labels]
+    if not owner.pod_name:
+        resource: dict[str, Any] = {"type": kind.lower(), "name": name}
+    else:
+        resource = {
+            "type": "pod", "name": owner.pod_name, "id": owner.pod_uid,
+            "parent": {"type": kind.lower()}, "label": labels,
+        }  # fmt: skip
+    return {"type": "kubernetes", "namespace": owner.pod_namespace, "resource": resource}
+
+
+def _own(owner: Owner) -> dict[str, Any]:
+    """What ECS has no name for."""
+    return _pruned(
+        {
+            "unit": owner.unit,
+            "outer_container": {"id": owner.outer_container_id},
+            "kubernetes": (
+                {"workload": owner.workload, "node": owner.node} if owner.pod_namespace else {}
+            ),
+        }
+    )
 
 
 def _parent(owner: Owner, privacy: Privacy) -> dict[str, Any]:
@@ -271,7 +300,7 @@ def _pruned(members: Mapping[str, Any]) -> dict[str, Any]:
             value = _pruned(value)
         elif isinstance(value, str):
             value = clean(value)
-        if value not in ("", {}):
+        if value not in ("", {}, []):
             found[key] = value
     return found
 

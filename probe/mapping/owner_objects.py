@@ -25,21 +25,31 @@ def owner_members(owner: Owner, prefix: str, privacy: Privacy, pod_key: str) -> 
 
 
 def container_members(owner: Owner, pod_key: str) -> dict[str, Any]:
-    """{ID, DOCKER{ID,NAME}} or {ID, KUBE{NAME,POD,NS}}; of a container without names its ID."""
-    if not owner.container_id:
-        return {}
-    found: dict[str, Any] = {"ID": owner.container_id}
-    if owner.pod_name:
-        names: dict[str, str | dict[str, str]] = {
-            "NAME": owner.container_name, "POD": owner.pod_name, "NS": owner.pod_namespace,
-            "WORKLOAD": owner.workload, "LABELS": dict(owner.labels),
-        }  # fmt: skip
-        found[pod_key] = {key: _clean(v) for key, v in names.items() if v or key in _POD}
+    """{ID, DOCKER{ID,NAME}} or {ID, KUBE{NAME,POD,NS}}; of a container without names its ID.
+
+    A Pod of another host has no ID, and a Service has no NAME and no POD either.
+    """
+    found: dict[str, Any] = {}
+    if owner.container_id:
+        found["ID"] = owner.container_id
+    if owner.outer_container_id:
+        found["OUTER_ID"] = owner.outer_container_id
+    if owner.pod_namespace:
+        found[pod_key] = _pod(owner)
     elif owner.container_name:
         found["DOCKER"] = {"ID": owner.container_id, "NAME": clean(owner.container_name)}
     if owner.container_image:
         found["IMAGE"] = clean(owner.container_image)
     return found
+
+
+def _pod(owner: Owner) -> dict[str, str | dict[str, str]]:
+    names: dict[str, str | dict[str, str]] = {
+        "NAME": owner.container_name, "POD": owner.pod_name, "NS": owner.pod_namespace,
+        "UID": owner.pod_uid, "NODE": owner.node, "WORKLOAD": owner.workload,
+        "LABELS": dict(owner.labels),
+    }  # fmt: skip
+    return {key: _clean(value) for key, value in names.items() if value or key in _POD}
 
 
 def _clean(value: str | dict[str, str]) -> str | dict[str, str]:

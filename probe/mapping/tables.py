@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -89,6 +90,10 @@ def _to_boolean(values: NDArray[Any]) -> NDArray[Any]:
 def _to_uuid(text: str) -> bytes:
     """16 octets; a Pod of a static manifest has 32 digits for its UID, which are read alike."""
     return UUID(text).bytes if text else bytes(16)
+
+
+def _to_json(labels: tuple[tuple[str, str], ...]) -> str:
+    return json.dumps(dict(labels), separators=(",", ":"), ensure_ascii=False) if labels else ""
 
 
 COLUMNS = {
@@ -193,6 +198,7 @@ def _owner_attributes(side: str, ntop: str) -> dict[str, Attribute]:
         f"{ntop}_FATHER_PROC_PID": attribute(lambda owner: owner.parent_pid or 0),
         f"{ntop}_FATHER_PROC_NAME": attribute(lambda owner: owner.parent_name, "names"),
         f"{side}ContainerName": attribute(lambda owner: owner.container_name),
+        f"{side}OuterContainerId": attribute(lambda owner: owner.outer_container_id),
         f"{side}ContainerImage": attribute(lambda owner: owner.container_image),
         f"{side}ComposeProject": attribute(lambda owner: owner.compose_project),
         f"{side}ComposeService": attribute(lambda owner: owner.compose_service),
@@ -206,6 +212,8 @@ def _owner_attributes(side: str, ntop: str) -> dict[str, Attribute]:
         f"{side}PodNamespace": attribute(lambda owner: owner.pod_namespace),
         f"{side}PodName": attribute(lambda owner: owner.pod_name),
         f"{side}PodUUID": attribute(lambda owner: _to_uuid(owner.pod_uid)),
+        f"{side}PodLabels": attribute(lambda owner: _to_json(owner.labels)),
+        f"{side}Workload": attribute(lambda owner: owner.workload),
         f"{side}NodeName": attribute(lambda owner: owner.node),
     }
 

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from probe.flow.owner import full_name
+
 Record = Mapping[str, Any]
 Key = tuple[Any, ...]
 
@@ -24,6 +26,9 @@ _SIDES = {
     "uid": ("SRC_PROC_UID", "DST_PROC_UID"),
     "container": ("SRC_PROC_CONTAINER_ID", "DST_PROC_CONTAINER_ID"),
     "called": ("sourceContainerName", "destinationContainerName"),
+    "pod": ("sourcePodName", "destinationPodName"),
+    "namespace": ("sourcePodNamespace", "destinationPodNamespace"),
+    "workload": ("sourceWorkload", "destinationWorkload"),
 }
 _WAYS = ("flowStart", "flowEnd", "reverseFlowStart", "reverseFlowEnd")
 #: Units of a second, and the elements in that unit; the finest that exporters use comes first.
@@ -144,11 +149,13 @@ def _new_flow(record: Record, from_client: bool, now_s: float) -> Flow:
 
 def _name(end: End, record: Record, side: int) -> None:
     """Who is at this end; an empty value never overwrites a known one."""
-    name, pid, user, uid, container, called = (record.get(two[side]) for two in _SIDES.values())
+    name, pid, user, uid, container, *names = (record.get(two[side]) for two in _SIDES.values())
     if name or pid:
         end.process = f"{clean(name) or '?'}({pid})" if pid else clean(name)
         end.user = clean(user) or ("" if uid is None else str(uid))
-    end.container = clean(called) or clean(container)[:SHORT_ID] or end.container
+    called, pod, namespace, workload = map(clean, names)
+    known = full_name(namespace, pod, called, workload)
+    end.container = known or clean(container)[:SHORT_ID] or end.container
 
 
 def _key(record: Record) -> Key:

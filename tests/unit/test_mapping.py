@@ -41,6 +41,34 @@ def decoded(encoder: Encoder, records: Rows, max_message: int = 1400) -> list[Re
     return sorted(result, key=lambda record: record.get("flowId", 0))
 
 
+def test_all_that_is_told_of_a_container() -> None:
+    """Each on its own side, in IPFIX's default Template."""
+    outer, pod = "ab" * 32, "2c48913c-b29f-11e7-9350-020968147796"
+    owners = OwnerTable()
+    owners.add(
+        Owner(
+            pid=7, container_id="cd" * 32, outer_container_id=outer, container_name="nginx",
+            container_image="nginx:1", pod_name="web-1", pod_namespace="shop", pod_uid=pod,
+            workload="Deployment/web", labels=(("app", "web"), ("tier", "ü")), node="node-3",
+        )
+    )  # fmt: skip
+    records = flow_records(2, owners=0)
+    records["source_owner"], records["destination_owner"] = [1, 0], [0, 1]
+    there = {
+        "OuterContainerId": outer, "ContainerName": "nginx", "ContainerImage": "nginx:1",
+        "PodNamespace": "shop", "PodName": "web-1", "PodLabels": '{"app":"web","tier":"ü"}',
+        "Workload": "Deployment/web", "NodeName": "node-3", "SystemdUnit": "",
+    }  # fmt: skip
+    encoder = encoder_of("full", owners)
+    for record, (side, other) in zip(
+        decoded(encoder, records),
+        [("source", "destination"), ("destination", "source")],
+        strict=True,
+    ):
+        assert {name: record[f"{side}{name}"] for name in there} == there
+        assert {record[f"{other}{name}"] for name in there} == {""}
+
+
 def test_a_record_of_the_default_template() -> None:
     records = flow_records(4)
     records["destination_owner"] = [2, 3, 4, 0]
@@ -89,7 +117,14 @@ def test_a_record_of_the_default_template() -> None:
         "SRC_PROC_NAME": "worker-2",
         "SRC_PROC_USER_NAME": "user-2",
         "SRC_PROC_CONTAINER_ID": "000000000002",
+        "sourceOuterContainerId": "",
         "sourceContainerName": "web-2",
+        "sourceContainerImage": "nginx:2",
+        "sourcePodNamespace": "",
+        "sourcePodName": "",
+        "sourcePodLabels": "",
+        "sourceWorkload": "",
+        "sourceNodeName": "",
         "sourceSystemdUnit": "worker@2.service",
         "SRC_FATHER_PROC_NAME": "init",
         "sourceProcessPath": "/usr/bin/worker-2",
@@ -97,7 +132,14 @@ def test_a_record_of_the_default_template() -> None:
         "DST_PROC_NAME": "worker-3",
         "DST_PROC_USER_NAME": "user-3",
         "DST_PROC_CONTAINER_ID": "000000000003",
+        "destinationOuterContainerId": "",
         "destinationContainerName": "web-3",
+        "destinationContainerImage": "nginx:3",
+        "destinationPodNamespace": "",
+        "destinationPodName": "",
+        "destinationPodLabels": "",
+        "destinationWorkload": "",
+        "destinationNodeName": "",
         "destinationSystemdUnit": "worker@3.service",
         "DST_FATHER_PROC_NAME": "init",
         "destinationProcessPath": "/usr/bin/worker-3",

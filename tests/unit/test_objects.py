@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,7 @@ POD = Owner(
     parent_path="/bin/sh", parent_uid=0, parent_user_name="root", parent_gid=0,
     parent_vm_size=700, parent_vm_peak=800, command_line="nginx -g secret",
     container_id="ab" * 32, container_name="web", pod_name="web-1", pod_namespace="shop",
-    pod_uid="0-1", workload="Deployment/web", labels=(("app", "web"),),
+    pod_uid="0-1", workload="Deployment/web", labels=(("app", "web"),), node="node-3",
 )  # fmt: skip
 TCP_FIELDS = {
     "CONN_STATE", "RETRAN_PKTS", "UNACK_SEGMENTS", "LOST_PKTS", "SEGS_IN", "SEGS_OUT",
@@ -283,8 +284,8 @@ def test_the_netlink_flow_of_the_talk() -> None:
     }  # fmt: skip
     assert found["timestamp"] == "1767323045.001234"
     assert found["LOCAL_CONTAINER"]["KUBE"] == {
-        "NAME": "web", "POD": "web-1", "NS": "shop", "WORKLOAD": "Deployment/web",
-        "LABELS": {"app": "web"},
+        "NAME": "web", "POD": "web-1", "NS": "shop", "UID": "0-1", "NODE": "node-3",
+        "WORKLOAD": "Deployment/web", "LABELS": {"app": "web"},
     }  # fmt: skip
     assert "K8S" in json.loads(flows(agent(pod_key="K8S"), one_flow())[0])["LOCAL_CONTAINER"]
 
@@ -328,7 +329,50 @@ def test_both_ends_here_are_both_described() -> None:
     assert found["REMOTE_CONTAINER"]["DOCKER"]["NAME"] == "web-1"
     found = json.loads(flows(ecs(), records)[0])
     assert found["sockflow"]["remote"]["process"]["pid"] == 1001
-    assert found["orchestrator"]["resource"] == {"type": "pod", "name": "web-1", "id": "0-1"}
+    assert found["orchestrator"]["resource"] == {
+        "type": "pod", "name": "web-1", "id": "0-1",
+        "parent": {"type": "deployment"}, "label": ["app=web"],
+    }  # fmt: skip
+    assert found["sockflow"]["kubernetes"] == {"workload": "Deployment/web", "node": "node-3"}
+
+
+def test_a_pod_and_a_service_of_elsewhere() -> None:
+    """Known by their addresses: no process, and no id of a container."""
+    there = Owner(pod_name="db-0", pod_namespace="data", node="node-4", workload="StatefulSet/db")
+    service = Owner(pod_namespace="data", workload="Service/db")
+    for owner, members, resource in (
+        (
+            there,
+            {"NAME": "", "POD": "db-0", "NS": "data", "NODE": "node-4",
+             "WORKLOAD": "StatefulSet/db"},
+            {"type": "pod", "name": "db-0", "parent": {"type": "statefulset"}},
+        ),
+        (
+            service,
+            {"NAME": "", "POD": "", "NS": "data", "WORKLOAD": "Service/db"},
+            {"type": "service", "name": "db"},
+        ),
+    ):  # fmt: skip
+        owners = table()
+        records = one_flow()
+        index = owners.add(owner)
+        for record, side in zip(records, ("destination", "source"), strict=True):
+            record[f"{side}_owner"] = index
+        found = check_line(flows(AgentLines(owners, Privacy(), EXPORTER), records)[0], "flow")
+        assert found["REMOTE_CONTAINER"] == {"KUBE": members}
+        assert "REMOTE_PROCESS" not in found
+        found = check_line(flows(EcsLines(owners, Privacy(), EXPORTER), records)[0], "ecs_flow")
+        assert found["sockflow"]["remote"]["orchestrator"]["resource"] == resource
+
+
+def test_what_is_around_a_container() -> None:
+    owners = table()
+    owners.replace(5, replace(POD, outer_container_id="cd" * 32, unit="x.service"))
+    found = check_line(flows(AgentLines(owners, Privacy(), EXPORTER), one_flow())[0], "flow")
+    assert found["LOCAL_CONTAINER"]["OUTER_ID"] == "cd" * 32
+    found = check_line(flows(EcsLines(owners, Privacy(), EXPORTER), one_flow())[0], "ecs_flow")
+    assert found["sockflow"]["outer_container"] == {"id": "cd" * 32}
+    assert found["sockflow"]["unit"] == "x.service"
 
 
 def test_the_key_is_the_same_from_both_ends() -> None:

@@ -31,6 +31,12 @@ ELEMENTS = load_elements()
 NETFLOW9 = load_netflow9(ELEMENTS)
 PROFILES = load_profiles()
 STANDARD = ("iana", "nfdump", "akvorado")
+#: Of no use when they are cut, and a record in full has to fit into messages of 1200 octets.
+TOO_LONG = {
+    f"{side}{what}"
+    for side in ("source", "destination")
+    for what in ("OuterContainerId", "PodLabels")
+}
 POD = "2c48913c-b29f-11e7-9350-020968147796"
 
 
@@ -191,7 +197,7 @@ def test_a_uuid_that_ends_in_zeros() -> None:
 @pytest.mark.parametrize("name", PROFILES)
 def test_netflow9_has_a_field_type_for_all_of_it(name: str) -> None:
     found, left_out = for_netflow9(definition(name), NETFLOW9)
-    assert left_out == []
+    assert set(left_out) <= TOO_LONG
     fields = {field for pair in found.positions for field in pair}
     assert {field.element.pen for field in fields} == {0}
     assert not any(field.is_variable for field in fields)

@@ -171,3 +171,22 @@ def test_plain_lines_where_there_is_no_terminal() -> None:
     assert stream.getvalue().startswith(
         "tcp 10.0.0.1:40000 > 10.0.0.2:80, sent 2 p 100 B, received 0 p 0 B, process curl(7)"
     )
+
+
+@pytest.mark.parametrize(
+    ("named", "shown"),
+    [
+        ({"ContainerName": "web"}, "web"),
+        (
+            {"ContainerName": "nginx", "PodName": "web-1", "PodNamespace": "shop"},
+            "shop/web-1/nginx",
+        ),
+        ({"PodName": "db-0", "PodNamespace": "data", "Workload": "StatefulSet/db"}, "data/db-0"),
+        ({"PodNamespace": "data", "Workload": "Service/db"}, "data/Service/db"),
+    ],
+)
+def test_a_container_by_all_of_its_names(named: dict[str, str], shown: str) -> None:
+    flow = only(
+        record(SRC_PROC_CONTAINER_ID="ab" * 32, **{f"source{key}": v for key, v in named.items()})
+    )
+    assert (flow.client.container, flow.server.container) == (shown, "")

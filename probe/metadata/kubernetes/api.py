@@ -78,7 +78,8 @@ class KubernetesApi:
         except ReadTimeoutError:
             return
         finally:
-            response.close()  # and not back to the pool: there may be more to come
+            response.close()
+            self.close()  # the server may be about to close it, too: the next one gets its own
 
     def close(self) -> None:
         self._rest.pool_manager.clear()

@@ -97,7 +97,7 @@ class KubernetesNames:
         here = watch(f"Pods of {node}", path=PODS, read=read, store=self._here,
                      selector=f"spec.nodeName={node}")  # fmt: skip
         self._watches = [here]
-        if self.remote:
+        if self.remote is not None:
             cluster = partial(watch, page=_PAGE)
             self._watches += [
                 cluster("Pods", path=PODS, read=read, store=self.remote),
