@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from probe.errors import ConfigError
+from probe.metadata import listener
 from probe.metadata.kubernetes import (
     KubernetesNames,
     KubernetesSettings,
@@ -30,6 +31,12 @@ NODE = "node-3"
 WEB, DB = "a1" * 32, "b1" * 32
 WEB_POD = "2c48913c-b29f-41e7-9350-020968147796"
 Ask = Callable[..., KubernetesNames]
+
+
+@pytest.fixture(autouse=True)
+def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listener, "_RETRY_S", 0.05)
+    monkeypatch.setattr(watch, "_SHORT_S", 0.2)
 
 
 @pytest.fixture
@@ -114,7 +121,7 @@ def test_a_watch_that_ends_is_resumed(
 ) -> None:
     found = ask()
     until(lambda: found.find(WEB))
-    time.sleep(1.1)  # it did last
+    time.sleep(0.3)  # it did last
     version = server.version
     server.close_watches()
     until(lambda: len(server.queries(PODS, watch=True)) == 2)
@@ -133,7 +140,7 @@ def test_a_version_that_is_gone(
     """410 to a watch that is resumed: the list is read again, and not from the API's cache."""
     found = ask()
     until(lambda: found.find(WEB))
-    time.sleep(1.1)
+    time.sleep(0.3)
     with server.changed:
         server.objects[PODS].clear()  # nobody was told
     server.put(PODS, recorded("db"))
@@ -152,7 +159,7 @@ def test_an_error_as_an_event(server: KubernetesServer, ask: Ask, code: int) -> 
     """Within a stream that began well."""
     found = ask()
     until(lambda: found.find(WEB))
-    time.sleep(1.1)
+    time.sleep(0.3)
     error = {"kind": "Status", "code": code, "message": "x"}
     error |= {"metadata": {"uid": "x"}, "spec": {"nodeName": NODE}}
     server._tell(PODS, "ERROR", error)
@@ -166,7 +173,7 @@ def test_an_error_as_an_event(server: KubernetesServer, ask: Ask, code: int) -> 
 def test_a_bookmark_moves_on(server: KubernetesServer, ask: Ask) -> None:
     found = ask()
     until(lambda: found.find(WEB))
-    time.sleep(1.1)
+    time.sleep(0.3)
     server._tell(PODS, "BOOKMARK", {"metadata": {"uid": "x"}, "spec": {"nodeName": NODE}})
     server.objects[PODS].pop("x")
     version = server.version
@@ -214,7 +221,7 @@ def test_an_api_that_never_answers(
 
 def test_a_watch_without_a_word_is_opened_anew(server: KubernetesServer, ask: Ask) -> None:
     """Its other end may be gone."""
-    ask(silence_s=1.1)
+    ask(silence_s=0.3)
     until(lambda: len(server.queries(PODS, watch=True)) >= 3)
     assert len(server.queries(PODS, watch=False)) == 1
 
@@ -297,7 +304,7 @@ def test_in_a_pod(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = open_kubernetes(KubernetesSettings(), token)
     assert found
     until(partial(found.find, WEB))
-    time.sleep(1.1)  # a watch that ends sooner is a failure, and begins with new credentials
+    time.sleep(0.3)  # a watch that ends sooner is a failure, and begins with new credentials
     server.token = "the-next"
     token.write_text(server.token)
     server.close_watches()
@@ -421,7 +428,7 @@ def test_watches_that_are_closed_at_once(
     server: KubernetesServer, ask: Ask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is not asked again without a pause."""
-    monkeypatch.setattr(watch, "_WATCH_S", 0)
+    monkeypatch.setattr(listener, "_RETRY_S", 0.5)
     stop = threading.Event()
 
     def close() -> None:

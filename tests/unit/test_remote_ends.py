@@ -1,0 +1,198 @@
+"""Pods and Services at the other end of flows: by address, and by who had it when."""
+
+from __future__ import annotations
+
+import copy
+import time
+from ipaddress import ip_address
+from typing import Any
+
+import numpy as np
+import pytest
+
+from probe.flow.batch import OwnerSource, Rows
+from probe.flow.owner import Owner, OwnerTable
+from probe.metadata.kubernetes import remote
+from probe.metadata.kubernetes.objects import read_pod, read_service
+from probe.metadata.kubernetes.remote import RemoteEnds, RemoteNames
+from tests.kubernetes_api import recorded
+from tests.records import flow_records
+
+START_NS = 1_767_322_801 * 10**9  # of the recorded Pods
+LATER_NS = START_NS + 60 * 10**9
+HERE = 1  # an owner of this host
+
+
+def octets(address: str) -> bytes:
+    return ip_address(address).packed.ljust(16, b"\0")
+
+
+class Cluster:
+    """Who is known, and the records of flows from a process here to ``addresses``."""
+
+    def __init__(self) -> None:
+        self.names, self.owners = RemoteNames(), OwnerTable()
+        assert self.owners.add(Owner(pid=7)) == HERE
+        self.ends = RemoteEnds(self.names, self.owners)
+
+    def pod(self, name: str, **changes: Any) -> None:
+        self.names.add(read_pod(changed(name, **changes)))
+
+    def flows(self, *addresses: str, begun_ns: int = LATER_NS) -> Rows:
+        """And back: two records of each."""
+        there = flow_records(len(addresses), owners=0)
+        back = there.copy()
+        for records, here, other in (
+            (there, "source", "destination"),
+            (back, "destination", "source"),
+        ):
+            records[f"{here}_owner"], records[f"{here}_netns"] = HERE, 99
+            records[f"{other}_netns"] = 0
+            records[f"{other}_owner_source"] = 0
+            for row, address in enumerate(addresses):
+                records[f"{other}_address"][row] = np.frombuffer(octets(address), np.uint8)
+            records["begun_ns"], records["first_ns"] = begun_ns, begun_ns + 5
+        return np.concatenate([there, back])
+
+    def told(self, records: Rows) -> list[str]:
+        """Of the other end of each."""
+        self.ends.apply(records)
+        half = len(records) // 2
+        assert (records["source_owner"][:half] == HERE).all()
+        assert (records["destination_owner"][half:] == HERE).all()
+        there = records["destination_owner"][:half].tolist()
+        assert records["source_owner"][half:].tolist() == there
+        return [self._name(index) for index in there]
+
+    def _name(self, index: int) -> str:
+        owner = self.owners[index]
+        return owner.pod_name or owner.workload
+
+
+def changed(name: str, **changes: Any) -> dict[str, Any]:
+    """A recorded object with other values at some paths, as status__podIPs."""
+    found = copy.deepcopy(recorded(name))
+    for path, value in changes.items():
+        *above, last = path.split("__")
+        at = found
+        for key in above:
+            at = at[key]
+        at[last] = value
+    return found
+
+
+@pytest.fixture
+def cluster() -> Cluster:
+    found = Cluster()
+    for name in ("web", "db", "elsewhere", "exporter", "backup"):
+        found.pod(name)
+    for name in ("service", "headless"):
+        found.names.services.add(read_service(recorded(name)))
+    return found
+
+
+def test_pods_and_services_by_address(cluster: Cluster) -> None:
+    records = cluster.flows(
+        "10.244.5.2", "10.96.17.4", "203.0.113.9", "10.244.3.7", "fd00:10:244:3::7", "10.244.5.2"
+    )
+    api, web = "api-66f5d8c9b4-m4n2p", "web-7d4b9c6f5d-x2x7k"
+    assert cluster.told(records) == [api, "Service/web", "", web, web, api]
+    owner = cluster.owners[int(records["destination_owner"][0])]
+    assert (owner.pod_namespace, owner.workload, owner.node) == (
+        "shop", "Deployment/api", "node-5"
+    )  # fmt: skip
+    assert (owner.pid, owner.container_id) == (None, "")
+    sources = records["destination_owner_source"][:6].tolist()
+    assert sources == [OwnerSource.ADDRESS] * 2 + [0] + [OwnerSource.ADDRESS] * 3
+    assert len(cluster.owners) == 1 + 1 + 3, "one owner for each Pod and Service"
+
+
+def test_pods_in_the_network_of_their_host_are_never_meant(cluster: Cluster) -> None:
+    assert cluster.told(cluster.flows("192.0.2.3")) == [""]
+
+
+def test_a_pod_that_is_over_has_no_address(cluster: Cluster) -> None:
+    assert cluster.told(cluster.flows("10.244.3.9")) == [""]
+    cluster.pod("db", status__phase="Failed")
+    assert cluster.told(cluster.flows("10.244.3.8", begun_ns=time.time_ns() + 10**9)) == [""]
+
+
+def test_a_flow_that_is_older_than_the_pod(cluster: Cluster) -> None:
+    """The address belonged to somebody else when it began, whenever this record of it does."""
+    records = cluster.flows("10.244.5.2", "10.244.5.2")
+    records["begun_ns"] = [START_NS - 1, START_NS] * 2
+    records["first_ns"] = LATER_NS
+    assert cluster.told(records) == ["", "api-66f5d8c9b4-m4n2p"]
+    records = cluster.flows("10.244.5.2", begun_ns=0)  # of a flow that this record is all of
+    records["first_ns"] = START_NS - 1
+    assert cluster.told(records) == [""]
+
+
+def test_an_address_that_is_given_anew(cluster: Cluster) -> None:
+    """Each of its bearers has the flows that began in its time, also those told after its end."""
+    cluster.names.remove(read_pod(recorded("elsewhere")))
+    ended_ns = time.time_ns()
+    old = cluster.flows("10.244.5.2")
+    assert cluster.told(old) == ["api-66f5d8c9b4-m4n2p"]
+    assert cluster.told(cluster.flows("10.244.5.2", begun_ns=ended_ns + 10**9)) == [""]
+    start = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(ended_ns / 1e9 + 5))
+    cluster.pod(
+        "elsewhere", metadata__uid="another", metadata__name="next", status__startTime=start
+    )
+    assert cluster.told(cluster.flows("10.244.5.2")) == ["api-66f5d8c9b4-m4n2p"]
+    assert cluster.told(cluster.flows("10.244.5.2", begun_ns=ended_ns + 10 * 10**9)) == ["next"]
+
+
+def test_what_a_list_does_not_have_any_more(cluster: Cluster) -> None:
+    cluster.names.replace_all([read_pod(recorded("db"))])
+    later = time.time_ns() + 10**9
+    records = cluster.flows("10.244.5.2", "10.244.3.8", begun_ns=later)
+    assert cluster.told(records) == ["", "db-0"]
+    assert cluster.told(cluster.flows("10.244.5.2")) == ["api-66f5d8c9b4-m4n2p"]
+
+
+def test_behind_the_address_of_a_service(cluster: Cluster) -> None:
+    """Where conntrack tells which Pod it was, that one."""
+    records = cluster.flows("10.96.17.4", "10.96.17.4")
+    for side, row in (("destination", 0), ("source", 2)):
+        records["translated"][row] = 1
+        records[f"nat_{side}_address"][row] = [10, 244, 3, 8]
+    assert cluster.told(records) == ["db-0", "Service/web"]
+
+
+def test_ends_on_this_host_are_left_alone(cluster: Cluster) -> None:
+    records = cluster.flows("10.244.5.2")
+    records["destination_netns"][0], records["source_netns"][1] = 5, 5
+    cluster.ends.apply(records)
+    assert records["destination_owner"].tolist() == [0, HERE]
+    cluster.ends.apply(records[:0])
+
+
+def test_what_is_gone_is_kept_within_bounds(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote, "_KEPT_GONE", 2)
+    before = len(cluster.names)
+    for number in range(50):
+        one = read_pod(
+            changed(
+                "elsewhere",
+                metadata__uid=f"u{number}",
+                status__podIPs=[{"ip": f"10.1.0.{number}"}],
+            )
+        )
+        cluster.names.add(one)
+        cluster.names.remove(one)
+    assert len(cluster.names) == before + 2
+
+
+def test_owners_that_nobody_names_any_more(cluster: Cluster) -> None:
+    records = cluster.flows("10.244.5.2", "10.244.3.8")
+    cluster.told(records)
+    first, second = records["destination_owner"][:2].tolist()
+    now = time.monotonic()
+    assert cluster.ends.sweep(set(), now) == []
+    assert cluster.ends.sweep({first}, now + 301) == [second]
+    assert cluster.told(cluster.flows("10.244.3.8")) == ["db-0"]
+    assert sorted(cluster.ends.sweep(set(), now + 700)) == sorted([first, second])
+    assert len(cluster.owners) == 2
