@@ -1,0 +1,278 @@
+"""Real flows of processes in cgroups of a kubelet, under the names that a Kubernetes API tells."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lab import Host
+from metering import Actor, actors
+from shell import ROOT, Record, Shells, shells
+from test_netlink import CGROUP
+
+from tests.kubernetes_api import PODS, SERVICES, KubernetesServer, kubernetes_server, recorded
+
+WEB_POD, DB_POD = "2c48913c-b29f-41e7-9350-020968147796", "3d59a24d-c3a0-42f8-8461-131a79258807"
+NGINX, POSTGRES, SANDBOX = "a1" * 32, "b1" * 32, "99" * 32
+PORT = 7391  # no other test's: the probe sees the whole host
+#: As kubelet, systemd and containerd make them, in front of what this test may make.
+ROOT_SLICE = "kubelet.slice"
+OPTIONS = ("--no-docker", "--kubernetes-node", "node-3", "--kubernetes-labels", "app")
+
+
+@pytest.fixture
+def server() -> Iterator[KubernetesServer]:
+    with kubernetes_server() as found:
+        yield found
+
+
+@pytest.fixture
+def shell() -> Iterator[Shells]:
+    with shells() as found:
+        yield found
+
+
+def cgroup_of(pod: str, container: str) -> str:
+    """With the systemd driver; the parent is that of a kubelet in a container (kind)."""
+    uid = pod.replace("-", "_")
+    return (
+        f"{ROOT_SLICE}/kubelet-kubepods.slice/kubelet-kubepods-burstable.slice/"
+        f"kubelet-kubepods-burstable-pod{uid}.slice/cri-containerd-{container}.scope"
+    )
+
+
+@pytest.fixture
+def enter() -> Iterator[Callable[[Actor, str, str], None]]:
+    """Moves a process into a container of a Pod."""
+
+    def move(actor: Actor, pod: str, container: str) -> None:
+        folder = CGROUP / cgroup_of(pod, container)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "cgroup.procs").write_text(str(actor.pid))
+
+    yield move
+    top = CGROUP / ROOT_SLICE
+    for folder in sorted(top.rglob("*"), reverse=True) if top.exists() else ():
+        if folder.is_dir():
+            _remove(folder)
+    _remove(top)
+
+
+def _remove(folder: Path) -> None:
+    """Its last process may still be on its way out."""
+    for _ in range(100):
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+        if not folder.exists():
+            return
+        time.sleep(0.02)
+
+
+def exchange(client: Actor, server: Actor, address: str, port: int = PORT) -> None:
+    server.do(f"l = socket.create_server(({address!r}, {port}))")
+    client.do(f"s = socket.create_connection(({address!r}, {port}), 5)")
+    server.do("c, _ = l.accept()")
+    client.do("s.sendall(b'x' * 1000)")
+    server.do("c.recv(1000, socket.MSG_WAITALL); c.sendall(b'y' * 500)")
+    client.do("s.recv(500, socket.MSG_WAITALL)")
+
+
+def until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def of_port(records: list[Record], port: int = PORT) -> list[Record]:
+    ends = ("sourceTransportPort", "destinationTransportPort")
+    return [record for record in records if port in [record.get(end) for end in ends]]
+
+
+def told(record: Record, side: str) -> dict[str, Any]:
+    """All that is told of the container at one side."""
+    prefix = {"source": "SRC", "destination": "DST"}[side]
+    names = ("ContainerName", "ContainerImage", "PodName", "PodNamespace", "PodLabels", "Workload",
+             "NodeName")  # fmt: skip
+    return {
+        "id": record[f"{prefix}_PROC_CONTAINER_ID"],
+        **{name: record[f"{side}{name}"] for name in names},
+    }
+
+
+WEB = {
+    "id": NGINX, "ContainerName": "nginx", "ContainerImage": "docker.io/library/nginx:1.27",
+    "PodName": "web-7d4b9c6f5d-x2x7k", "PodNamespace": "shop", "PodLabels": '{"app":"web"}',
+    "Workload": "Deployment/web", "NodeName": "node-3",
+}  # fmt: skip
+DB = {
+    "id": POSTGRES, "ContainerName": "postgres", "ContainerImage": "postgres:16",
+    "PodName": "db-0", "PodNamespace": "data", "PodLabels": '{"app":"db"}',
+    "Workload": "StatefulSet/db", "NodeName": "node-3",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("collector", ["ebpf", "netlink"])
+def test_both_ends_in_pods(
+    server: KubernetesServer, shell: Shells, hosts: tuple[Host, Host], tmp_path: Path,
+    enter: Callable[[Actor, str, str], None], collector: str,
+) -> None:  # fmt: skip
+    """IPFIX, JSON and Antrea's elements; one Pod is removed before its last flow is out."""
+    server.put(PODS, recorded("web"))
+    server.put(PODS, recorded("db"))
+    lines = tmp_path / "flows.jsonl"
+    kubeconfig = str(server.kubeconfig(tmp_path))
+    with actors(*hosts) as (client, peer):
+        enter(client, WEB_POD, NGINX)
+        enter(peer, DB_POD, POSTGRES)
+        found = shell("--kubernetes", kubeconfig, "--collector", collector, *OPTIONS,
+                      "-e", f"json://{lines}")  # fmt: skip
+        until(lambda: server.queries(PODS, watch=True))
+        time.sleep(2.5 if collector == "netlink" else 0)  # until it looked into the namespaces
+        exchange(client, peer, str(hosts[1].four))
+        time.sleep(1.5 if collector == "netlink" else 0)
+        server.remove(PODS, recorded("web"))
+        client.do("s.close()")
+        peer.do("c.close()")
+        time.sleep(1.5)
+    records = of_port(found.finish())
+    to = [record for record in records if record["destinationTransportPort"] == PORT]
+    back = [record for record in records if record["sourceTransportPort"] == PORT]
+    assert to
+    assert back
+    for record in to:
+        assert (told(record, "source"), told(record, "destination")) == (WEB, DB)
+    for record in back:
+        assert (told(record, "source"), told(record, "destination")) == (DB, WEB)
+    objects = [json.loads(line) for line in lines.read_text().splitlines()]
+    flows = [one for one in objects if one.get("EVENT_TYPE") == "FLOW"
+             and PORT in (one["L4_LOCAL_PORT"], one["L4_REMOTE_PORT"])]  # fmt: skip
+    assert flows
+    for one in flows:
+        ends = {one["LOCAL_CONTAINER"]["ID"]: one["LOCAL_CONTAINER"],
+                one["REMOTE_CONTAINER"]["ID"]: one["REMOTE_CONTAINER"]}  # fmt: skip
+        assert ends[NGINX]["KUBE"] == {
+            "NAME": "nginx", "POD": "web-7d4b9c6f5d-x2x7k", "NS": "shop", "UID": WEB_POD,
+            "NODE": "node-3", "WORKLOAD": "Deployment/web", "LABELS": {"app": "web"},
+        }  # fmt: skip
+        assert ends[POSTGRES]["KUBE"]["WORKLOAD"] == "StatefulSet/db"
+
+
+def test_names_that_come_after_the_flow(
+    server: KubernetesServer, shell: Shells, hosts: tuple[Host, Host], tmp_path: Path,
+    enter: Callable[[Actor, str, str], None],
+) -> None:  # fmt: skip
+    """The kubelet tells of a container a second after it has started; its records wait for that.
+
+    What holds the Pod is in no list: it is known by the Pod, and nothing waits for long.
+    """
+    young = copy.deepcopy(recorded("web"))
+    young["status"].pop("containerStatuses")
+    server.put(PODS, young)
+    with actors(*hosts) as (client, peer):
+        enter(client, WEB_POD, NGINX)
+        enter(peer, DB_POD, SANDBOX)
+        found = shell("--kubernetes", str(server.kubeconfig(tmp_path)), *OPTIONS)
+        until(lambda: server.queries(PODS, watch=True))
+        server.put(PODS, recorded("db"))
+        exchange(client, peer, str(hosts[1].four))
+        client.do("s.close()")
+        peer.do("c.close()")
+        time.sleep(1.2)
+        server.put(PODS, recorded("web"))
+        time.sleep(4.5)
+    records = of_port(found.finish())
+    assert len(records) == 2
+    (to,) = [record for record in records if record["destinationTransportPort"] == PORT]
+    assert told(to, "source") == WEB
+    assert told(to, "destination") == {
+        **DB, "id": SANDBOX, "ContainerName": "", "ContainerImage": ""
+    }  # fmt: skip
+
+
+def test_pods_of_other_hosts(
+    server: KubernetesServer, shell: Shells, hosts: tuple[Host, Host], tmp_path: Path,
+) -> None:  # fmt: skip
+    """Nobody has a socket there: a Pod and a Service by their addresses, in both outputs."""
+    there = copy.deepcopy(recorded("elsewhere"))
+    there["status"] |= {"podIP": "10.77.0.77", "podIPs": [{"ip": "10.77.0.77"}]}
+    service = copy.deepcopy(recorded("service"))
+    service["spec"]["clusterIPs"] = ["10.77.0.78"]
+    server.put(PODS, there)
+    server.put(SERVICES, service)
+    lines = tmp_path / "flows.jsonl"
+    found = shell("--kubernetes", str(server.kubeconfig(tmp_path)), *OPTIONS,
+                  "--kubernetes-remote", "-e", f"json://{lines}")  # fmt: skip
+    until(lambda: len(server.queries(PODS, watch=True)) == 2 and server.queries(SERVICES, True))
+    time.sleep(0.2)
+    with actors(hosts[0]) as (client,):
+        client.do("u = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)")
+        for last in (77, 78, 79):
+            client.do(f"u.sendto(b'hello', ('10.77.0.{last}', {PORT}))")
+        time.sleep(1.5)
+    records = {r["destinationIPv4Address"]: r for r in of_port(found.finish(), PORT)}
+    pod, web, nobody = (records[f"10.77.0.{last}"] for last in (77, 78, 79))
+    assert told(pod, "destination") == {
+        "id": "", "ContainerName": "", "ContainerImage": "", "PodName": "api-66f5d8c9b4-m4n2p",
+        "PodNamespace": "shop", "PodLabels": '{"app":"api"}', "Workload": "Deployment/api",
+        "NodeName": "node-5",
+    }  # fmt: skip
+    assert (web["destinationWorkload"], web["destinationPodNamespace"]) == ("Service/web", "shop")
+    assert (pod["destinationOwnerOrigin"], nobody["destinationOwnerOrigin"]) == (4, 0)
+    assert set(told(nobody, "destination").values()) == {""}
+    objects = [json.loads(line) for line in lines.read_text().splitlines()]
+    remote = {one["IPV4_REMOTE_ADDR"]: one.get("REMOTE_CONTAINER") for one in objects
+              if one.get("L4_REMOTE_PORT") == PORT}  # fmt: skip
+    assert remote["10.77.0.77"]["KUBE"]["POD"] == "api-66f5d8c9b4-m4n2p"
+    assert remote["10.77.0.78"]["KUBE"]["WORKLOAD"] == "Service/web"
+    assert remote["10.77.0.79"] is None
+
+
+def test_an_api_that_hangs(
+    server: KubernetesServer, shell: Shells, hosts: tuple[Host, Host], tmp_path: Path,
+    enter: Callable[[Actor, str, str], None],
+) -> None:  # fmt: skip
+    """Metering does not wait: the id and the Pod's UID are there without it, and in time."""
+    server.is_hanging = True
+    with actors(*hosts) as (client, peer):
+        enter(client, WEB_POD, NGINX)
+        found = shell("--kubernetes", str(server.kubeconfig(tmp_path)), *OPTIONS)
+        exchange(client, peer, str(hosts[1].four))
+        client.do("s.close()")
+        peer.do("c.close()")
+        time.sleep(0.5)
+        began = time.monotonic()
+        records = of_port(found.finish())
+        assert time.monotonic() - began < 5
+    (to,) = [record for record in records if record["destinationTransportPort"] == PORT]
+    assert (to["SRC_PROC_CONTAINER_ID"], to["sourcePodName"]) == (NGINX, "")
+
+
+def test_the_live_view(
+    server: KubernetesServer, hosts: tuple[Host, Host], tmp_path: Path,
+    enter: Callable[[Actor, str, str], None],
+) -> None:  # fmt: skip
+    server.put(PODS, recorded("web"))
+    server.put(PODS, recorded("db"))
+    command = [sys.executable, "-m", "probe", "run", "--duration", "4", *OPTIONS,
+               "--kubernetes", str(server.kubeconfig(tmp_path)),
+               "--include", "cidr=10.77.0.0/24"]  # fmt: skip
+    with (
+        actors(*hosts) as (client, peer),
+        subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as view,
+    ):
+        enter(client, WEB_POD, NGINX)
+        enter(peer, DB_POD, POSTGRES)
+        until(lambda: server.queries(PODS, watch=True))
+        time.sleep(1)
+        exchange(client, peer, str(hosts[1].four))
+        output, _ = view.communicate(timeout=20)
+    assert "shop/web-7d4b9c6f5d-x2x7k/nginx > data/db-0/postgres" in output
