@@ -30,7 +30,7 @@ _CHUNK = 1024
 _MOST_CHUNK = 4096
 _CHUNK_OCTETS = 1 << 19
 #: Room that the Encoder leaves to the strings of an owner at least, each of them.
-_LEAST_STRING = 16
+_LEAST_STRING = 10
 
 #: Longest name of a TCP state with its length.
 _STATE_ROOM = 16
