@@ -31,7 +31,7 @@ def checker() -> ModuleType:
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-@pytest.mark.parametrize("max_message", [1000, 1400])
+@pytest.mark.parametrize("max_message", [1200, 1400])
 @pytest.mark.parametrize("profile", load_profiles())
 def test_no_rule_is_broken(
     checker: ModuleType, profile: str, protocol: str, max_message: int
