@@ -57,7 +57,7 @@ class Probe:
     def __init__(self, config: RunConfig, is_guest: bool = False) -> None:
         self.config = config
         self._is_guest = is_guest
-        self.owners = ContainerOwners()
+        self.owners = ContainerOwners(find_addresses=lambda: veths.addresses())
         self.remote: RemoteEnds | None = None
         self.waiting = WaitingRecords()
         rules = [[parse_rule(text) for text in texts] for texts in (config.include, config.exclude)]

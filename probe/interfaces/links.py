@@ -18,12 +18,17 @@ _ATTRIBUTE = struct.Struct("=HH")
 _NLM_F_REQUEST, _NLM_F_DUMP_REQUEST, _NLM_F_DUMP_INTR = 0x1, 0x301, 0x10
 _NLMSG_ERROR, _NLMSG_DONE = 2, 3
 _RTM_NEWLINK, _RTM_DELLINK, _RTM_GETLINK = 16, 17, 18
+_RTM_NEWADDR, _RTM_GETADDR = 20, 22
 _RTM_NEWNSID, _RTM_GETNSID = 88, 90
 _RTMGRP_LINK = 1
 _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_LINK, _IFLA_MASTER = 1, 3, 4, 5, 10
 _IFLA_OPERSTATE, _IFLA_LINKINFO, _IFLA_IFALIAS = 16, 18, 20
 _IFLA_EXT_MASK, _IFLA_PROMISCUITY, _IFLA_LINK_NETNSID, _IFLA_TARGET_NETNSID = 29, 30, 37, 46
 _IFLA_INFO_KIND = 1
+_ADDRESS = struct.Struct("=BBBBI")  # struct ifaddrmsg
+_IFA_ADDRESS, _IFA_LOCAL, _IFA_TARGET_NETNSID = 1, 2, 10
+_RT_SCOPE_UNIVERSE = 0
+_SOL_NETLINK, _NETLINK_GET_STRICT_CHK = 270, 12
 _NETNSA_NSID, _NETNSA_PID = 1, 2
 _NLA_TYPE = 0x3FFF
 _RTEXT_FILTER_SKIP_STATS = 8
@@ -138,6 +143,37 @@ def read_interface(route: socket.socket, index: int, nsid: int = _UNASSIGNED) ->
                 _raise(answer)
             if kind == _RTM_NEWLINK:
                 return _decode_link(answer)
+
+
+def read_addresses(route: socket.socket, nsid: int) -> list[str]:
+    """Addresses with global scope in the network namespace with that id in ours.
+
+    Raises OSError: it may not be looked into, or the kernel is older than 4.20.
+    """
+    route.setsockopt(_SOL_NETLINK, _NETLINK_GET_STRICT_CHK, 1)
+    found: list[str] = []
+    for family in (socket.AF_INET, socket.AF_INET6):
+        body = _ADDRESS.pack(family, 0, 0, 0, 0)
+        body += _attribute(_IFA_TARGET_NETNSID, struct.pack("=i", nsid))
+        _request(route, _RTM_GETADDR, _NLM_F_DUMP_REQUEST, family, body)
+        found += _read_addresses(route, family)
+    return found
+
+
+def _read_addresses(route: socket.socket, family: int) -> Iterator[str]:
+    while True:
+        for kind, _, number, body in _messages(route.recv(_RECEIVE_OCTETS)):
+            if number != family:
+                continue
+            if kind == _NLMSG_DONE:
+                return
+            if kind == _NLMSG_ERROR:
+                _raise(body)
+            scope = _ADDRESS.unpack_from(body)[3]
+            if kind == _RTM_NEWADDR and scope == _RT_SCOPE_UNIVERSE:
+                attributes = dict(_attributes(body[_ADDRESS.size :]))
+                address = attributes.get(_IFA_LOCAL) or attributes[_IFA_ADDRESS]
+                yield socket.inet_ntop(family, address)
 
 
 def _request(route: socket.socket, kind: int, flags: int, number: int, body: bytes) -> None:

@@ -18,7 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probe.flow.batch import Rows
-from probe.interfaces.links import Interface, open_route, read_interface, read_nsid
+from probe.interfaces.links import (
+    Interface,
+    open_route,
+    read_addresses,
+    read_interface,
+    read_nsid,
+)
 from probe.interfaces.namespaces import NetworkNamespaces
 
 _LOOPBACK, _LOOPBACK_NET = 1, 127
@@ -82,6 +88,15 @@ class Kernel:
                     found[index] = read_interface(route, index)
         return found
 
+    def read_addresses(self, nsids: Iterable[int]) -> dict[str, int]:
+        """Address -> id of the network namespace that has it."""
+        found: dict[str, int] = {}
+        with contextlib.suppress(OSError), open_route() as route:
+            for nsid in nsids:
+                with contextlib.suppress(OSError):  # gone, or refused
+                    found.update(dict.fromkeys(read_addresses(route, nsid), nsid))
+        return found
+
 
 class VethMap:
     """``container_of``: process id -> id of its container, '' for none; ``default_route``: process
@@ -132,10 +147,23 @@ class VethMap:
             self._ask_again(veth.behind)
         return veth.behind.container_id
 
+    def addresses(self) -> dict[str, str]:
+        """Address -> id of the container that has it, of those behind our veths. It takes a
+        request for each of them."""
+        for veth in self._veths.values():
+            self.container_id(veth.interface.index)
+        here = [veth.behind for veth in self._veths.values() if veth.behind]
+        by_nsid = {space.nsid: space.container_id for space in here if space.container_id}
+        found = self._kernel.read_addresses(by_nsid)
+        return {address: by_nsid[nsid] for address, nsid in found.items()}
+
     def _ask_again(self, space: Namespace) -> None:
         now = time.monotonic()
         if now - space.tied_s < _RETRIED_S or now - space.asked_s > _ASKED_AGAIN_S:
             space.asked_s = now
+            if not self._namespaces.is_in(space.pid, space.inode):
+                # it only prepared the namespace, as a runtime's hooks do
+                space.pid = (self._namespaces.scan() or {}).get(space.inode, space.pid)
             space.container_id = self._container_of(space.pid)
 
     def apply(self, records: Rows) -> None:

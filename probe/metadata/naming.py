@@ -8,6 +8,8 @@ that is missing cannot be added to a record that has left.
 from __future__ import annotations
 
 import dataclasses
+import time
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +17,7 @@ from numpy.typing import NDArray
 from probe.flow.batch import RECORD_DTYPE, Rows
 from probe.flow.owner import ContainerNames, Owner, OwnerTable
 from probe.metadata.process import read_process_place
+from probe.metadata.proxy import Proxies
 from probe.metadata.runtime import Runtime
 
 _SIDES = ("source_owner", "destination_owner")
@@ -25,9 +28,15 @@ _MOST_PODS = 8192  # containers
 class ContainerOwners(OwnerTable):
     """An OwnerTable that fills in what runtimes know of the containers and Pods of its owners."""
 
-    def __init__(self, runtimes: tuple[Runtime, ...] = ()) -> None:
+    def __init__(
+        self,
+        runtimes: tuple[Runtime, ...] = (),
+        find_addresses: Callable[[], dict[str, str]] = dict,
+    ) -> None:
+        """``find_addresses``: address -> id of the container that has it now."""
         super().__init__()
         self._runtimes = runtimes
+        self._proxies = Proxies(find_addresses)
         self._by_key: dict[str, set[int]] = {}  # id of a container, or UID of a Pod -> owners
         self._pods: dict[str, str] = {}  # id of a container -> UID of its Pod; the latest
         self._nameless: dict[str, float] = {}  # container id -> when it was first asked for
@@ -53,8 +62,8 @@ class ContainerOwners(OwnerTable):
     def add(self, owner: Owner) -> int:
         index = super().add(self._named(owner))
         self._note_pod(owner.container_id, owner.pod_uid)
-        for key in _keys(owner):
-            self._by_key.setdefault(key, set()).add(index)
+        self._note_keys(index, owner)
+        self._proxies.note(index, owner, time.monotonic())
         return index
 
     def release(self, index: int) -> None:
@@ -65,11 +74,12 @@ class ContainerOwners(OwnerTable):
             if not indices:
                 self._by_key.pop(key, None)
                 self._nameless.pop(key, None)
+        self._proxies.forget(index)
         super().release(index)
 
     def refresh(self) -> list[int]:
         """Describes anew the owners in containers that have been named; their indices."""
-        changed: list[int] = []
+        changed = self._place_proxies()
         for runtime in self._runtimes:
             for key in runtime.take_changed():
                 changed += [index for index in self._by_key.get(key, ()) if self._rename(index)]
@@ -78,7 +88,7 @@ class ContainerOwners(OwnerTable):
     def nameless(self, now_s: float) -> NDArray[np.int64]:
         """Owners whose container may still be named soon; call it at every tick."""
         patience_s = {in_pod: self._patience_s(in_pod) for in_pod in (False, True)}
-        found: list[int] = []
+        found = self._proxies.young(now_s)
         for container_id, since_s in self._nameless.items():
             if since_s == 0.0:
                 self._nameless[container_id] = since_s = now_s
@@ -100,6 +110,19 @@ class ContainerOwners(OwnerTable):
             while len(self._pods) >= _MOST_PODS:
                 del self._pods[next(iter(self._pods))]
             self._pods[container_id] = pod_uid
+
+    def _note_keys(self, index: int, owner: Owner) -> None:
+        for key in _keys(owner):
+            self._by_key.setdefault(key, set()).add(index)
+
+    def _place_proxies(self) -> list[int]:
+        """Who stands for a container is told with it."""
+        found = self._proxies.resolve(time.monotonic())
+        for index, container_id in found.items():
+            owner = dataclasses.replace(self[index], container_id=container_id)
+            self._note_keys(index, owner)
+            self.replace(index, self._named(owner))
+        return list(found)
 
     def _rename(self, index: int) -> bool:
         owner = self[index]

@@ -137,6 +137,33 @@ def test_a_published_port(docker: Docker, shell: Shells, pair: tuple[Host, Host]
     assert interfaces(to)[1] == wanted
 
 
+def test_a_published_port_through_the_proxy(docker: Docker, shell: Shells) -> None:
+    """From loopback: two connections with two owners each, and the proxy's ends have the container
+    that it stands for; so do connections to a port of another container."""
+    one = docker.start("--name", "web", "-p", "8080:80", *SERVE)
+    other = docker.start("--name", "web-2", "-p", "8081:80", *SERVE)
+    for server in (one, other):
+        when_serving(docker, server)
+    found = start(shell, docker, "--include", "port=80,protocol=tcp", "--include", "port=8080",
+                  "--include", "port=8081", "--active-timeout", "1")  # fmt: skip
+    third = docker.start("--name", "late", "-p", "8082:80", *SERVE)  # and so is its proxy
+    when_serving(docker, third)
+    time.sleep(1.5)
+    with actors(docker.host) as (client,):
+        for port in (8080, 8081, 8082):
+            fetch(client, "127.0.0.1", port)
+        time.sleep(2.5)
+    records = found.finish()
+    for port, server, name in ((8080, one, "web"), (8081, other, "web-2")):
+        outer = flows(records, port)
+        (to,) = [record for record in outer if record["destinationTransportPort"] == port]
+        assert (to["SRC_PROC_PID"], to["DST_PROC_NAME"]) == (client.pid, "docker-proxy")
+        assert (names(to), to["DST_PROC_CONTAINER_ID"]) == (("", name), server)
+    inner = [record for record in flows(records, 80) if record["destinationTransportPort"] == 80]
+    assert [record["SRC_PROC_NAME"] for record in inner] == ["docker-proxy"] * 3
+    assert sorted(map(names, inner)) == [("late", "late"), ("web", "web"), ("web-2", "web-2")]
+
+
 def test_networks_that_are_shared(docker: Docker, shell: Shells, pair: tuple[Host, Host]) -> None:
     """With the host: no veth. With another container: its veth, under either name."""
     server = docker.start("--name", "web", *SERVE)

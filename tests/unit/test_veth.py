@@ -26,6 +26,7 @@ class Host(NetworkNamespaces):
         self.routes: dict[int, int] = {}
         self.now_ns = 0
         self.told: dict[int, Interface] = {}
+        self.addresses: dict[int, str] = {}  # by nsid
         self.now: dict[int, Interface] = {}  # where it is another one than we were told
 
     def map(self) -> VethMap:
@@ -60,6 +61,9 @@ class Rtnetlink(Kernel):
 
     def read_interfaces(self, indices: Iterable[int]) -> dict[int, Interface]:
         return {index: self.host.now.get(index, self.host.told[index]) for index in indices}
+
+    def read_addresses(self, nsids: Iterable[int]) -> dict[str, int]:
+        return {self.host.addresses[nsid]: nsid for nsid in nsids if nsid in self.host.addresses}
 
 
 def veth(index: int, peer: int, nsid: int) -> Interface:
@@ -101,6 +105,32 @@ def test_containers_behind_veths() -> None:
         veths, record((100, 2), (200, 2)), record((1, 3), (200, 2)), record((100, 2), (0, 0)),
         record((1, 3), (300, 2)), record((100, 1), (100, 1)),
     ) == [(11, 12), (0, 12), (11, 3), (0, 3), (0, 0)]  # fmt: skip
+
+
+def test_addresses_of_containers() -> None:
+    host = Host()
+    host.begin(100, 7, 0, "aa")
+    host.begin(200, 8, 1, "")
+    host.addresses = {0: "172.17.0.2", 1: "172.17.0.3", 5: "172.17.0.4"}
+    veths = host.map()
+    host.update(veths, [veth(11, 2, 0), veth(12, 2, 1), veth(13, 2, 5)])
+    assert veths.addresses() == {"172.17.0.2": "aa"}
+    host.containers[8] = "bb"
+    assert veths.addresses() == {"172.17.0.2": "aa", "172.17.0.3": "bb"}
+    host.update(veths, [veth(12, 2, 1)])
+    assert veths.addresses() == {"172.17.0.3": "bb"}
+
+
+def test_a_process_that_only_prepared_the_namespace() -> None:
+    """As a hook of the runtime, which is in no container and gone before the first one is there."""
+    host = Host()
+    host.begin(100, 7, 0, "")
+    veths = host.map()
+    host.update(veths, [veth(11, 2, 0)])
+    assert veths.container_id(11) == ""
+    host.end(100)
+    host.begin(100, 8, 0, "aa")
+    assert veths.container_id(11) == "aa"
 
 
 def test_a_container_that_comes_and_goes_between_two_records() -> None:

@@ -1,0 +1,78 @@
+"""Docker's userland proxy: the container that a process of it stands for.
+
+A port that is published is taken over by ``docker-proxy`` where netfilter does not do it, as from
+loopback. Then each of two connections has a process of the host at one end; its command line tells
+for which container that is there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from ipaddress import ip_address
+from pathlib import Path
+
+from probe.flow.owner import Owner
+
+_NAME = "docker-proxy"
+_FLAGS = ("-container-ip", "--container-ip")
+_PAUSE_S = 1.0
+#: Its first connections wait for so long; the proxy is there before its container is.
+_PATIENCE_S = 2.0
+
+
+def read_target(pid: int, proc: str = "/proc") -> str:
+    """The address that a proxy forwards to, '' for none. Nothing else of its command line is
+    looked at, so it may be asked whatever else of command lines has to stay on the host."""
+    try:
+        line = Path(f"{proc}/{pid}/cmdline").read_bytes().decode("ascii", "replace")
+        return str(ip_address(next(_values(line.split("\0")), "")))
+    except (OSError, ValueError):
+        return ""
+
+
+def _values(arguments: list[str]) -> Iterator[str]:
+    """Of the flag, as Go's package flag takes it: one dash or two, with a '=' or before it."""
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        name, separator, value = argument.partition("=")
+        if name in _FLAGS:
+            yield value if separator else following
+
+
+class Proxies:
+    """Owners that stand for a container which is not known yet. ``find_addresses``: address -> id
+    of the container that has it now."""
+
+    def __init__(self, find_addresses: Callable[[], dict[str, str]]) -> None:
+        self._find_addresses = find_addresses
+        self._targets: dict[int, tuple[str, float]] = {}
+        self._due_s = 0.0
+
+    def note(self, index: int, owner: Owner, now_s: float) -> None:
+        """Looks at a process that has the name of a proxy, and is in no container itself."""
+        is_proxy = owner.process_name == _NAME and not owner.container_id and owner.pid
+        if is_proxy and owner.process_path.endswith(f"/{_NAME}"):
+            target = read_target(owner.pid or 0)
+            if target:
+                self._targets[index] = target, now_s
+
+    def forget(self, index: int) -> None:
+        self._targets.pop(index, None)
+
+    def young(self, now_s: float) -> list[int]:
+        """Those that are worth waiting for."""
+        return [i for i, (_, since_s) in self._targets.items() if now_s - since_s < _PATIENCE_S]
+
+    def resolve(self, now_s: float) -> dict[int, str]:
+        """Owner -> id of its container, of those that are known by now, each once."""
+        if not self._targets or now_s < self._due_s:
+            return {}
+        self._due_s = now_s + _PAUSE_S
+        containers = self._find_addresses()
+        found = {
+            index: containers[target]
+            for index, (target, _) in self._targets.items()
+            if target in containers
+        }
+        for index in found:
+            del self._targets[index]
+        return found
