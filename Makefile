@@ -11,8 +11,8 @@ PIP := $(VENV)/bin/python -m pip --quiet --disable-pip-version-check
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
 BUILD_PACKAGES := clang llvm libbpf-dev libbpf1 make python3 python3-venv
-TEST_PACKAGES := bpftool busybox-static docker.io ethtool gcc iperf3 iproute2 iptables mrtg nfdump nftables \
-	pmacct procps snmp softflowd tcpdump tshark
+TEST_PACKAGES := bpftool busybox-static debootstrap docker-compose docker.io ethtool gcc iperf3 iproute2 iptables \
+	mrtg nfdump nftables pmacct procps snmp softflowd tcpdump tshark
 BENCH_PACKAGES := snmp snmpd softflowd
 
 # $(call install,packages): only what is missing; never starts the daemons that come along.

@@ -16,29 +16,64 @@ import tarfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TypeVar
 
 from lab import Host, run
 from metering import Actor
 
 IMAGE = "sockflow-test"
+#: The network namespace of the tests, which reaches what this machine reaches.
+_OURS = "/proc/self/ns/net"
+_Engine = TypeVar("_Engine", bound="Engine")
 _START_S = 30.0
 _STOP_S = 15.0
 #: Docker makes a parent for its containers in each hierarchy, and leaves it behind.
 _CGROUPS = Path("/sys/fs/cgroup")
 
 
-class Docker:
-    """The command line of one daemon."""
+class Engine:
+    """A daemon in the network namespace at a path, and its command line."""
 
-    def __init__(self, directory: Path, host: Host) -> None:
-        self.host = host
-        self.url = f"unix://{directory}/socket"
+    def __init__(self, directory: Path, namespace: str, *options: str) -> None:
+        self.socket = directory / "socket"
+        self.url = f"unix://{self.socket}"
         self._directory = directory
+        self._namespace, self._options = namespace, options
         self._command = ("docker", "-H", self.url)
-        self._daemon = _start_daemon(host, directory)
+        self._daemon = _start_daemon(directory, namespace, options)
 
     def __call__(self, *arguments: str, **options: object) -> str:
         return run(*self._command, *arguments, **options).stdout.strip()
+
+    def wait_until_up(self) -> None:
+        _wait_until_up(self, self._daemon, self._directory)
+
+    def stop_daemon(self) -> None:
+        """With all its containers."""
+        _stop(self._daemon)
+
+    def start_daemon(self) -> None:
+        self._daemon = _start_daemon(self._directory, self._namespace, self._options)
+        self.wait_until_up()
+
+    def pause_daemon(self) -> None:
+        """Its socket accepts, and nothing answers."""
+        self._daemon.send_signal(signal.SIGSTOP)
+
+    def resume_daemon(self) -> None:
+        self._daemon.send_signal(signal.SIGCONT)
+
+    def remove_all(self) -> None:
+        if containers := self("ps", "-aq").split():
+            self("rm", "-f", *containers)
+
+
+class Docker(Engine):
+    """With a bridge, on a host of the tests."""
+
+    def __init__(self, directory: Path, host: Host) -> None:
+        self.host = host
+        super().__init__(directory, f"/run/netns/{host.name}", "--bip", "172.31.250.1/24")
 
     def start(self, *arguments: str) -> str:
         """``docker run -d``: the id, 64 hexadecimal digits."""
@@ -60,57 +95,52 @@ class Docker:
     def pid(self, container: str) -> int:
         return int(self("inspect", "-f", "{{.State.Pid}}", container))
 
-    def wait_until_up(self) -> None:
-        _wait_until_up(self, self._daemon, self._directory)
-
-    def stop_daemon(self) -> None:
-        """With all its containers."""
-        _stop(self._daemon)
-
-    def start_daemon(self) -> None:
-        self._daemon = _start_daemon(self.host, self._directory)
-        self.wait_until_up()
-
-    def pause_daemon(self) -> None:
-        """Its socket accepts, and nothing answers."""
-        self._daemon.send_signal(signal.SIGSTOP)
-
-    def resume_daemon(self) -> None:
-        self._daemon.send_signal(signal.SIGCONT)
-
-    def remove_all(self) -> None:
-        if containers := self("ps", "-aq").split():
-            self("rm", "-f", *containers)
-
 
 @contextlib.contextmanager
 def docker_daemon(host: Host, directory: Path) -> Iterator[Docker]:
-    """Runs in the namespace of ``host`` until the context ends; has one image, busybox."""
-    parents_before = _cgroup_parents()
-    docker = Docker(directory, host)
-    try:
-        docker.wait_until_up()
+    """Runs in the namespace of ``host`` until the context ends; has one image, busybox, and those
+    that were built in the same directory before."""
+    with _running(Docker(directory, host)) as docker:
         docker("import", "--change", 'ENTRYPOINT ["/bin/busybox"]', _root(directory), IMAGE)
         yield docker
+
+
+@contextlib.contextmanager
+def docker_builder(directory: Path) -> Iterator[Engine]:
+    """Builds images with ``--network host``: it has the network that the tests have, and changes
+    nothing there."""
+    aloof = ("--bridge", "none", "--iptables=false", "--ip6tables=false", "--ip-forward=false")
+    with _running(Engine(directory, _OURS, *aloof)) as engine:
+        yield engine
+
+
+@contextlib.contextmanager
+def _running(engine: _Engine) -> Iterator[_Engine]:
+    parents_before = _cgroup_parents()
+    try:
+        engine.wait_until_up()
+        yield engine
     finally:
         with contextlib.suppress(subprocess.CalledProcessError):
-            docker.remove_all()
-        docker.stop_daemon()
+            engine.remove_all()
+        engine.stop_daemon()
         for parent in _cgroup_parents() - parents_before:
             with contextlib.suppress(OSError):
                 parent.rmdir()
 
 
-def _start_daemon(host: Host, directory: Path) -> subprocess.Popen[bytes]:
+def _start_daemon(
+    directory: Path, namespace: str, options: tuple[str, ...]
+) -> subprocess.Popen[bytes]:
     """nsenter and not `ip netns exec`, which hides the cgroup file systems."""
     (directory / "daemon.json").write_text(json.dumps({"features": {"buildkit": False}}))
     command = [
         "setpriv", "--pdeathsig", "TERM",  # it ends with the tests, however these end
-        "nsenter", f"--net=/run/netns/{host.name}", "unshare", "--mount", "--propagation",
+        "nsenter", f"--net={namespace}", "unshare", "--mount", "--propagation",
         "private", "dockerd", "--config-file", directory / "daemon.json",
         "--data-root", directory / "data", "--exec-root", directory / "exec",
         "--pidfile", directory / "pid", "-H", f"unix://{directory}/socket",
-        "--storage-driver", "vfs", "--bip", "172.31.250.1/24", "--log-level", "warn",
+        "--log-level", "warn", *options,
     ]  # fmt: skip
     with open(directory / "log", "wb") as log:
         return subprocess.Popen(
@@ -118,7 +148,7 @@ def _start_daemon(host: Host, directory: Path) -> subprocess.Popen[bytes]:
         )
 
 
-def _wait_until_up(docker: Docker, daemon: subprocess.Popen[bytes], directory: Path) -> None:
+def _wait_until_up(docker: Engine, daemon: subprocess.Popen[bytes], directory: Path) -> None:
     deadline = time.monotonic() + _START_S
     while True:
         with contextlib.suppress(subprocess.CalledProcessError):
