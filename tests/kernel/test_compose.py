@@ -1,7 +1,7 @@
 """The probe in a container: Dockerfile and docker-compose.yml as they are, built and run.
 
-docker-compose.yml is what Debian's docker-compose 1.29 takes. compose.yaml, for Compose 2, has other
-capabilities, which Debian's Docker does not know: they are tried without it.
+docker-compose.yml is what Debian's docker-compose 1.29 takes. compose.yaml, for Compose 2, has
+other capabilities, which Debian's Docker does not know: they are tried without it.
 """
 
 from __future__ import annotations
