@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 
 from ..flow.owner import Owner
 from .container import Place, read_place
-from .procfs import choose_cgroup
+from .procfs import read_cgroup
 
+#: Of 255 octets, those that leave no room for 'docker-<64 digits>.scope'.
+_LONG_CGROUP = 176
 _PATH_SOURCES = {0: "", 1: "walked", 2: "exec"}
 
 
@@ -73,10 +75,15 @@ def _somewhere(cgroup: str, node: str) -> Owner:
     )
 
 
+def _whole_cgroup(cgroup: str, pid: int) -> str:
+    """The row has the innermost components of a path that is long, and may lack a container that is
+    around; the rest is in /proc while the process lives."""
+    if len(cgroup) < _LONG_CGROUP:
+        return cgroup
+    whole = read_cgroup(f"/proc/{pid}")
+    return whole if whole.endswith(cgroup) else cgroup
+
+
 def read_process_place(pid: int) -> Place:
     """Where a process runs; nowhere, when it is gone."""
-    try:
-        text = Path(f"/proc/{pid}/cgroup").read_text("utf-8", "replace")
-    except OSError:
-        return Place()
-    return read_place(choose_cgroup(text))
+    return read_place(read_cgroup(f"/proc/{pid}"))

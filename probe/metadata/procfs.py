@@ -49,7 +49,7 @@ def owner_from_proc(
     parent = read_identity(identity.parent_pid, proc) if identity.parent_pid else None
     uid, gid = _read_ids(process)
     path = _read_path(process)
-    cgroup = _read_cgroup(process)
+    cgroup = read_cgroup(process)
     place = read_place(cgroup)
     return Owner(
         pid=identity.pid,
@@ -89,7 +89,8 @@ def _read_ids(process: str) -> tuple[int | None, int | None]:
     return found.get("Uid:"), found.get("Gid:")
 
 
-def _read_cgroup(process: str) -> str:
+def read_cgroup(process: str) -> str:
+    """Of /proc/PID; '' when it is gone."""
     try:
         text = Path(f"{process}/cgroup").read_text(errors="replace")
     except OSError:

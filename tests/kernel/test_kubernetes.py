@@ -23,8 +23,10 @@ from tests.kubernetes_api import PODS, SERVICES, KubernetesServer, kubernetes_se
 WEB_POD, DB_POD = "2c48913c-b29f-41e7-9350-020968147796", "3d59a24d-c3a0-42f8-8461-131a79258807"
 NGINX, POSTGRES, SANDBOX = "a1" * 32, "b1" * 32, "99" * 32
 PORT = 7391  # no other test's: the probe sees the whole host
-#: As kubelet, systemd and containerd make them, in front of what this test may make.
-ROOT_SLICE = "kubelet.slice"
+#: Of the container that the node is, as with kind: its part of the path is too far out for the
+#: kernel half.
+OUTER = "0123456789abcdef" * 4
+TOP = f"docker-{OUTER}.scope"
 OPTIONS = ("--no-docker", "--kubernetes-node", "node-3", "--kubernetes-labels", "app")
 
 
@@ -41,10 +43,10 @@ def shell() -> Iterator[Shells]:
 
 
 def cgroup_of(pod: str, container: str) -> str:
-    """With the systemd driver; the parent is that of a kubelet in a container (kind)."""
+    """As a kubelet in a container makes it, with the systemd driver and containerd."""
     uid = pod.replace("-", "_")
     return (
-        f"{ROOT_SLICE}/kubelet-kubepods.slice/kubelet-kubepods-burstable.slice/"
+        f"{TOP}/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-burstable.slice/"
         f"kubelet-kubepods-burstable-pod{uid}.slice/cri-containerd-{container}.scope"
     )
 
@@ -59,7 +61,7 @@ def enter() -> Iterator[Callable[[Actor, str, str], None]]:
         (folder / "cgroup.procs").write_text(str(actor.pid))
 
     yield move
-    top = CGROUP / ROOT_SLICE
+    top = CGROUP / TOP
     for folder in sorted(top.rglob("*"), reverse=True) if top.exists() else ():
         if folder.is_dir():
             _remove(folder)
@@ -104,17 +106,18 @@ def told(record: Record, side: str) -> dict[str, Any]:
              "NodeName")  # fmt: skip
     return {
         "id": record[f"{prefix}_PROC_CONTAINER_ID"],
+        "outer": record[f"{side}OuterContainerId"],
         **{name: record[f"{side}{name}"] for name in names},
     }
 
 
 WEB = {
-    "id": NGINX, "ContainerName": "nginx", "ContainerImage": "docker.io/library/nginx:1.27",
+    "id": NGINX, "outer": OUTER, "ContainerName": "nginx", "ContainerImage": "docker.io/library/nginx:1.27",
     "PodName": "web-7d4b9c6f5d-x2x7k", "PodNamespace": "shop", "PodLabels": '{"app":"web"}',
     "Workload": "Deployment/web", "NodeName": "node-3",
 }  # fmt: skip
 DB = {
-    "id": POSTGRES, "ContainerName": "postgres", "ContainerImage": "postgres:16",
+    "id": POSTGRES, "outer": OUTER, "ContainerName": "postgres", "ContainerImage": "postgres:16",
     "PodName": "db-0", "PodNamespace": "data", "PodLabels": '{"app":"db"}',
     "Workload": "StatefulSet/db", "NodeName": "node-3",
 }  # fmt: skip
@@ -163,6 +166,7 @@ def test_both_ends_in_pods(
             "NAME": "nginx", "POD": "web-7d4b9c6f5d-x2x7k", "NS": "shop", "UID": WEB_POD,
             "NODE": "node-3", "WORKLOAD": "Deployment/web", "LABELS": {"app": "web"},
         }  # fmt: skip
+        assert ends[NGINX]["OUTER_ID"] == OUTER
         assert ends[POSTGRES]["KUBE"]["WORKLOAD"] == "StatefulSet/db"
 
 
@@ -221,7 +225,7 @@ def test_pods_of_other_hosts(
     records = {r["destinationIPv4Address"]: r for r in of_port(found.finish(), PORT)}
     pod, web, nobody = (records[f"10.77.0.{last}"] for last in (77, 78, 79))
     assert told(pod, "destination") == {
-        "id": "", "ContainerName": "", "ContainerImage": "", "PodName": "api-66f5d8c9b4-m4n2p",
+        "id": "", "outer": "", "ContainerName": "", "ContainerImage": "", "PodName": "api-66f5d8c9b4-m4n2p",
         "PodNamespace": "shop", "PodLabels": '{"app":"api"}', "Workload": "Deployment/api",
         "NodeName": "node-5",
     }  # fmt: skip

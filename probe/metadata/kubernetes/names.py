@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 PODS, SERVICES = "/api/v1/pods", "/api/v1/services"
 _ANSWER_S = 10.0
-_PAGE = 250  # of the cluster's objects
+_PAGE = 100  # of the cluster's objects: what is made of an answer takes its size four times
 _PATIENCE_S = 4.0
 #: A node may be under way while its network is not.
 _LASTS_S = 15.0
@@ -99,6 +99,7 @@ class KubernetesNames:
         self._watches = [here]
         if self.remote is not None:
             cluster = partial(watch, page=_PAGE)
+            read = partial(read, has_containers=False)
             self._watches += [
                 cluster("Pods", path=PODS, read=read, store=self.remote),
                 cluster("Services", path=SERVICES, read=read_service, store=self.remote.services),

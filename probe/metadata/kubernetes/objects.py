@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from ipaddress import ip_address
+from sys import intern
 from typing import Any
 
 from probe.flow.owner import ContainerNames
@@ -37,30 +38,33 @@ class Named:
     start_ns: int = 0
 
 
-def read_pod(found: Object, labels: Sequence[str] = ()) -> Named:
-    """``labels``: keys of those to keep. A Pod in the host's network, or that is over, has no
-    address. Raises KeyError, TypeError, ValueError or AttributeError for what is no Pod."""
+def read_pod(found: Object, labels: Sequence[str] = (), has_containers: bool = True) -> Named:
+    """``labels``: keys of those to keep; ``has_containers``: they are wanted.
+
+    A Pod in the host's network, or that is over, has no address. Raises KeyError, TypeError,
+    ValueError or AttributeError for what is no Pod.
+    """
     about, spec, status = found["metadata"], found["spec"], found.get("status") or {}
     own = about.get("labels") or {}
     names = ContainerNames(
         pod=str(about["name"]),
-        namespace=str(about["namespace"]),
+        namespace=intern(str(about["namespace"])),
         pod_uid=static_uid(about),
-        workload=read_workload(about),
+        workload=intern(read_workload(about)),
         labels=tuple((key, str(own[key])) for key in labels if key in own),
-        node=str(spec.get("nodeName", "")),
+        node=intern(str(spec.get("nodeName", ""))),
     )
     is_reachable = not spec.get("hostNetwork") and status.get("phase") not in _OVER
     return Named(
         str(about["uid"]),
         names,
-        tuple(_read_containers(status, names)),
+        tuple(_read_containers(status, names)) if has_containers else (),
         tuple(_read_addresses(status)) if is_reachable else (),
         _read_time_ns(status.get("startTime") or about["creationTimestamp"]),
     )
 
 
-def read_service(found: Object, _: Sequence[str] = ()) -> Named:
+def read_service(found: Object) -> Named:
     """With its cluster addresses; those of load balancers may belong to several."""
     about, spec = found["metadata"], found["spec"]
     name = str(about["name"])
