@@ -43,12 +43,13 @@ def owner_from_row(
     ``command_line``: pid -> text; the kernel half does not stamp it, so a process that is gone
     has none. ``node``: the name of this host. A row without a pid is a cgroup as such.
     """
-    where = _somewhere(_text(row["cgroup"]), node)
-    if not row["pid"]:
+    pid = int(row["pid"])
+    where = _somewhere(_whole_cgroup(_text(row["cgroup"]), pid), node)
+    if not pid:
         return where
     return dataclasses.replace(
         where,
-        pid=int(row["pid"]),
+        pid=pid,
         process_name=_text(row["name"]),
         process_path=_text(row["path"]),
         path_source=_PATH_SOURCES.get(int(row["path_source"]), ""),
@@ -58,7 +59,7 @@ def owner_from_row(
         uid=int(row["uid"]),
         gid=int(row["gid"]),
         user_name=user_name(int(row["uid"])),
-        command_line=command_line(int(row["pid"])),
+        command_line=command_line(pid),
     )
 
 
@@ -78,7 +79,7 @@ def _somewhere(cgroup: str, node: str) -> Owner:
 def _whole_cgroup(cgroup: str, pid: int) -> str:
     """The row has the innermost components of a path that is long, and may lack a container that is
     around; the rest is in /proc while the process lives."""
-    if len(cgroup) < _LONG_CGROUP:
+    if not pid or len(cgroup) < _LONG_CGROUP:
         return cgroup
     whole = read_cgroup(f"/proc/{pid}")
     return whole if whole.endswith(cgroup) else cgroup

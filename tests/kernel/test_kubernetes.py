@@ -112,7 +112,8 @@ def told(record: Record, side: str) -> dict[str, Any]:
 
 
 WEB = {
-    "id": NGINX, "outer": OUTER, "ContainerName": "nginx", "ContainerImage": "docker.io/library/nginx:1.27",
+    "id": NGINX, "outer": OUTER,
+    "ContainerName": "nginx", "ContainerImage": "docker.io/library/nginx:1.27",
     "PodName": "web-7d4b9c6f5d-x2x7k", "PodNamespace": "shop", "PodLabels": '{"app":"web"}',
     "Workload": "Deployment/web", "NodeName": "node-3",
 }  # fmt: skip
@@ -225,7 +226,8 @@ def test_pods_of_other_hosts(
     records = {r["destinationIPv4Address"]: r for r in of_port(found.finish(), PORT)}
     pod, web, nobody = (records[f"10.77.0.{last}"] for last in (77, 78, 79))
     assert told(pod, "destination") == {
-        "id": "", "outer": "", "ContainerName": "", "ContainerImage": "", "PodName": "api-66f5d8c9b4-m4n2p",
+        "id": "", "outer": "", "ContainerName": "", "ContainerImage": "",
+        "PodName": "api-66f5d8c9b4-m4n2p",
         "PodNamespace": "shop", "PodLabels": '{"app":"api"}', "Workload": "Deployment/api",
         "NodeName": "node-5",
     }  # fmt: skip
