@@ -14,7 +14,6 @@ and nothing is shared between two ``Metering``. What cannot be used or had is a 
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -32,6 +31,7 @@ from probe.interfaces.table import Link
 from probe.loop import Loop
 from probe.sinks.local import LocalSink
 from probe.stop import StopRequest
+from probe.view.describe import address_text
 
 __all__ = [
     "EVENT_DTYPE", "RECORD_DTYPE", "SOCKET_DTYPE", "Batch", "ConfigError", "EndReason",
@@ -128,10 +128,7 @@ class Metering:
 def address(row: Any, end: str) -> str:
     """``{end}_address`` of a row as text; of flows ``end`` is 'source' or 'destination', of events
     'local' or 'remote'."""
-    octets = row[f"{end}_address"].tobytes()
-    if row["ip_version"] == 4:
-        return socket.inet_ntop(socket.AF_INET, octets[:4])
-    return socket.inet_ntop(socket.AF_INET6, octets)
+    return address_text(row, end)
 
 
 class _Inbox(LocalSink):

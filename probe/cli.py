@@ -1,5 +1,5 @@
-"""The command line: ``sockflow run``, ``collect``, ``templates``, ``interfaces``, and
-``sockflow --version``.
+"""The command line: ``sockflow run``, ``flows``, ``events``, ``collect``, ``templates``,
+``interfaces``, and ``sockflow --version``.
 
 Exit status: 0 done, 2 for anything the user can act on, said in one line.
 """
@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 from probe import __version__, log
 from probe.config import COLLECTORS, LIVE_ACTIVE_TIMEOUT_S, RunConfig, build, check
 from probe.errors import ConfigError, SockflowError
+from probe.view import options as view_options
 
 _DEFAULTS = RunConfig()
 _LISTEN = "127.0.0.1:4739"
@@ -55,6 +56,10 @@ def _main(arguments: Sequence[str]) -> int:
         _collect(options)
     elif command == "interfaces":
         _interfaces(options)
+    elif command == "flows":
+        _flows(options)
+    elif command == "events":
+        _events(options)
     else:
         _run(options)
     return 0
@@ -96,6 +101,21 @@ def _interfaces(options: dict[str, Any]) -> None:
     )  # fmt: skip
 
 
+def _flows(options: dict[str, Any]) -> None:
+    config, request = view_options.settings(options), view_options.request(options)
+    from probe.view.watch import show_flows
+
+    show_flows(config, request)
+
+
+def _events(options: dict[str, Any]) -> None:
+    config, request = view_options.settings(options), view_options.request(options)
+    kinds = view_options.kinds(options)
+    from probe.view.watch import show_events
+
+    show_events(config, request, kinds)
+
+
 def _templates(options: dict[str, Any]) -> None:
     from probe.show_templates import Request, describe
 
@@ -124,9 +144,11 @@ def _parser() -> argparse.ArgumentParser:
         "--version", action="store_true", help=f"version {__version__}, kernel, libbpf and hooks"
     )
     commands = parser.add_subparsers(
-        dest="command", required=True, metavar="run|collect|templates|interfaces"
+        dest="command", required=True, metavar="run|flows|events|collect|templates|interfaces"
     )
     _add_run(commands)
+    view_options.add_flows(commands)
+    view_options.add_events(commands)
     _add_collect(commands)
     _add_templates(commands)
     _add_interfaces(commands)

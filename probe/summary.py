@@ -46,10 +46,13 @@ def summarize(probe: Probe, losses: Mapping[str, int], shown: CollectorSocket | 
         )
     if shown:
         lines.append(shown.summary())
-    lost = {**losses, **_own_losses(probe)}
-    named = [f"{name} {count}" for name, count in lost.items() if count]
-    lines.append(f"lost: {', '.join(named) or 'nothing'}")
+    lines.append(lost_line({**losses, **_own_losses(probe)}))
     return "\n".join(f"sockflow: {line}" for line in lines)
+
+
+def lost_line(losses: Mapping[str, int]) -> str:
+    named = [f"{name} {count}" for name, count in losses.items() if count]
+    return f"lost: {', '.join(named) or 'nothing'}"
 
 
 def _own_losses(probe: Probe) -> dict[str, int]:

@@ -32,10 +32,8 @@ class ObjectSink:
     def __init__(self, target: Destination, config: RunConfig, owners: OwnerTable) -> None:
         self.name = str(target)
         self._pod_key = POD_KEYS[target.scheme]
-        self._address = exporter_address()
-        exporter = {"EXPORTER_NAME": os.uname().nodename}
-        if self._address:
-            exporter = {"EXPORTER_IPV4_ADDRESS": self._address, **exporter}
+        exporter = exporter_members()
+        self._address = exporter.get("EXPORTER_IPV4_ADDRESS", "")
         kind = EcsLines if target.options.get("format") == "ecs" else AgentLines
         self._lines: ObjectLines = kind(owners, config.privacy, exporter, self._pod_key)
 
@@ -88,6 +86,12 @@ class ObjectSink:
         """Queue ``lines``; ``columns`` are what they were made of, ``packets`` and ``octets``
         those of flows."""
         raise NotImplementedError
+
+
+def exporter_members() -> dict[str, str]:
+    """What every object ends with."""
+    address, name = exporter_address(), {"EXPORTER_NAME": os.uname().nodename}
+    return {"EXPORTER_IPV4_ADDRESS": address, **name} if address else name
 
 
 def exporter_address() -> str:

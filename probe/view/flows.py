@@ -15,10 +15,10 @@ from probe.flow.owner import full_name
 Record = Mapping[str, Any]
 Key = tuple[Any, ...]
 
-_PROTOCOLS = {1: "icmp", 6: "tcp", 17: "udp", 58: "icmp6", 132: "sctp"}
+PROTOCOLS = {1: "icmp", 6: "tcp", 17: "udp", 58: "icmp6", 132: "sctp"}
 _TCP = 6
 _INITIATOR, _RESPONDER = 1, 2  # biflowDirection: which end the source is
-_ENDED = {1: "idle", 3: "closed", 4: "forced end", 5: "evicted"}  # flowEndReason
+ENDED = {1: "idle", 3: "closed", 4: "forced end", 5: "evicted"}  # flowEndReason
 _SIDES = {
     "process": ("SRC_PROC_NAME", "DST_PROC_NAME"),
     "pid": ("SRC_PROC_PID", "DST_PROC_PID"),
@@ -63,6 +63,8 @@ class Flow:
     first_s: float
     last_s: float
     seen_s: float = 0.0
+    rtt_us: int = 0
+    retransmitted: int = 0
     state: str = ""
     ended: bool = False
     changed: bool = field(default=True, repr=False)
@@ -134,8 +136,8 @@ def _update(flow: Flow, record: Record, now_s: float) -> None:
     first_s, last_s = _times(record, now_s)
     flow.first_s, flow.last_s = min(flow.first_s, first_s), max(flow.last_s, last_s)
     reason = int(record.get("flowEndReason") or 0)
-    flow.ended = reason in _ENDED
-    flow.state = _ENDED.get(reason, "") or clean(record.get("tcpState")) or flow.state
+    flow.ended = reason in ENDED
+    flow.state = ENDED.get(reason, "") or clean(record.get("tcpState")) or flow.state
     flow.seen_s, flow.changed = now_s, True
 
 
@@ -144,7 +146,7 @@ def _new_flow(record: Record, from_client: bool, now_s: float) -> Flow:
     source, destination = End(_endpoint(record, "source")), End(_endpoint(record, "destination"))
     client, server = (source, destination) if from_client else (destination, source)
     first_s, last_s = _times(record, now_s)
-    return Flow(_PROTOCOLS.get(number, str(number)), client, server, first_s, last_s)
+    return Flow(PROTOCOLS.get(number, str(number)), client, server, first_s, last_s)
 
 
 def _name(end: End, record: Record, side: int) -> None:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import selectors
-import socket
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, TextIO
+from typing import TextIO
 
 from probe.interfaces.names import InterfaceList
 from probe.interfaces.objects import interface_object
@@ -17,22 +16,19 @@ from probe.interfaces.table import Counters, Link
 from probe.interfaces.veth import VethMap, read_default_route
 from probe.metadata.docker import DockerNames, open_docker
 from probe.metadata.naming import ContainerOwners
+from probe.sinks.objects import exporter_address
 from probe.stop import StopSignals
-from probe.view.text import octets
-
-if TYPE_CHECKING:
-    from rich.table import Table
+from probe.view.terminal import Drawn, Terminal
+from probe.view.text import aligned, octets
 
 COLUMNS = ("index", "interface", "inside", "container", "state", "in bit/s", "in p/s", "out bit/s",
            "out p/s", "in", "out")  # fmt: skip
-_TEXTS = {"interface", "inside", "container", "state"}
+_NUMBERS = set(COLUMNS) - {"interface", "inside", "container", "state"}
 _SHORT_ID = 12
 _STATES = ("", "up", "down", "testing", "unknown", "dormant", "not present", "lower layer down")
 _UNITS = ("", "k", "M", "G", "T")
 _NAMES_S = 2.0
 _POLL_S = 0.05
-#: Documentation's (RFC 5737): a route to it is the one to the Internet. Nothing is sent.
-_ELSEWHERE = ("192.0.2.1", 9)
 
 
 class Rates:
@@ -91,7 +87,7 @@ def cells(link: Link, rate: tuple[float, ...] | None) -> tuple[str, ...]:
 class _JsonLines:
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
-        self._address = _own_address()
+        self._address = exporter_address()
 
     def show(self, links: Sequence[Link], rates: dict[int, tuple[float, ...]]) -> None:
         now_s = time.time()
@@ -108,14 +104,8 @@ class _Lines:
         self._stream = stream
 
     def show(self, links: Sequence[Link], rates: dict[int, tuple[float, ...]]) -> None:
-        rows = [COLUMNS, *(cells(link, rates.get(link.index)) for link in links)]
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        for row in rows:
-            padded = (
-                text.ljust(width) if name in _TEXTS else text.rjust(width)
-                for name, text, width in zip(COLUMNS, row, widths, strict=True)
-            )  # fmt: skip
-            self._stream.write("  ".join(padded).rstrip() + "\n")
+        rows = [cells(link, rates.get(link.index)) for link in links]
+        self._stream.writelines(f"{line}\n" for line in aligned(COLUMNS, rows, _NUMBERS))
         self._stream.flush()
 
 
@@ -123,20 +113,16 @@ class _Live:
     """The interfaces with the most traffic that fit on the screen."""
 
     def __init__(self) -> None:
-        from rich.console import Console
-        from rich.live import Live
-
-        self._console = Console()
-        self._live = Live(console=self._console, auto_refresh=False)
-        self._live.start()
+        self._terminal = Terminal()
 
     def show(self, links: Sequence[Link], rates: dict[int, tuple[float, ...]]) -> None:
-        room = max(1, self._console.height - 4)
         most = sorted(links, key=lambda link: -sum(rates.get(link.index, (0, 0, 0, 0))[::2]))
-        self._live.update(_table(most[:room], rates), refresh=True)
+        fitting = most[: self._terminal.rows]
+        rows = [cells(link, rates.get(link.index)) for link in fitting]
+        self._terminal.show_table(Drawn("", COLUMNS, rows, _NUMBERS))
 
     def close(self) -> None:
-        self._live.stop()
+        self._terminal.close()
 
 
 @contextlib.contextmanager
@@ -180,27 +166,6 @@ def _wait(stop: StopSignals, seconds: float) -> None:
     with selectors.DefaultSelector() as selector:
         selector.register(stop, selectors.EVENT_READ)
         selector.select(seconds)
-
-
-def _own_address() -> str:
-    with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probing:
-        probing.connect(_ELSEWHERE)
-        return str(probing.getsockname()[0])
-    return ""
-
-
-def _table(links: Sequence[Link], rates: dict[int, tuple[float, ...]]) -> Table:
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=box.SIMPLE_HEAD, expand=True, pad_edge=False, padding=(0, 1, 0, 0))
-    for name in COLUMNS:
-        justify = "left" if name in _TEXTS else "right"
-        table.add_column(name, justify=justify, no_wrap=True, overflow="ellipsis")  # type: ignore[arg-type]
-    for link in links:
-        table.add_row(*map(Text, cells(link, rates.get(link.index))))
-    return table
 
 
 def _bits(octets_a_second: float | None) -> str:

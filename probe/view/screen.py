@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Protocol, TextIO
+from collections.abc import Sequence
+from typing import Protocol, TextIO
 
 from probe.view.flows import Flow, FlowTable
-from probe.view.text import COLUMNS, cells, line
-
-if TYPE_CHECKING:
-    from rich.table import Table
+from probe.view.terminal import Drawn, Terminal, print_table
+from probe.view.text import COLUMNS, NUMBERS, cells, line
 
 _KEEP_ENDED_S = 10.0
-_FRAME_LINES = 5  # title, header with its rules, and the cursor's line
 
 
 class View(Protocol):
@@ -49,28 +46,20 @@ class PlainLines:
 
 
 class LiveTable:
-    """The newest flows that fit on the screen. rich is imported in this module and nowhere else."""
+    """The newest flows that fit on the screen."""
 
     def __init__(self, flows: FlowTable) -> None:
-        from rich.console import Console
-        from rich.live import Live
-
         self._flows = flows
-        self._console = Console()
-        self._live = Live(console=self._console, auto_refresh=False)
-        self._live.start()
+        self._terminal = Terminal()
 
     def refresh(self, status: str) -> None:
         now_s = time.time()
         self._flows.forget_ended(now_s - _KEEP_ENDED_S)
-        self._live.update(self._table(status, now_s), refresh=True)
+        newest = self._flows.newest(self._terminal.rows)
+        self._terminal.show_table(_drawn(status, newest, now_s))
 
     def close(self) -> None:
-        self._live.stop()
-
-    def _table(self, status: str, now_s: float) -> Table:
-        newest = self._flows.newest(max(1, self._console.height - _FRAME_LINES))
-        return _table(status, newest, now_s)
+        self._terminal.close()
 
 
 def print_flows(flows: FlowTable, stream: TextIO | None = None) -> None:
@@ -82,23 +71,9 @@ def print_flows(flows: FlowTable, stream: TextIO | None = None) -> None:
         stream.writelines(line(flow, now_s) + "\n" for flow in changed)
         stream.flush()
     elif changed:
-        from rich.console import Console
-
-        Console(file=stream).print(_table(f"{len(changed)} flows", changed, now_s))
+        print_table(stream, _drawn(f"{len(changed)} flows", changed, now_s))
 
 
-def _table(status: str, flows: Iterable[Flow], now_s: float) -> Table:
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(title=Text(status), title_justify="left", box=box.SIMPLE_HEAD, expand=True,
-                  pad_edge=False, padding=(0, 1, 0, 0))  # fmt: skip
-    for name in COLUMNS:
-        number = name in ("sent", "received", "age")
-        table.add_column(name, justify="right" if number else "left", no_wrap=True,
-                         overflow="ellipsis")  # fmt: skip
-    for flow in flows:
-        # Text, not markup: a process may be called [red].
-        table.add_row(*map(Text, cells(flow, now_s)), style="dim" if flow.ended else "")
-    return table
+def _drawn(title: str, flows: Sequence[Flow], now_s: float) -> Drawn:
+    dim = [number for number, flow in enumerate(flows) if flow.ended]
+    return Drawn(title, COLUMNS, [cells(flow, now_s) for flow in flows], NUMBERS, dim)

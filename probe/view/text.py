@@ -1,11 +1,16 @@
-"""Numbers and flows as plain text; the columns that the live table and the lines share."""
+"""Numbers and flows as plain text; the columns that live tables and lines share."""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 from probe.view.flows import End, Flow
 
 COLUMNS = ("proto", "client", "server", "sent", "received", "process", "user", "container",
            "age", "state")  # fmt: skip
+#: With what the sockets measured.
+ALL_COLUMNS = (*COLUMNS[:5], "rtt", "resent", *COLUMNS[5:])
+NUMBERS = ("sent", "received", "rtt", "resent", "age")
 
 _UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 
@@ -32,32 +37,37 @@ def age(seconds: float) -> str:
     return f"{whole // 86400}d{whole % 86400 // 3600:02}h"
 
 
-def cells(flow: Flow, now_s: float) -> tuple[str, ...]:
-    """The texts of COLUMNS; ``sent`` is what the client sent, ``received`` what it got."""
-    client, server = flow.client, flow.server
-    return (
-        flow.protocol,
-        client.endpoint,
-        server.endpoint,
-        _volume(client),
-        _volume(server),
-        _both(client.process, server.process),
-        _both(client.user, server.user),
-        _both(client.container, server.container),
-        age(flow.age_s(now_s)),
-        flow.state,
-    )
+def milliseconds(time_us: float) -> str:
+    """'0.12 ms', '' for 0."""
+    return f"{time_us / 1000:.3g} ms" if time_us else ""
+
+
+def cells(flow: Flow, now_s: float, columns: Sequence[str] = COLUMNS) -> tuple[str, ...]:
+    """The texts of ``columns``; ``sent`` is what the client sent, ``received`` what it got."""
+    return tuple(_CELLS[name](flow, now_s) for name in columns)
 
 
 def line(flow: Flow, now_s: float) -> str:
     """One flow on one line, for logs and pipes."""
-    protocol, client, server, sent, received, process, user, container, lasted, state = cells(
-        flow, now_s
+    proto, client, server, *others = cells(flow, now_s, ALL_COLUMNS)
+    named = zip(ALL_COLUMNS[3:], others, strict=True)
+    return ", ".join(
+        [f"{proto} {client} > {server}", *(f"{name} {value}" for name, value in named if value)]
     )
-    parts = [f"{protocol} {client} > {server}", f"sent {sent}", f"received {received}"]
-    named = (("process", process), ("user", user), ("container", container), ("age", lasted),
-             ("state", state))  # fmt: skip
-    return ", ".join(parts + [f"{name} {value}" for name, value in named if value])
+
+
+def aligned(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], numbers: Collection[str]
+) -> Iterator[str]:
+    """A header and ``rows`` as lines, each column as wide as it must be; numbers to the right."""
+    table = [columns, *rows]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    for row in table:
+        padded = (
+            text.rjust(width) if name in numbers else text.ljust(width)
+            for name, text, width in zip(columns, row, widths, strict=True)
+        )
+        yield "  ".join(padded).rstrip()
 
 
 def _volume(end: End) -> str:
@@ -69,3 +79,19 @@ def _both(client: str, server: str) -> str:
     if not server:
         return client
     return client if client == server else f"{client} > {server}".lstrip()
+
+
+_CELLS: dict[str, Callable[[Flow, float], str]] = {
+    "proto": lambda flow, now_s: flow.protocol,
+    "client": lambda flow, now_s: flow.client.endpoint,
+    "server": lambda flow, now_s: flow.server.endpoint,
+    "sent": lambda flow, now_s: _volume(flow.client),
+    "received": lambda flow, now_s: _volume(flow.server),
+    "rtt": lambda flow, now_s: milliseconds(flow.rtt_us),
+    "resent": lambda flow, now_s: str(flow.retransmitted or ""),
+    "process": lambda flow, now_s: _both(flow.client.process, flow.server.process),
+    "user": lambda flow, now_s: _both(flow.client.user, flow.server.user),
+    "container": lambda flow, now_s: _both(flow.client.container, flow.server.container),
+    "age": lambda flow, now_s: age(flow.age_s(now_s)),
+    "state": lambda flow, now_s: flow.state,
+}

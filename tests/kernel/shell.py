@@ -61,6 +61,14 @@ class Command:
             assert time.monotonic() < deadline
             time.sleep(0.02)
 
+    def wait_for_output(self, text: str) -> None:
+        """Until it has written ``text`` to standard output."""
+        file = self._files[0].fileno()
+        deadline = time.monotonic() + 20
+        while text not in (found := os.pread(file, 1 << 24, 0).decode()):
+            assert time.monotonic() < deadline, found
+            time.sleep(0.02)
+
     def wait_for_reading(self, port: int) -> None:
         """Until no datagram waits at the port."""
         queue = re.compile(rf"^ *\d+: \w+:{port:04X} \S+ \S+ \w+:(\w+)", re.MULTILINE)

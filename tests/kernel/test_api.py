@@ -99,7 +99,7 @@ def test_in_a_thread_with_the_programs_own_traffic() -> None:
     handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        with Metering(interval=0.1, include=[f"port={port}"]) as metering:
+        with Metering(interval=0.1, include=[f"port={port},process={os.getpid()}"]) as metering:
             reader = Reader(metering)
             reader.wait(lambda: reader.batches)
             with socket.create_connection(("127.0.0.1", port)) as client:

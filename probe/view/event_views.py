@@ -1,0 +1,199 @@
+"""``sockflow events``, and the sockets of ``sockflow flows --listening``."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, TextIO
+
+import numpy as np
+
+from probe.flow.batch import Role, Rows
+from probe.flow.event import EventKind
+from probe.flow.filter import Choice
+from probe.flow.owner import Owner, OwnerTable
+from probe.mapping.columns import event_columns, socket_columns
+from probe.mapping.objects import AgentLines
+from probe.mapping.tables import Privacy
+from probe.sinks.objects import exporter_members
+from probe.view.describe import (
+    container_text,
+    endpoint_text,
+    parent_text,
+    process_text,
+    protocol_text,
+    user_text,
+)
+from probe.view.flow_views import View
+from probe.view.terminal import Drawn, Terminal
+from probe.view.text import milliseconds, octets
+
+if TYPE_CHECKING:
+    from probe.interfaces.table import Link
+
+_OF_CONTAINERS = (EventKind.CONTAINER_START, EventKind.CONTAINER_STOP)
+
+
+class EventView(View):
+    """Takes events and sockets, and no flows."""
+
+    def __init__(
+        self, owners: OwnerTable, choice: Choice, stream: TextIO, as_json: bool = False
+    ) -> None:
+        super().__init__(owners, choice, stream)
+        self._lines = AgentLines(owners, Privacy(), exporter_members()) if as_json else None
+
+    def send(self, records: Rows, now_s: float) -> None:
+        """Flows are shown elsewhere."""
+
+    def send_events(self, events: Rows, now_s: float) -> None:
+        """EVENT_DTYPE."""
+
+    def send_sockets(self, sockets: Rows, now_s: float) -> None:
+        """SOCKET_DTYPE."""
+
+    def send_interfaces(self, links: Sequence[Link], now_s: float) -> None:
+        """Nobody asked for them."""
+
+    def forget(self, owners: list[int]) -> None:
+        if self._lines:
+            self._lines.forget(owners)
+
+
+class Events(EventView):
+    """A line for each event of ``kinds``, when it comes."""
+
+    def __init__(
+        self,
+        owners: OwnerTable,
+        choice: Choice,
+        stream: TextIO,
+        as_json: bool,
+        kinds: Collection[EventKind],
+    ) -> None:
+        super().__init__(owners, choice, stream, as_json)
+        self._kinds = list(kinds)
+
+    def send_events(self, events: Rows, now_s: float) -> None:
+        events = events[np.isin(events["kind"], self._kinds)]
+        events = events[self._choice.matches(events, self._owners)]
+        if not len(events):
+            return
+        if self._lines:
+            self.write(self._lines.events(event_columns(events)))
+        else:
+            self.write([event_line(event, self._owners[int(event["owner"])]) for event in events])
+
+    def summary(self) -> str:
+        return f"{self._shown} events"
+
+
+class Listening(EventView):
+    """A line for each socket that comes or goes."""
+
+    def send_sockets(self, sockets: Rows, now_s: float) -> None:
+        sockets = sockets[self._choice.matches(_as_ends(sockets), self._owners)]
+        if len(sockets):
+            self.show(sockets, now_s)
+
+    def show(self, sockets: Rows, now_s: float) -> None:
+        """Those that were chosen, never none."""
+        if self._lines:
+            self.write(self._lines.sockets(socket_columns(sockets, now_s)))
+        else:
+            self.write([self._line(socket) for socket in sockets])
+
+    def summary(self) -> str:
+        return f"{self._shown} sockets"
+
+    def _line(self, socket: Any) -> str:
+        owner = self._owners[int(socket["owner"])]
+        what = "closed" if socket["gone"] else "open"
+        protocol = protocol_text(int(socket["protocol"]))
+        return ", ".join([f"{what} {protocol} {endpoint_text(socket, 'local')}", *_who(owner)])
+
+
+class ListeningOnScreen(Listening):
+    """A table of those that are open, by port."""
+
+    COLUMNS = ("proto", "address", "process", "parent", "user", "container")
+
+    def __init__(self, owners: OwnerTable, choice: Choice, stream: TextIO) -> None:
+        super().__init__(owners, choice, stream)
+        self._terminal = Terminal()
+        self._open: dict[tuple[int, int], Any] = {}
+
+    def show(self, sockets: Rows, now_s: float) -> None:
+        for socket in sockets:
+            key = int(socket["cookie"]), int(socket["netns_inode"])
+            if socket["gone"]:
+                self._open.pop(key, None)
+            else:
+                self._open[key] = socket
+                self._shown += 1
+
+    def refresh(self) -> None:
+        found = sorted(
+            self._open.values(), key=lambda row: (int(row["local_port"]), int(row["protocol"]))
+        )
+        title = f"sockflow on {os.uname().nodename}: {len(found)} sockets wait for peers"
+        rows = [self._cells(socket) for socket in found[: self._terminal.rows]]
+        self._terminal.show_table(Drawn(title, self.COLUMNS, rows))
+
+    def close(self) -> None:
+        self._terminal.close()
+
+    def _cells(self, socket: Any) -> tuple[str, ...]:
+        owner = self._owners[int(socket["owner"])]
+        return (
+            protocol_text(int(socket["protocol"])), endpoint_text(socket, "local"),
+            process_text(owner), parent_text(owner), user_text(owner), container_text(owner),
+        )  # fmt: skip
+
+
+def event_line(event: Any, owner: Owner) -> str:
+    """A row of EVENT_DTYPE: '12:00:01.250 CONNECT tcp 10.0.0.1:40000 > 10.0.0.2:80, process ...'.
+
+    The arrow points from the client to the server; the local end comes first.
+    """
+    kind = EventKind(event["kind"])
+    when = datetime.fromtimestamp(event["time_ns"] / 1e9).isoformat(timespec="milliseconds")
+    head = f"{when.partition('T')[2]} {kind.name}"
+    if kind in _OF_CONTAINERS:
+        return ", ".join([f"{head} {container_text(owner)}", *_who(owner)[:-1]])
+    arrow = "<" if event["role"] == Role.RESPONDER else ">"
+    local, remote = (endpoint_text(event, end) for end in ("local", "remote"))
+    flow = f"{protocol_text(int(event['protocol']))} {local} {arrow} {remote}"
+    return ", ".join([f"{head} {flow}", *_details(event, kind), *_who(owner)])
+
+
+def _details(event: Any, kind: EventKind) -> list[str]:
+    """What such an event is about."""
+    if kind == EventKind.CONNECT_FAILED:
+        number = int(event["error"])
+        return [errno.errorcode.get(number, f"errno {number}")] if number else []
+    if kind == EventKind.RETRANSMIT:
+        return [f"{event['count']} segments"]
+    if kind != EventKind.CLOSE:
+        return []
+    found = [f"{way} {octets(int(event[f'{lane}_octets']))}"
+             for way, lane in (("sent", "tx"), ("received", "rx"))]  # fmt: skip
+    rtt = milliseconds(int(event["rtt_us"]))
+    return [*found, f"rtt {rtt}"] if rtt else found
+
+
+def _who(owner: Owner) -> list[str]:
+    named = (
+        ("process", process_text(owner)), ("parent", parent_text(owner)),
+        ("user", user_text(owner)), ("container", container_text(owner)),
+    )  # fmt: skip
+    return [f"{name} {text}" for name, text in named if text]
+
+
+def _as_ends(sockets: Rows) -> Mapping[str, Any]:
+    """Columns as rules of ``flow.filter`` want them: without a peer both ends are the local one."""
+    ends = {f"{end}_{name}": sockets[f"local_{name}"]
+            for end in ("local", "remote") for name in ("address", "port")}  # fmt: skip
+    return ends | {name: sockets[name] for name in ("protocol", "ip_version", "owner")}

@@ -1,0 +1,211 @@
+"""``sockflow flows``: what becomes of the records that the user chose.
+
+The records come straight from the cache, for they have what a collector is not told: both sockets'
+RTT, parents, and owners that need not be decoded.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, TextIO
+
+from probe.flow.batch import Rows
+from probe.flow.filter import Choice
+from probe.flow.owner import OwnerTable
+from probe.mapping.columns import flow_columns
+from probe.mapping.lines import encode
+from probe.mapping.objects import AgentLines
+from probe.mapping.tables import Privacy
+from probe.sinks.local import LocalSink
+from probe.sinks.objects import exporter_members
+from probe.view.describe import to_flow
+from probe.view.groups import GROUP_COLUMNS, Groups, Totals, group_cells, group_object
+from probe.view.live import LiveFlows
+from probe.view.order import sort_flows
+from probe.view.terminal import Drawn, Terminal
+from probe.view.text import ALL_COLUMNS, NUMBERS, aligned, cells, line
+from probe.view.tree import tree_lines
+
+_KEEP_ENDED_NS = 10 * 10**9
+_ENDS = ("source", "destination")
+_OWNERS = tuple(f"{end}_owner" for end in _ENDS)
+
+
+class View(LocalSink):
+    """A sink that shows. ``refresh`` is called after each tick, ``end`` after the last records, and
+    ``close``, which leaves the terminal usable, in any case."""
+
+    def __init__(self, owners: OwnerTable, choice: Choice, stream: TextIO) -> None:
+        super().__init__("shown")
+        self._owners = owners
+        self._choice = choice
+        self._stream = stream
+        self._shown = 0
+
+    def send(self, records: Rows, now_s: float) -> None:
+        if self._choice:
+            records = records[self._choice.matches(_as_ends(records), self._owners, _OWNERS)]
+        if len(records):
+            self.take(records, now_s)
+
+    def take(self, records: Rows, now_s: float) -> None:
+        """Records of flows that were chosen, never none."""
+        raise NotImplementedError
+
+    def refresh(self) -> None:
+        """Show what is new."""
+
+    def end(self) -> None:
+        """Nothing more comes."""
+        self.refresh()
+
+    def write(self, lines: Sequence[str]) -> None:
+        self._shown += len(lines)
+        self._stream.writelines(f"{line}\n" for line in lines)
+        self._stream.flush()
+
+
+class JsonFlows(View):
+    """One line an object, as ``sockflow run -e json:-`` writes them."""
+
+    def __init__(self, owners: OwnerTable, choice: Choice, stream: TextIO) -> None:
+        super().__init__(owners, choice, stream)
+        self._lines = AgentLines(owners, Privacy(), exporter_members())
+
+    def take(self, records: Rows, now_s: float) -> None:
+        self.write(self._lines.flows(flow_columns(records)))
+
+    def forget(self, owners: list[int]) -> None:
+        self._lines.forget(owners)
+
+    def summary(self) -> str:
+        return f"{self._shown} objects"
+
+
+class FlowsByLine(View):
+    """Flows with news, a line or a tree each."""
+
+    def __init__(
+        self, owners: OwnerTable, choice: Choice, stream: TextIO, order: str, as_tree: bool = False
+    ) -> None:
+        super().__init__(owners, choice, stream)
+        self.flows = LiveFlows()
+        self._order = order
+        self._as_tree = as_tree
+
+    def take(self, records: Rows, now_s: float) -> None:
+        self.flows.observe(records, round(now_s * 1e9))
+
+    def owners_in_use(self) -> set[int]:
+        return self.flows.owners_in_use()
+
+    def refresh(self) -> None:
+        self.write(self._texts(sort_flows(self.flows.take_news(), self._order, self._owners)))
+        self.flows.forget_ended(time.time_ns() + 1)
+
+    def summary(self) -> str:
+        return f"{self.flows.flows} flows"
+
+    def _texts(self, rows: Rows) -> list[str]:
+        now_s = time.time()
+        if not self._as_tree:
+            return [line(to_flow(row, self._owners), now_s) for row in rows]
+        node = os.uname().nodename
+        return [text for row in rows for text in tree_lines(row, self._owners, node, now_s)]
+
+
+class FlowsOnScreen(FlowsByLine):
+    """The first flows in the order that was asked for, as many as fit."""
+
+    def __init__(
+        self, owners: OwnerTable, choice: Choice, stream: TextIO, order: str, as_tree: bool = False
+    ) -> None:
+        super().__init__(owners, choice, stream, order, as_tree)
+        self._terminal = Terminal()
+
+    def refresh(self) -> None:
+        self.flows.forget_ended(time.time_ns() - _KEEP_ENDED_NS)
+        rows = sort_flows(self.flows.rows, self._order, self._owners)[: self._terminal.rows]
+        title = f"sockflow on {os.uname().nodename}: {len(self.flows)} flows by {self._order}"
+        if self._as_tree:
+            self._terminal.show_lines(title, self._texts(rows)[: self._terminal.rows])
+            return
+        flows = [to_flow(row, self._owners) for row in rows]
+        now_s = time.time()
+        texts = [cells(flow, now_s, ALL_COLUMNS) for flow in flows]
+        dim = [number for number, flow in enumerate(flows) if flow.ended]
+        self._terminal.show_table(Drawn(title, ALL_COLUMNS, texts, NUMBERS, dim))
+
+    def close(self) -> None:
+        self._terminal.close()
+
+
+class GroupsAtEnd(FlowsByLine):
+    """Sums over the whole run, written once, at the end."""
+
+    def __init__(
+        self,
+        owners: OwnerTable,
+        choice: Choice,
+        stream: TextIO,
+        order: str,
+        by: str,
+        as_json: bool = False,
+    ) -> None:
+        super().__init__(owners, choice, stream, order)
+        self._groups = Groups(by, owners)
+        self.flows = LiveFlows(on_leave=self._groups.leave)
+        self._by = by
+        self._as_json = as_json
+
+    def refresh(self) -> None:
+        self.flows.forget_ended(time.time_ns() - _KEEP_ENDED_NS)
+
+    def end(self) -> None:
+        if self._as_json:
+            now_s = time.time()
+            self.write([encode(group_object(self._by, *one, now_s)) for one in self._totals()])
+        else:
+            drawn = self._drawn()
+            self.write(list(aligned(drawn.columns, drawn.rows, drawn.numbers)))
+
+    def _drawn(self, most: int | None = None) -> Drawn:
+        title = f"sockflow on {os.uname().nodename}: {self.flows.flows} flows by {self._by}"
+        rows = [group_cells(*one) for one in self._totals()[:most]]
+        return Drawn(title, (self._by, *GROUP_COLUMNS), rows, GROUP_COLUMNS)
+
+    def _totals(self) -> list[tuple[str, Totals]]:
+        return self._groups.totals(self.flows.rows, self._order)
+
+
+class GroupsOnScreen(GroupsAtEnd):
+    """The same, live."""
+
+    def __init__(
+        self, owners: OwnerTable, choice: Choice, stream: TextIO, order: str, by: str
+    ) -> None:
+        super().__init__(owners, choice, stream, order, by)
+        self._terminal = Terminal()
+
+    def refresh(self) -> None:
+        super().refresh()
+        self._terminal.show_table(self._drawn(self._terminal.rows))
+
+    def end(self) -> None:
+        self.refresh()
+
+    def close(self) -> None:
+        self._terminal.close()
+
+
+def _as_ends(records: Rows) -> Mapping[str, Any]:
+    """Columns as rules of ``flow.filter`` want them, which look at both ends alike."""
+    ends = {
+        f"{end}_{name}": records[f"{side}_{name}"]
+        for end, side in zip(("local", "remote"), _ENDS, strict=True)
+        for name in ("address", "port")
+    }
+    names = ("protocol", "ip_version", *_OWNERS)
+    return ends | {name: records[name] for name in names}

@@ -1,0 +1,82 @@
+"""``sockflow flows`` and ``sockflow events``: the probe with a view and without destinations."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+
+from probe.app import Probe
+from probe.config import RunConfig
+from probe.flow.event import EventKind
+from probe.flow.filter import Choice, Rule
+from probe.flow.owner import OwnerTable
+from probe.loop import Loop
+from probe.stop import StopSignals
+from probe.summary import lost_line
+from probe.view.event_views import Events, Listening, ListeningOnScreen
+from probe.view.flow_views import (
+    FlowsByLine,
+    FlowsOnScreen,
+    GroupsAtEnd,
+    GroupsOnScreen,
+    JsonFlows,
+    View,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What to show. ``order`` is one of order.FLOW_ORDERS, or with ``by`` of groups.GROUP_ORDERS;
+    ``by`` is one of groups.GROUPS or ''."""
+
+    include: Sequence[Rule] = ()
+    exclude: Sequence[Rule] = ()
+    as_json: bool = False
+    as_tree: bool = False
+    listening: bool = False
+    by: str = ""
+    order: str = ""
+
+
+def show_flows(config: RunConfig, request: Request) -> None:
+    """Until a signal or for the duration. Raises SockflowError."""
+    _show(config, lambda owners: _flow_view(owners, request))
+
+
+def show_events(config: RunConfig, request: Request, kinds: Collection[EventKind]) -> None:
+    """The same for events."""
+    choice = Choice(request.include, request.exclude)
+    _show(config, lambda owners: Events(owners, choice, sys.stdout, request.as_json, kinds))
+
+
+def _show(config: RunConfig, make: Callable[[OwnerTable], View]) -> None:
+    probe = Probe(config)
+    view = make(probe.owners)
+    try:
+        probe.open((), [view])
+        with StopSignals() as stop:
+            for _ in Loop(probe, stop).steps(config.duration):
+                view.refresh()
+        view.end()
+        losses = probe.losses()
+    finally:
+        probe.close()
+    print(f"sockflow: {view.summary()} shown, {lost_line(losses)}", file=sys.stderr)
+
+
+def _flow_view(owners: OwnerTable, asked: Request) -> View:
+    choice, out = Choice(asked.include, asked.exclude), sys.stdout
+    is_live = out.isatty() and not asked.as_json
+    if asked.listening and is_live:
+        return ListeningOnScreen(owners, choice, out)
+    if asked.listening:
+        return Listening(owners, choice, out, asked.as_json)
+    if asked.by and is_live:
+        return GroupsOnScreen(owners, choice, out, asked.order, asked.by)
+    if asked.by:
+        return GroupsAtEnd(owners, choice, out, asked.order, asked.by, asked.as_json)
+    if asked.as_json:
+        return JsonFlows(owners, choice, out)
+    kind = FlowsOnScreen if is_live else FlowsByLine
+    return kind(owners, choice, out, asked.order, asked.as_tree)
