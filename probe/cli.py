@@ -109,7 +109,7 @@ def _flows(options: dict[str, Any]) -> None:
 
 
 def _events(options: dict[str, Any]) -> None:
-    config, request = view_options.settings(options), view_options.request(options)
+    config, request = view_options.event_settings(options), view_options.request(options)
     kinds = view_options.kinds(options)
     from probe.view.watch import show_events
 
@@ -147,8 +147,8 @@ def _parser() -> argparse.ArgumentParser:
         dest="command", required=True, metavar="run|flows|events|collect|templates|interfaces"
     )
     _add_run(commands)
-    view_options.add_flows(commands)
-    view_options.add_events(commands)
+    for add_view in (view_options.add_flows, view_options.add_events):
+        _add_runtimes(add_view(commands))
     _add_collect(commands)
     _add_templates(commands)
     _add_interfaces(commands)
@@ -214,20 +214,21 @@ def _add_identity(run: argparse.ArgumentParser) -> None:
         "--nat", action=argparse.BooleanOptionalAction,
         help="tell what conntrack shows to be translated (default: yes)",
     )  # fmt: skip
-    run.add_argument(
-        "--docker", nargs="?", const=True, metavar="URL",
-        help="names of containers from Docker's API, unix:///var/run/docker.sock or DOCKER_HOST "
-        "unless a URL is given (default: if the package docker is there)",
-    )  # fmt: skip
-    run.add_argument("--no-docker", dest="docker", action="store_false")
-    _add_kubernetes(run)
+    _add_runtimes(run)
     run.add_argument(
         "--max-flows", type=int, metavar="N",
         help=f"bound of the flow cache (default {_DEFAULTS.max_flows})",
     )  # fmt: skip
 
 
-def _add_kubernetes(run: argparse.ArgumentParser) -> None:
+def _add_runtimes(run: argparse.ArgumentParser) -> None:
+    """Where the names of containers come from."""
+    run.add_argument(
+        "--docker", nargs="?", const=True, metavar="URL",
+        help="names of containers from Docker's API, unix:///var/run/docker.sock or DOCKER_HOST "
+        "unless a URL is given (default: if the package docker is there)",
+    )  # fmt: skip
+    run.add_argument("--no-docker", dest="docker", action="store_false")
     run.add_argument(
         "--kubernetes", nargs="?", const=True, metavar="KUBECONFIG",
         help="names of Pods from the Kubernetes API, as the Pod that this is in or the kubeconfig "

@@ -21,14 +21,17 @@ _KEY_HELP = {
     "cidr": "of either end: an address or a network",
     "protocol": "tcp, udp or a number",
 }
-_RUN_SETTINGS = ("collector", "docker", "duration", "active_timeout")
+_RUN_SETTINGS = ("collector", "duration", "active_timeout", "docker", "kubernetes",
+                 "kubernetes_node", "kubernetes_labels", "kubernetes_remote")  # fmt: skip
+#: Between two looks at what happened; a snapshot still takes at most 1 % of one core.
+_EVENT_INTERVAL_S = 0.2
 _ORDERS = ("latest", "octets", "sent", "received", "packets", "rtt", "resent", "age", "client",
            "server", "process", "user", "container")  # fmt: skip
 _GROUP_ORDERS = ("octets", "sent", "received", "packets", "flows", "rtt", "name")
 _GROUPS = ("container", "pod", "process", "user")
 
 
-def add_flows(commands: Any) -> None:
+def add_flows(commands: Any) -> argparse.ArgumentParser:
     flows = _add_command(commands, "flows", "this host's flows, live, without a collector")
     shape = flows.add_mutually_exclusive_group()
     shape.add_argument(
@@ -52,19 +55,27 @@ def add_flows(commands: Any) -> None:
         "--active-timeout", type=float, metavar="S",
         help=f"news of a live flow this often (default {LIVE_ACTIVE_TIMEOUT_S:g})",
     )  # fmt: skip
+    flows.add_argument("--collector", choices=COLLECTORS, help="as of run")
+    return flows
 
 
-def add_events(commands: Any) -> None:
-    events = _add_command(commands, "events", "what happens to connections, when it happens")
+def add_events(commands: Any) -> argparse.ArgumentParser:
+    events = _add_command(commands, "events", "what happens to flows and containers, live")
     events.add_argument(
         "--kind", action="append", default=[], metavar="KIND,...",
         help=f"only these: {', '.join(kind.name for kind in EventKind)}",
     )  # fmt: skip
+    return events
 
 
 def settings(options: Mapping[str, Any], **more: object) -> RunConfig:
     """Those of the probe. ConfigError."""
     return build({name: options[name] for name in _RUN_SETTINGS if name in options} | more)
+
+
+def event_settings(options: Mapping[str, Any]) -> RunConfig:
+    """Those for events, which only eBPF tells. ConfigError."""
+    return settings(options, events=True, collector="ebpf", interval=_EVENT_INTERVAL_S)
 
 
 def request(options: Mapping[str, Any]) -> Any:
@@ -120,8 +131,5 @@ def _add_command(commands: Any, name: str, text: str) -> argparse.ArgumentParser
         help="leave out, as of run: port=22,user=root; repeatable",
     )  # fmt: skip
     command.add_argument("--duration", type=float, metavar="S", help="stop after so many seconds")
-    command.add_argument("--collector", choices=COLLECTORS, help="as of run")
-    command.add_argument("--docker", nargs="?", const=True, metavar="URL", help="as of run")
-    command.add_argument("--no-docker", dest="docker", action="store_false")
     command.add_argument("-v", "--verbose", action="count", default=0)
     return command
