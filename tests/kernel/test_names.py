@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,6 +18,8 @@ from lab import Host, run, two_hosts
 from metering import actors
 from shell import ROOT, Record, Shell, Shells, shells
 from test_containers import SERVE, fetch, when_serving
+
+from tests.json_schema import check_line
 
 BRIDGE = ("--include", "cidr=172.31.250.0/24")
 LABELS = ("--label", "com.docker.compose.project=shop", "--label", "com.docker.compose.service=api")
@@ -305,3 +308,50 @@ def test_the_live_view_shows_the_name(docker: Docker) -> None:
         docker.remove_all()
     assert f"{address}:80" in output
     assert "container > web" in output
+
+
+def events_of(lines: list[Record], name: str) -> list[Record]:
+    return [
+        line
+        for line in lines
+        if line.get("LOCAL_CONTAINER", {}).get("DOCKER", {}).get("NAME") == name
+        and line["EVENT_TYPE"] not in ("FLOW", "LISTEN", "LISTEN_END")
+    ]
+
+
+def test_events_of_containers(shell: Shells, docker: Docker, tmp_path: Path) -> None:
+    """From start to stop of containers that live for a moment, in both formats; rules hold."""
+    agent, ecs = tmp_path / "agent.jsonl", tmp_path / "ecs.jsonl"
+    wanted = [word for name in ("server", "short") for word in ("--include", f"container={name}")]
+    found = start(
+        shell, docker, *wanted, "--exclude", "port=82", "--events",
+        "-e", f"json://{agent}", "-e", f"json://{ecs}?format=ecs",
+    )  # fmt: skip
+    server = docker.start("--name", "server", *SERVE)
+    address = when_serving(docker, server)
+    script = f"nc {address} 80; nc {address} 81; nc {address} 82 || true"
+    docker("run", "--rm", "--name", "short", IMAGE, "sh", "-c", script)
+    docker("rm", "-f", "server")
+    found.finish()
+    lines = [check_line(line) for line in agent.read_text().splitlines()]
+    short, server_events = events_of(lines, "short"), events_of(lines, "server")
+    assert [line["EVENT_TYPE"] for line in short] == [
+        "CONTAINER_START", "CONNECT", "CLOSE", "CONNECT_FAILED", "CONTAINER_STOP",
+    ]  # fmt: skip
+    assert [line["EVENT_TYPE"] for line in server_events] == [
+        "CONTAINER_START", "ACCEPT", "CLOSE", "CONTAINER_STOP",
+    ]  # fmt: skip
+    begin, connect, _, failed, end = short
+    assert begin["LOCAL_PROCESS"] == end["LOCAL_PROCESS"]
+    assert connect["LOCAL_FATHER_PROCESS"]["PID"] == begin["LOCAL_PROCESS"]["PID"]
+    assert {line["LOCAL_PROCESS"]["PROCESS_PATH"] for line in short} == {"/bin/busybox"}
+    assert (failed["ERROR"], failed["L4_REMOTE_PORT"]) == ("ECONNREFUSED", 81)
+    assert len({line["LOCAL_CONTAINER"]["ID"] for line in short}) == 1
+    accept, close = server_events[1:3]
+    assert accept["L4_REMOTE_PORT"] == close["L4_REMOTE_PORT"] == connect["L4_LOCAL_PORT"]
+    assert accept["LOCAL_PROCESS"]["PID"] == server_events[0]["LOCAL_PROCESS"]["PID"]
+    assert close["LOCAL_FATHER_PROCESS"]["PID"] == accept["LOCAL_PROCESS"]["PID"]
+    others = [check_line(line) for line in ecs.read_text().splitlines()]
+    told = Counter(line["event"]["action"] for line in others if "action" in line["event"])
+    assert told["container-start"] == told["container-stop"] == told["close"] == 2
+    assert "lost: nothing" in found.summary
