@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from bench import (
     cost,
+    events,
     lines,
     memory,
     netlink,
@@ -72,6 +73,10 @@ _SECTIONS: dict[str, tuple[str, Section]] = {
     "json": (
         "JSON lines",
         lambda load, options: lines.measure(load, 0.5 if options.quick else 2.0),
+    ),
+    "events": (
+        "Lifecycle events",
+        lambda load, options: events.measure(load, 4.0 if options.quick else 15.0),
     ),
     "ntopng": (
         "TLV flows for ntopng over ZMQ, both directions in one",

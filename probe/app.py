@@ -74,6 +74,7 @@ class Probe:
         self.traffic: ContainerTraffic | None = None
         self.metrics: MetricsServer | None = None
         self.snmp: SnmpAgent | None = None
+        self._is_metering = False  # until then there is nothing to tell about it
 
     def open(self, destinations: Sequence[str], sinks: Sequence[Sink] = ()) -> None:
         """``sinks``: what takes the records in this process, beside the ``destinations``."""
@@ -100,6 +101,7 @@ class Probe:
             idle_timeout_ns=round(self.config.idle_timeout * 1e9),
             host_netns=self.collector.host_netns,
         )
+        self._is_metering = True
         self.own = OwnTraffic(self.owners, self.collector.host_netns, self._is_guest)
         self.events = EventFeed(self.collector, self.exporter, self.owners, self.own, self.filter)
         if self.config.nat:
@@ -174,7 +176,7 @@ class Probe:
 
     @property
     def observed_flows(self) -> int:
-        return self.cache.observed_flows
+        return self.cache.observed_flows if self._is_metering else 0
 
     def ignored(self) -> tuple[int, int]:
         """Packets and octets that the filters left out."""
@@ -182,6 +184,8 @@ class Probe:
 
     def losses(self) -> dict[str, int]:
         """What was lost before it became a Flow Record, by cause."""
+        if not self._is_metering:
+            return {}
         lost = {
             **self.collector.losses(),
             "late_packets": self.cache.late_packets,
