@@ -41,6 +41,7 @@ static __always_inline void snapshot_tcp(struct sock_flow *f, struct sock *sk)
 	struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
 	u64 now = snapshot_ns;
 	struct flow_row *r;
+	u32 seen;
 
 	if (!tp || !f->row.id)
 		return;
@@ -57,12 +58,13 @@ static __always_inline void snapshot_tcp(struct sock_flow *f, struct sock *sk)
 		}
 		return;
 	}
-	if (tp->segs_out == (u32)f->row.tx_packets - (f->accepted ? f->opening_segments : 0) &&
-	    tp->segs_in == (u32)f->row.rx_packets)
+	seen = tp->segs_out + tp->segs_in;
+	if (seen == f->seen)
 		return;
 	r = snapshot_slot();
 	if (!r || __sync_val_compare_and_swap(&f->progress, 0, LOCKED))
 		return;
+	f->seen = seen;
 	if (!f->row.isn_remote)
 		set_connection(f, sk, tp);
 	set_gauges(&f->row, sk, tp);
@@ -103,16 +105,58 @@ static __always_inline void snapshot_udp(struct sock_flow *f, struct sock *sk)
 	snapshot_rows++;
 }
 
+/* Most of a pass over many sockets is waiting for memory, for a chain of four addresses a socket. So what
+ * later sockets need is read on the way, in vain: their storage, then whose it is, then that socket. The
+ * addresses are of a moment ago; a bad one is no harm. */
+static struct bpf_local_storage_elem *coming; /* two sockets ahead */
+static struct sock *coming_sk;                /* the next socket */
+
+static __always_inline void touch(void *place)
+{
+	u64 word;
+
+	bpf_probe_read_kernel(&word, sizeof(word), place);
+}
+
+static __always_inline void look_ahead(struct sock_flow *f)
+{
+	struct bpf_local_storage_elem *e = coming;
+	struct sock *sk = coming_sk;
+	u64 head[5]; /* as far as it matters */
+	u32 next = bpf_core_field_offset(e->map_node.next);
+	u32 storage = bpf_core_field_offset(e->local_storage);
+
+	if (!bpf_core_field_exists(e->map_node) || !bpf_core_field_exists(e->local_storage) ||
+	    !bpf_core_field_exists(e->sdata.data) ||
+	    !bpf_core_field_exists(struct bpf_local_storage, owner) ||
+	    next > sizeof(head) - 8 || storage > sizeof(head) - 8)
+		return;
+	if (!e) {
+		e = (void *)f - bpf_core_field_offset(e->sdata.data);
+		e = (void *)BPF_CORE_READ(e, map_node.next, next);
+	}
+	bpf_probe_read_kernel(head, sizeof(head), e);
+	coming = *(void **)((void *)head + next);
+	touch(coming);
+	coming_sk = BPF_CORE_READ(*(struct bpf_local_storage **)((void *)head + storage), owner);
+	touch((void *)sk + bpf_core_field_offset(sk->sk_protocol));
+	touch((void *)sk + bpf_core_field_offset(struct tcp_sock, segs_out));
+}
+
 SEC("iter/bpf_sk_storage_map")
 int snapshot_sockets(struct bpf_iter__bpf_sk_storage_map *ctx)
 {
 	struct sock_flow *f = ctx->value;
 	struct sock *sk = ctx->sk;
 
-	if (!ctx->meta->seq_num)
+	if (!ctx->meta->seq_num) {
 		snapshot_ns = bpf_ktime_get_ns();
+		coming = 0;
+		coming_sk = 0;
+	}
 	if (!sk || !f)
 		return 0;
+	look_ahead(f);
 	if (sk->sk_protocol == IPPROTO_TCP)
 		snapshot_tcp(f, sk);
 	else if (sk->sk_protocol == IPPROTO_UDP)
@@ -164,6 +208,7 @@ static __always_inline void adopt_tcp(struct sock_flow *f, struct sock *sk, stru
 	f->row.isn_remote = tp->rcv_nxt - (u32)tp->bytes_received;
 	f->row.tx_flags = f->row.rx_flags = FLAG_ACK;
 	report_totals(&discard, f, sk, tp, true); /* what came before the probe is not its to export */
+	f->seen = tp->segs_out + tp->segs_in;
 }
 
 /* Sockets that no hook has seen, and accepted ones whose worker is not known yet. */

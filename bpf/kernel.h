@@ -202,6 +202,22 @@ struct tcp_sock {
 enum sock_flags { SOCK_DONE = 1 };
 enum cgroup_subsys_id { memory_cgrp_id, devices_cgrp_id, pids_cgrp_id };
 
+/* --- storage of sockets, as its iterator walks it ------------------------------------------------ */
+struct hlist_node {
+	struct hlist_node *next;
+};
+struct bpf_local_storage {
+	void *owner;
+};
+struct bpf_local_storage_data {
+	u64 data[0];
+};
+struct bpf_local_storage_elem {
+	struct hlist_node map_node;
+	struct bpf_local_storage *local_storage;
+	struct bpf_local_storage_data sdata;
+};
+
 /* --- iterators ------------------------------------------------------------------------------- */
 struct seq_file;
 struct bpf_iter_meta {

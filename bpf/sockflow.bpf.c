@@ -75,7 +75,10 @@ static __always_inline u64 ring_flags(void *ring, u32 octets)
  * fits into 256. */
 struct sock_flow {
 	u32 progress;
-	u32 slot;
+	union {
+		u32 slot; /* UDP */
+		u32 seen; /* TCP: segments sent and received, when they were last reported */
+	};
 	u32 opening_segments; /* SYNs, or SYN-ACKs, that we sent */
 	u8 accepted;
 	u8 is_guess;    /* the owner is not that of a task that called for this socket */

@@ -197,7 +197,7 @@ static __always_inline void on_accepted(struct sock_flow *f, u64 cookie)
 	f->row.owner_source = f->row.owner ? OWNER_LISTENER : OWNER_UNKNOWN;
 	f->row.tx_flags = f->row.rx_flags = 0;
 	f->accepted = f->is_guess = 1;
-	f->progress = 0;
+	f->progress = f->seen = 0;
 }
 
 /* When TCP last had to do with a packet, by the clock that it reads anyway. */
