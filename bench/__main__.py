@@ -15,6 +15,7 @@ from bench import (
     events,
     lines,
     memory,
+    names,
     netlink,
     ntopng,
     programs,
@@ -49,6 +50,10 @@ _SECTIONS: dict[str, tuple[str, Section]] = {
     "memory": (
         "Memory",
         lambda load, options: memory.measure(load, [0, 1000] + [65536] * (not options.quick)),
+    ),
+    "names": (
+        "Memory with the names of containers",
+        lambda _, options: names.measure(500 if options.quick else 5000),
     ),
     "snapshot": (
         "Snapshot of live sockets",

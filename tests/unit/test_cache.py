@@ -330,3 +330,19 @@ def test_many_connections_at_once(protocol: int) -> None:
         assert (len(records), int(records["packets"].sum())) == (2 * count, 5 * count)
         assert (records["flow_direction"] == 1).all()
     assert len(cache._ids) == len(cache._place) == len(cache._table) == 0
+
+
+def test_every_record_tells_when_its_flow_began() -> None:
+    """Not when the record did; of both ends the earlier one, whichever was seen first."""
+    cache = FlowCache(active_timeout_ns=5 * S, idle_timeout_ns=60 * S, host_netns=HOST)
+    cache.observe(batch(end(1, **isn(5, 6))), 10 * S)
+    first = cache.expire(15 * S, 1000)
+    # a collector that knows of a socket no more than its latest row says when that was
+    cache.observe(batch(end(1, **isn(5, 6), start_ns=16 * S, last_ns=17 * S)), 17 * S)
+    second = cache.expire(22 * S, 1000)
+    for records in (first, second):
+        assert set(records["begun_ns"].tolist()) == {9 * S + 1000}
+    assert second["first_ns"].min() == 10 * S + 1000
+    cache.observe(batch(other(2, **isn(6, 5), start_ns=8 * S, last_ns=23 * S)), 23 * S)
+    cache.observe(batch(end(1, **isn(5, 6), last_ns=24 * S)), 24 * S)
+    assert set(cache.flush(25 * S, 1000)["begun_ns"].tolist()) == {8 * S + 1000}
