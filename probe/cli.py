@@ -91,13 +91,18 @@ def _collect(options: dict[str, Any]) -> None:
 
 
 def _interfaces(options: dict[str, Any]) -> None:
+    from probe.metadata.kubernetes import KubernetesSettings
     from probe.view.interfaces import show_interfaces
 
-    keys = ("duration", "interval", "docker")
+    keys = ("duration", "interval", "docker", "kubernetes", "kubernetes_node")
     checked: dict[str, Any] = check({key: options[key] for key in keys if key in options})
     show_interfaces(
         options["watch"], options["json"], checked.get("interval", _DEFAULTS.interval),
-        checked.get("docker", _DEFAULTS.docker), checked.get("duration"),
+        checked.get("docker", _DEFAULTS.docker),
+        KubernetesSettings(
+            checked.get("kubernetes", _DEFAULTS.kubernetes), checked.get("kubernetes_node", "")
+        ),
+        checked.get("duration"),
     )  # fmt: skip
 
 
@@ -340,4 +345,7 @@ def _add_interfaces(commands: Any) -> None:
         interfaces.add_argument(f"--{flag}", type=float, metavar="S", help=text)
     interfaces.add_argument("--docker", nargs="?", const=True, metavar="URL", help="as of run")
     interfaces.add_argument("--no-docker", dest="docker", action="store_false")
+    interfaces.add_argument("--kubernetes", nargs="?", const=True, metavar="FILE", help="as of run")
+    interfaces.add_argument("--no-kubernetes", dest="kubernetes", action="store_false")
+    interfaces.add_argument("--kubernetes-node", metavar="NAME", help="as of run")
     interfaces.add_argument("-v", "--verbose", action="count", default=0)

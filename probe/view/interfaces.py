@@ -14,7 +14,8 @@ from probe.interfaces.names import InterfaceList
 from probe.interfaces.objects import interface_object
 from probe.interfaces.table import Counters, Link
 from probe.interfaces.veth import VethMap, read_default_route
-from probe.metadata.docker import DockerNames, open_docker
+from probe.metadata.docker import open_docker
+from probe.metadata.kubernetes import KubernetesSettings, open_kubernetes
 from probe.metadata.naming import ContainerOwners
 from probe.sinks.objects import exporter_address
 from probe.stop import StopSignals
@@ -57,10 +58,19 @@ class Rates:
 
 
 def show_interfaces(
-    watch: bool, as_json: bool, interval_s: float, docker: bool | str, duration_s: float | None
+    watch: bool,
+    as_json: bool,
+    interval_s: float,
+    docker: bool | str,
+    kubernetes: KubernetesSettings,
+    duration_s: float | None,
 ) -> None:
     """Until a signal or for ``duration_s`` where ``watch`` says so, else once."""
-    with _reading(docker) as interfaces, StopSignals() as stop, _open_screen(watch, as_json) as out:
+    with (
+        _reading(docker, kubernetes) as interfaces,
+        StopSignals() as stop,
+        _open_screen(watch, as_json) as out,
+    ):
         rates, end = Rates(), time.monotonic() + (duration_s or float("inf"))
         if not as_json:
             rates.take(interfaces.links.read(), time.monotonic())
@@ -135,28 +145,29 @@ def _open_screen(watch: bool, as_json: bool) -> Iterator[_JsonLines | _Lines | _
 
 
 @contextlib.contextmanager
-def _reading(docker: bool | str) -> Iterator[InterfaceList]:
+def _reading(docker: bool | str, kubernetes: KubernetesSettings) -> Iterator[InterfaceList]:
     owners = ContainerOwners()
     names = open_docker(docker)
-    if names:
-        owners.set_runtimes((names,))
+    pods = open_kubernetes(kubernetes)
+    owners.set_runtimes(tuple(one for one in (pods, names) if one))
     veths = VethMap(owners.container_of, read_default_route)
     interfaces = InterfaceList(veths, find_names=owners.find_names)
     try:
         interfaces.refresh()
-        if names:
-            _await_names(names, interfaces)
+        if pods or (names and names.is_there()):
+            _await_names(interfaces)
         yield interfaces
     finally:
         interfaces.close()
-        if names:
-            names.close()
+        for runtime in (pods, names):
+            if runtime:
+                runtime.close()
 
 
-def _await_names(names: DockerNames, interfaces: InterfaceList) -> None:
-    """Until all containers that there are now have theirs; its thread has only just begun."""
+def _await_names(interfaces: InterfaceList) -> None:
+    """Until all containers that there are now have theirs; threads have only just begun."""
     deadline = time.monotonic() + _NAMES_S
-    while names.is_there() and time.monotonic() < deadline:
+    while time.monotonic() < deadline:
         if all(link.names for link in interfaces.links.read() if link.container_id):
             return
         time.sleep(_POLL_S)

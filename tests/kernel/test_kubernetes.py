@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lab import Host
+from lab import Host, run
 from metering import Actor, actors
 from shell import ROOT, Record, Shells, shells
 from test_netlink import CGROUP
@@ -282,3 +282,30 @@ def test_the_live_view(
         exchange(client, peer, str(hosts[1].four))
         output, _ = view.communicate(timeout=20)
     assert "shop/web-7d4b9c6f5d-x2x7k/nginx > data/db-0/postgres" in output
+
+
+@pytest.mark.parametrize(
+    ("container", "name"), [(NGINX, "nginx"), (SANDBOX, "")], ids=["container", "sandbox"]
+)
+def test_who_is_behind_a_veth(
+    server: KubernetesServer, tmp_path: Path, enter: Callable[[Actor, str, str], None],
+    container: str, name: str,
+) -> None:  # fmt: skip
+    """Usually only the process that holds the Pod, whose container no API tells of."""
+    server.put(PODS, recorded("web"))
+    space = Host("skpod", 1)
+    subprocess.run(["ip", "netns", "add", space.name], check=True)
+    try:
+        run("ip", "link", "add", "skveth", "type", "veth", "peer", "eth0", "netns", space.name)
+        with actors(space) as (holder,):
+            enter(holder, WEB_POD, container)
+            output = run(
+                sys.executable, "-m", "probe", "interfaces", "--json", "--no-docker",
+                "--kubernetes", str(server.kubeconfig(tmp_path)), "--kubernetes-node", "node-3",
+                cwd=ROOT,
+            ).stdout  # fmt: skip
+    finally:
+        subprocess.run(["ip", "netns", "del", space.name], check=True)
+    found = {one["ifName"]: one for one in map(json.loads, output.splitlines())}
+    kube = found["skveth"]["LOCAL_CONTAINER"]["KUBE"]
+    assert kube == {"NAME": name, "POD": "web-7d4b9c6f5d-x2x7k", "NS": "shop"}
