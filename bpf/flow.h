@@ -68,6 +68,16 @@ struct flow_row {
 };
 _Static_assert(sizeof(struct flow_row) == 160, "flow_row");
 
+/* A row as it leaves: with gauges of TCP that no socket has to remember. 0 where unknown. */
+struct sent_row {
+	struct flow_row row;
+	__u64 pacing_rate;       /* octets a second; of delivery: the latest that was measured */
+	__u64 delivery_rate;
+	__u32 unacknowledged;    /* segments in flight */
+	__u32 congestion_window; /* segments */
+};
+_Static_assert(sizeof(struct sent_row) == 184, "sent_row");
+
 enum event_kind {
 	EVENT_CONNECT = 1,
 	EVENT_CONNECT_FAILED,
@@ -123,6 +133,12 @@ struct owner_row {
 	__u32 parent_pid;
 	__u32 uid;
 	__u32 gid;
+	__u32 parent_uid;
+	__u32 parent_gid;
+	__u64 vm_size;    /* virtual memory in KiB, and the most of it so far; 0 when unknown */
+	__u64 vm_peak;
+	__u64 parent_vm_size;
+	__u64 parent_vm_peak;
 	__u8 path_source;        /* enum path_source */
 	__u8 parent_path_source;
 	__u8 cgroup_v1;          /* 1: the cgroup is of a v1 hierarchy */
@@ -133,7 +149,7 @@ struct owner_row {
 	__u8 parent_path[PATH_LENGTH];
 	__u8 cgroup[PATH_LENGTH];
 };
-_Static_assert(sizeof(struct owner_row) == 848, "owner_row");
+_Static_assert(sizeof(struct owner_row) == 888, "owner_row");
 
 /* What the kernel half could not keep, one counter per cause. */
 struct losses {

@@ -4,7 +4,7 @@
 #ifndef SOCKFLOW_ITERATORS_H
 #define SOCKFLOW_ITERATORS_H
 
-static __always_inline struct flow_row *snapshot_slot(void)
+static __always_inline struct sent_row *snapshot_slot(void)
 {
 	u32 at = snapshot_rows;
 
@@ -40,7 +40,7 @@ static __always_inline void snapshot_tcp(struct sock_flow *f, struct sock *sk)
 {
 	struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
 	u64 now = snapshot_ns;
-	struct flow_row *r;
+	struct sent_row *r;
 	u32 seen;
 
 	if (!tp || !f->row.id)
@@ -53,7 +53,7 @@ static __always_inline void snapshot_tcp(struct sock_flow *f, struct sock *sk)
 		if (r && take_final(f)) {
 			if (report_events && f->row.owner_source != OWNER_SOCKET_CALL)
 				tell_end(f, tp);
-			*r = f->row;
+			set_sent(r, &f->row, tp);
 			snapshot_rows++;
 		}
 		return;
@@ -71,8 +71,8 @@ static __always_inline void snapshot_tcp(struct sock_flow *f, struct sock *sk)
 	if (is_one_of(f->row.tcp_state, FIN_SENT))
 		f->row.tx_flags |= FLAG_FIN;
 	f->row.last_ns = latest_ns(&f->row, tp);
-	*r = f->row;
-	report_totals(r, f, sk, tp, true);
+	set_sent(r, &f->row, tp);
+	report_totals(&r->row, f, sk, tp, true);
 	snapshot_rows++;
 	if (!(__sync_fetch_and_and(&f->progress, ~LOCKED) & CLOSING))
 		return;
@@ -84,14 +84,14 @@ static __always_inline void snapshot_tcp(struct sock_flow *f, struct sock *sk)
 		tell_end(f, tp);
 	r = snapshot_slot();
 	if (r) {
-		*r = f->row;
+		set_sent(r, &f->row, tp);
 		snapshot_rows++;
 	}
 }
 
 static __always_inline void snapshot_udp(struct sock_flow *f, struct sock *sk)
 {
-	struct flow_row *r;
+	struct sent_row *r;
 
 	if (f->slot != SLOT_READY || f->progress || !(f->row.tx_packets | f->row.rx_packets))
 		return;
@@ -100,8 +100,8 @@ static __always_inline void snapshot_udp(struct sock_flow *f, struct sock *sk)
 		return;
 	if (!f->row.netns)
 		set_namespace(&f->row, sk);
-	*r = f->row;
-	drain_counters(r, &f->row);
+	set_sent(r, &f->row, 0);
+	drain_counters(&r->row, &f->row);
 	snapshot_rows++;
 }
 
@@ -168,7 +168,8 @@ SEC("iter/bpf_map_elem")
 int snapshot_udp_peers(struct bpf_iter__bpf_map_elem *ctx)
 {
 	u64 *key = ctx->key;
-	struct flow_row *from = ctx->value, *r;
+	struct flow_row *from = ctx->value;
+	struct sent_row *r;
 
 	if (!key || !from)
 		return 0;
@@ -184,8 +185,8 @@ int snapshot_udp_peers(struct bpf_iter__bpf_map_elem *ctx)
 	r = snapshot_slot();
 	if (!r)
 		return 0;
-	*r = *from;
-	drain_counters(r, from);
+	set_sent(r, from, 0);
+	drain_counters(&r->row, from);
 	snapshot_rows++;
 	return 0;
 }

@@ -46,6 +46,8 @@ struct fs_struct {
 struct mm_struct {
 	struct file *exe_file;
 	unsigned long saved_auxv[2];
+	unsigned long total_vm;
+	unsigned long hiwater_vm;
 };
 typedef struct {
 	u32 val;
@@ -138,6 +140,7 @@ struct sock {
 		int counter;
 	} sk_drops;
 	u16 sk_protocol;
+	unsigned long sk_pacing_rate;
 	int sk_rx_dst_ifindex;
 	int sk_err;
 };
@@ -192,6 +195,11 @@ struct tcp_sock {
 	u32 data_segs_in;
 	u32 segs_out;
 	u32 data_segs_out;
+	u32 packets_out;
+	u32 snd_cwnd;
+	u32 mss_cache;
+	u32 rate_delivered;
+	u32 rate_interval_us;
 	u32 total_retrans;
 	u32 lost;
 	u32 rcv_ooopack;

@@ -204,6 +204,15 @@ static __noinline void walk_cgroup(struct kernfs_node *node, u8 *to)
 	take(to, s, at);
 }
 
+/* Virtual memory of a task in KiB, and the most that it has had: what /proc calls VmSize, VmPeak. */
+static __always_inline void read_memory(struct task_struct *task, u64 *size, u64 *peak)
+{
+	u64 now = BPF_CORE_READ(task, mm, total_vm), most = BPF_CORE_READ(task, mm, hiwater_vm);
+
+	*size = now * page_kib;
+	*peak = (most > now ? most : now) * page_kib;
+}
+
 static __noinline u64 announce_owner(struct task_struct *task, struct owner_key *key)
 {
 	struct task_struct *parent;
@@ -227,6 +236,10 @@ static __noinline u64 announce_owner(struct task_struct *task, struct owner_key 
 	row->parent_pid = BPF_CORE_READ(parent, tgid);
 	row->uid = key->uid;
 	row->gid = key->gid;
+	row->parent_uid = BPF_CORE_READ(parent, cred, uid.val);
+	row->parent_gid = BPF_CORE_READ(parent, cred, gid.val);
+	read_memory(task, &row->vm_size, &row->vm_peak);
+	read_memory(parent, &row->parent_vm_size, &row->parent_vm_peak);
 	row->cgroup_v1 = cgroup_v1_controller != HIERARCHY_V2;
 	__builtin_memset(row->pad, 0, sizeof(row->pad));
 	bpf_probe_read_kernel(row->name, NAME_LENGTH,

@@ -22,6 +22,7 @@ char LICENSE[] SEC("license") = "GPL";
 const volatile u32 cgroup_v1_controller = 0; /* enum container_hierarchy */
 const volatile u32 snapshot_capacity = 131072;
 const volatile u32 jiffy_ns = 0; /* 0: unknown */
+const volatile u32 page_kib = 4;
 const volatile u64 udp_idle_ns = 60000000000ULL;
 const volatile bool typed_task = false; /* cgroup programs may call bpf_get_current_task_btf */
 const volatile bool report_events = false; /* false: the verifier removes all that is for events */
@@ -38,6 +39,7 @@ u32 reader_told;          /* that a ring is half full; the reader clears it befo
 u32 udp_peer_count;       /* entries of udp_peers: a pass over an empty table is not free */
 
 /* Types of the ABI that no map names: kept in the object's BTF by being mentioned. */
+const struct sent_row *emit_sent_row __attribute__((unused));
 const struct owner_row *emit_owner_row __attribute__((unused));
 const struct event_row *emit_event_row __attribute__((unused));
 const enum event_kind *emit_event_kind __attribute__((unused));
@@ -115,7 +117,7 @@ struct {
 	__uint(map_flags, BPF_F_MMAPABLE);
 	__uint(max_entries, 131072);
 	__type(key, u32);
-	__type(value, struct flow_row);
+	__type(value, struct sent_row);
 } snapshot SEC(".maps");
 
 /* --- rows ------------------------------------------------------------------------------------- */
@@ -188,6 +190,22 @@ static __always_inline void set_gauges(struct flow_row *r, struct sock *sk, stru
 	r->dscp = (r->ip_version == 6 && six ? six->tclass : tp->inet_conn.icsk_inet.tos) >> 2;
 	if (bpf_core_field_exists(sk->sk_rx_dst_ifindex))
 		r->ifindex = sk->sk_rx_dst_ifindex;
+}
+
+/* What only a row that leaves has. */
+static __always_inline void set_sent(struct sent_row *to, struct flow_row *row,
+				     struct tcp_sock *tp)
+{
+	u64 pace = tp ? ((struct sock *)tp)->sk_pacing_rate : 0;
+
+	to->row = *row;
+	to->pacing_rate = pace == ~0UL ? 0 : pace; /* no limit */
+	to->delivery_rate = 0;
+	to->unacknowledged = tp ? tp->packets_out : 0;
+	to->congestion_window = tp ? tp->snd_cwnd : 0;
+	if (tp && tp->rate_interval_us)
+		to->delivery_rate = (u64)tp->rate_delivered * tp->mss_cache * 1000000 /
+				    tp->rate_interval_us;
 }
 
 /* What these have to tell of, in events.h; to be called where report_events holds. */

@@ -242,15 +242,15 @@ static __noinline void finalize(struct flow_row *r, struct sock_flow *f, struct 
 	}
 }
 
-static __always_inline void send_last_row(struct flow_row *last)
+static __always_inline void send_last_row(struct flow_row *last, struct tcp_sock *tp)
 {
-	struct flow_row *r = bpf_ringbuf_reserve(&flow_ring, sizeof(*r), 0);
+	struct sent_row *r = bpf_ringbuf_reserve(&flow_ring, sizeof(*r), 0);
 
 	if (!r) {
 		__sync_fetch_and_add(&losses.flow_ring_full, 1);
 		return;
 	}
-	*r = *last;
+	set_sent(r, last, tp);
 	bpf_ringbuf_submit(r, ring_flags(&flow_ring, FLOW_RING_OCTETS));
 }
 
@@ -266,7 +266,7 @@ static __always_inline void start_over(struct sock_flow *f)
 	if (!f->row.id)
 		return;
 	if (take_final(f))
-		send_last_row(&f->row);
+		send_last_row(&f->row, 0);
 	__builtin_memset(f, 0, sizeof(*f));
 }
 
@@ -283,16 +283,16 @@ static __always_inline void on_connect(struct sock_flow *f, u64 cookie)
 /* An orphan has nothing left to tell: its last row leaves at once. */
 static __always_inline void send_orphan(struct sock_flow *f, struct tcp_sock *tp, int old)
 {
-	struct flow_row *r = bpf_ringbuf_reserve(&flow_ring, sizeof(*r), 0);
+	struct sent_row *r = bpf_ringbuf_reserve(&flow_ring, sizeof(*r), 0);
 
 	f->progress = CLOSING | DONE;
 	if (!r) {
 		__sync_fetch_and_add(&losses.flow_ring_full, 1);
 		return;
 	}
-	*r = f->row;
-	finalize(r, f, tp, old);
-	r->last_ns = latest_ns(r, tp);
+	set_sent(r, &f->row, tp);
+	finalize(&r->row, f, tp, old);
+	r->row.last_ns = latest_ns(&r->row, tp);
 	bpf_ringbuf_submit(r, ring_flags(&flow_ring, FLOW_RING_OCTETS));
 }
 
@@ -316,7 +316,7 @@ static __always_inline void on_close(struct sock_flow *f, struct sock *sk, struc
 	/* A socket that a task still holds may send a reset and name its worker: its row leaves when
 	 * it is destroyed. */
 	if (!sk->sk_socket && take_final(f))
-		send_last_row(&f->row);
+		send_last_row(&f->row, tp);
 }
 
 static __always_inline bool is_of_interest(int state)
@@ -412,17 +412,15 @@ int BPF_PROG(tcp_destroyed, struct sock *sk)
 			tell_unreachable(f, sk);
 		return 0;
 	}
-	if (!f->progress) { /* older than the probe: no state was ever announced */
-		tp = bpf_skc_to_tcp_sock(sk);
-		if (tp)
-			on_close(f, sk, tp, TCP_CLOSE);
-	}
+	tp = bpf_skc_to_tcp_sock(sk);
+	if (tp && !f->progress) /* older than the probe: no state was ever announced */
+		on_close(f, sk, tp, TCP_CLOSE);
 	if (!take_final(f))
 		return 0;
 	if (report_events)
 		tell_late_end(f, sk);
 	refine_owner(f, sk);
-	send_last_row(&f->row);
+	send_last_row(&f->row, tp);
 	return 0;
 }
 

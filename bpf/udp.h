@@ -295,7 +295,7 @@ SEC("cgroup/sock_release")
 int udp_released(struct bpf_sock *ctx)
 {
 	struct sock_flow *f;
-	struct flow_row *r;
+	struct sent_row *r;
 
 	if (ctx->protocol != IPPROTO_UDP)
 		return 1;
@@ -309,9 +309,9 @@ int udp_released(struct bpf_sock *ctx)
 		__sync_fetch_and_add(&losses.flow_ring_full, 1);
 		return 1;
 	}
-	*r = f->row;
-	drain_counters(r, &f->row);
-	r->mark |= MARK_CLOSED;
+	set_sent(r, &f->row, 0);
+	drain_counters(&r->row, &f->row);
+	r->row.mark |= MARK_CLOSED;
 	bpf_ringbuf_submit(r, ring_flags(&flow_ring, FLOW_RING_OCTETS));
 	return 1;
 }

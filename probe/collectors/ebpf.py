@@ -11,6 +11,7 @@ import contextlib
 import errno
 import logging
 import os
+import resource
 import select
 import time
 from collections.abc import Callable, Collection
@@ -156,6 +157,7 @@ class EbpfCollector:
         kernel.set_knob("cgroup_v1_controller", controller)
         kernel.set_knob("container_hierarchy_id", hierarchy)
         kernel.set_knob("report_events", self.tells_events)
+        kernel.set_knob("page_kib", resource.getpagesize() // 1024)
         kernel.set_knob("udp_idle_ns", self._udp_idle_ns)
         kernel.set_knob("snapshot_capacity", self._capacity)
         kernel.resize_map("snapshot", self._capacity)
@@ -185,7 +187,7 @@ class EbpfCollector:
         self.hooks.sort()
 
     def _map_memory(self) -> None:
-        row = self._object.btf.struct_dtype("flow_row")
+        row = self._object.btf.struct_dtype("sent_row")
         FlowBatch(np.empty(0, row))  # raises where a column is missing
         self._row = row
         self._flow_ring = self._ring("flow_ring", row)

@@ -2,7 +2,7 @@
 
 A ``FlowBatch`` holds one row per *flow end* (a TCP socket, or a UDP socket with one peer) with
 counters as deltas since the previous row of that end; its dtype comes from the BTF of the kernel
-object (``struct flow_row`` in ``bpf/flow.h``). A ``FlowRecords`` array holds one row per
+object (``struct sent_row`` in ``bpf/flow.h``). A ``FlowRecords`` array holds one row per
 *direction* that is due for export. Names are not in either: ``owner`` columns are indices into
 an ``OwnerTable``.
 """
@@ -63,6 +63,8 @@ ROW_COLUMNS: dict[str, str] = {
     "rx_octets": "u8",
     "tx_packets": "u8",
     "rx_packets": "u8",
+    "pacing_rate": "u8",
+    "delivery_rate": "u8",
     "local_address": "u1[16]",
     "remote_address": "u1[16]",
     "local_port": "u2",
@@ -75,6 +77,8 @@ ROW_COLUMNS: dict[str, str] = {
     "rtt_var_us": "u4",
     "retransmitted": "u4",
     "lost": "u4",
+    "unacknowledged": "u4",
+    "congestion_window": "u4",
     "ip_version": "u1",
     "protocol": "u1",
     "tcp_state": "u1",

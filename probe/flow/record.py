@@ -37,6 +37,8 @@ _SOURCE = (
     ("source_ifindex", "ifindex"),
 )
 _DESTINATION = tuple((name.replace("source", "destination", 1), column) for name, column in _SOURCE)
+#: Only a sender has these, as of its latest row.
+_SENDING = ("unacknowledged", "congestion_window", "pacing_rate", "delivery_rate")
 #: Both sides have these of the end whose counter is used.
 _COUNTING = ("rtt_us", "rtt_var_us", "protocol", "ip_version", "tcp_state")
 
@@ -135,6 +137,8 @@ def fill_sent(records: Rows, rows: Rows, others: Rows, host_netns: int) -> None:
     role, peer_role = rows["role"], _FLIPPED_ROLE[others["role"]]
     records["biflow_direction"] = np.where(role, role, peer_role)
     records["tcp_flags"], records["dscp"] = rows["tx_flags"], rows["dscp"]
+    for name in _SENDING:
+        records[name] = rows[name]
 
 
 def _fill_received(records: Rows, table: EndTable, receivers: Slots, host_netns: int) -> None:

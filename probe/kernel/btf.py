@@ -21,6 +21,8 @@ _FLOAT, _DECL_TAG, _TYPE_TAG, _ENUM64 = 16, 17, 18, 19
 _EXTRA = {_INT: 4, _ARRAY: 12, _VAR: 4, _DECL_TAG: 4}
 _PER_MEMBER = {_STRUCT: 12, _UNION: 12, _ENUM: 8, _PROTO: 8, _DATASEC: 12, _ENUM64: 12}
 
+_Format = str | tuple[str, tuple[int]]
+
 
 @dataclass(slots=True)
 class _Type:
@@ -76,21 +78,29 @@ class Btf:
         Raises KernelError naming the field where the struct has a hole or a kind of member that
         a row cannot have.
         """
-        entry = self._find(_STRUCT, name)
-        names, formats, end = [], [], 0
-        for member, type_id, bits in struct.iter_unpack("<III", entry.body):
-            field = self._text(member)
-            if bits != end * 8 or entry.bitfields:
-                raise KernelError(f"struct {name} has a hole or bit-field at {field}")
-            format_ = self._format(type_id, f"{name}.{field}")
-            names.append(field)
-            formats.append(format_)
-            end += np.dtype(format_).itemsize
-        if end != entry.size:
-            raise KernelError(f"struct {name} has {entry.size - end} unnamed octets at its end")
-        return np.dtype({"names": names, "formats": formats})
+        members = self._members(self._find(_STRUCT, name))
+        return np.dtype({"names": [*members], "formats": [*members.values()]})
 
-    def _format(self, type_id: int, field: str) -> str | tuple[str, tuple[int]]:
+    def _members(self, entry: _Type) -> dict[str, _Format]:
+        """Members with their formats; those of a struct within stand in its place."""
+        found: dict[str, _Format] = {}
+        end = 0
+        for member, type_id, bits in struct.iter_unpack("<III", entry.body):
+            field, inner = self._text(member), self._resolve(type_id)
+            if bits != end * 8 or entry.bitfields:
+                raise KernelError(f"struct {entry.name} has a hole or bit-field at {field}")
+            if inner.kind == _STRUCT:
+                found |= self._members(inner)
+                end += inner.size
+                continue
+            found[field] = self._format(type_id, f"{entry.name}.{field}")
+            end += np.dtype(found[field]).itemsize
+        if end != entry.size:
+            unnamed = entry.size - end
+            raise KernelError(f"struct {entry.name} has {unnamed} unnamed octets at its end")
+        return found
+
+    def _format(self, type_id: int, field: str) -> _Format:
         entry = self._resolve(type_id)
         if entry.kind == _INT and entry.size in (1, 2, 4, 8):
             return f"u{entry.size}"

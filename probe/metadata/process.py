@@ -59,6 +59,13 @@ def owner_from_row(
         uid=int(row["uid"]),
         gid=int(row["gid"]),
         user_name=user_name(int(row["uid"])),
+        parent_uid=int(row["parent_uid"]),
+        parent_gid=int(row["parent_gid"]),
+        parent_user_name=user_name(int(row["parent_uid"])),
+        vm_size=int(row["vm_size"]) or None,
+        vm_peak=int(row["vm_peak"]) or None,
+        parent_vm_size=int(row["parent_vm_size"]) or None,
+        parent_vm_peak=int(row["parent_vm_peak"]) or None,
         command_line=command_line(pid),
     )
 

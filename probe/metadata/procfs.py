@@ -13,6 +13,7 @@ from .container import container_id, read_place
 #: Where container runtimes put containers, in the order of kernel/host.container_hierarchy.
 _HIERARCHIES = ("memory", "pids", "devices", "")
 _DELETED = " (deleted)"
+_STATUS = ("Uid", "Gid", "VmSize", "VmPeak")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,9 @@ def owner_from_proc(
     """The process as it is now; paths are '' where we may not read them."""
     process = f"{proc}/{identity.pid}"
     parent = read_identity(identity.parent_pid, proc) if identity.parent_pid else None
-    uid, gid = _read_ids(process)
+    own = _read_status(process)
+    of_parent = _read_status(f"{proc}/{identity.parent_pid}") if parent else {}
+    uid, parent_uid = own.get("Uid"), of_parent.get("Uid")
     path = _read_path(process)
     cgroup = read_cgroup(process)
     place = read_place(cgroup)
@@ -60,8 +63,15 @@ def owner_from_proc(
         parent_name=parent.name if parent else "",
         parent_path=_read_path(f"{proc}/{identity.parent_pid}") if parent else "",
         uid=uid,
-        gid=gid,
+        gid=own.get("Gid"),
         user_name="" if uid is None else user_name(uid),
+        parent_uid=parent_uid,
+        parent_gid=of_parent.get("Gid"),
+        parent_user_name="" if parent_uid is None else user_name(parent_uid),
+        vm_size=own.get("VmSize"),
+        vm_peak=own.get("VmPeak"),
+        parent_vm_size=of_parent.get("VmSize"),
+        parent_vm_peak=of_parent.get("VmPeak"),
         command_line=command_line(identity.pid),
         cgroup=cgroup,
         container_id=place.container_id,
@@ -79,14 +89,14 @@ def _read_path(process: str) -> str:
         return ""
 
 
-def _read_ids(process: str) -> tuple[int | None, int | None]:
-    """Real user and group, as the kernel half has them."""
+def _read_status(process: str) -> dict[str, int]:
+    """Real user and group, as the kernel half has them, and virtual memory in KiB."""
     try:
         lines = Path(f"{process}/status").read_text(errors="replace").splitlines()
     except OSError:
-        return None, None
-    found = {line[:4]: int(line.split()[1]) for line in lines if line[:4] in ("Uid:", "Gid:")}
-    return found.get("Uid:"), found.get("Gid:")
+        return {}
+    fields = (line.partition(":") for line in lines)
+    return {name: int(rest.split()[0]) for name, _, rest in fields if name in _STATUS}
 
 
 def read_cgroup(process: str) -> str:

@@ -37,7 +37,7 @@ _FIN, _SYN, _ACK = 0x01, 0x02, 0x10
 TOTALS = np.dtype(
     [
         ("tx_octets", "i8"), ("rx_octets", "i8"), ("tx_packets", "i8"), ("rx_packets", "i8"),
-        ("retransmitted", "i8"), ("mark", "u1"),
+        ("retransmitted", "i8"), ("lost", "i8"), ("mark", "u1"),
     ]
 )  # fmt: skip
 
@@ -61,7 +61,7 @@ def find_roles(sockets: Sockets, is_listened: Flags) -> U8:
 
 
 def count_totals(sockets: Sockets, role: U8, out: I64, into: I64) -> NDArray[np.void]:
-    """TOTALS of each socket. ``role`` must be the same at every dump of a socket.
+    """TOTALS of each socket but ``lost``. ``role`` must be the same at every dump of a socket.
 
     ``out``, ``into``: its segments, which tcp_info has modulo 2**32.
     """

@@ -22,14 +22,16 @@ from .messages import CLOSE, TCP, Messages, Sockets
 _SEEN = np.dtype(
     [
         ("key", "u8"), ("sent", "u8"), ("received", "u8"), ("segments_out", "i8"),
-        ("segments_in", "i8"), ("tick", "u4"), ("inode", "u4"), ("namespace", "u4"),
+        ("segments_in", "i8"), ("cgroup", "u8"), ("lost", "u4"), ("tick", "u4"), ("inode", "u4"),
+        ("namespace", "u4"),
         ("missed", "u1"), ("is_live", "?"), ("is_reported", "?"),
     ]
 )  # fmt: skip
 _MISSED_MOST = 2  # dumps may skip a socket that moves while they walk
 _MOST_VANISHED = 16384
 _U32 = np.int64(2**32)
-_COUNTERS = ("tx_octets", "rx_octets", "tx_packets", "rx_packets", "retransmitted")
+_COUNTERS = ("tx_octets", "rx_octets", "tx_packets", "rx_packets", "retransmitted", "lost")
+_UNLIMITED = np.uint64(2**64 - 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,8 +224,13 @@ class Ledger:
             seen[name] += (sockets[name] - seen[name]) % _U32
         for name in ("sent", "received"):
             seen[name] = sockets[name]
-        seen["inode"] = np.where(sockets["inode"], sockets["inode"], seen["inode"])
+        for name in ("inode", "cgroup"):  # final messages have neither
+            seen[name] = np.where(sockets[name], sockets[name], seen[name])
         totals = count_totals(sockets, known["role"], seen["segments_out"], seen["segments_in"])
+        # tcp_info has those that are lost now: what came since the last look was lost, at least
+        lost = sockets["lost"].astype(np.int64)
+        totals["lost"] = known["lost"] + np.maximum(lost - seen["lost"], 0)
+        seen["lost"] = lost
         self._describe(known, sockets, now_ns)
         known["mark"] |= totals["mark"]
         rows = known.copy()
@@ -242,6 +249,11 @@ class Ledger:
         rows["last_ns"] = np.clip(last, floor, now_ns)
         rows["rtt_us"], rows["rtt_var_us"] = sockets["rtt_us"], sockets["rtt_var_us"]
         rows["tcp_state"] = sockets["state"]
+        rows["unacknowledged"] = sockets["unacknowledged"]
+        rows["congestion_window"] = sockets["window"]
+        rows["delivery_rate"] = sockets["delivery_rate"]
+        pace = sockets["pacing_rate"]
+        rows["pacing_rate"] = np.where(pace == _UNLIMITED, 0, pace)
         rows["tx_flags"], rows["rx_flags"] = control_bits(sockets, rows["role"])
 
     def _close(self, slots: Slots) -> Rows:
