@@ -16,6 +16,7 @@ enum owner_source {
 	OWNER_SOCKET_CALL, /* the task that called connect(), socket() or, at the end, close() */
 	OWNER_LISTENER,    /* inherited from the listening socket */
 	OWNER_DESCRIPTOR,  /* a task whose descriptor table holds the socket */
+	OWNER_CGROUP,      /* no task: the cgroup that the socket was made in (never from here) */
 };
 
 enum path_source { PATH_NONE, PATH_WALKED, PATH_EXEC_ARGUMENT };

@@ -75,6 +75,11 @@ def container_hierarchy() -> tuple[int, int]:
     return 0, 0
 
 
+def has_containers_in_v1() -> bool:
+    """Then the cgroup that a socket knows, which is of v2, tells nothing of its container."""
+    return container_hierarchy()[0] != 0
+
+
 def jiffies_per_second() -> int:
     """CONFIG_HZ, 0 when the kernel's configuration cannot be read."""
     try:

@@ -95,6 +95,10 @@ class DescriptorSearch:
             for name in reversed(names):
                 try:
                     link = os.readlink(f"{folder}/{name}")
+                except PermissionError:  # CAP_DAC_READ_SEARCH suffices for the folder only
+                    self._refused += 1
+                    yield pid, 0
+                    break
                 except OSError:
                     continue
                 yield pid, int(link[8:-1]) if link.startswith("socket:[") else 0

@@ -5,18 +5,24 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import select
+import socket
+import struct
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from ipaddress import ip_address
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from lab import Counted, Host
 from metering import TCP, UDP, Actor, actors
+from pyroute2 import DiagSocket
 
 from probe.collectors.ebpf import EbpfCollector
 from probe.collectors.netlink import NetlinkCollector
@@ -28,6 +34,27 @@ ROOT = Path(__file__).resolve().parents[2]
 _V1 = Path("/sys/fs/cgroup/memory")
 CGROUP = _V1 if _V1.exists() else _V1.parent
 CONTAINER = "c0ffee" * 10 + "beef"
+_UNIT = "sockflow-test.service"
+
+
+#: Columns of ours, and what pyroute2 calls them.
+_PYROUTE2 = {
+    "state": "idiag_state", "local_port": "idiag_sport", "remote_port": "idiag_dport",
+    "interface": "idiag_if", "receive_queue": "idiag_rqueue", "send_queue": "idiag_wqueue",
+    "uid": "idiag_uid", "inode": "idiag_inode", "options": "tcpi_options",
+    "unacknowledged": "tcpi_unacked", "lost": "tcpi_lost", "rtt_us": "tcpi_rtt",
+    "rtt_var_us": "tcpi_rttvar", "window": "tcpi_snd_cwnd", "retransmitted": "tcpi_total_retrans",
+    "pacing_rate": "tcpi_pacing_rate", "delivery_rate": "tcpi_delivery_rate",
+    "acknowledged": "tcpi_bytes_acked", "received": "tcpi_bytes_received",
+    "segments_out": "tcpi_segs_out", "segments_in": "tcpi_segs_in",
+    "data_segments_in": "tcpi_data_segs_in", "data_segments_out": "tcpi_data_segs_out",
+    "sent": "tcpi_bytes_sent", "resent": "tcpi_bytes_retrans", "out_of_order": "tcpi_rcv_ooopack",
+}  # fmt: skip
+
+_SAME_OWNER = (
+    "process_name", "process_path", "parent_pid", "parent_name", "parent_path", "uid", "gid",
+    "user_name", "parent_uid", "parent_gid", "parent_user_name", "cgroup", "container_id", "unit",
+)  # fmt: skip
 
 
 class Meter:
@@ -170,15 +197,105 @@ def test_a_connection_that_lives_over_dumps(
                 assert (row[name] == its[name]).all(), name
             assert row["owner_source"] == OwnerSource.DESCRIPTOR
             assert meter.owner(row).pid == actor.pid == other.owner(its).pid
-            same = ("process_name", "process_path", "parent_pid", "uid", "gid", "cgroup")
-            for name in same:
+            for name in _SAME_OWNER:
                 assert getattr(meter.owner(row), name) == getattr(other.owner(its), name), name
+            assert_memory(meter.owner(row), other.owner(its))
+            # both looked after the last segment, so neither is ahead of the other
+            for name in ("unacknowledged", "congestion_window", "pacing_rate", "delivery_rate"):
+                assert row[name] == its[name], name
+            assert row["congestion_window"] > 0
+            assert row["pacing_rate"] > 0
+            assert row["delivery_rate"] > 0
+            assert row["unacknowledged"] == 0
         assert len(set(meter.of(hosts[0])["id"].tolist())) == 1
         records = meter.records()
-        ours = records[(records["source_port"] == 7000) | (records["destination_port"] == 7000)]
+        inodes = [os.stat(f"/run/netns/{host.name}").st_ino for host in hosts]
+        ours = records[np.isin(records["source_netns_inode"], inodes)]
         assert len(ours) == 2  # each direction once, both ends in both
         assert (ours["source_owner"] > 0).all()
         assert (ours["destination_owner"] > 0).all()
+        assert (ours["pacing_rate"] > 0).all()
+        assert (ours["delivery_rate"] > 0).all()
+        assert (ours["congestion_window"] > 0).all()
+
+
+def assert_memory(now: Owner, at_connect: Owner) -> None:
+    """What the process has now, and what it had when it connected; its parent is this one."""
+    for owner in (now, at_connect):
+        assert 1000 < (owner.vm_size or 0) <= (owner.vm_peak or 0)
+        assert 1000 < (owner.parent_vm_size or 0) <= (owner.parent_vm_peak or 0)
+    assert (at_connect.vm_size or 0) <= (now.vm_size or 0)
+    here = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
+    peak = int(here["VmPeak"].split()[0])
+    assert 0.7 * peak < (at_connect.parent_vm_peak or 0) <= (now.parent_vm_peak or 0) <= peak
+
+
+def test_lost_segments_are_a_part_of_what_was_lost(
+    meter: Meter, other: Meter, hosts: tuple[Host, Host]
+) -> None:
+    """tcp_info has those that are lost at the moment of a dump; eBPF all."""
+    with actors(*hosts) as (client, server):
+        meter.look(*(host.name for host in hosts))
+        connect(client, server, str(hosts[1].four))
+        hosts[1].lose(30)
+        client.do(
+            "import threading\n"
+            "t = threading.Thread(target=lambda: s.sendall(b'x' * 20_000_000)); t.start()"
+        )
+        server.do(
+            "import threading\n"
+            "def take():\n"
+            "    left = 20_000_000\n"
+            "    while left: left -= len(c.recv(1 << 20))\n"
+            "u = threading.Thread(target=take); u.start()"
+        )
+        while client.do("result = t.is_alive()"):
+            meter.read()
+            other.read()
+        server.do("u.join()")
+        meter.read()
+        other.read()
+    seen, all_lost = (int(one.of(hosts[0])["lost"].sum()) for one in (meter, other))
+    assert 0 < seen <= all_lost
+    assert meter.of(hosts[0])["unacknowledged"].max() > 0
+
+
+def test_columns_are_what_pyroute2_reads(meter: Meter) -> None:
+    """Another implementation of the same messages, on the sockets of this namespace."""
+    with actors(None) as (actor,):
+        actor.do(
+            "l = socket.create_server(('127.0.0.1', 0)); m = socket.create_server(('::1', 0),"
+            " family=socket.AF_INET6)\n"
+            "ends = []\n"
+            "for listener in (l, m):\n"
+            "    end = socket.create_connection(listener.getsockname()[:2]); ends.append(end)\n"
+            "    far, _ = listener.accept(); ends.append(far); end.sendall(b'x' * 3000)\n"
+            "    far.recv(1000)"
+        )
+        time.sleep(0.3)  # nothing is on its way any more, and no timer runs
+        collector = meter.collector
+        assert isinstance(collector, NetlinkCollector)
+        ours = {int(one["cookie"]): one for one in collector.list_sockets(TCP)}
+        theirs: list[dict[str, Any]] = []
+        with DiagSocket() as diag:
+            diag.bind()
+            for family in (socket.AF_INET, socket.AF_INET6):
+                extensions = 1 << 1 | 1 << 6
+                theirs += diag.get_sock_stats(family=family, states=0xFFF, extensions=extensions)
+    both = [(ours[one["idiag_cookie"]], one) for one in theirs if one["idiag_cookie"] in ours]
+    assert len(both) >= 6
+    for mine, one in both:
+        info = dict(one["attrs"])["INET_DIAG_INFO"]
+        for name, its in _PYROUTE2.items():
+            assert mine[name] == (one[its] if its in one else info[its]), name
+        assert mine["cgroup"] == dict(one["attrs"]).get("INET_DIAG_CGROUP_ID", 0)
+        memory = bytes.fromhex(dict(one["attrs"])["INET_DIAG_SKMEMINFO"].replace(":", ""))
+        words = struct.unpack("=9I", memory)
+        found = (mine["receive_memory"], mine["send_memory"], mine["drops"])
+        assert found == (words[0], words[2], words[8])
+        size = 16 if one["idiag_family"] == socket.AF_INET6 else 4
+        for side, its in (("local", "idiag_src"), ("remote", "idiag_dst")):
+            assert bytes(mine[side])[:size] == ip_address(one[its]).packed
 
 
 def test_duplicates_count_at_their_receiver(meter: Meter, hosts: tuple[Host, Host]) -> None:
@@ -235,6 +352,8 @@ def test_connections_that_end_between_dumps(meter: Meter, hosts: tuple[Host, Hos
     with actors(here) as (actor,):
         actor.do("result = 1")
         meter.look(here.name, there.name)
+        for _ in range(10):  # in each there are some milliseconds for the listener's owner
+            meter.read()
         meter.rows = meter.rows[:0]
         for host in hosts:
             host.reset_counters()
@@ -315,11 +434,16 @@ def test_the_container_of_a_process(meter: Meter, hosts: tuple[Host, Host]) -> N
             assert meter.owner(meter.of(hosts[0])[-1]).container_id == CONTAINER
             assert meter.owner(meter.of(hosts[1])[-1]).container_id == ""
     finally:
-        for _ in range(50):
-            with contextlib.suppress(OSError):
-                folder.rmdir()
-                break
-            time.sleep(0.05)
+        remove(folder)
+
+
+def remove(cgroup: Path) -> None:
+    """Once its last process is gone."""
+    for _ in range(50):
+        with contextlib.suppress(OSError):
+            cgroup.rmdir()
+            break
+        time.sleep(0.05)
 
 
 def test_namespaces_come_and_go(meter: Meter) -> None:
@@ -375,8 +499,11 @@ import json, os, socket, sys, time
 sys.path.insert(0, os.environ["ROOT"])
 import logging
 logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.INFO)
+from probe.collectors.netlink import collector as inside
 from probe.collectors.source import open_collector
 from probe.flow.owner import OwnerTable
+if os.environ["CONTAINERS_IN_V2"]:
+    inside.has_containers_in_v1 = lambda: False
 owners = OwnerTable()
 collector = open_collector("auto", owners, str, False)
 with socket.create_server(("127.0.0.1", 0)) as server:
@@ -384,43 +511,88 @@ with socket.create_server(("127.0.0.1", 0)) as server:
     served, _ = server.accept()
     client.sendall(b"x" * 3000)
     served.recv(3000, socket.MSG_WAITALL)
+    before = collector.losses()
+    print("go", flush=True); sys.stdin.readline()
     rows = collector.read().rows
+    for _ in range(10):
+        collector.read()  # until all that may be read has been
     port = server.getsockname()[1]
     client.close(); served.close()
 time.sleep(0.1)
 ended = collector.drain().rows
+other = int(os.environ["PORT"])
 mine = rows[(rows["local_port"] == port) | (rows["remote_port"] == port)]
 last = ended[(ended["local_port"] == port) | (ended["remote_port"] == port)]
 print(json.dumps({
     "uid": os.getuid(), "pid": os.getpid(), "octets": int(mine["tx_octets"].max()),
+    "others": [[int(row["owner_source"]), owners[int(row["owner"])].unit,
+                owners[int(row["owner"])].pid, int(row["tx_octets"] + row["rx_octets"])]
+               for row in rows if other in (row["local_port"], row["remote_port"])],
     "owners": [owners[int(one)].pid for one in mine["owner"]],
     "ended": len(last), "kind": type(collector).__name__, "losses": collector.losses(),
+    "unreadable": collector.losses()["owners_unreadable"] - before["owners_unreadable"],
 }))
 """
 
 
-def test_as_any_user(hosts: tuple[Host, Host]) -> None:
-    with actors(hosts[0]) as (actor,):
-        actor.do("result = 1")
-        may_read = "-all,+dac_read_search"  # the checkout and the interpreter are root's here
-        done = subprocess.run(
-            ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups",
-             f"--inh-caps={may_read}", f"--ambient-caps={may_read}",
-             sys.executable, "-c", _UNPRIVILEGED],
-            env={**os.environ, "ROOT": str(ROOT)}, capture_output=True, text=True, timeout=30,
-            check=False,
-        )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
+@pytest.mark.parametrize("containers_in_v2", [True, False], ids=["v2", "hybrid"])
+def test_as_any_user(hosts: tuple[Host, Host], containers_in_v2: bool) -> None:
+    """Also of connections of others: their units, but never from a socket where v1 tells them."""
+    folder = _v2() / _UNIT
+    folder.mkdir()
+    try:
+        with actors(hosts[0], None) as (far, near):
+            (folder / "cgroup.procs").write_text(str(near.pid))
+            port = near.do(
+                "l = socket.create_server(('127.0.0.1', 0)); result = l.getsockname()[1]"
+            )
+            told, said = _run_unprivileged(far, near, port, containers_in_v2)
+    finally:
+        remove(folder)
+    shown = [(OwnerSource.CGROUP, _UNIT) if containers_in_v2 else (OwnerSource.UNKNOWN, "")] * 2
+    assert [(source, unit) for source, unit, _, _ in told["others"]] == shown
+    for _, _, pid, octets in told["others"]:
+        assert pid is None
+        assert octets > 1000
     assert told["kind"] == "NetlinkCollector"
     assert told["uid"] == 65534
     assert told["owners"] == [told["pid"]] * 2
     assert 3000 < told["octets"] < 3300
     assert told["ended"] == 2
     assert told["losses"]["namespaces_unseen"] >= 1
-    assert "no eBPF here" in done.stderr
-    assert "not seen:" in done.stderr
-    assert "other network namespaces" in done.stderr
+    assert told["unreadable"] == 2
+    assert "no eBPF here, metering by Netlink instead: loading eBPF needs privilege" in said
+    assert "other network namespaces (needs CAP_SYS_ADMIN, CAP_SYS_PTRACE)" in said
+    assert re.search(r"what \d+ processes have open \(needs CAP_SYS_PTRACE\)", said)
+
+
+def _run_unprivileged(
+    far: Actor, near: Actor, port: int, containers_in_v2: bool
+) -> tuple[dict[str, Any], str]:
+    """What it tells, and what it says; ``near`` has a connection of its own meanwhile."""
+    far.do("result = 1")
+    may_read = "-all,+dac_read_search"  # the checkout and the interpreter are root's here
+    probe = subprocess.Popen(
+        ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups",
+         f"--inh-caps={may_read}", f"--ambient-caps={may_read}",
+         sys.executable, "-c", _UNPRIVILEGED],
+        env={**os.environ, "ROOT": str(ROOT), "PORT": str(port),
+             "CONTAINERS_IN_V2": "yes" if containers_in_v2 else ""},
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert probe.stdout
+    ready = probe.stdout.readline()
+    near.do("s = socket.create_connection(l.getsockname()); c, _ = l.accept()\n"
+            "s.sendall(b'x' * 1000); c.recv(1000, socket.MSG_WAITALL)")  # fmt: skip
+    told, said = probe.communicate("\n", timeout=30)
+    assert ready == "go\n", said
+    assert probe.returncode == 0, said
+    return json.loads(told), said
+
+
+def _v2() -> Path:
+    unified = Path("/sys/fs/cgroup/unified")
+    return unified if unified.exists() else unified.parent
 
 
 def test_refused_connections_are_seen_while_they_try(

@@ -33,7 +33,8 @@ _INFO = {
     "options": (5, "B"), "unacknowledged": (24, "I"), "sent_ago": (44, "I"), "rtt": (68, "I"),
     "rtt_var": (72, "I"), "retransmitted": (100, "I"), "acknowledged": (120, "Q"),
     "received": (128, "Q"), "out": (136, "I"), "into": (140, "I"), "sent": (200, "Q"),
-    "resent": (208, "Q"), "data_in": (152, "I"),
+    "resent": (208, "Q"), "data_in": (152, "I"), "lost": (32, "I"), "pace": (104, "Q"),
+    "window": (80, "I"), "delivery": (160, "Q"),
 }  # fmt: skip
 OLD_INFO = 144  # octets, up to tcpi_segs_in
 
@@ -258,6 +259,27 @@ def test_sockets_older_than_the_probe_count_from_the_first_dump() -> None:
     (row,) = dumps.dump(message(5, A, B, out=1001, into=900, sent=5010, acknowledged=5001))
     assert (row["tx_packets"], row["tx_octets"], row["rx_packets"]) == (1, 50, 0)
     assert row["mark"] & Mark.PREEXISTING
+
+
+def test_lost_segments_are_counted_as_they_come() -> None:
+    """tcp_info has those that are lost now; the second look shows two more, the third one more."""
+    dumps = Dumps()
+    rows = [
+        dumps.dump(message(5, A, B, out=out, sent=10**6, acknowledged=10**6 + 1, lost=lost))[0]
+        for out, lost in ((100, 3), (110, 5), (120, 0), (130, 1))
+    ]
+    assert [int(row["lost"]) for row in rows] == [3, 2, 0, 1]
+
+
+def test_gauges_are_those_of_the_latest_dump() -> None:
+    dumps = Dumps()
+    dumps.dump(message(5, A, B, out=1, unacknowledged=9, window=7, pace=7, delivery=7))
+    fares = {"unacknowledged": 3, "window": 20, "pace": 2**40, "delivery": 2**39}
+    (row,) = dumps.dump(message(5, A, B, out=2, **fares))
+    assert (row["unacknowledged"], row["congestion_window"]) == (3, 20)
+    assert (row["pacing_rate"], row["delivery_rate"]) == (2**40, 2**39)
+    (row,) = dumps.dump(message(5, A, B, out=3, pace=2**64 - 1))
+    assert row["pacing_rate"] == 0  # there is no limit
 
 
 def test_segments_beyond_32_bits() -> None:

@@ -8,6 +8,8 @@ import numpy as np
 
 from ...flow.batch import OwnerSource, Role, Rows
 from ...flow.ends import Slots
+from ...flow.index import distinct
+from ...metadata.cgroups import CgroupOwners
 from ...metadata.descriptors import DescriptorSearch
 from .ledger import Ledger
 from .namespaces import Namespaces
@@ -24,13 +26,19 @@ class Attribution:
     """``unreadable``: sockets whose owner is among processes that we may not look into."""
 
     def __init__(
-        self, ledger: Ledger, listeners: Listeners, processes: ProcessOwners, spaces: Namespaces
+        self,
+        ledger: Ledger,
+        listeners: Listeners,
+        processes: ProcessOwners,
+        cgroups: CgroupOwners,
+        spaces: Namespaces,
     ) -> None:
         self.unreadable = 0
         self.search = DescriptorSearch()
         self._ledger = ledger
         self._listeners = listeners
         self._processes = processes
+        self._cgroups = cgroups
         self._spaces = spaces
         self._wanted: dict[int, int] = {}  # inode -> slot
         self._given_up: dict[int, int] = {}  # inode -> when to try again
@@ -52,6 +60,7 @@ class Attribution:
         self._give_up(now)
         owned = self._own(owners)
         self._own_by_listener(wanting)
+        self._own_by_cgroup(slots)
         return owned
 
     def own_ended(self, rows: Rows, number: int) -> None:
@@ -68,8 +77,7 @@ class Attribution:
         owned = [slot for slot, inode, _ in slots if ledger.seen["inode"][slot] == inode]
         for slot, inode, owner in slots:
             if ledger.seen["inode"][slot] == inode:
-                ledger.rows["owner"][slot] = owner
-                ledger.rows["owner_source"][slot] = OwnerSource.DESCRIPTOR
+                ledger.own(slot, owner, OwnerSource.DESCRIPTOR)
         return np.array(owned, np.int64)
 
     def _own_by_listener(self, slots: Slots) -> None:
@@ -78,7 +86,15 @@ class Attribution:
         for slot in nobody.tolist():
             number, port = int(seen["namespace"][slot]), int(rows["local_port"][slot])
             if owner := self._listeners.owner_of(number, port):
-                rows["owner"][slot], rows["owner_source"][slot] = owner, OwnerSource.LISTENER
+                self._ledger.own(slot, owner, OwnerSource.LISTENER)
+
+    def _own_by_cgroup(self, slots: Slots) -> None:
+        rows, seen = self._ledger.rows, self._ledger.seen
+        nobody = slots[rows["owner"][slots] == 0]
+        cgroups = seen["cgroup"][nobody]
+        for cgroup in distinct(cgroups).tolist():
+            if owner := self._cgroups.index(cgroup):
+                self._ledger.own(nobody[cgroups == cgroup], owner, OwnerSource.CGROUP)
 
     def _give_up(self, now_ns: int) -> None:
         for inode in self.search.given_up:

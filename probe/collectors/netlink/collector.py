@@ -19,6 +19,8 @@ from ...flow.batch import FlowBatch, Rows, row_dtype
 from ...flow.ends import Slots, concatenate_rows
 from ...flow.event import EVENT_DTYPE
 from ...flow.owner import OwnerTable
+from ...kernel.host import cgroup_root, has_containers_in_v1
+from ...metadata.cgroups import CgroupOwners
 from ...metadata.process import read_command_line
 from .attribution import Attribution
 from .counters import read_times
@@ -70,8 +72,9 @@ class NetlinkCollector:
         self._processes = ProcessOwners(
             owners, user_name, read_command_line if command_lines else _no_command_line
         )
+        self._cgroups = CgroupOwners(owners, _socket_cgroups())
         self._attribution = Attribution(
-            self._ledger, self._listeners, self._processes, self._spaces
+            self._ledger, self._listeners, self._processes, self._cgroups, self._spaces
         )
         self._left: list[Rows] = []  # last rows of namespaces that were left
         self._watched: dict[int, Namespace] = {}
@@ -294,7 +297,7 @@ class NetlinkCollector:
     def sweep_owners(self, in_use: Collection[int]) -> list[int]:
         """Forgets owners that nothing names and whose process is gone; their indices."""
         named = {*in_use, *self._ledger.owners(), *self._listeners.owners()}
-        return self._processes.sweep(named)
+        return self._processes.sweep(named) + self._cgroups.sweep(named)
 
     def close(self) -> None:
         """Leaves all namespaces; nothing stays open."""
@@ -308,6 +311,16 @@ def _place(namespace: Namespace) -> Place:
 def _batch(parts: list[Rows]) -> FlowBatch:
     filled = [part for part in parts if len(part)]
     return FlowBatch(concatenate_rows(filled) if filled else np.zeros(0, row_dtype()))
+
+
+def _socket_cgroups() -> str:
+    """Where cgroup v2 is mounted, '' where sockets' ids of it do not tell containers."""
+    if has_containers_in_v1():
+        return ""
+    try:
+        return cgroup_root()
+    except KernelError:
+        return ""
 
 
 def _no_command_line(_: int) -> str:

@@ -152,6 +152,9 @@ class Ledger:
         found: Slots = slots[wanting & (self.seen["inode"][slots] > 0)]
         return found
 
+    def own(self, slots: Slots | int, owner: int, source: int) -> None:
+        self.rows["owner"][slots], self.rows["owner_source"][slots] = owner, source
+
     def owners(self) -> set[int]:
         return set(self.rows["owner"][self.seen["key"] > 0].tolist())
 
