@@ -11,12 +11,11 @@
 enum flow_role { ROLE_UNKNOWN, ROLE_INITIATOR, ROLE_RESPONDER };
 
 /* How the owner of a flow end was found. */
-enum owner_source {
+enum owner_source { /* OwnerSource in probe/flow/batch.py has some more */
 	OWNER_UNKNOWN,
 	OWNER_SOCKET_CALL, /* the task that called connect(), socket() or, at the end, close() */
 	OWNER_LISTENER,    /* inherited from the listening socket */
 	OWNER_DESCRIPTOR,  /* a task whose descriptor table holds the socket */
-	OWNER_CGROUP,      /* no task: the cgroup that the socket was made in (never from here) */
 };
 
 enum path_source { PATH_NONE, PATH_WALKED, PATH_EXEC_ARGUMENT };

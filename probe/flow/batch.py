@@ -31,8 +31,8 @@ class OwnerSource(IntEnum):
     SOCKET_CALL = 1
     LISTENER = 2
     DESCRIPTOR = 3
-    CGROUP = 4  # no process: the cgroup that the socket was made in
     ADDRESS = 4  # of another host: who has the address
+    CGROUP = 5  # no process: the cgroup that the socket was made in
 
 
 class Mark(IntFlag):

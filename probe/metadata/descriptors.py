@@ -28,15 +28,24 @@ class DescriptorSearch:
         self._round = 0
         self._refused = 0
 
-    def search(self, inodes: Iterable[int], processes: list[int], budget_ns: int) -> dict[int, int]:
+    def search(
+        self,
+        inodes: Iterable[int],
+        processes: list[int],
+        budget_ns: int,
+        likely: Iterable[int] = (),
+    ) -> dict[int, int]:
         """Socket inode -> process, of those asked for now or before. ``processes``: where to look,
-        the likely ones first."""
+        the likely ones first; ``likely``: few to look at before a round goes on."""
+        known = len(self._pending)
         for inode in inodes:
             self._pending.setdefault(inode, self._round)
+        if len(self._pending) == known:
+            likely = ()
         found: dict[int, int] = {}
         now = time.monotonic_ns()
         deadline = now + budget_ns
-        favourites = list(reversed(self._favourites))
+        favourites = [*reversed(self._favourites), *likely]
         self._look(self._read_links(favourites), found, now + budget_ns // 2)
         for _ in range(2):  # the rest of a round, and all of the next one
             if not self._look(self._links, found, deadline) or not self._pending:

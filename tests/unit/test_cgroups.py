@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import pytest
 
 from probe.flow.owner import OwnerTable
-from probe.metadata import cgroups
 from probe.metadata.cgroups import CgroupOwners, CgroupPaths
 
 CONTAINER = "c0ffee" * 10 + "beef"
@@ -45,7 +45,7 @@ def test_what_names_nothing_has_no_owner(tmp_path: Path) -> None:
 
 def test_a_look_costs_and_so_is_rare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [10**12]
-    monkeypatch.setattr(cgroups.time, "monotonic_ns", lambda: now[0])
+    monkeypatch.setattr(time, "monotonic_ns", lambda: now[0])
     paths = CgroupPaths(str(tmp_path))
     first = make(tmp_path, "a.service")
     assert paths.find(first) == "/a.service"

@@ -274,8 +274,9 @@ def test_lost_segments_are_counted_as_they_come() -> None:
 def test_gauges_are_those_of_the_latest_dump() -> None:
     dumps = Dumps()
     dumps.dump(message(5, A, B, out=1, unacknowledged=9, window=7, pace=7, delivery=7))
-    fares = {"unacknowledged": 3, "window": 20, "pace": 2**40, "delivery": 2**39}
-    (row,) = dumps.dump(message(5, A, B, out=2, **fares))
+    (row,) = dumps.dump(
+        message(5, A, B, out=2, unacknowledged=3, window=20, pace=2**40, delivery=2**39)
+    )
     assert (row["unacknowledged"], row["congestion_window"]) == (3, 20)
     assert (row["pacing_rate"], row["delivery_rate"]) == (2**40, 2**39)
     (row,) = dumps.dump(message(5, A, B, out=3, pace=2**64 - 1))

@@ -19,6 +19,7 @@ from .owners import Listeners, ProcessOwners
 _BUDGET_NS = 10_000_000
 _RETRY_NS = 30_000_000_000
 _MOST_GIVEN_UP = 65536
+_MOST_LIKELY = 64  # processes that are looked at out of turn
 _MOST_WANTED = 8192  # more than a read can find; who is left out is asked for at its next traffic
 
 
@@ -54,7 +55,9 @@ class Attribution:
         self._wanted |= fresh
         listening = self._listeners.wanted()
         asked = [inode for inode in listening if self._given_up.get(inode, 0) <= now]
-        found = self.search.search([*asked, *fresh], self._likely(listening, wanting), budget_ns)
+        first, rest = self._processes_near(listening, wanting)
+        likely = first if len(first) <= _MOST_LIKELY else []
+        found = self.search.search([*asked, *fresh], first + rest, budget_ns, likely)
         owners = {inode: self._processes.index(pid) for inode, pid in found.items()}
         self._listeners.attribute(owners)
         self._give_up(now)
@@ -106,11 +109,13 @@ class Attribution:
         while len(self._given_up) > _MOST_GIVEN_UP:
             del self._given_up[next(iter(self._given_up))]
 
-    def _likely(self, listening: dict[int, int], wanting: Slots) -> list[int]:
-        """All processes that may be looked into, those in the namespaces of the sockets first."""
+    def _processes_near(
+        self, listening: dict[int, int], wanting: Slots
+    ) -> tuple[list[int], list[int]]:
+        """Those in the namespaces of the sockets, and all others."""
         numbers = {*listening.values(), *self._ledger.seen["namespace"][wanting].tolist()}
         inodes = [inode for inode, one in self._spaces.entered.items() if one.number in numbers]
         present = self._spaces.processes.by_inode
         first = [pid for inode in inodes for pid in present.get(inode, ())]
         rest = [pid for inode, pids in present.items() if inode not in inodes for pid in pids]
-        return first + rest + self._spaces.processes.closed
+        return first, rest + self._spaces.processes.closed
