@@ -11,12 +11,15 @@ import logging
 import socket
 from collections.abc import Callable
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from probe.flow.owner import ContainerNames
 from probe.interfaces.history import LinkHistory
 from probe.interfaces.links import Interface, read_interfaces, receive_changes, subscribe
 from probe.interfaces.table import LinkTable
-from probe.interfaces.veth import VethMap
+
+if TYPE_CHECKING:  # numpy comes with it, which the SNMP agent's process has no use for
+    from probe.interfaces.veth import VethMap
 
 __all__ = ["Interface", "InterfaceList", "read_interfaces"]
 

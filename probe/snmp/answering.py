@@ -1,4 +1,8 @@
-"""Datagrams of versions 1 and 2c in, answers out; what is not of these is told apart. No I/O."""
+"""Datagrams in, answers of versions 1 and 2c out; what is of version 3 is passed on. No I/O.
+
+Our own BER answers these versions, not pysnmp: it refuses a wrong community before anything behind
+it is decoded, and makes no object per variable, which is some ten times as fast.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +13,11 @@ from collections.abc import Callable
 
 from probe.snmp.ber import BerError
 from probe.snmp.message import (
+    SET,
     V1,
     V2C,
     V3,
+    check_version3,
     decode_request,
     encode_message,
     open_message,
@@ -43,33 +49,34 @@ class Answering:
         self._say_at = float("-inf")
         self._unsaid = 0
 
-    def answer(self, datagram: bytes, peer: str) -> bytes | None:
-        """None: there is nothing to answer, or it is of version 3 (see ``is_version3``)."""
+    def answer(self, datagram: bytes, peer: str, engine: Callable[[], None]) -> bytes | None:
+        """None: there is nothing to answer, or it was left to ``engine`` (of version 3, whole)."""
         counted = self._view.counted
         counted.received += 1
         try:
             version = read_version(datagram)
-            if version not in (V1, V2C):
-                counted.bad_versions += 1
+            if version == V3 and self._has_users:
+                check_version3(datagram)
+                engine()
                 return None
-            community, rest = open_message(datagram)
-            if not self._is_known(community):  # before anything else of it is looked at
-                counted.bad_communities += 1
-                return None
-            request = decode_request(rest)
-            room = LARGEST_MESSAGE - len(community) - 16
-            pdu = respond(self._view.tree(), version, request, room)
+            if version in (V1, V2C):
+                return self._answer(version, datagram)
+            counted.bad_versions += 1
         except (BerError, NoAnswer) as error:
-            self.note_malformed(peer, str(error) or "a GetBulk of version 1")
-            return None
-        counted.sent += 1
-        return encode_message(version, community, pdu)
+            self.note_malformed(peer, str(error))
+        return None
 
-    def is_version3(self, datagram: bytes) -> bool:
-        try:
-            return self._has_users and read_version(datagram) == V3
-        except BerError:
-            return False
+    def _answer(self, version: int, datagram: bytes) -> bytes | None:
+        counted = self._view.counted
+        community, rest = open_message(datagram)
+        if not self._is_known(community):  # before anything else of it is looked at
+            counted.bad_communities += 1
+            return None
+        request = decode_request(rest)
+        counted.bad_uses += request.kind == SET
+        room = LARGEST_MESSAGE - len(community) - 16
+        pdu = respond(self._view.tree(), version, request, room)
+        return encode_message(version, community, pdu)
 
     def note_malformed(self, peer: str, reason: str) -> None:
         """Counted, and said once a minute."""

@@ -98,20 +98,21 @@ class Reader:
         return tag, at, at + size
 
     def enter(self, wanted: int) -> Reader:
-        begin, end = self._expect(wanted)
+        begin, end = self.expect(wanted)
         return Reader(self.octets, begin, end)
 
     def integer(self) -> int:
-        begin, end = self._expect(INTEGER)
+        begin, end = self.expect(INTEGER)
         if not 1 <= end - begin <= 5:
             raise BerError("an integer of no or too many octets")
         return int.from_bytes(self.octets[begin:end], "big", signed=True)
 
     def body(self, wanted: int) -> bytes:
-        begin, end = self._expect(wanted)
+        begin, end = self.expect(wanted)
         return self.octets[begin:end]
 
-    def _expect(self, wanted: int) -> tuple[int, int]:
+    def expect(self, wanted: int) -> tuple[int, int]:
+        """Begin and end of the body of an item that must have this tag."""
         tag, begin, end = self.item()
         if tag != wanted:
             raise BerError(f"0x{tag:02x} where 0x{wanted:02x} must be")

@@ -1,11 +1,12 @@
-"""SNMP on the wire: pysnmp's engine with its transports, security models and access control."""
+"""SNMP on the wire: pysnmp's transport for all versions, and its engine with security model (USM)
+and access control (VACM) for version 3."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import logging
 import socket
+import time
 from typing import Any
 
 from pyasn1.codec.ber import decoder, encoder
@@ -17,19 +18,20 @@ from pysnmp.entity.rfc3413 import cmdrsp, context
 from pysnmp.proto import error, rfc1905
 
 from probe.snmp.answering import Answering
-from probe.snmp.ber import Reader
+from probe.snmp.ber import BerError, Reader
 from probe.snmp.message import V2C, decode_request
 from probe.snmp.responder import respond
 from probe.snmp.settings import SnmpSettings, SnmpUser
-from probe.snmp.view import AgentView
-
-_log = logging.getLogger(__name__)
+from probe.snmp.view import AgentView, Counted
 
 _USM = 3
 _VACM = 3
 _READABLE = (1, 3, 6, 1)
 #: Of a message of version 3 around its PDU: headers, security parameters, padding.
 _AROUND = 256
+#: Answers of so many octets may wait until the socket takes them; what is beyond is dropped.
+_MOST_UNSENT = 1 << 20
+_BOOTS_EPOCH_S = 1_704_067_200  # 2024-01-01
 _AUTHENTICATIONS = {
     "": config.USM_AUTH_NONE,
     "md5": config.USM_AUTH_HMAC96_MD5,
@@ -67,46 +69,50 @@ class _Responder(cmdrsp.CommandResponderBase):  # type: ignore[misc]
         )
     )
 
+    def __init__(self, engine: Any, snmp_context: Any, view: AgentView, answering: Answering):
+        super().__init__(engine, snmp_context)
+        self._view, self._answering = view, answering
+
     def process_pdu(
         self, engine: Any, model: Any, security_model: Any, security_name: Any,
         security_level: Any, context_engine: Any, context_name: Any, version: Any, pdu: Any,
         largest: Any, reference: Any,
     ) -> None:  # fmt: skip
-        view: AgentView = self.cbCtx
+        """Raises nothing, as the engine would keep what it knows of the request."""
         try:
             engine.access_control_model[_VACM].is_access_allowed(
                 engine, security_model, security_name, security_level, "read", context_name,
                 (*_READABLE, 2, 1),
             )  # fmt: skip
+            request = decode_request(Reader(encoder.encode(pdu)))
+            octets = respond(self._view.tree(), V2C, request, int(largest) - _AROUND)
+            answer, _ = decoder.decode(octets, asn1Spec=rfc1905.ResponsePDU())
         except error.StatusInformation:
             answer = rfc1905.ResponsePDU()
             cmdrsp.v2c.apiPDU.set_defaults(answer)
             cmdrsp.v2c.apiPDU.set_request_id(answer, cmdrsp.v2c.apiPDU.get_request_id(pdu))
             cmdrsp.v2c.apiPDU.set_error_status(answer, "authorizationError")
-        else:
-            request = decode_request(Reader(encoder.encode(pdu)))
-            octets = respond(view.tree(), V2C, request, int(largest) - _AROUND)
-            answer, _ = decoder.decode(octets, asn1Spec=rfc1905.ResponsePDU())
+        except BerError as problem:
+            self._answering.note_malformed(str(security_name), str(problem))
+            return
         with contextlib.suppress(error.StatusInformation):
             engine.message_dispatcher.return_response_pdu(
                 engine, model, security_model, security_name, security_level, context_engine,
                 context_name, version, answer, largest, reference, {},
             )  # fmt: skip
-            view.counted.sent += 1
 
 
 def open_engine(
     settings: SnmpSettings, source: socket.socket, view: AgentView, answering: Answering, host: str
 ) -> SnmpEngine:
     """Serves ``source`` in the running event loop. ``host``: what no other agent is called."""
-    engine = SnmpEngine(snmpEngineID=OctetString(hexValue=engine_id(host)))
+    engine = _engine(engine_id(host))
     for user in settings.users:
         _add_user(engine, user)
-    snmp_context = context.SnmpContext(engine)
-    _Responder(engine, snmp_context, view)
+    _Responder(engine, context.SnmpContext(engine), view, answering)
     kind = udp6 if source.family == socket.AF_INET6 else udp
     base = kind.Udp6AsyncioTransport if kind is udp6 else kind.UdpAsyncioTransport
-    transport = _transport_class(base, engine, kind.DOMAIN_NAME, answering)()
+    transport = _transport_class(base, engine, kind.DOMAIN_NAME, answering, view.counted)()
     config.add_transport(engine, kind.DOMAIN_NAME, transport.open_server_mode(sock=source))
     return engine
 
@@ -114,6 +120,23 @@ def open_engine(
 def engine_id(host: str) -> str:
     """In hexadecimal: RFC 3411's SnmpEngineID of octets (format 5), the same after a restart."""
     return "80007ed905" + hashlib.sha256(host.encode()).hexdigest()[:32]
+
+
+def _engine(identity: str) -> SnmpEngine:
+    """pysnmp keeps its count of starts in a directory under /tmp that any user may have made. Ours
+    is a time, which needs to be kept nowhere and grows likewise (RFC 3414 section 2.2.2)."""
+    engine = SnmpEngine()
+    found = engine.get_mib_builder().import_symbols(
+        "__SNMP-FRAMEWORK-MIB", "snmpEngineID", "snmpEngineBoots"
+    )
+    for symbol, value in zip(found, (OctetString(hexValue=identity), _boots()), strict=True):
+        symbol.syntax = symbol.syntax.clone(value)
+    engine.snmpEngineID = found[0].syntax
+    return engine
+
+
+def _boots() -> int:
+    return max(1, int(time.time()) - _BOOTS_EPOCH_S)
 
 
 def _add_user(engine: SnmpEngine, user: SnmpUser) -> None:
@@ -126,23 +149,37 @@ def _add_user(engine: SnmpEngine, user: SnmpUser) -> None:
 
 
 def _transport_class(
-    base: type[Any], engine: SnmpEngine, domain: tuple[int, ...], answering: Answering
+    base: type[Any],
+    engine: SnmpEngine,
+    domain: tuple[int, ...],
+    answering: Answering,
+    counted: Counted,
 ) -> type[Any]:
     class Transport(base):  # type: ignore[misc]
         """Gives the engine what is of version 3, and answers the rest at once."""
 
         def datagram_received(self, datagram: bytes, address: Any) -> None:
-            if not answering.is_version3(datagram):
-                answer = answering.answer(datagram, address[0])
-                if answer is not None:
-                    self.transport.sendto(answer, address)
-                return
+            answer = answering.answer(datagram, address[0], lambda: self._ask(datagram, address))
+            if answer is not None:
+                self._send(answer, address)
+
+        def send_message(self, message: Any, address: Any) -> None:
+            self._send(bytes(message), address)
+
+        def _ask(self, datagram: bytes, address: Any) -> None:
             try:
                 engine.message_dispatcher.receive_message(
                     engine, domain, self.ADDRESS_TYPE(address), datagram
                 )
             except Exception as problem:  # whatever their octets made of pysnmp
                 answering.note_malformed(address[0], str(problem) or type(problem).__name__)
+
+        def _send(self, message: bytes, address: Any) -> None:
+            if self.transport.get_write_buffer_size() < _MOST_UNSENT:
+                self.transport.sendto(message, tuple(address))
+                counted.sent += 1
+            else:
+                counted.dropped += 1
 
         def error_received(self, problem: OSError) -> None:
             """Who asked does not listen any more."""

@@ -18,6 +18,7 @@ from probe.snmp.ber import (
 
 V1, V2C, V3 = 0, 1, 3
 GET, GET_NEXT, RESPONSE, SET, GET_BULK = 0xA0, 0xA1, 0xA2, 0xA3, 0xA5
+_USM, _MOST_NAME_OCTETS = 3, 32  # RFC 3411, RFC 3414
 _REQUESTS = (GET, GET_NEXT, SET, GET_BULK)
 
 
@@ -47,6 +48,31 @@ def open_message(octets: bytes) -> tuple[bytes, Reader]:
         raise BerError("octets behind the message")
     message.integer()
     return message.body(OCTET_STRING), message
+
+
+def check_version3(octets: bytes) -> None:
+    """What is around the PDU of version 3 (RFC 3412 section 6, RFC 3414 section 2.4), which may be
+    encrypted. Raises BerError."""
+    outer = Reader(octets)
+    message = outer.enter(SEQUENCE)
+    message.integer()
+    header = message.enter(SEQUENCE)
+    header.integer(), header.integer()
+    if len(header.body(OCTET_STRING)) != 1:
+        raise BerError("flags of other than one octet")
+    if header.integer() != _USM:
+        raise BerError("a security model that is not USM")
+    begin, end = message.expect(OCTET_STRING)
+    around = Reader(octets, begin, end)
+    security = around.enter(SEQUENCE)
+    security.item(), security.integer(), security.integer()
+    name = security.body(OCTET_STRING)
+    security.item(), security.item()
+    if len(name) > _MOST_NAME_OCTETS:
+        raise BerError("a name of too many octets")
+    message.item()
+    if not all(part.is_done for part in (outer, message, header, around, security)):
+        raise BerError("octets behind a part of the message")
 
 
 def decode_request(reader: Reader) -> Request:

@@ -23,6 +23,8 @@ _ROOT = Path(__file__).resolve().parents[2]
 _LEAVE_S = 3.0
 _SHORT_ID = 12
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 60.0
+#: Who lived for so long was well, so that the next pause is the first again.
+_WELL_S = 300.0
 
 
 class SnmpAgent:
@@ -49,6 +51,7 @@ class SnmpAgent:
         self._unsent = b""
         self._told: bytes = b""
         self._pause_s, self._start_at = _FIRST_PAUSE_S, 0.0
+        self._started_at = 0.0
         #: How often the process ended by itself.
         self.deaths = 0
 
@@ -111,6 +114,8 @@ class SnmpAgent:
             self._control.close()
             self._control = None
             self.deaths += 1
+            if now - self._started_at > _WELL_S:
+                self._pause_s = _FIRST_PAUSE_S
             self._start_at = now + self._pause_s
             status = self._process.returncode if self._process else None
             _log.warning("the SNMP agent ended with status %s, starting it again in %g s",
@@ -133,6 +138,7 @@ class SnmpAgent:
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(_import_path())},
             )
         self._control = ours
+        self._started_at = self._monotonic()
         self._unsent = json.dumps(self._first).encode() + b"\n" + self._told
 
 

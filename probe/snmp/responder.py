@@ -20,7 +20,7 @@ def respond(tree: Tree, version: int, request: Request, limit: int) -> bytes:
     """The response PDU, of at most ``limit`` octets. Raises NoAnswer."""
     if request.kind == GET_BULK:
         if version == V1:
-            raise NoAnswer
+            raise NoAnswer("a GetBulk of version 1")
         return _respond_bulk(tree, request, limit)
     if request.kind in (GET, GET_NEXT):
         return _respond_each(tree, version, request, limit)

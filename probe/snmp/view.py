@@ -23,12 +23,16 @@ from probe.snmp.ber import (
 from probe.snmp.ifmib import Changes, build_columns, find_stack
 from probe.snmp.naming import Behind
 from probe.snmp.settings import SnmpSettings
-from probe.snmp.tree import SCALAR, Column, Tree
+from probe.snmp.tree import SCALAR, Column, Rows, Tree
 
 SYSTEM: Oid = (1, 3, 6, 1, 2, 1, 1)
 SNMP: Oid = (1, 3, 6, 1, 2, 1, 11)
 _ENTERPRISES: Oid = (1, 3, 6, 1, 4, 1)
 _SERVICES = 72  # RFC 3418: of a host, transport and application
+_MIBS: tuple[tuple[Oid, str], ...] = (
+    ((1, 3, 6, 1, 6, 3, 1), "SNMPv2-MIB (RFC 3418): system and snmp"),
+    ((1, 3, 6, 1, 2, 1, 31), "IF-MIB (RFC 2863): interfaces by the containers behind them"),
+)
 #: Counters are those of at most so long ago.
 _BURST_S = 1.0
 _TICKS_MASK = 0xFFFFFFFF
@@ -42,7 +46,9 @@ class Counted:
     sent: int = 0
     bad_versions: int = 0
     bad_communities: int = 0
+    bad_uses: int = 0
     malformed: int = 0
+    dropped: int = 0
 
 
 class AgentView:
@@ -65,6 +71,7 @@ class AgentView:
         self._behind: dict[int, Behind] = {}
         self._tree: Tree | None = None
         self._built = 0.0
+        self._told_at = 0
         self._changes = Changes()
         self._rows: dict[int, float] = {}
         self._stack: list[Oid] = []
@@ -77,6 +84,7 @@ class AgentView:
     def invalidate(self) -> None:
         """Interfaces have come or gone: the next request is answered from what is there then."""
         self._tree = None
+        self._told_at = self.uptime()
 
     def tree(self) -> Tree:
         now = self._monotonic()
@@ -110,11 +118,11 @@ class AgentView:
         return 0 if time_s <= self._began_s else self.ticks(time_s)
 
     def _note_changes(self, links: Sequence[Link]) -> None:
-        """Not at the first look: then everything is new."""
+        """Changes are of when rtnetlink told of them, however late somebody asks."""
         rows, stack = {link.index: link.since_s for link in links}, find_stack(links)
-        now = self.uptime() if self._built else 0
-        table = self._changes.table if rows == self._rows else now
-        self._changes = Changes(table, self._changes.stack if stack == self._stack else now)
+        table = self._changes.table if rows == self._rows else self._told_at
+        stacked = self._changes.stack if stack == self._stack else self._told_at
+        self._changes = Changes(table, stacked)
         self._rows, self._stack = rows, stack
 
     def _system(self) -> list[Column]:
@@ -131,12 +139,14 @@ class AgentView:
         }
         columns = [_scalar((*SYSTEM, number), value) for number, value in values.items()]
         uptime = Column((*SYSTEM, 3), SCALAR, lambda _: encode_integer(self.uptime(), TIME_TICKS))
-        return [*columns, uptime]
+        return [*columns, uptime, *_SUPPORTED]
 
     def _snmp(self) -> list[Column]:
-        names = {1: "received", 2: "sent", 3: "bad_versions", 4: "bad_communities", 6: "malformed"}
+        names = {1: "received", 2: "sent", 3: "bad_versions", 4: "bad_communities", 5: "bad_uses",
+                 6: "malformed", 31: "dropped"}  # fmt: skip
         columns = [Column((*SNMP, at), SCALAR, self._counter(name)) for at, name in names.items()]
-        return [*columns, _scalar((*SNMP, 30), encode_integer(2))]  # no authentication traps
+        no_traps = _scalar((*SNMP, 30), encode_integer(2))
+        return [*columns, no_traps, _scalar((*SNMP, 32), encode_integer(0, COUNTER32))]
 
     def _counter(self, name: str) -> Callable[[int], bytes]:
         mask = 0xFFFFFFFF
@@ -149,3 +159,20 @@ def _scalar(prefix: Oid, value: bytes) -> Column:
 
 def _text(text: str) -> bytes:
     return encode(OCTET_STRING, text.encode("utf-8", "replace"))
+
+
+def _supported() -> list[Column]:
+    """sysORLastChange and sysORTable: which MIBs there are, since the agent is."""
+    rows = Rows([(number,) for number in range(1, len(_MIBS) + 1)])
+    zero = encode_integer(0, TIME_TICKS)
+    ids = [encode(OBJECT_IDENTIFIER, encode_oid_body(oid)) for oid, _ in _MIBS]
+    texts = [_text(text) for _, text in _MIBS]
+    return [
+        _scalar((*SYSTEM, 8), zero),
+        Column((*SYSTEM, 9, 1, 2), rows, ids.__getitem__),
+        Column((*SYSTEM, 9, 1, 3), rows, texts.__getitem__),
+        Column((*SYSTEM, 9, 1, 4), rows, lambda _: zero),
+    ]
+
+
+_SUPPORTED = _supported()
