@@ -70,7 +70,7 @@ class Probe:
         self.exporter = Exporter(config, self.owners, self, self.interfaces)
         self.exported = Exported()
         self.nat: Nat | None = None
-        self.tick_times = Durations()
+        self.tick_times, self.tick_delays = Durations(), Durations()
         self.traffic: ContainerTraffic | None = None
         self.metrics: MetricsServer | None = None
         self.snmp: SnmpAgent | None = None
@@ -191,8 +191,6 @@ class Probe:
             "late_packets": self.cache.late_packets,
             "flows_evicted": self.cache.evicted,
         }
-        if self.snmp:
-            lost["snmp_agent_restarts"] = self.snmp.deaths
         if self.nat:
             asked = self.nat.statistics
             lost |= {"nat_not_looked_up": asked.skipped, "nat_unread": asked.unread + asked.errors}

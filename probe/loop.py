@@ -76,6 +76,7 @@ class Loop:
         tick_at = refresh_at = time.monotonic()
         while not self._stop.received and (now := time.monotonic()) < end:
             if now >= tick_at:
+                self._probe.tick_delays.observe(now - tick_at)
                 self._probe.tick()
                 yield
                 tick_at = max(tick_at + self._probe.interval_s(), time.monotonic())

@@ -46,6 +46,8 @@ def summarize(probe: Probe, losses: Mapping[str, int], shown: CollectorSocket | 
         )
     if shown:
         lines.append(shown.summary())
+    if probe.snmp and probe.snmp.deaths:
+        lines.append(f"the SNMP agent ended by itself: {probe.snmp.deaths} times")
     lines.append(lost_line({**losses, **_own_losses(probe)}))
     return "\n".join(f"sockflow: {line}" for line in lines)
 

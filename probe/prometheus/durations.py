@@ -18,3 +18,6 @@ class Durations:
     def observe(self, seconds: float) -> None:
         self.counts[bisect_left(BOUNDS_S, seconds)] += 1
         self.sum_s += seconds
+
+    def copy(self) -> tuple[tuple[int, ...], float]:
+        return tuple(self.counts), self.sum_s

@@ -22,6 +22,7 @@ from probe.prometheus.snapshot import DestinationFigures, Snapshot
 from probe.prometheus.texts import (
     CONTAINERS,
     DESTINATIONS,
+    DURATIONS,
     INTERFACES,
     TOTALS,
 )
@@ -160,13 +161,9 @@ def _health(snapshot: Snapshot) -> Iterator[Metric]:
         "sockflow_collector", "The source of flows.", value={"collector": snapshot.collector}
     )
     yield InfoMetricFamily("sockflow_build", "Version.", value={"version": __version__})
-    counts, sum_s = snapshot.ticks
-    yield HistogramMetricFamily(
-        "sockflow_tick_seconds",
-        "Time that one tick took: a snapshot of the sockets and all that follows from it.",
-        buckets=_cumulated(counts),
-        sum_value=sum_s,
-    )
+    for name, (column, help_) in DURATIONS.items():
+        counts, sum_s = getattr(snapshot, column)
+        yield HistogramMetricFamily(name, help_, buckets=_cumulated(counts), sum_value=sum_s)
 
 
 def _cumulated(counts: Sequence[int]) -> list[tuple[str, float]]:

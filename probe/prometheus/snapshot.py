@@ -32,7 +32,7 @@ class DestinationFigures:
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """``containers``: values of ``traffic.COLUMNS``; ``losses``: by cause, before a Flow Record;
-    ``ticks``: counts of ``durations.BOUNDS_S`` and their sum in seconds."""
+    ``ticks``, ``tick_delays``: counts of ``durations.BOUNDS_S`` and their sum in seconds."""
 
     links: Sequence[Link]
     containers: Mapping[ContainerLabels, tuple[int, ...]]
@@ -47,9 +47,11 @@ class Snapshot:
     cache_flows: int
     cache_limit: int
     waiting_records: int
+    agent_deaths: int
     losses: Mapping[str, int]
     destinations: Sequence[DestinationFigures]
     ticks: tuple[tuple[int, ...], float]
+    tick_delays: tuple[tuple[int, ...], float]
 
 
 def take_snapshot(probe: Probe) -> Snapshot:
@@ -69,9 +71,11 @@ def take_snapshot(probe: Probe) -> Snapshot:
         cache_flows=probe.cache.entries,
         cache_limit=probe.config.max_flows,
         waiting_records=len(probe.waiting),
+        agent_deaths=probe.snmp.deaths if probe.snmp else 0,
         losses=probe.losses(),
         destinations=_figures(probe.exporter.sinks),
-        ticks=(tuple(probe.tick_times.counts), probe.tick_times.sum_s),
+        ticks=probe.tick_times.copy(),
+        tick_delays=probe.tick_delays.copy(),
     )
 
 

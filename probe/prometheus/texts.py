@@ -47,7 +47,7 @@ DESTINATIONS = {
     )
 }
 
-#: Columns of ``snapshot.Snapshot``.
+#: Columns of ``snapshot.Snapshot``: counters, and histograms of seconds.
 TOTALS = {
     f"sockflow_{name}": (column, help_)
     for name, column, help_ in (
@@ -57,5 +57,17 @@ TOTALS = {
         ("bytes", "octets", "Octets of the IP layer in flow records."),
         ("excluded_packets", "excluded_packets", "Packets that filters left out."),
         ("excluded_bytes", "excluded_octets", "Octets that filters left out."),
+        ("snmp_agent_deaths", "agent_deaths", "How often the SNMP agent ended by itself."),
     )
+}
+
+DURATIONS = {
+    "sockflow_tick_seconds": (
+        "ticks",
+        "Time that one tick took: a snapshot of the sockets and all that follows from it.",
+    ),
+    "sockflow_tick_delay_seconds": (
+        "tick_delays",
+        "How much later than planned a tick began, as others had the thread or the processor.",
+    ),
 }

@@ -45,7 +45,8 @@ LINKS = [
 DESTINATION = DestinationFigures("ipfix://192.0.2.7:4739", 1, 2, 3, 4, 5, 6, 7, True)
 SNAPSHOT = Snapshot(
     LINKS, {WEB: tuple(range(1, 12)), ContainerLabels("db"): (0,) * 11}, 9, "ebpf", 10, 11, 12, 13,
-    14, 15, 16, 17, 18, {"flow_ring_full": 19}, [DESTINATION], ((1, *[0] * 10, 2), 6.0),
+    14, 15, 16, 17, 18, 20, {"flow_ring_full": 19}, [DESTINATION], ((1, *[0] * 10, 2), 6.0),
+    ((0, 4, *[0] * 10), 0.008),
 )  # fmt: skip
 
 Series = dict[tuple[str, tuple[tuple[str, str], ...]], float]
@@ -130,6 +131,9 @@ def test_containers_and_the_probe() -> None:
     assert one(series, "sockflow_tick_seconds_bucket", le="2.5") == 1
     assert one(series, "sockflow_tick_seconds_bucket", le="+Inf") == 3
     assert one(series, "sockflow_tick_seconds_sum") == 6
+    assert one(series, "sockflow_tick_delay_seconds_bucket", le="0.001") == 0
+    assert one(series, "sockflow_tick_delay_seconds_bucket", le="0.0025") == 4
+    assert one(series, "sockflow_snmp_agent_deaths_total") == 20
 
 
 def test_openmetrics_accepts_it_too() -> None:
