@@ -12,7 +12,7 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
 BUILD_PACKAGES := clang llvm libbpf-dev libbpf1 make python3 python3-venv
 TEST_PACKAGES := bpftool busybox-static debootstrap docker-compose docker.io ethtool gcc iperf3 iproute2 iptables \
-	mrtg nfdump nftables pmacct procps snmp softflowd tcpdump tshark
+	mrtg nfdump nftables pmacct procps prometheus prometheus-snmp-exporter snmp softflowd tcpdump tshark
 BENCH_PACKAGES := snmp snmpd softflowd
 
 # $(call install,packages): only what is missing; never starts the daemons that come along.
