@@ -135,6 +135,13 @@ def _engine(identity: str) -> SnmpEngine:
     return engine
 
 
+def _forget_clocks(engine: SnmpEngine) -> None:
+    """Of every message pysnmp notes the sender's clock for five minutes, as a manager needs it; a
+    table that is walked once a minute made that megabytes. An agent goes by its own clock."""
+    for noted in ("timeline", "timelineExpQueue"):
+        getattr(engine.security_models[_USM], f"_SnmpUSMSecurityModel__{noted}").clear()
+
+
 def _boots() -> int:
     return max(1, int(time.time()) - _BOOTS_EPOCH_S)
 
@@ -173,6 +180,8 @@ def _transport_class(
                 )
             except Exception as problem:  # whatever their octets made of pysnmp
                 answering.note_malformed(address[0], str(problem) or type(problem).__name__)
+            finally:
+                _forget_clocks(engine)
 
         def _send(self, message: bytes, address: Any) -> None:
             if self.transport.get_write_buffer_size() < _MOST_UNSENT:

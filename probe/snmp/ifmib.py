@@ -32,6 +32,7 @@ IF_X_ENTRY: Oid = (*IF_MIB_OBJECTS, 1, 1)
 _IF_STACK_STATUS: Oid = (*IF_MIB_OBJECTS, 2, 1, 3)
 
 _ETHERNET = 6
+_IP_OCTETS = (4, 16)
 _TRUE, _FALSE = 1, 2
 _ACTIVE = 1  # RowStatus
 _32_BITS = 0xFFFFFFFF
@@ -144,6 +145,14 @@ def _alias(row: Row) -> bytes:
     return _text(shorten(row.behind.container or row.link.alias, MOST_ALIAS_OCTETS))
 
 
+def _physical_address(row: Row) -> bytes:
+    """Nothing where there is none: the loopback's zeros, and the ends of tunnels, which the kernel
+    tells of as addresses of these."""
+    address = row.link.address
+    is_physical = any(address) and len(address) not in _IP_OCTETS
+    return encode(OCTET_STRING, address if is_physical else b"")
+
+
 def _speed(row: Row) -> bytes:
     return encode_integer(min(row.link.speed, _32_BITS), GAUGE32)
 
@@ -168,7 +177,7 @@ _IF_TABLE: dict[int, Callable[[Row], bytes]] = {
     3: _number("type"),
     4: _number("mtu"),
     5: _speed,
-    6: lambda row: encode(OCTET_STRING, row.link.address),
+    6: _physical_address,
     7: lambda row: encode_integer(1 if row.link.is_admin_up else 2),
     8: _number("oper_status"),
     10: _counter("in_octets", COUNTER32),

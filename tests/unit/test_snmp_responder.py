@@ -153,13 +153,15 @@ def test_nothing_can_be_written() -> None:
 
 
 LINKS = [
-    Link(1, "lo", type=24, mtu=65536, is_admin_up=True, oper_status=1),
+    Link(1, "lo", type=24, mtu=65536, is_admin_up=True, oper_status=1,
+         address=bytes(6)),
     Link(3, "br0", kind="bridge", type=209),
     Link(7, "veth7", kind="veth", type=6, speed=10_000_000_000, master=3, peer=2, peer_nsid=0,
          address=bytes(range(6)), since_s=50.0, changed_s=60.0,
          counters=Counters(2**33 + 5, 2**32 + 9, 4, 1, 2, 2**34 + 6, 8, 3, 4)),
     Link(9, "eth0", type=6, speed=1_000_000_000, is_promiscuous=True, alias="uplink"),
     Link(12, "eth0.5", kind="vlan", type=135, peer=9),
+    Link(13, "sit0", kind="sit", type=131, address=bytes((192, 0, 2, 1))),
 ]  # fmt: skip
 
 
@@ -188,7 +190,8 @@ def test_other_columns() -> None:
     assert values(IF_X_ENTRY, 1, 7)[2:] == b"veth7"
     assert values(IF_X_ENTRY, 18, 7)[2:] == b"shop/web-1/nginx"
     assert values(IF_X_ENTRY, 18, 9)[2:] == b"uplink"
-    assert values(IF_ENTRY, 6, 7)[2:] == bytes(range(6))
+    addresses = [values(IF_ENTRY, 6, index)[2:] for index in (1, 7, 13)]
+    assert addresses == [b"", bytes(range(6)), b""]
     assert number(values(IF_ENTRY, 5, 7)) == 2**32 - 1
     assert number(values(IF_X_ENTRY, 15, 7)) == 10_000
     assert number(values(IF_ENTRY, 5, 9)) == 1_000_000_000
@@ -200,7 +203,7 @@ def test_other_columns() -> None:
 
 def test_the_stack() -> None:
     assert find_stack(LINKS) == [
-        (0, 1), (0, 3), (0, 12), (1, 0), (3, 7), (7, 0), (9, 0), (12, 9),
+        (0, 1), (0, 3), (0, 12), (0, 13), (1, 0), (3, 7), (7, 0), (9, 0), (12, 9), (13, 0),
     ]  # fmt: skip
     gone = [replace(link, master=99) for link in LINKS]
     assert (3, 0) in find_stack(gone)
