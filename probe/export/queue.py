@@ -59,7 +59,7 @@ def split_train(train: Train, messages: int) -> tuple[Train, Train]:
     """
     cut = messages * train.size
     counts, others = train.counts[:messages], train.counts[messages:]
-    part, whole = int(counts.sum()), max(1, train.records)
+    part, whole = sum(counts.tolist()), max(1, train.records)
     packets, flow_octets = train.packets * part // whole, train.flow_octets * part // whole
     return (
         Train(train.octets[:cut], train.size, counts, packets, flow_octets),

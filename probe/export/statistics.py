@@ -33,8 +33,9 @@ class SendStatistics:
         for train in trains:
             self.sent_messages += len(train)
             self.sent_octets += len(train.octets)
-            self.sent_records += train.records
-            self.sent_flow_records += train.flow_records
+            records = train.records
+            self.sent_records += records
+            self.sent_flow_records += records if train.packets else 0
 
     def count_dropped(self, trains: Iterable[Train]) -> None:
         for train in trains:

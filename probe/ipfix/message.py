@@ -42,7 +42,7 @@ class Train:
 
     @property
     def records(self) -> int:
-        return int(self.counts.sum())
+        return sum(self.counts.tolist())  # some tens: ndarray.sum() is not made for that
 
     @property
     def flow_records(self) -> int:

@@ -18,6 +18,7 @@ from probe.flow.owner import OwnerTable
 from probe.ipfix.elements import Element
 from probe.ipfix.message import JoinedRecords, PackedRecords, Records, Traffic
 from probe.ipfix.template import Field, Template, TemplateDefinition, template_id
+from probe.mapping.alike import split_alike
 from probe.mapping.interned import InternedFields, Table, fixed_kind
 from probe.mapping.tables import ATTRIBUTES, COLUMNS, TCP_STATES, TRANSLATION, Privacy
 
@@ -168,6 +169,15 @@ class _TemplateEncoder:
                 chunk = records[start : start + count]
                 yield PackedRecords(self._packed(chunk), _traffic(chunk))
             return
+        alike, others = split_alike(self._kinds(records))
+        for places in alike:
+            for start in range(0, len(places), _CHUNK):
+                chunk = records.take(places[start : start + _CHUNK])
+                yield PackedRecords(self._alike(chunk), _traffic(chunk))
+        if len(others):
+            yield from self._encode_unlike(records.take(others) if alike else records)
+
+    def _encode_unlike(self, records: Rows) -> Iterator[Records]:
         lengths = self._lengths(records)
         # Equal lengths side by side make messages of equal length, which leave in one system call.
         order = np.argsort(lengths, kind="stable")
@@ -186,6 +196,32 @@ class _TemplateEncoder:
         (run,) = self._runs
         assert isinstance(run, _NumberRun)
         return run.packed(records, self._numbers(records)).view(np.uint8).reshape(len(records), -1)
+
+    def _kinds(self, records: Rows) -> NDArray[np.int64]:
+        """Equal for records that have all in common but their own numbers."""
+        kinds = np.zeros(len(records), np.int64)
+        for key, fields in self._interned.items():
+            kinds *= len(fields.text_length)
+            kinds += records[key]
+        return kinds
+
+    def _alike(self, records: Rows) -> NDArray[np.uint8]:
+        """Records of one kind: their strings are written once, and repeated."""
+        numbers = self._numbers(records[:1])
+        parts = [
+            bytes(run.length)
+            if isinstance(run, _NumberRun)
+            else self._interned[run.key].texts[run.index][records[run.key][0]]
+            for run in self._runs
+        ]
+        one = bytearray().join(parts)
+        octets = np.frombuffer(one * len(records), np.uint8).reshape(len(records), len(one))
+        start = 0
+        for run, part in zip(self._runs, parts, strict=True):
+            if isinstance(run, _NumberRun):
+                run.fill(octets[:, start : start + run.length], records, numbers)
+            start += len(part)
+        return octets
 
     def _lengths(self, records: Rows) -> NDArray[np.int64]:
         lengths = np.full(len(records), self._fixed_length, np.int64)
@@ -213,11 +249,22 @@ class _NumberRun:
             (f"f{position}", _filler(position, field, boot_ms)) for position, field in fields
         ]
 
+    @property
+    def length(self) -> int:
+        return self._dtype.itemsize
+
     def packed(self, records: Rows, numbers: dict[str, Rows]) -> Rows:
         out = np.empty(len(records), self._dtype)
+        self._write(out, records, numbers)
+        return out
+
+    def fill(self, octets: NDArray[np.uint8], records: Rows, numbers: dict[str, Rows]) -> None:
+        """``octets`` of shape (records, ``length``); ``numbers`` may be one for all."""
+        self._write(octets.view(self._dtype)[:, 0], records, numbers)
+
+    def _write(self, out: Rows, records: Rows, numbers: dict[str, Rows]) -> None:
         for name, values in self._fill:
             out[name] = values(records, numbers)
-        return out
 
     def pieces(self, records: Rows, numbers: dict[str, Rows]) -> list[bytes]:
         packed: list[bytes] = (

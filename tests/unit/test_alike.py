@@ -1,0 +1,50 @@
+"""Records with the same owners are encoded together: nothing else about them may change."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from probe.flow.batch import Rows
+from probe.mapping.alike import split_alike
+from tests.records import flow_records
+from tests.unit.test_mapping import decoded, encoder_of
+
+#: The strings before, between and behind the numbers.
+TEMPLATES = (
+    "full",
+    "flowId octetDeltaCount SRC_PROC_NAME tcpState DST_PROC_NAME protocolIdentifier",
+    "SRC_PROC_NAME flowId DST_PROC_NAME sourceTransportPort",
+)
+
+
+def frequent(count: int) -> Rows:
+    """Of three kinds many, mixed with each other and with few of others."""
+    records = flow_records(count)
+    place = np.arange(count)
+    records["source_owner"] = np.where(place % 50 == 7, 4, place % 3)
+    records["destination_owner"] = np.where(place % 50 == 7, place % 5, 1 + place % 3)
+    records["tcp_state"] = np.where(place % 50 == 7, place % 11, 7)
+    return records
+
+
+@pytest.mark.parametrize("text", TEMPLATES)
+def test_a_record_is_the_same_among_its_like_and_alone(text: str) -> None:
+    records = frequent(2000)
+    together = decoded(encoder_of(text), records)
+    few = [decoded(encoder_of(text), records[at : at + 100]) for at in range(0, 2000, 100)]
+    assert together == [record for part in few for record in part]
+
+
+def test_places_are_split_whole() -> None:
+    kinds = np.array([5] * 300 + [6] * 20 + [7] * 400 + [5] * 10)
+    alike, others = split_alike(kinds)
+    assert sorted((int(kinds[one[0]]), len(one)) for one in alike) == [(5, 310), (7, 400)]
+    assert others.tolist() == list(range(300, 320))
+
+
+def test_few_and_different_ones_are_left() -> None:
+    for kinds in (np.arange(5000), np.zeros(200, np.int64), np.zeros(0, np.int64)):
+        alike, others = split_alike(kinds)
+        assert not alike
+        assert others.tolist() == list(range(len(kinds)))
