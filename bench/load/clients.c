@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
 /* The benchmark's clients. */
 #include "load.h"
+#include <time.h>
 
 static const char *server_host;
 
@@ -116,6 +117,35 @@ void udp(const char *host)
 
 		if (sent > 0)
 			*operations += sent;
+	}
+}
+
+static double now_s(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return t.tv_sec + t.tv_nsec * 1e-9;
+}
+
+/* Connects to where there is no route, REFUSALS times a second. */
+void unreachable(void)
+{
+	struct sockaddr_in a = address_of("203.0.113.7", first_port);
+	double began = now_s();
+
+	for (;;) {
+		uint64_t due = (now_s() - began) * REFUSALS;
+
+		while (*operations < due) {
+			int fd = socket(AF_INET, SOCK_STREAM, 0);
+
+			if (fd < 0 || !connect(fd, (struct sockaddr *)&a, sizeof(a)))
+				fail("unreachable");
+			close(fd);
+			++*operations;
+		}
+		usleep(1000);
 	}
 }
 

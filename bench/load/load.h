@@ -28,6 +28,7 @@ enum {
 	BURST = 32,
 	EVENTS = 256,
 	DESCRIPTORS = 1 << 18,
+	REFUSALS = 80000, /* a second */
 };
 
 enum kind { ECHO_LISTENER = 1, DISCARD_LISTENER, ECHO, DISCARD, UDP, CONNECTING_CLIENT, CLIENT };
@@ -51,6 +52,7 @@ void request(const char *host);
 void connections(const char *host);
 void bulk(const char *host);
 void udp(const char *host);
+void unreachable(void);
 void hold(const char *host, int count);
 
 #endif

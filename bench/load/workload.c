@@ -107,6 +107,8 @@ int main(int count, char **arguments)
 		connections(host);
 	else if (!strcmp(mode, "udp"))
 		udp(host);
+	else if (!strcmp(mode, "unreachable"))
+		unreachable();
 	else if (!strcmp(mode, "hold") && count > 6)
 		hold(host, atoi(arguments[6]));
 	else
