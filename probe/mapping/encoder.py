@@ -19,7 +19,7 @@ from probe.ipfix.elements import Element
 from probe.ipfix.message import JoinedRecords, PackedRecords, Records, Traffic
 from probe.ipfix.template import Field, Template, TemplateDefinition, template_id
 from probe.mapping.alike import split_alike
-from probe.mapping.interned import InternedFields, Table, fixed_kind
+from probe.mapping.interned import InternedFields, Run, Table, block_kind, fixed_kind
 from probe.mapping.tables import ATTRIBUTES, COLUMNS, TCP_STATES, TRANSLATION, Privacy
 
 #: Marks translated flows beside their IP version.
@@ -36,8 +36,6 @@ _LEAST_STRING = 10
 #: Longest name of a TCP state with its length.
 _STATE_ROOM = 16
 
-#: (position in the Template, field) of fields next to each other.
-Run = list[tuple[int, Field]]
 #: Gives one field of all records, from these and from the packed numbers of their owners.
 Filler = Callable[[Rows, dict[str, Rows]], NDArray[Any]]
 
@@ -241,13 +239,17 @@ class _TemplateEncoder:
 
 
 class _NumberRun:
-    """Fields of fixed length next to each other."""
+    """Fields of fixed length next to each other; those of one owner are copied as one block."""
 
     def __init__(self, fields: Run, boot_ms: int) -> None:
-        self._dtype = np.dtype([(f"f{position}", _kind(field)) for position, field in fields])
-        self._fill = [
-            (f"f{position}", _filler(position, field, boot_ms)) for position, field in fields
-        ]
+        kinds: list[tuple[str, str]] = []
+        self._fill: list[tuple[str, Filler]] = []
+        for key, block in _blocks(fields):
+            position, field = block[0]
+            name = f"f{position}"
+            kinds.append((name, block_kind(block) if key else _kind(field)))
+            self._fill.append((name, _gather(key, name) if key else _filler(field, boot_ms)))
+        self._dtype = np.dtype(kinds)
 
     @property
     def length(self) -> int:
@@ -298,15 +300,24 @@ def _runs(runs: list[Run], boot_ms: int) -> list[_NumberRun | _TextRun]:
 
 
 def _interned(key: str, table: Table, runs: list[Run]) -> InternedFields:
-    fixed = [entry for run in runs if not _run_key(run[0]) for entry in run]
-    own = [entry for entry in fixed if _attribute_key(entry[1]) == key]
+    fixed = [block for run in runs if not _run_key(run[0]) for block in _blocks(run)]
+    own = [block for block_key, block in fixed if block_key == key]
     texts = [[field for _, field in run] for run in runs if _run_key(run[0]) == key]
     return InternedFields(table, own, texts)
 
 
-def _attribute_key(field: Field) -> str | None:
-    attribute = ATTRIBUTES.get(field.element.name)
-    return attribute.key if attribute else None
+def _blocks(run: Run) -> Iterator[tuple[str, Run]]:
+    """Fields that are filled together, with the index column that they follow from ('': none)."""
+    for key, block in groupby(run, _attribute_key):
+        if key:
+            yield key, list(block)
+        else:
+            yield from (("", [entry]) for entry in block)
+
+
+def _attribute_key(entry: tuple[int, Field]) -> str:
+    attribute = ATTRIBUTES.get(entry[1].element.name)
+    return attribute.key if attribute else ""
 
 
 def _kind(field: Field) -> str:
@@ -316,13 +327,13 @@ def _kind(field: Field) -> str:
     return fixed_kind(field)
 
 
-def _filler(position: int, field: Field, boot_ms: int) -> Filler:
-    """The function that gives one field of all records."""
-    name = field.element.name
-    if attribute := ATTRIBUTES.get(name):
-        key, column = attribute.key, f"f{position}"
-        return lambda records, numbers: numbers[key][column]
-    source = COLUMNS[name]
+def _gather(key: str, column: str) -> Filler:
+    return lambda _, numbers: numbers[key][column]
+
+
+def _filler(field: Field, boot_ms: int) -> Filler:
+    """The function that gives one field of all records, from a column of their own."""
+    source = COLUMNS[field.element.name]
     if _kind(field).startswith("V"):
         kind = _kind(field)
         return lambda records, _: records[source.name].view(kind)[:, 0]

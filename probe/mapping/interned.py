@@ -17,6 +17,10 @@ from probe.mapping.tables import ATTRIBUTES, AttributeValue
 _LIMITS = (192, 128, 96, 64, 48, 32, 24, 16, 8, 4, 0)
 
 
+#: (position in the Template, field) of fields next to each other.
+Run = list[tuple[int, Field]]
+
+
 class Table(Protocol):
     """What attributes are read from: an OwnerTable, or the names of TCP states."""
 
@@ -26,21 +30,24 @@ class Table(Protocol):
 class InternedFields:
     """The fields of one Template that follow from one index column.
 
-    ``numbers``: a packed row per index, one field 'f<position>' per fixed-length field;
+    ``numbers``: a packed row per index; each of ``blocks``, fields of fixed length next to each
+    other, is one column 'f<position of the first>' of octets;
     ``texts``: for each of ``runs`` the concatenated variable-length strings per index;
     ``text_length``: octets of all of these together.
     """
 
     def __init__(
-        self, table: Table, fixed: Sequence[tuple[int, Field]], runs: Sequence[Sequence[Field]]
+        self, table: Table, blocks: Sequence[Run], runs: Sequence[Sequence[Field]]
     ) -> None:
         self._table = table
-        self._fixed = [(ATTRIBUTES[field.element.name].read, field) for _, field in fixed]
+        fixed = [field for block in blocks for _, field in block]
+        self._fixed = [(ATTRIBUTES[field.element.name].read, field) for field in fixed]
+        self._kinds = np.dtype([("", fixed_kind(field)) for field in fixed])
         self._runs = [[ATTRIBUTES[field.element.name].read for field in run] for run in runs]
         self._limit = 0
         self._seen = np.zeros(0, bool)
         self.numbers = np.zeros(
-            0, np.dtype([(f"f{position}", fixed_kind(field)) for position, field in fixed])
+            0, np.dtype([(f"f{block[0][0]}", block_kind(block)) for block in blocks])
         )
         self.texts = [np.full(0, b"", object) for _ in runs]
         self.text_length = np.zeros(0, np.int64)
@@ -84,7 +91,9 @@ class InternedFields:
 
     def _encode(self, index: int) -> None:
         entry = self._table[index]
-        self.numbers[index] = tuple(fixed_value(read(entry), field) for read, field in self._fixed)
+        if self._fixed:
+            values = tuple(fixed_value(read(entry), field) for read, field in self._fixed)
+            self.numbers.view(self._kinds)[index] = values
         # A command line may be longer than any field: cut before it is given a length.
         runs = [[cut_text(_octets(read(entry)), self._limit) for read in run] for run in self._runs]
         encoded = _shortened(runs, self._limit)
@@ -98,6 +107,11 @@ def fixed_kind(field: Field) -> str:
     """numpy kind of an attribute in a fixed-length field."""
     kind = field.element.type.name
     return f"S{field.length}" if kind in ("string", "octetArray") else f">u{field.length}"
+
+
+def block_kind(block: Run) -> str:
+    """numpy kind of fields that are copied together."""
+    return f"V{sum(field.length for _, field in block)}"
 
 
 def fixed_value(value: AttributeValue, field: Field) -> int | bytes:
