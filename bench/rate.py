@@ -16,6 +16,7 @@ from probe.export.destination import parse_destination
 from probe.exporting import Stream, Workshop
 from probe.flow.batch import RECORD_DTYPE, Rows
 from probe.flow.owner import Owner, OwnerTable
+from probe.heap import keep_freed
 from probe.interfaces.names import InterfaceList
 from probe.mapping import load_elements, load_profile, load_profiles, load_template
 
@@ -37,6 +38,7 @@ class Metering:
 
 
 def measure(load: Workload, seconds: float) -> str:
+    keep_freed()  # as the probe does
     rows = [
         _one(load, scheme, profile, owners, seconds)
         for profile in load_profiles()

@@ -17,6 +17,7 @@ from probe.exporting import Exporter
 from probe.flow.batch import RECORD_DTYPE, FlowBatch, Rows
 from probe.flow.cache import FlowCache
 from probe.flow.filter import FlowFilter, parse_rule
+from probe.heap import keep_freed
 from probe.interfaces.names import InterfaceList
 from probe.interfaces.veth import VethMap, read_default_route
 from probe.loop import Loop
@@ -262,6 +263,7 @@ class Probe:
 
 def run(config: RunConfig) -> None:
     """``sockflow run``. Raises SockflowError; the summary goes to standard error."""
+    keep_freed()
     probe = Probe(config)
     shown = None if config.destinations else Shown(config.pen)
     try:

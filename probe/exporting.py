@@ -47,6 +47,10 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+#: Records that become messages before what can be sent of them is sent. A tick may have many
+#: thousands, whose messages would be tens of megabytes.
+_LOT = 2048
+
 Opener = Callable[[Destination], Sender]
 
 
@@ -67,7 +71,11 @@ class Stream:
         self.session.max_message = self.sender.max_message
         if self._biflow:
             records = pair_directions(records)
-        self.sender.enqueue(self.session.messages(records, now_s))
+        self.sender.enqueue(self.session.messages(records[:_LOT], now_s))
+        for start in range(_LOT, len(records), _LOT):
+            self.pump(time.monotonic())
+            lot = records[start : start + _LOT]
+            self.sender.enqueue(self.session.messages(lot, now_s))
 
     def pump(self, now: float) -> float | None:
         """As ``Sender.pump``; a connection that has come about begins with its Templates."""

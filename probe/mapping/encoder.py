@@ -26,9 +26,9 @@ from probe.mapping.tables import ATTRIBUTES, COLUMNS, TCP_STATES, TRANSLATION, P
 _TRANSLATED = 0x80
 #: Records encoded at a time. Below that the calls cost more than the work.
 _CHUNK = 1024
-#: Short records are encoded more at a time, up to so many and so many octets: beyond that what is
-#: allocated on the way leaves the processor's cache, and is handed back to the kernel each time.
-_MOST_CHUNK = 4096
+#: Those of one length by so many octets: beyond that what is allocated on the way leaves the
+#: processor's cache.
+_LEAST_CHUNK, _MOST_CHUNK = 256, 4096
 _CHUNK_OCTETS = 1 << 19
 #: Room that the Encoder leaves to the strings of an owner at least, each of them.
 _LEAST_STRING = 10
@@ -162,7 +162,7 @@ class _TemplateEncoder:
         for key, interned in self._interned.items():
             interned.prepare(records[key])
         if not self._has_text:
-            count = min(_MOST_CHUNK, max(_CHUNK, _CHUNK_OCTETS // self._fixed_length))
+            count = min(_MOST_CHUNK, max(_LEAST_CHUNK, _CHUNK_OCTETS // self._fixed_length))
             for start in range(0, len(records), count):
                 chunk = records[start : start + count]
                 yield PackedRecords(self._packed(chunk), _traffic(chunk))
