@@ -132,6 +132,10 @@ COLUMNS = {
     "tcpSmoothedRttMicroseconds": Column("rtt_us"),
     "tcpRttVarianceMicroseconds": Column("rtt_var_us"),
     "tcpLostSegmentDeltaCount": Column("lost"),
+    "tcpUnacknowledgedSegments": Column("unacknowledged"),
+    "tcpCongestionWindowSegments": Column("congestion_window"),
+    "tcpPacingRate": Column("pacing_rate"),
+    "tcpDeliveryRate": Column("delivery_rate"),
     "countersEstimated": Column("estimated", _to_boolean),
     "sourceOwnerOrigin": Column("source_owner_source"),
     "destinationOwnerOrigin": Column("destination_owner_source"),
@@ -151,6 +155,10 @@ COLUMNS = {
     "reverseFlowEndMilliseconds": Column("reverse_last_ns", _to_ms),
     "RETRANSMITTED_OUT_PKTS": Column("reverse_retransmitted"),
     "reverseTcpLostSegmentDeltaCount": Column("reverse_lost"),
+    "reverseTcpUnacknowledgedSegments": Column("reverse_unacknowledged"),
+    "reverseTcpCongestionWindowSegments": Column("reverse_congestion_window"),
+    "reverseTcpPacingRate": Column("reverse_pacing_rate"),
+    "reverseTcpDeliveryRate": Column("reverse_delivery_rate"),
 }
 
 #: Element of one direction, element of the other (RFC 5103 section 6.1).
@@ -166,6 +174,10 @@ REVERSES = {
     "flowEndMilliseconds": "reverseFlowEndMilliseconds",
     "RETRANSMITTED_IN_PKTS": "RETRANSMITTED_OUT_PKTS",
     "tcpLostSegmentDeltaCount": "reverseTcpLostSegmentDeltaCount",
+    "tcpUnacknowledgedSegments": "reverseTcpUnacknowledgedSegments",
+    "tcpCongestionWindowSegments": "reverseTcpCongestionWindowSegments",
+    "tcpPacingRate": "reverseTcpPacingRate",
+    "tcpDeliveryRate": "reverseTcpDeliveryRate",
 }
 
 #: What is known of flows only that conntrack shows to be translated.
@@ -197,6 +209,11 @@ def _owner_attributes(side: str, ntop: str) -> dict[str, Attribute]:
         f"{ntop}_PROC_CONTAINER_ID": attribute(lambda owner: owner.container_id),
         f"{ntop}_FATHER_PROC_PID": attribute(lambda owner: owner.parent_pid or 0),
         f"{ntop}_FATHER_PROC_NAME": attribute(lambda owner: owner.parent_name, "names"),
+        f"{ntop}_FATHER_PROC_UID": attribute(lambda owner: _known(owner.parent_uid), "users"),
+        f"{ntop}_FATHER_PROC_USER_NAME": attribute(lambda owner: owner.parent_user_name, "users"),
+        f"{ntop}_PROC_ACTUAL_MEMORY": attribute(lambda owner: owner.vm_size or 0),
+        f"{ntop}_PROC_PEAK_MEMORY": attribute(lambda owner: owner.vm_peak or 0),
+        f"{side}GroupName": attribute(lambda owner: owner.group_name, "users"),
         f"{side}ContainerName": attribute(lambda owner: owner.container_name),
         f"{side}OuterContainerId": attribute(lambda owner: owner.outer_container_id),
         f"{side}ContainerImage": attribute(lambda owner: owner.container_image),

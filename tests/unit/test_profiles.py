@@ -290,3 +290,52 @@ def test_a_loss_is_told_with_the_traffic_of_both_directions() -> None:
         trains = session.messages(biflows, NOW_S)
         sums = [(train.packets, train.flow_octets) for train in trains]
         assert tuple(np.sum(sums, axis=0).tolist()) == expected
+
+
+#: In no profile, for users' own Templates: the full one is as long as a v9 message can bear.
+_ON_REQUEST: Record = {
+    "tcpUnacknowledgedSegments": 11, "tcpCongestionWindowSegments": 12, "tcpPacingRate": 1 << 33,
+    "tcpDeliveryRate": 1 << 34, "SRC_PROC_ACTUAL_MEMORY": 2048, "SRC_PROC_PEAK_MEMORY": 4096,
+    "DST_PROC_ACTUAL_MEMORY": 0, "DST_PROC_PEAK_MEMORY": 0, "SRC_FATHER_PROC_UID": 33,
+    "SRC_FATHER_PROC_USER_NAME": "www-data", "DST_FATHER_PROC_UID": 0xFFFFFFFF,
+    "DST_FATHER_PROC_USER_NAME": "", "sourceGroupName": "wheel", "destinationGroupName": "",
+}  # fmt: skip
+_GAUGES = ("unacknowledged", "congestion_window", "pacing_rate", "delivery_rate")
+
+
+def _on_request() -> tuple[TemplateDefinition, Rows, OwnerTable]:
+    owners = OwnerTable()
+    owners.add(Owner(vm_size=2048, vm_peak=4096, parent_uid=33, parent_user_name="www-data",
+                     group_name="wheel"))  # fmt: skip
+    records = flow_records(1, owners=0)
+    records["source_owner"], records["biflow_direction"] = 1, 1
+    for name, value in zip(_GAUGES, _ON_REQUEST.values(), strict=False):
+        records[name] = value
+    return parse_template("\n".join(_ON_REQUEST), "given", ELEMENTS), records, owners
+
+
+def test_elements_of_no_profile() -> None:
+    template, records, owners = _on_request()
+    assert decoded(template, records, owners) == [_ON_REQUEST]
+    changed, left_out = for_netflow9(template, NETFLOW9)
+    assert not left_out
+    assert [pair[0].element.id for pair in changed.positions][:5] == [
+        60046, 60047, 60048, 60049, 57855
+    ]  # fmt: skip
+
+
+def test_gauges_of_both_directions_in_a_biflow() -> None:
+    _, records, owners = _on_request()
+    answer = records.copy()
+    answer["biflow_direction"], answer["source_owner"] = 2, 0
+    for name in _GAUGES:
+        answer[name] += 100
+    pair = pair_directions(np.concatenate([records, answer]))
+    text = "octetDeltaCount\n" + "\n".join(list(_ON_REQUEST)[:4])
+    both = for_biflow(parse_template(text, "given", ELEMENTS), ELEMENTS)
+    (record,) = decoded(both, pair, owners)
+    for name in list(_ON_REQUEST)[:4]:
+        value = _ON_REQUEST[name]
+        assert isinstance(value, int)
+        reverse = f"reverse{name[0].upper()}{name[1:]}"
+        assert (record[name], record[reverse]) == (value, value + 100)
