@@ -91,10 +91,10 @@ def descriptions(records: list[Record]) -> dict[int, tuple[str, str]]:
     }
 
 
-#: What the default Template leaves out, to have no more fields than Wireshark takes.
+#: What the default Template leaves out.
 _MORE = [
     f"{side}{what}" for side in ("source", "destination")
-    for what in ("ContainerImage", "ComposeProject", "ComposeService")
+    for what in ("ComposeProject", "ComposeService")
 ]  # fmt: skip
 
 
