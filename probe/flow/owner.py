@@ -12,7 +12,8 @@ class Owner:
     Strings are '' and ids None where unknown. ``path_source``: '' unknown, 'walked' (the kernel's
     path of the executable within the process's root), 'exec' (the file name given to exec).
     Virtual memory (``vm_size``, and ``vm_peak`` so far) is in KiB, as of when the identity was
-    first seen. ``outer_container_id``: of the container that the innermost one runs in.
+    first seen. ``outer_container_id``: of the container that the innermost one runs in;
+    ``is_proxy``: the process is in none, and stands for the one that is told (docker-proxy).
     ``workload``: what owns the Pod, as 'Deployment/web'; ``labels``: those of the Pod that the user
     chose. ``node``: the name of the host that the process runs on. ``unit``: of systemd, for a
     process in no container.
@@ -40,6 +41,7 @@ class Owner:
     cgroup: str = ""
     container_id: str = ""
     outer_container_id: str = ""
+    is_proxy: bool = False
     container_name: str = ""
     container_image: str = ""
     compose_project: str = ""

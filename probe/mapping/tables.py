@@ -88,8 +88,12 @@ def _to_boolean(values: NDArray[Any]) -> NDArray[Any]:
 
 
 def _to_uuid(text: str) -> bytes:
-    """16 octets; a Pod of a static manifest has 32 digits for its UID, which are read alike."""
-    return UUID(text).bytes if text else bytes(16)
+    """16 octets; a Pod of a static manifest has 32 digits for its UID, which are read alike. An API
+    may tell what is no UUID, though it should not."""
+    try:
+        return UUID(text).bytes if text else bytes(16)
+    except ValueError:
+        return bytes(16)
 
 
 def _to_json(labels: tuple[tuple[str, str], ...]) -> str:

@@ -119,7 +119,7 @@ class ContainerOwners(OwnerTable):
         """Who stands for a container is told with it."""
         found = self._proxies.resolve(time.monotonic())
         for index, container_id in found.items():
-            owner = dataclasses.replace(self[index], container_id=container_id)
+            owner = dataclasses.replace(self[index], container_id=container_id, is_proxy=True)
             self._note_keys(index, owner)
             self.replace(index, self._named(owner))
         return list(found)

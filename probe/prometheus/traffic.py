@@ -126,7 +126,7 @@ class ContainerTraffic:
         return slots
 
     def _slot(self, owner: Owner, now: float) -> int:
-        if not owner.container_id:
+        if not owner.container_id or owner.is_proxy:  # what it passes on is counted at its end
             return _NOBODY
         name = owner.container_name or owner.container_id[:_SHORT_ID]
         labels = ContainerLabels(name, owner.pod_name, owner.pod_namespace)

@@ -193,6 +193,14 @@ def test_a_uuid_that_ends_in_zeros() -> None:
     assert record["sourcePodUUID"] == "2c48913cb29f11e79350000000000000"
 
 
+def test_an_uid_that_is_no_uuid() -> None:
+    """Whatever an API tells, records have to leave."""
+    table = OwnerTable()
+    table.add(Owner(pod_uid="not-a-uuid", pod_name="web-1"))
+    (record,) = decoded(definition("antrea"), flow_records(1, owners=1), table)
+    assert (record["sourcePodName"], record["sourcePodUUID"]) == ("web-1", "0" * 32)
+
+
 # -- NetFlow v9 -----------------------------------------------------------------------------------
 @pytest.mark.parametrize("name", PROFILES)
 def test_netflow9_has_a_field_type_for_all_of_it(name: str) -> None:

@@ -247,6 +247,18 @@ def test_sums_by_container(owners: OwnerTable) -> None:
     assert len(traffic.sums()) == 2
 
 
+def test_what_a_proxy_passes_on_is_counted_at_the_container_only(owners: OwnerTable) -> None:
+    """Else all of it would be counted twice under the same name."""
+    proxy = owners.add(Owner(container_id="c" * 64, container_name="web", is_proxy=True))
+    records = flow_records(2)
+    records["source_owner"], records["destination_owner"] = (proxy, 1), (1, proxy)
+    traffic = ContainerTraffic(owners, 8)
+    traffic.count(records)
+    assert list(traffic.sums()) == [WEB]
+    found = sums(traffic, WEB)
+    assert (found["sent_octets"], found["received_octets"]) == (1001, 1000)
+
+
 def test_a_flow_is_counted_once_and_when_it_ends(owners: OwnerTable) -> None:
     records = flow_records(4)
     records["source_owner"], records["destination_owner"] = (1, 0, 1, 0), (0, 1, 0, 1)

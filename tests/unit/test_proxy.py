@@ -110,6 +110,7 @@ def test_its_owner_is_told_with_the_container(
     here["172.17.0.2"] = "aa"
     assert owners.refresh() == [index]
     assert (owners[index].container_id, owners[index].container_name) == ("aa", "")
+    assert owners[index].is_proxy
     runtime.add("aa", ContainerNames("web"))
     assert owners.refresh() == [index]
     assert (owners[index].process_name, owners[index].container_name) == ("docker-proxy", "web")
