@@ -176,6 +176,27 @@ def test_list_and_events(serve: Callable[[Answer], Api], ask: Callable[..., Dock
     assert "rename" in events
 
 
+def test_pods_of_a_kubelet_that_runs_them_in_docker(
+    serve: Callable[[Answer], Api], ask: Callable[..., DockerNames]
+) -> None:
+    """cri-dockerd tells of the Pod in labels; what holds it is called POD."""
+    daemon = Daemon()
+    names = ask(serve(daemon).url)
+    for number, container in (("bb", "nginx"), ("cc", "POD")):
+        labels = {
+            "io.kubernetes.pod.name": "web-1", "io.kubernetes.pod.namespace": "shop",
+            "io.kubernetes.pod.uid": "2c48913c", "io.kubernetes.container.name": container,
+        }  # fmt: skip
+        daemon.tell("create", number, name=f"k8s_{container}_web-1_shop_2c48913c_0", image="x",
+                    **labels)  # fmt: skip
+    until(lambda: names.find("cc"))
+    found = [names.find(number) for number in ("bb", "cc")]
+    assert [one.full for one in found if one] == ["shop/web-1/nginx", "shop/web-1"]
+    assert found[0] == ContainerNames(
+        "nginx", "x", pod="web-1", namespace="shop", pod_uid="2c48913c"
+    )
+
+
 def test_a_stream_that_breaks_is_replayed(
     serve: Callable[[Answer], Api], ask: Callable[..., DockerNames]
 ) -> None:

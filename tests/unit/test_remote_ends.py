@@ -196,3 +196,13 @@ def test_owners_that_nobody_names_any_more(cluster: Cluster) -> None:
     assert cluster.told(cluster.flows("10.244.3.8")) == ["db-0"]
     assert sorted(cluster.ends.sweep(set(), now + 700)) == sorted([first, second])
     assert len(cluster.owners) == 2
+
+
+def test_a_list_that_is_read_again_makes_no_new_owners(cluster: Cluster) -> None:
+    cluster.told(cluster.flows("10.244.5.2"))
+    before = len(cluster.owners)
+    cluster.names.replace_all([read_pod(recorded(name)) for name in ("elsewhere", "web")])
+    assert cluster.told(cluster.flows("10.244.5.2")) == ["api-66f5d8c9b4-m4n2p"]
+    assert len(cluster.owners) == before
+    cluster.pod("elsewhere", metadata__labels={}, metadata__name="renamed")
+    assert cluster.told(cluster.flows("10.244.5.2")) == ["renamed"]

@@ -22,6 +22,8 @@ _KEPT_GONE = 4096
 _UNUSED_S = 300.0
 _NEVER = 2**63 - 1
 
+Positions = NDArray[np.intp]
+
 
 @dataclass(frozen=True, slots=True)
 class Tenure:
@@ -47,8 +49,18 @@ class Tenures:
     def __len__(self) -> int:
         return len(self._by_address)
 
+    def __contains__(self, address: bytes) -> bool:
+        return address in self._by_address
+
     def find(self, address: bytes) -> tuple[Tenure, ...]:
         return self._by_address.get(address, ())
+
+    def find_at(self, address: bytes, time_ns: int) -> ContainerNames | None:
+        """Who had it then."""
+        for tenure in reversed(self.find(address)):
+            if tenure.start_ns <= time_ns <= tenure.end_ns:
+                return tenure.names
+        return None
 
     def replace_all(self, found: list[Named]) -> None:
         here = {one.uid for one in found}
@@ -62,10 +74,12 @@ class Tenures:
         for address in had:
             if address not in one.addresses:
                 self._close(address, one.uid)
+        tenure = Tenure(one.uid, one.names, one.start_ns)
         for address in one.addresses:
-            tenure = Tenure(one.uid, one.names, one.start_ns)
-            others = (t for t in self.find(address) if t.uid != one.uid)
-            self._by_address[address] = tuple(sorted((*others, tenure), key=_start))
+            found = self.find(address)
+            if tenure not in found:  # the same object goes on: what was made of it is kept by it
+                others = (t for t in found if t.uid != one.uid)
+                self._by_address[address] = tuple(sorted((*others, tenure), key=_start))
         if one.addresses:
             self._addresses[one.uid] = one.addresses
         else:
@@ -108,70 +122,83 @@ class RemoteNames(Tenures):
         self.services = Tenures()
 
 
+@dataclass(slots=True)
+class _Known:
+    names: ContainerNames
+    index: int
+    used_s: float
+
+
 class RemoteEnds:
     """Owners of the ends of records that are on other hosts."""
 
     def __init__(self, names: RemoteNames, owners: OwnerTable) -> None:
         self._names, self._owners = names, owners
-        self._indices: dict[ContainerNames, int] = {}
-        self._used_s: dict[ContainerNames, float] = {}
+        self._known: dict[int, _Known] = {}  # by id() of names, which are kept there
 
     def apply(self, records: Rows) -> None:
         """Fills in the owners of ``records`` (RECORD_DTYPE) at ends without a socket here.
 
         A Pod is known by its address behind NAT before that of the Service in front of it.
         """
+        now_s = time.monotonic()
         for side in ("source", "destination"):
             foreign = (records[f"{side}_owner"] == 0) & (records[f"{side}_netns"] == 0)
             at = np.flatnonzero(foreign)
-            if not len(at):
-                continue
             translated = at[records["translated"][at] != 0]
-            self._name(records, side, translated, records[f"nat_{side}_address"], self._names)
+            after, before = records[f"nat_{side}_address"], records[f"{side}_address"]
+            self._name(records, side, translated, after, self._names, now_s)
             for names in (self._names, self._names.services):
                 at = at[records[f"{side}_owner"][at] == 0]
-                self._name(records, side, at, records[f"{side}_address"], names)
+                self._name(records, side, at, before, names, now_s)
 
     def sweep(self, in_use: set[int], now_s: float) -> list[int]:
         """Forgets those that no record has named for long; their indices."""
         old = [
-            names
-            for names, index in self._indices.items()
-            if index not in in_use and now_s - self._used_s[names] > _UNUSED_S
+            key
+            for key, known in self._known.items()
+            if known.index not in in_use and now_s - known.used_s > _UNUSED_S
         ]
-        released = [self._indices.pop(names) for names in old]
-        for names, index in zip(old, released, strict=True):
-            del self._used_s[names]
+        released = [self._known.pop(key).index for key in old]
+        for index in released:
             self._owners.release(index)
         return released
 
     def _name(
-        self, records: Rows, side: str, at: NDArray[np.intp], addresses: Rows, names: Tenures
+        self, records: Rows, side: str, at: Positions, addresses: Rows, names: Tenures, now_s: float
     ) -> None:
+        """Of most records it is asked only whether anybody has the address."""
+        if not len(at) or not len(names):
+            return
+        octets = _sixteen_octets(addresses[at])
+        hits = [place for place, one in enumerate(octets) if one in names]
+        if not hits:
+            return
+        at = at[hits]
         begun = np.where(records["begun_ns"][at], records["begun_ns"][at], records["first_ns"][at])
-        for rows, address in _by_address(addresses[at]):
-            for tenure in names.find(address):
-                during = (tenure.start_ns <= begun[rows]) & (begun[rows] <= tenure.end_ns)
-                if during.any():
-                    chosen = at[rows[during]]
-                    records[f"{side}_owner"][chosen] = self._index(tenure.names)
-                    records[f"{side}_owner_source"][chosen] = OwnerSource.ADDRESS
+        found = [
+            self._index(names.find_at(octets[place], time_ns), now_s)
+            for place, time_ns in zip(hits, begun.tolist(), strict=True)
+        ]
+        indices = np.array(found, np.uint32)
+        at, indices = at[indices != 0], indices[indices != 0]
+        records[f"{side}_owner"][at] = indices
+        records[f"{side}_owner_source"][at] = OwnerSource.ADDRESS
 
-    def _index(self, names: ContainerNames) -> int:
-        index = self._indices.get(names)
-        if index is None:
-            index = self._indices[names] = self._owners.add(with_names(Owner(), names))
-        self._used_s[names] = time.monotonic()
-        return index
+    def _index(self, names: ContainerNames | None, now_s: float) -> int:
+        """In the table of owners; 0 for nobody."""
+        if names is None:
+            return 0
+        known = self._known.get(id(names))
+        if known is None:
+            index = self._owners.add(with_names(Owner(), names))
+            known = self._known[id(names)] = _Known(names, index, now_s)
+        known.used_s = now_s
+        return known.index
 
 
-def _by_address(addresses: Rows) -> list[tuple[NDArray[np.intp], bytes]]:
-    """(rows, address in 16 octets) of each that there is."""
+def _sixteen_octets(addresses: Rows) -> list[bytes]:
     padded = np.zeros((len(addresses), 16), np.uint8)
     padded[:, : addresses.shape[1]] = addresses
-    numbers: dict[bytes, int] = {}
-    found = padded.view("V16")[:, 0].tolist()
-    places = np.array([numbers.setdefault(one, len(numbers)) for one in found], np.intp)
-    order = np.argsort(places, kind="stable")
-    ends = np.cumsum(np.bincount(places))[:-1]
-    return list(zip(np.split(order, ends), numbers, strict=True)) if found else []
+    found: list[bytes] = padded.view("V16")[:, 0].tolist()
+    return found
