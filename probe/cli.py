@@ -177,7 +177,8 @@ def _add_run(commands: Any) -> None:
     run.add_argument("--config", metavar="FILE", help="TOML file; flags win")
     run.add_argument(
         "--collector", choices=COLLECTORS,
-        help="source of flows (auto: ebpf where it can run, else netlink, which has TCP only)",
+        help="source of flows (auto: ebpf where it can run, else netlink, which has TCP only; "
+        "ebpf+netlink: what one has no room for the other meters)",
     )  # fmt: skip
     for flag, metavar, text in (
         ("duration", "S", "stop after so many seconds (default: run until a signal)"),

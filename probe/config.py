@@ -15,7 +15,7 @@ from probe.errors import ConfigError
 from probe.mapping import Privacy
 from probe.snmp.settings import SnmpSettings, check_snmp
 
-COLLECTORS = ("auto", "ebpf", "netlink")
+COLLECTORS = ("auto", "ebpf", "netlink", "ebpf+netlink")
 
 #: Active timeout where nobody set one and the flows are shown live: news every two seconds.
 LIVE_ACTIVE_TIMEOUT_S = 2.0

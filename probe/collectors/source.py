@@ -56,11 +56,14 @@ def open_collector(
     command_lines: bool,
     events: bool = False,
 ) -> Collector:
-    """``ebpf``, ``netlink``, or ``auto``: eBPF where it can run, else Netlink, saying why.
+    """``ebpf``, ``netlink``, ``ebpf+netlink``, or ``auto``: eBPF where it can run, else Netlink,
+    saying why.
 
     ``events`` are asked for; Netlink goes on without them, since flows are what a probe is for.
     Raises KernelError.
     """
+    if name == "ebpf+netlink":
+        return _open_both(owners, user_name, command_lines, events)
     if name != "netlink":
         from .ebpf import EbpfCollector
 
@@ -80,5 +83,22 @@ def open_collector(
     from .netlink import NetlinkCollector
 
     collector = NetlinkCollector(owners, user_name, command_lines=command_lines)
+    collector.open()
+    return collector
+
+
+def _open_both(
+    owners: OwnerTable, user_name: Callable[[int], str], command_lines: bool, events: bool
+) -> Collector:
+    from .ebpf import EbpfCollector
+    from .merged import Claims, MergedCollector
+    from .netlink import NetlinkCollector
+
+    claims = Claims()
+    collector = MergedCollector(
+        EbpfCollector(owners, user_name, command_lines=command_lines, events=events),
+        NetlinkCollector(owners, user_name, command_lines, claims.are_known),
+        claims,
+    )
     collector.open()
     return collector

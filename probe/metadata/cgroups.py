@@ -10,8 +10,8 @@ import os
 import time
 from collections.abc import Collection
 
-from ..flow.owner import Owner, OwnerTable
-from .container import Place, read_place
+from ..flow.owner import OwnerTable
+from .process import somewhere
 
 _SHARE = 200  # looking takes at most half a per cent of one core
 _PAUSE_NS = 1_000_000_000
@@ -69,19 +69,9 @@ class CgroupOwners:
         path = self._paths.find(cgroup_id) if self._paths and cgroup_id else ""
         if path in self._indices:
             return self._indices[path]
-        place = read_place(path)
-        if place == Place():
-            self._indices[path] = 0
-            return 0
-        owner = Owner(
-            cgroup=path,
-            container_id=place.container_id,
-            outer_container_id=place.outer_container_id,
-            pod_uid=place.pod_uid,
-            unit=place.unit,
-            node=self._node,
-        )
-        self._indices[path] = index = self._owners.add(owner)
+        owner = somewhere(path, self._node)
+        tells = bool(owner.container_id or owner.pod_uid or owner.unit)
+        self._indices[path] = index = self._owners.add(owner) if tells else 0
         return index
 
     def sweep(self, in_use: Collection[int]) -> list[int]:

@@ -44,7 +44,7 @@ def owner_from_row(
     has none. ``node``: the name of this host. A row without a pid is a cgroup as such.
     """
     pid = int(row["pid"])
-    where = _somewhere(_whole_cgroup(_text(row["cgroup"]), pid), node)
+    where = somewhere(_whole_cgroup(_text(row["cgroup"]), pid), node)
     if not pid:
         return where
     return dataclasses.replace(
@@ -70,7 +70,7 @@ def owner_from_row(
     )
 
 
-def _somewhere(cgroup: str, node: str) -> Owner:
+def somewhere(cgroup: str, node: str) -> Owner:
     """Somebody in a cgroup, without any process."""
     place = read_place(cgroup)
     return Owner(

@@ -517,8 +517,12 @@ with socket.create_server(("127.0.0.1", 0)) as server:
     before = collector.losses()
     print("go", flush=True); sys.stdin.readline()
     rows = collector.read().rows
-    for _ in range(10):
-        collector.read()  # until all that may be read has been
+    deadline = time.monotonic() + 10  # processes younger than the latest look are waited for
+    while time.monotonic() < deadline:
+        collector.read()
+        if collector.losses()["owners_unreadable"] >= before["owners_unreadable"] + 2:
+            break
+        time.sleep(0.05)
     port = server.getsockname()[1]
     client.close(); served.close()
 time.sleep(0.1)

@@ -65,7 +65,7 @@ def test_file_and_flags(tmp_path: Path) -> None:
         ("interval = 'soon'", "interval must be a number"),
         ("interval = nan", "interval must be a finite number"),
         ("interval = 0", "interval must be at least 0.01"),
-        ("collector = 'pcap'", "collector must be one of auto, ebpf, netlink"),
+        ("collector = 'pcap'", "collector must be one of auto, ebpf, netlink, ebpf+netlink"),
         ("destinations = 'ipfix://h'", "destinations must be a list"),
         ("destinations = [1]", "destinations must be text"),
         ("max-flows = 1\nmax_flows = 2", "max_flows is set twice"),

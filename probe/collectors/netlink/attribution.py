@@ -43,6 +43,8 @@ class Attribution:
         self._spaces = spaces
         self._wanted: dict[int, int] = {}  # inode -> slot
         self._given_up: dict[int, int] = {}  # inode -> when to try again
+        self._came_ns: dict[int, int] = {}  # of those that are looked for
+        self._early: dict[int, int] = {}  # as _wanted; maybe of processes that no look has shown
 
     def find(self, slots: Slots, budget_ns: int = _BUDGET_NS) -> Slots:
         """Looks for owners, of ``slots`` and what is left from before; the slots of those found."""
@@ -52,13 +54,18 @@ class Attribution:
         inodes = ledger.seen["inode"][wanting].tolist()
         fresh = {inode: slot for inode, slot in zip(inodes, wanting.tolist(), strict=True)
                  if self._given_up.get(inode, 0) <= now}  # fmt: skip
+        fresh |= self._take_early()
         self._wanted |= fresh
         listening = self._listeners.wanted()
         asked = [inode for inode in listening if self._given_up.get(inode, 0) <= now]
+        for inode in (*asked, *fresh):
+            self._came_ns.setdefault(inode, now)
         first, rest = self._processes_near(listening, wanting)
         likely = first if len(first) <= _MOST_LIKELY else []
         found = self.search.search([*asked, *fresh], first + rest, budget_ns, likely)
         owners = {inode: self._processes.index(pid) for inode, pid in found.items()}
+        for inode in found:
+            self._came_ns.pop(inode, None)
         self._listeners.attribute(owners)
         self._give_up(now)
         owned = self._own(owners)
@@ -102,12 +109,26 @@ class Attribution:
     def _give_up(self, now_ns: int) -> None:
         for inode in self.search.given_up:
             slot = self._wanted.pop(inode, 0)
+            if self._came_ns[inode] > self._spaces.looked_ns:
+                if slot:
+                    self._early[inode] = slot
+                continue
+            del self._came_ns[inode]
             if self.search.unreadable and slot and self._ledger.seen["inode"][slot] == inode:
                 self.unreadable += 1
             self._given_up[inode] = now_ns + _RETRY_NS
         self.search.given_up.clear()
         while len(self._given_up) > _MOST_GIVEN_UP:
             del self._given_up[next(iter(self._given_up))]
+
+    def _take_early(self) -> dict[int, int]:
+        """Those that had come since the look at processes before the latest one."""
+        looked = self._spaces.looked_ns
+        ready = {inode: slot for inode, slot in self._early.items()
+                 if self._came_ns[inode] <= looked}  # fmt: skip
+        for inode in ready:
+            del self._early[inode]
+        return ready
 
     def _processes_near(
         self, listening: dict[int, int], wanting: Slots

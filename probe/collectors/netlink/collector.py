@@ -18,12 +18,13 @@ from ...errors import KernelError
 from ...flow.batch import FlowBatch, Rows, row_dtype
 from ...flow.ends import Slots, concatenate_rows
 from ...flow.event import EVENT_DTYPE
+from ...flow.index import U64
 from ...flow.owner import OwnerTable
 from ...kernel.host import cgroup_root, has_containers_in_v1
 from ...metadata.cgroups import CgroupOwners
 from ...metadata.process import read_command_line
 from .attribution import Attribution
-from .counters import read_times
+from .counters import Flags, read_times
 from .diag import Buffer, Namespace
 from .ledger import Ledger, Place
 from .messages import (
@@ -51,6 +52,7 @@ class NetlinkCollector:
 
     owners: the table that rows' ``owner`` column will index. user_name: uid -> name.
     command_lines: whether to read them (from /proc, when an identity is first seen).
+    are_metered: cookies of sockets that somebody else meters, whose owners are not looked for.
     """
 
     tells_events = False
@@ -60,11 +62,13 @@ class NetlinkCollector:
         owners: OwnerTable,
         user_name: Callable[[int], str],
         command_lines: bool = False,
+        are_metered: Callable[[U64], Flags] | None = None,
     ) -> None:
         self.owners = owners
         self.hooks: list[str] = []
         self.snapshot_ns = 0
         self.host_netns = 0
+        self._are_metered = are_metered
         self._buffer = Buffer()
         self._ledger = Ledger(time.time_ns())
         self._listeners = Listeners()
@@ -140,6 +144,8 @@ class NetlinkCollector:
         started = time.perf_counter_ns()
         self._spaces.refresh(is_new=True)
         parts, slots = self._dump_all()
+        if self._are_metered:
+            slots = slots[~self._are_metered(self._ledger.rows["cookie"][slots])]
         owned = self._attribution.find(slots)
         for rows, at in parts:  # what was found belongs to the rows at hand, too
             there = at > 0

@@ -74,6 +74,7 @@ class Namespaces:
     def __init__(self, leave: Callable[[Namespace], None], has_events: bool = True) -> None:
         self.entered: dict[int, Namespace] = {}
         self.processes = Processes()
+        self.looked_ns = 0  # when ``processes`` were
         self.unseen: set[int] = set()  # inodes of those that may not be entered, ever
         self._refused: set[int] = set()  # ... and are there now
         self._failed: set[int] = set()  # of which our sockets were no longer good
@@ -93,7 +94,8 @@ class Namespaces:
         started = time.monotonic_ns()
         if started < self._due_ns:
             return
-        self.processes = find_processes()
+        cost = time.process_time_ns()  # on a busy host the clock tells how long others took
+        self.processes, self.looked_ns = find_processes(), started
         present = self.processes.by_inode
         self._refused &= present.keys()
         self._failed &= present.keys()
@@ -106,8 +108,7 @@ class Namespaces:
             self.open_own().is_new = False
         for inode in [i for i in self.entered if i not in present and i != own]:
             self.drop(inode)
-        now = time.monotonic_ns()
-        self._due_ns = now + _SHARE * (now - started) - (now - started)
+        self._due_ns = time.monotonic_ns() + _SHARE * (time.process_time_ns() - cost)
 
     def drop(self, inode: int, failed: bool = False) -> None:
         """Gone; or ``failed``: entered again when due, where all is older than our sockets then."""
