@@ -332,6 +332,8 @@ def _add_templates(commands: Any) -> None:
 def _add_interfaces(commands: Any) -> None:
     interfaces = commands.add_parser(
         "interfaces", help="who is behind which interface, and its counters; any user may ask",
+        description="Counters since the interface exists, and rates, of the host's side: in of a "
+        "veth is what its container sends.",
         argument_default=argparse.SUPPRESS, allow_abbrev=False,
     )  # fmt: skip
     for flag, text in (

@@ -26,6 +26,7 @@ COLUMNS = ("index", "interface", "inside", "container", "state", "in bit/s", "in
            "out p/s", "in", "out")  # fmt: skip
 _NUMBERS = set(COLUMNS) - {"interface", "inside", "container", "state"}
 _SHORT_ID = 12
+_SIDES = "in of a veth: what its container sends"
 _STATES = ("", "up", "down", "testing", "unknown", "dormant", "not present", "lower layer down")
 _UNITS = ("", "k", "M", "G", "T")
 _NAMES_S = 2.0
@@ -129,7 +130,7 @@ class _Live:
         most = sorted(links, key=lambda link: -sum(rates.get(link.index, (0, 0, 0, 0))[::2]))
         fitting = most[: self._terminal.rows]
         rows = [cells(link, rates.get(link.index)) for link in fitting]
-        self._terminal.show_table(Drawn("", COLUMNS, rows, _NUMBERS))
+        self._terminal.show_table(Drawn(_SIDES, COLUMNS, rows, _NUMBERS))
 
     def close(self) -> None:
         self._terminal.close()

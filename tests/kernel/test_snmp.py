@@ -230,10 +230,14 @@ def _resident_kib(pid: int) -> int:
 
 def test_the_agent_is_nobody_and_comes_back(probe: Probe) -> None:
     agent = probe.agent()
-    assert re.search(r"^Uid:\t65534\t", Path(f"/proc/{agent}/status").read_text(), re.MULTILINE)
+    status = Path(f"/proc/{agent}/status").read_text()
+    for line in ("Uid:\t65534\t65534\t65534\t65534", "Groups:\t ", "CapPrm:\t0000000000000000",
+                 "CapEff:\t0000000000000000", "NoNewPrivs:\t1"):  # fmt: skip
+        assert line in status.splitlines(), status
     run("kill", "-9", str(agent))
     until(lambda: probe.agent() != agent)
     until(lambda: bool(ask("snmpget", V2C, SYS_UPTIME)))
+    assert ask("snmpget", ALICE, IF_NUMBER)
     text = probe.stop()
     assert "the SNMP agent ended with status -9" in text
     assert "the SNMP agent ended by itself: 1 times" in text
