@@ -107,6 +107,9 @@ def hosts() -> Iterator[tuple[Host, Host]]:
 @pytest.fixture(scope="module")
 def ends(hosts: tuple[Host, Host]) -> Iterator[list[Actor]]:
     with actors(*hosts) as found:
+        for family, to in ("AF_INET", hosts[1].four), ("AF_INET6", hosts[1].six):
+            # the link's neighbours: no SYN shall have to wait for them, and be sent again
+            found[0].do(f"socket.socket(socket.{family}).connect_ex(({str(to)!r}, {CLOSED}))")
         yield found
 
 
