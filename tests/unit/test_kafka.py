@@ -9,12 +9,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from confluent_kafka import Consumer, Producer
 
 from probe.config import RunConfig
 from probe.errors import ConfigError
 from probe.export.targets import parse_target
+from probe.flow.event import EVENT_DTYPE, EventKind
 from probe.sinks.kafka import KafkaSink
 from tests.json_schema import check_line
 from tests.records import NOW_S, flow_records, owner_table
@@ -56,6 +58,24 @@ def wait_for(condition: Any, sink: KafkaSink) -> None:
         assert time.monotonic() < deadline
         sink.pump(time.monotonic())
         time.sleep(0.02)
+
+
+def test_events_arrive(cluster: str) -> None:
+    """Those of both ends of a flow under the same key."""
+    sink = open_sink(f"kafka://{cluster}/events")
+    events = np.zeros(3, EVENT_DTYPE)
+    events["kind"] = EventKind.CONNECT, EventKind.ACCEPT, EventKind.CONTAINER_START
+    events["ip_version"], events["protocol"] = (4, 4, 0), (6, 6, 0)
+    events["local_port"], events["remote_port"] = (40000, 443, 0), (443, 40000, 0)
+    assert sink.takes_events
+    sink.send_events(events, NOW_S)
+    assert sink.flush(time.monotonic() + DEADLINE_S)
+    keys = {
+        check_line(message.value().decode())["EVENT_TYPE"]: message.key()
+        for message in read(cluster, "events", 3)
+    }
+    assert keys.keys() == {"CONNECT", "ACCEPT", "CONTAINER_START"}
+    assert keys["CONNECT"] == keys["ACCEPT"]
 
 
 def test_flows_arrive_keyed(cluster: str) -> None:
