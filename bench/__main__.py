@@ -13,6 +13,7 @@ from collections.abc import Callable
 from bench import (
     cost,
     events,
+    idle,
     lines,
     memory,
     names,
@@ -54,6 +55,10 @@ _SECTIONS: dict[str, tuple[str, Section]] = {
     "names": (
         "Memory with the names of containers",
         lambda _, options: names.measure(500 if options.quick else 5000),
+    ),
+    "idle": (
+        "A host that does nothing",
+        lambda _, options: idle.measure(15.0 if options.quick else 60.0),
     ),
     "snapshot": (
         "Snapshot of live sockets",
