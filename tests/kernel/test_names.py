@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -23,6 +24,8 @@ from tests.json_schema import check_line
 
 BRIDGE = ("--include", "cidr=172.31.250.0/24")
 LABELS = ("--label", "com.docker.compose.project=shop", "--label", "com.docker.compose.service=api")
+#: Ends after four seconds, so that a dump of sockets sees the connection.
+SERVE_SLOWLY = (IMAGE, "nc", "-ll", "-p", "80", "-e", "/bin/busybox", "sleep", "4")
 #: 200 by hand: SHORT_LIVED=200 pytest tests/kernel/test_names.py -k short
 SHORT_LIVED = int(os.environ.get("SHORT_LIVED", "40"))
 
@@ -277,6 +280,44 @@ def test_a_daemon_that_hangs(docker: Docker, shell: Shells) -> None:
         docker.resume_daemon()
     assert {record["DST_PROC_CONTAINER_ID"] for record in records} == {server, ""}
     assert {names(record) for record in records} == {("", "")}
+
+
+def test_a_user_who_may_not_ask(docker: Docker) -> None:
+    """It meters by Netlink, and may not open the socket: ids are there, and one warning."""
+    address = when_serving(docker, docker.start("--name", "web", *SERVE_SLOWLY))
+    nobody = "65534:65534"
+    client = docker.start("--user", nobody, "--network", "host", IMAGE, "nc", address, "80")
+    may_read = "-all,+dac_read_search"  # the checkout and the interpreter are root's here
+    found = subprocess.run(
+        ["nsenter", f"--net=/run/netns/{docker.host.name}",
+         "setpriv", "--reuid=65534", "--regid=65534", "--clear-groups",
+         f"--inh-caps={may_read}", f"--ambient-caps={may_read}",
+         sys.executable, "-m", "probe", "run", "--docker", docker.url, "-e", "json:-",
+         "--include", "port=80", "--duration", "4"],
+        cwd=ROOT, text=True, capture_output=True, check=True, timeout=30,
+    )  # fmt: skip
+    docker.remove_all()
+    objects = [json.loads(line) for line in found.stdout.splitlines()]
+    (flow,) = [one for one in objects if one.get("EVENT_TYPE") == "FLOW"]
+    assert flow["LOCAL_CONTAINER"] == {"ID": client}
+    assert found.stderr.count("does not tell names") == 1
+    assert "Permission denied" in found.stderr
+
+
+def test_a_socket_that_nobody_listens_at(docker: Docker, shell: Shells, tmp_path: Path) -> None:
+    """As a daemon that was killed leaves it."""
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(tmp_path / "docker.sock"))
+    server = docker.start("--name", "web", *SERVE)
+    address = when_serving(docker, server)
+    url = f"unix://{tmp_path}/docker.sock"
+    found = shell("--docker", url, *BRIDGE, probe=docker.host, sink=docker.host)
+    docker("run", "--rm", IMAGE, "nc", address, "80")
+    time.sleep(1)
+    records = flows(found.finish(), 80)
+    assert {record["DST_PROC_CONTAINER_ID"] for record in records} > {server}
+    assert {names(record) for record in records} == {("", "")}
+    assert found.summary.count("does not tell names") == 1
 
 
 def test_filter_by_name(docker: Docker, shell: Shells) -> None:
