@@ -15,7 +15,7 @@ from pathlib import Path
 
 from bench.process import ROOT, Started, running
 from bench.report import progress, table
-from bench.sink import sink
+from bench.sink import Sink, sink
 from tests.kubernetes_api import PODS, SERVICES, Object, kubernetes_server, recorded
 
 sys.path.append(str(ROOT / "tests" / "kernel"))  # these import each other by their plain names
@@ -42,11 +42,19 @@ def measure(seconds: float) -> str:
         _fill(docker)
         rows.append(_one(f"{CONTAINERS}, Docker", host, docker_only, seconds))
         rows.append(_one(f"{CONTAINERS}, Docker and Kubernetes", host, both, seconds))
-    head = ["containers, names", "user CPU, % of a core", "system CPU", "VmRSS", "peak (VmHWM)"]
+    head = [
+        "containers, names",
+        "user CPU, % of a core",
+        "system CPU",
+        "VmRSS",
+        "peak (VmHWM)",
+        "Data Records/s of others",
+    ]
     return table(head, rows) + (
         f"\n\nOver {seconds:g} s; each container is a `sleep` behind a veth. Kubernetes: "
         f"{_PODS_OF_NODE} Pods of this node, and with --kubernetes-remote {_PODS} in all and "
-        f"{_SERVICES} Services."
+        f"{_SERVICES} Services. The last column is what the probe sent for the rest of the machine, and "
+        "options: where it is large, the machine was not idle."
     )
 
 
@@ -58,21 +66,24 @@ def _fill(docker: Docker) -> None:
 
 
 def _one(title: str, host: Host, options: tuple[str, ...], seconds: float) -> list[str]:
-    with _probe(host, options) as process:
+    with _probe(host, options) as (process, target):
         time.sleep(_SETTLED_S)
-        before, started = process.cpu_time(), time.monotonic()
+        target.drain()
+        before, records, started = process.cpu_time(), target.records, time.monotonic()
         time.sleep(seconds)
         after, elapsed = process.cpu_time(), time.monotonic() - started
         process.check()
+        target.drain()
         resident, peak = process.memory_kib("VmRSS"), process.memory_kib("VmHWM")
     user = (after.user_s - before.user_s) / elapsed
     system = (after.system_s - before.system_s) / elapsed
     progress(f"idle: {title}: user {user:.2%}, system {system:.2%}, {resident} KiB")
-    return [title, f"{user:.2%}", f"{system:.2%}", _mb(resident), _mb(peak)]
+    sent = f"{(target.records - records) / elapsed:.1f}"
+    return [title, f"{user:.2%}", f"{system:.2%}", _mb(resident), _mb(peak), sent]
 
 
 @contextlib.contextmanager
-def _probe(host: Host, options: tuple[str, ...]) -> Iterator[Started]:
+def _probe(host: Host, options: tuple[str, ...]) -> Iterator[tuple[Started, Sink]]:
     """In the network namespace of Docker's host, as is where it exports to."""
     with inside(host.name):
         made = sink()
@@ -82,7 +93,7 @@ def _probe(host: Host, options: tuple[str, ...]) -> Iterator[Started]:
         command = ["nsenter", network, sys.executable, "-m", "probe", "run", "-e", target.url]
         with running([*command, *options]) as process:
             target.wait()
-            yield process
+            yield process, target
 
 
 @contextlib.contextmanager
