@@ -53,7 +53,7 @@ def measure(seconds: float) -> str:
     return table(head, rows) + (
         f"\n\nOver {seconds:g} s; each container is a `sleep` behind a veth. Kubernetes: "
         f"{_PODS_OF_NODE} Pods of this node, and with --kubernetes-remote {_PODS} in all and "
-        f"{_SERVICES} Services. The last column is what the probe sent for the rest of the machine, and "
+        f"{_SERVICES} Services. The last column is what the rest of the machine did meanwhile, and "
         "options: where it is large, the machine was not idle."
     )
 
