@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,12 @@ import pytest
 from lab import Host, run
 from metering import Actor, actors
 from shell import ROOT, Record, Shells, shells
-from test_netlink import CGROUP
+from test_netlink import CGROUP, Meter
 
+from probe.collectors.netlink import NetlinkCollector
+from probe.metadata.kubernetes import KubernetesNames
+from probe.metadata.kubernetes.api import KubernetesApi
+from probe.metadata.naming import ContainerOwners
 from tests.kubernetes_api import PODS, SERVICES, KubernetesServer, kubernetes_server, recorded
 
 WEB_POD, DB_POD = "2c48913c-b29f-41e7-9350-020968147796", "3d59a24d-c3a0-42f8-8461-131a79258807"
@@ -124,10 +129,9 @@ DB = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("collector", ["ebpf", "netlink"])
 def test_both_ends_in_pods(
     server: KubernetesServer, shell: Shells, hosts: tuple[Host, Host], tmp_path: Path,
-    enter: Callable[[Actor, str, str], None], collector: str,
+    enter: Callable[[Actor, str, str], None],
 ) -> None:  # fmt: skip
     """IPFIX, JSON and Antrea's elements; one Pod is removed before its last flow is out."""
     server.put(PODS, recorded("web"))
@@ -137,12 +141,9 @@ def test_both_ends_in_pods(
     with actors(*hosts) as (client, peer):
         enter(client, WEB_POD, NGINX)
         enter(peer, DB_POD, POSTGRES)
-        found = shell("--kubernetes", kubeconfig, "--collector", collector, *OPTIONS,
-                      "-e", f"json://{lines}")  # fmt: skip
+        found = shell("--kubernetes", kubeconfig, *OPTIONS, "-e", f"json://{lines}")
         until(lambda: server.queries(PODS, watch=True))
-        time.sleep(2.5 if collector == "netlink" else 0)  # until it looked into the namespaces
         exchange(client, peer, str(hosts[1].four))
-        time.sleep(1.5 if collector == "netlink" else 0)
         server.remove(PODS, recorded("web"))
         client.do("s.close()")
         peer.do("c.close()")
@@ -169,6 +170,38 @@ def test_both_ends_in_pods(
         }  # fmt: skip
         assert ends[NGINX]["OUTER_ID"] == OUTER
         assert ends[POSTGRES]["KUBE"]["WORKLOAD"] == "StatefulSet/db"
+
+
+def test_the_netlink_collector(
+    server: KubernetesServer, hosts: tuple[Host, Host], tmp_path: Path,
+    enter: Callable[[Actor, str, str], None],
+) -> None:  # fmt: skip
+    server.put(PODS, recorded("web"))
+    names = KubernetesNames(partial(KubernetesApi, str(server.kubeconfig(tmp_path)), 5.0), "node-3")
+    names.open()
+    until(lambda: names.find(NGINX))
+    meter = Meter(NetlinkCollector(ContainerOwners((names,)), str))
+    try:
+        with actors(*hosts) as (client, peer):
+            enter(client, WEB_POD, NGINX)
+            exchange(client, peer, str(hosts[1].four))
+            meter.look(*(host.name for host in hosts))
+
+            def named() -> bool:
+                """It looks for who has had traffic."""
+                client.do("s.sendall(b'x')")
+                meter.read()
+                return meter.owner(meter.of(hosts[0])[-1]).pid == client.pid
+
+            until(named)
+            owner = meter.owner(meter.of(hosts[0])[-1])
+    finally:
+        meter.collector.close()
+        names.close()
+    assert (owner.pod_namespace, owner.pod_name, owner.container_name) == (
+        "shop", "web-7d4b9c6f5d-x2x7k", "nginx"
+    )  # fmt: skip
+    assert (owner.outer_container_id, owner.workload) == (OUTER, "Deployment/web")
 
 
 def test_names_that_come_after_the_flow(
@@ -268,7 +301,7 @@ def test_the_live_view(
 ) -> None:  # fmt: skip
     server.put(PODS, recorded("web"))
     server.put(PODS, recorded("db"))
-    command = [sys.executable, "-m", "probe", "run", "--duration", "4", *OPTIONS,
+    command = [sys.executable, "-m", "probe", "run", "--duration", "7", *OPTIONS,
                "--kubernetes", str(server.kubeconfig(tmp_path)),
                "--include", "cidr=10.77.0.0/24"]  # fmt: skip
     with (
@@ -278,8 +311,10 @@ def test_the_live_view(
         enter(client, WEB_POD, NGINX)
         enter(peer, DB_POD, POSTGRES)
         until(lambda: server.queries(PODS, watch=True))
-        time.sleep(1)
         exchange(client, peer, str(hosts[1].four))
+        for _ in range(6):  # it may not have begun yet
+            time.sleep(0.8)
+            client.do("s.sendall(b'x')")
         output, _ = view.communicate(timeout=20)
     assert "shop/web-7d4b9c6f5d-x2x7k/nginx > data/db-0/postgres" in output
 
@@ -293,10 +328,11 @@ def test_who_is_behind_a_veth(
 ) -> None:  # fmt: skip
     """Usually only the process that holds the Pod, whose container no API tells of."""
     server.put(PODS, recorded("web"))
-    space = Host("skpod", 1)
+    space = Host(f"skpod{container[:2]}", 1)
+    device = f"skveth{container[:2]}"  # that of a namespace which was deleted fades away slowly
     subprocess.run(["ip", "netns", "add", space.name], check=True)
     try:
-        run("ip", "link", "add", "skveth", "type", "veth", "peer", "eth0", "netns", space.name)
+        run("ip", "link", "add", device, "type", "veth", "peer", "eth0", "netns", space.name)
         with actors(space) as (holder,):
             enter(holder, WEB_POD, container)
             output = run(
@@ -307,5 +343,5 @@ def test_who_is_behind_a_veth(
     finally:
         subprocess.run(["ip", "netns", "del", space.name], check=True)
     found = {one["ifName"]: one for one in map(json.loads, output.splitlines())}
-    kube = found["skveth"]["LOCAL_CONTAINER"]["KUBE"]
+    kube = found[device]["LOCAL_CONTAINER"]["KUBE"]
     assert kube == {"NAME": name, "POD": "web-7d4b9c6f5d-x2x7k", "NS": "shop"}
