@@ -179,6 +179,11 @@ def take_rows(rows: Rows, where: Slots) -> Rows:
     return _opaque(rows).take(where).view(rows.dtype)
 
 
+def put_rows(rows: Rows, where: Slots, values: Rows) -> None:
+    """``rows[where] = values``, of one dtype, in the same way."""
+    _opaque(rows)[where] = _opaque(values)
+
+
 def concatenate_rows(parts: list[Rows]) -> Rows:
     """At least one part; all of one dtype."""
     return np.concatenate([_opaque(part) for part in parts]).view(parts[0].dtype)

@@ -16,7 +16,7 @@ import numpy as np
 
 from ...errors import KernelError
 from ...flow.batch import FlowBatch, Rows, row_dtype
-from ...flow.ends import Slots, concatenate_rows
+from ...flow.ends import Slots, concatenate_rows, take_rows
 from ...flow.event import EVENT_DTYPE
 from ...flow.index import U64
 from ...flow.owner import OwnerTable
@@ -231,7 +231,8 @@ class NetlinkCollector:
             self._listeners.observe(chosen[listening])
         connected = ~listening & (chosen["state"] != CLOSE) & (chosen["has_info"] > 0)
         now = time.monotonic_ns()
-        for place, sockets in self._by_place(chosen[connected & (chosen["remote_port"] > 0)]):
+        connected &= chosen["remote_port"] > 0
+        for place, sockets in self._by_place(take_rows(chosen, np.flatnonzero(connected))):
             heard = self._listeners.have(sockets)
             parts.append(self._ledger.observe(sockets, place, heard, now))
 
@@ -239,7 +240,7 @@ class NetlinkCollector:
         numbers = sockets["namespace"]
         places = {one.number: one for one in self._watched.values()}
         return [
-            (_place(places[number]), sockets[numbers == number])
+            (_place(places[number]), take_rows(sockets, np.flatnonzero(numbers == number)))
             for number in sorted(set(numbers.tolist()))
         ]
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...flow.batch import Mark, Rows, row_dtype
-from ...flow.ends import Slots, take_rows
+from ...flow.ends import Slots, concatenate_rows, put_rows, take_rows
 from ...flow.index import KeyIndex
 from .counters import Flags, control_bits, count_totals, find_roles, read_times
 from .messages import CLOSE, TCP, Messages, Sockets
@@ -187,8 +187,9 @@ class Ledger:
     # -- sockets -----------------------------------------------------------------------------------
     def _is_another(self, sockets: Sockets, slots: Slots) -> Flags:
         """The same socket was disconnected and is used again: its counters began anew."""
-        seen, rows = self.seen[slots], self.rows
-        back = (sockets["sent"] < seen["sent"]) | (sockets["received"] < seen["received"])
+        seen, rows = self.seen, self.rows
+        back = sockets["sent"] < seen["sent"][slots]
+        back |= sockets["received"] < seen["received"][slots]
         moved = (sockets["remote_port"] != rows["remote_port"][slots]) & (sockets["state"] != CLOSE)
         another: Flags = back | moved
         return another
@@ -201,7 +202,7 @@ class Ledger:
             return
         seen = np.zeros(len(slots), _SEEN)
         seen["key"], seen["namespace"], seen["is_live"] = sockets["key"], place.number, True
-        self.seen[slots] = seen
+        put_rows(self.seen, slots, seen)
         rows: Rows = np.zeros(len(slots), self.rows.dtype)
         rows["id"] = np.arange(self._next_id, self._next_id + len(slots), dtype=np.uint64)
         self._next_id += len(slots)
@@ -218,11 +219,11 @@ class Ledger:
         first, _ = read_times(sockets, now_ns)
         rows["start_ns"] = np.clip(first, min(self._since_ns, now_ns), now_ns)
         rows["last_ns"] = rows["start_ns"]
-        self.rows[slots] = rows
+        put_rows(self.rows, slots, rows)
 
     def _count(self, slots: Slots, sockets: Sockets, now_ns: int) -> Rows:
         """Bring slots up to date; rows with what came since the last time."""
-        seen, known = self.seen[slots], take_rows(self.rows, slots)
+        seen, known = take_rows(self.seen, slots), take_rows(self.rows, slots)
         for name in ("segments_out", "segments_in"):  # 32 bits that run over in long transfers
             seen[name] += (sockets[name] - seen[name]) % _U32
         for name in ("sent", "received"):
@@ -236,13 +237,14 @@ class Ledger:
         seen["lost"] = lost
         self._describe(known, sockets, now_ns)
         known["mark"] |= totals["mark"]
-        rows = known.copy()
+        rows = concatenate_rows([known])  # a copy
         for name in _COUNTERS:
             total = np.maximum(totals[name], known[name].astype(np.int64))
             rows[name] = total - known[name].astype(np.int64)
             known[name] = total
         seen["is_reported"] = True
-        self.seen[slots], self.rows[slots] = seen, known
+        put_rows(self.seen, slots, seen)
+        put_rows(self.rows, slots, known)
         return rows
 
     def _describe(self, rows: Rows, sockets: Sockets, now_ns: int) -> None:
