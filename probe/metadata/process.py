@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from ..flow.owner import Owner
 from .container import Place, read_place
 from .procfs import read_cgroup
+from .users import group_name
 
 #: Of 255 octets, those that leave no room for 'docker-<64 digits>.scope'.
 _LONG_CGROUP = 176
@@ -59,6 +60,7 @@ def owner_from_row(
         uid=int(row["uid"]),
         gid=int(row["gid"]),
         user_name=user_name(int(row["uid"])),
+        group_name=group_name(int(row["gid"])),
         parent_uid=int(row["parent_uid"]),
         parent_gid=int(row["parent_gid"]),
         parent_user_name=user_name(int(row["parent_uid"])),

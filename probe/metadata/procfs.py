@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ..flow.owner import Owner
 from .container import container_id, read_place
+from .users import group_name
 
 #: Where container runtimes put containers, in the order of kernel/host.container_hierarchy.
 _HIERARCHIES = ("memory", "pids", "devices", "")
@@ -65,6 +66,7 @@ def owner_from_proc(
         uid=uid,
         gid=own.get("Gid"),
         user_name="" if uid is None else user_name(uid),
+        group_name="" if gid is None else group_name(gid),
         parent_uid=parent_uid,
         parent_gid=of_parent.get("Gid"),
         parent_user_name="" if parent_uid is None else user_name(parent_uid),

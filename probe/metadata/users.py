@@ -1,8 +1,10 @@
-"""User names: looked up in the host's user database, each uid once."""
+"""Names of users and groups: looked up in the host's databases, each number once."""
 
 from __future__ import annotations
 
+import grp
 import pwd
+from functools import lru_cache
 
 
 class UserNames:
@@ -25,5 +27,14 @@ class UserNames:
 def _look_up(uid: int) -> str:
     try:
         return pwd.getpwuid(uid).pw_name
+    except (KeyError, OverflowError):
+        return ""
+
+
+@lru_cache(4096)
+def group_name(gid: int) -> str:
+    """'' for a gid without one; as with users, the host's name for it."""
+    try:
+        return grp.getgrgid(gid).gr_name
     except (KeyError, OverflowError):
         return ""

@@ -145,13 +145,14 @@ class Shells:
         self._commands: list[Command] = []
 
     def __call__(self, *options: str, **where: Any) -> Shell:
-        return Shell(self._start, *options, **where)
+        return Shell(self.start, *options, **where)
 
     def close(self) -> None:
         for command in self._commands:
             command.kill()
 
-    def _start(self, *arguments: str, host: Host | None = None) -> Command:
+    def start(self, *arguments: str, host: Host | None = None) -> Command:
+        """A command by itself."""
         self._commands.append(Command(*arguments, host=host))
         return self._commands[-1]
 

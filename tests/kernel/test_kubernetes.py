@@ -24,6 +24,7 @@ from probe.metadata.kubernetes import KubernetesNames
 from probe.metadata.kubernetes.api import KubernetesApi
 from probe.metadata.naming import ContainerOwners
 from tests.kubernetes_api import PODS, SERVICES, KubernetesServer, kubernetes_server, recorded
+from tests.talk import ENDS, KUBE, TCP, WHO, pieces
 
 WEB_POD, DB_POD = "2c48913c-b29f-41e7-9350-020968147796", "3d59a24d-c3a0-42f8-8461-131a79258807"
 NGINX, POSTGRES, SANDBOX = "a1" * 32, "b1" * 32, "99" * 32
@@ -169,6 +170,8 @@ def test_both_ends_in_pods(
             "NODE": "node-3", "WORKLOAD": "Deployment/web", "LABELS": {"app": "web"},
         }  # fmt: skip
         assert ends[NGINX]["OUTER_ID"] == OUTER
+        # all of the talk's fields but the address, which is of a default route
+        assert not (ENDS | WHO | KUBE | TCP) - {"EXPORTER_IPV4_ADDRESS"} - pieces(one)
         assert ends[POSTGRES]["KUBE"]["WORKLOAD"] == "StatefulSet/db"
 
 

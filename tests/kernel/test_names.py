@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -16,11 +17,12 @@ from pathlib import Path
 import pytest
 from docker_lab import IMAGE, Docker, docker_daemon
 from lab import Host, run, two_hosts
-from metering import actors
+from metering import Actor, actors
 from shell import ROOT, Record, Shell, Shells, shells
 from test_containers import SERVE, fetch, when_serving
 
 from tests.json_schema import check_line
+from tests.talk import COUNTERS, DOCKER, ENDS, TCP, WHO, pieces
 
 BRIDGE = ("--include", "cidr=172.31.250.0/24")
 LABELS = ("--label", "com.docker.compose.project=shop", "--label", "com.docker.compose.service=api")
@@ -396,3 +398,92 @@ def test_events_of_containers(shell: Shells, docker: Docker, tmp_path: Path) -> 
     told = Counter(line["event"]["action"] for line in others if "action" in line["event"])
     assert told["container-start"] == told["container-stop"] == told["close"] == 2
     assert "lost: nothing" in found.summary
+
+
+def test_the_examples_of_the_talk_and_the_views(
+    docker: Docker, shell: Shells, tmp_path: Path
+) -> None:
+    """One connection between containers: eBPF's event and flow, Netlink's flow, the counters of
+    both interfaces, and what ``flows`` and ``events`` show of it, each with all of its fields."""
+    ebpf, netlink = tmp_path / "ebpf.jsonl", tmp_path / "netlink.jsonl"
+    names = ("--docker", docker.url)
+    route = ("default", "dev", "docker0")
+    run("ip", "-n", docker.host.name, "route", "add", *route)  # so that the probe has an address
+    with contextlib.ExitStack() as stack:
+        stack.callback(run, "ip", "-n", docker.host.name, "route", "del", *route)
+        client, server = (stack.enter_context(inside(docker, name)) for name in ("shell", "web"))
+        address = docker.address("web")
+        of_it = (*names, "--cidr", address)
+        commands = [
+            shell.start(*command, host=docker.host)
+            for command in (
+                ("run", *names, "-e", f"json://{ebpf}", "--events", "--collector", "ebpf"),
+                ("run", *names, "-e", f"json://{netlink}", "--collector", "netlink"),
+                ("flows", *of_it, "--container", "shell"),
+                ("flows", *of_it, "--by", "container", "--json"),
+                ("events", *of_it, "--container", "web", "--kind", "ACCEPT,CLOSE"),
+            )
+        ]
+        for command in commands:
+            command.wait_for(2)
+        server.do("l = socket.create_server(('', 80))")
+        time.sleep(2.5)  # until Netlink looked into the namespaces
+        client.do(f"s = socket.create_connection(({address!r}, 80), 5)")
+        server.do("c, _ = l.accept()")
+        client.do("s.sendall(b'x' * 3000)")
+        server.do("c.recv(3000, socket.MSG_WAITALL); c.sendall(b'y')")
+        client.do("s.recv(1)")
+        time.sleep(1.5)
+        client.do("s.close()")
+        server.do("c.close()")
+        time.sleep(1.5)
+        outputs = [command.stop()[0].splitlines() for command in commands]
+    check_talk(ebpf, docker, address, has_events=True)
+    check_talk(netlink, docker, address, has_events=False)
+    check_views(address, *outputs[2:])
+
+
+def check_talk(path: Path, docker: Docker, address: str, has_events: bool) -> None:
+    lines = [check_line(line) for line in path.read_text().splitlines()]
+    whole = ENDS | WHO | DOCKER
+    flows = [one for one in lines if one.get("EVENT_TYPE") == "FLOW"
+             and one["IPV4_REMOTE_ADDR"] == address and one["L4_REMOTE_PORT"] == 80]  # fmt: skip
+    assert flows
+    for one in flows:
+        assert not (whole | TCP) - pieces(one)
+        assert one["LOCAL_CONTAINER"]["DOCKER"]["NAME"] == "shell"
+        assert one["REMOTE_CONTAINER"]["DOCKER"]["NAME"] == "web"
+    connects = [one for one in lines if one.get("EVENT_TYPE") == "CONNECT"
+                and one["IPV4_REMOTE_ADDR"] == address and one["PROTOCOL"] == 6]  # fmt: skip
+    assert len(connects) == has_events
+    assert all(whole <= pieces(one) for one in connects)
+    links = {one["LOCAL_CONTAINER"]["DOCKER"]["NAME"]: one
+             for one in lines if "ifName" in one and "LOCAL_CONTAINER" in one}  # fmt: skip
+    assert links.keys() == {"shell", "web"}
+    assert all(pieces(one) >= COUNTERS | DOCKER for one in links.values())
+
+
+def check_views(address: str, lines: list[str], sums: list[str], events: list[str]) -> None:
+    assert lines
+    for line in lines:
+        assert f" > {address}:80, sent " in line
+        assert ", container shell > web, " in line
+    shell, web = sorted((check_line(line, "summary") for line in sums), key=lambda one: one["NAME"])
+    assert (shell["NAME"], web["NAME"]) == ("shell", "web")
+    assert (shell["AS_CLIENT"]["FLOWS"], shell["AS_SERVER"]["FLOWS"]) == (1, 0)
+    assert (web["AS_CLIENT"]["FLOWS"], web["AS_SERVER"]["FLOWS"]) == (0, 1)
+    assert web["BYTES_RCVD"] == shell["BYTES_SENT"] > 3000
+    assert min(shell["AS_CLIENT"]["RTT"], web["AS_SERVER"]["RTT"]) > 0
+    assert shell["LOCAL_CONTAINER"]["DOCKER"]["NAME"] == "shell"
+    assert [line.split()[1] for line in events] == ["ACCEPT", "CLOSE"]
+    assert all(line.endswith("container web") for line in events)
+
+
+@contextlib.contextmanager
+def inside(docker: Docker, name: str) -> Iterator[Actor]:
+    actor = docker.python(name)
+    try:
+        actor.do("result = 1")  # it runs
+        yield actor
+    finally:
+        actor.leave()
