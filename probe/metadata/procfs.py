@@ -66,7 +66,7 @@ def owner_from_proc(
         uid=uid,
         gid=own.get("Gid"),
         user_name="" if uid is None else user_name(uid),
-        group_name="" if gid is None else group_name(gid),
+        group_name="" if uid is None else group_name(own["Gid"]),
         parent_uid=parent_uid,
         parent_gid=of_parent.get("Gid"),
         parent_user_name="" if parent_uid is None else user_name(parent_uid),

@@ -20,7 +20,16 @@ from lab import Host, two_hosts
 from metering import Actor, actors
 from shell import ROOT
 
-from probe.api import RECORD_DTYPE, Batch, ConfigError, Metering, Owner, SockflowError, address
+from probe.api import (
+    RECORD_DTYPE,
+    Batch,
+    ConfigError,
+    EventKind,
+    Metering,
+    Owner,
+    SockflowError,
+    address,
+)
 
 PORT = 7120
 
@@ -49,6 +58,7 @@ class Reader(threading.Thread):
         self.flows = np.zeros(0, RECORD_DTYPE)
         self.owners: dict[int, Owner] = {}
         self.listening: list[int] = []
+        self.events: list[EventKind] = []
         self.batches = 0
         self.start()
 
@@ -62,6 +72,7 @@ class Reader(threading.Thread):
         for side in ("source_owner", "destination_owner"):
             self.owners |= {index: batch.owners[index] for index in batch.flows[side].tolist()}
         self.listening += batch.sockets["local_port"].tolist()
+        self.events += map(EventKind, batch.events["kind"])
 
     def stop(self) -> None:
         self._metering.stop()
@@ -101,7 +112,8 @@ def test_in_a_thread_with_the_programs_own_traffic() -> None:
     handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        with Metering(interval=0.1, include=[f"port={port},process={os.getpid()}"]) as metering:
+        rule = f"port={port},process={os.getpid()}"
+        with Metering(interval=0.1, include=[rule], events=True) as metering:
             reader = Reader(metering)
             reader.wait(lambda: reader.batches)
             with socket.create_connection(("127.0.0.1", port)) as client:
@@ -115,6 +127,7 @@ def test_in_a_thread_with_the_programs_own_traffic() -> None:
     there = reader.flows[reader.flows["destination_port"] == port]
     assert 5000 < there["octets"].sum() < 7000
     assert address(there[0], "source") == "127.0.0.1"
+    assert reader.events[:2] == [EventKind.CONNECT, EventKind.ACCEPT]
     assert {reader.owners[int(index)].pid for index in there["source_owner"]} == {os.getpid()}
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
 

@@ -400,11 +400,9 @@ def test_events_of_containers(shell: Shells, docker: Docker, tmp_path: Path) -> 
     assert "lost: nothing" in found.summary
 
 
-def test_the_examples_of_the_talk_and_the_views(
-    docker: Docker, shell: Shells, tmp_path: Path
-) -> None:
+def test_the_examples_of_the_talk_and_sums(docker: Docker, shell: Shells, tmp_path: Path) -> None:
     """One connection between containers: eBPF's event and flow, Netlink's flow, the counters of
-    both interfaces, and what ``flows`` and ``events`` show of it, each with all of its fields."""
+    both interfaces, each with all of its fields, and the sums of ``sockflow flows``."""
     ebpf, netlink = tmp_path / "ebpf.jsonl", tmp_path / "netlink.jsonl"
     names = ("--docker", docker.url)
     route = ("default", "dev", "docker0")
@@ -413,15 +411,12 @@ def test_the_examples_of_the_talk_and_the_views(
         stack.callback(run, "ip", "-n", docker.host.name, "route", "del", *route)
         client, server = (stack.enter_context(inside(docker, name)) for name in ("shell", "web"))
         address = docker.address("web")
-        of_it = (*names, "--cidr", address)
         commands = [
             shell.start(*command, host=docker.host)
             for command in (
                 ("run", *names, "-e", f"json://{ebpf}", "--events", "--collector", "ebpf"),
                 ("run", *names, "-e", f"json://{netlink}", "--collector", "netlink"),
-                ("flows", *of_it, "--container", "shell"),
-                ("flows", *of_it, "--by", "container", "--json"),
-                ("events", *of_it, "--container", "web", "--kind", "ACCEPT,CLOSE"),
+                ("flows", *names, "--container", "shell", "--by", "container", "--json"),
             )
         ]
         for command in commands:
@@ -433,28 +428,29 @@ def test_the_examples_of_the_talk_and_the_views(
         client.do("s.sendall(b'x' * 3000)")
         server.do("c.recv(3000, socket.MSG_WAITALL); c.sendall(b'y')")
         client.do("s.recv(1)")
-        time.sleep(1.5)
+        time.sleep(3)  # Netlink seeks owners while there is a socket, for 1 % of its time
         client.do("s.close()")
         server.do("c.close()")
         time.sleep(1.5)
         outputs = [command.stop()[0].splitlines() for command in commands]
     check_talk(ebpf, docker, address, has_events=True)
     check_talk(netlink, docker, address, has_events=False)
-    check_views(address, *outputs[2:])
+    check_sums(outputs[2])
 
 
 def check_talk(path: Path, docker: Docker, address: str, has_events: bool) -> None:
     lines = [check_line(line) for line in path.read_text().splitlines()]
     whole = ENDS | WHO | DOCKER
     flows = [one for one in lines if one.get("EVENT_TYPE") == "FLOW"
-             and one["IPV4_REMOTE_ADDR"] == address and one["L4_REMOTE_PORT"] == 80]  # fmt: skip
+             and one.get("IPV4_REMOTE_ADDR") == address and one["L4_REMOTE_PORT"] == 80]  # fmt: skip
     assert flows
     for one in flows:
-        assert not (whole | TCP) - pieces(one)
+        missing = (whole | TCP) - pieces(one)
+        assert not missing, f"{missing} of {one}"
         assert one["LOCAL_CONTAINER"]["DOCKER"]["NAME"] == "shell"
         assert one["REMOTE_CONTAINER"]["DOCKER"]["NAME"] == "web"
     connects = [one for one in lines if one.get("EVENT_TYPE") == "CONNECT"
-                and one["IPV4_REMOTE_ADDR"] == address and one["PROTOCOL"] == 6]  # fmt: skip
+                and one.get("IPV4_REMOTE_ADDR") == address and one["PROTOCOL"] == 6]  # fmt: skip
     assert len(connects) == has_events
     assert all(whole <= pieces(one) for one in connects)
     links = {one["LOCAL_CONTAINER"]["DOCKER"]["NAME"]: one
@@ -463,11 +459,7 @@ def check_talk(path: Path, docker: Docker, address: str, has_events: bool) -> No
     assert all(pieces(one) >= COUNTERS | DOCKER for one in links.values())
 
 
-def check_views(address: str, lines: list[str], sums: list[str], events: list[str]) -> None:
-    assert lines
-    for line in lines:
-        assert f" > {address}:80, sent " in line
-        assert ", container shell > web, " in line
+def check_sums(sums: list[str]) -> None:
     shell, web = sorted((check_line(line, "summary") for line in sums), key=lambda one: one["NAME"])
     assert (shell["NAME"], web["NAME"]) == ("shell", "web")
     assert (shell["AS_CLIENT"]["FLOWS"], shell["AS_SERVER"]["FLOWS"]) == (1, 0)
@@ -475,8 +467,6 @@ def check_views(address: str, lines: list[str], sums: list[str], events: list[st
     assert web["BYTES_RCVD"] == shell["BYTES_SENT"] > 3000
     assert min(shell["AS_CLIENT"]["RTT"], web["AS_SERVER"]["RTT"]) > 0
     assert shell["LOCAL_CONTAINER"]["DOCKER"]["NAME"] == "shell"
-    assert [line.split()[1] for line in events] == ["ACCEPT", "CLOSE"]
-    assert all(line.endswith("container web") for line in events)
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import termios
 import time
+from collections import Counter
 from collections.abc import Iterator
 
 import pytest
@@ -33,9 +34,9 @@ def pair() -> Iterator[tuple[Host, Host]]:
 
 
 @contextlib.contextmanager
-def commands(*each: tuple[str, ...]) -> Iterator[list[Command]]:
+def commands(*each: tuple[str, ...], name: str = "flows") -> Iterator[list[Command]]:
     """``sockflow flows`` with these arguments, all of them metering."""
-    found = [Command("flows", *arguments) for arguments in each]
+    found = [Command(name, *arguments) for arguments in each]
     try:
         for command in found:
             command.wait_for(2)
@@ -126,6 +127,31 @@ def check_tree(lines: list[str], client: Actor, server: Actor, pair: tuple[Host,
         strict=False,
     ):  # fmt: skip
         assert re.fullmatch(expected, line), line
+
+
+def test_events(pair: tuple[Host, Host]) -> None:
+    address = str(pair[1].four)
+    kinds = ("--kind", "CONNECT,CONNECT_FAILED,ACCEPT,CLOSE,SEND")
+    with (
+        commands(
+            (*FILTER, *kinds), (*FILTER, "--kind", "accept", "--json"), name="events"
+        ) as found,
+        actors(*pair) as (client, server),
+    ):
+        client.do(f"try: socket.create_connection(({address!r}, {PORT}))\nexcept OSError: pass")
+        exchange(client, server, address)
+        found[0].wait_for_output("SEND udp")
+        (plain, errors), (as_json, _) = (command.stop() for command in found)
+    ours = rf"tcp {pair[0].four}:\d+ > {address}:{PORT}"
+    who = rf", process python\S*\({client.pid}\), parent \S+\({os.getpid()}\), user root"
+    told = [line.partition(" ")[2] for line in plain.splitlines()]
+    assert re.fullmatch(f"CONNECT_FAILED {ours}, ECONNREFUSED{who}", told[0])
+    assert re.fullmatch(f"CONNECT {ours}{who}", told[1])
+    counts = Counter(line.split()[0] for line in told)
+    assert counts == {"CONNECT_FAILED": 1, "CONNECT": 2, "ACCEPT": 2, "CLOSE": 2, "SEND": 1}
+    assert errors.endswith("8 events shown, lost: nothing\n")
+    accepted = [check_line(line, "event") for line in as_json.splitlines()]
+    assert [line["LOCAL_PROCESS"]["PID"] for line in accepted] == [server.pid] * 2
 
 
 def test_the_reader_goes_away(pair: tuple[Host, Host]) -> None:
