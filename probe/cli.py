@@ -213,7 +213,7 @@ def _add_identity(run: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     run.add_argument(
         "--profile", metavar="NAME",
-        help=f"what a collector knows: see `sockflow templates` (default {_DEFAULTS.profile})",
+        help="what a collector knows: see `sockflow templates` (default full, or kubernetes)",
     )  # fmt: skip
     run.add_argument("--template", metavar="NAME|FILE", help="a Template instead of the profile's")
     run.add_argument(

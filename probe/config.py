@@ -33,7 +33,7 @@ class RunConfig:
     interval: float = 1.0
     odid: int = 1
     pen: int = 32473
-    profile: str = "full"
+    profile: str = ""  # full, or kubernetes where Pods are named
     template: str | None = None
     nat: bool = True
     docker: bool | str = "auto"

@@ -36,6 +36,7 @@ from probe.mapping import (
     load_profile,
     load_template,
 )
+from probe.metadata.kubernetes import is_wanted
 from probe.own_traffic import Endpoint
 from probe.self_report import Metering, SelfReport
 from probe.sink import EventSink, OwnerKeeping, Reopening, Sink
@@ -301,7 +302,7 @@ class Workshop:
     def stream(self, target: Destination, open_: Opener = open_sender) -> Stream:
         """ConfigError: its profile, Template or files cannot be used."""
         config, is_netflow9 = self._config, target.scheme == "netflow9"
-        profile = load_profile(target.profile or config.profile)
+        profile = load_profile(target.profile or config.profile or self._default_profile())
         definition = self._definition(target, profile)
         options = [self._options[name] for name in profile.options]
         if is_netflow9:
@@ -342,6 +343,10 @@ class Workshop:
             self._boot_s,
             repeats_templates=not isinstance(sender, StreamSender),
         )
+
+    def _default_profile(self) -> str:
+        """Where nobody names Pods, their elements would be empty, and too many for Wireshark."""
+        return "kubernetes" if is_wanted(self._config.kubernetes) else "full"
 
     def _definition(self, target: Destination, profile: Profile) -> TemplateDefinition:
         """A destination's own profile wins over the Template of the configuration."""

@@ -96,10 +96,10 @@ def descriptions(records: list[Record]) -> dict[int, tuple[str, str]]:
     }
 
 
-#: What the default Template leaves out.
+#: What the default Template leaves out, to have no more fields than Wireshark takes.
 _MORE = [
     f"{side}{what}" for side in ("source", "destination")
-    for what in ("ComposeProject", "ComposeService")
+    for what in ("ContainerImage", "ComposeProject", "ComposeService")
 ]  # fmt: skip
 
 

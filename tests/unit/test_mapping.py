@@ -21,7 +21,7 @@ ELEMENTS = load_elements()
 
 def encoder_of(text: str, owners: OwnerTable | None = None, **privacy: bool) -> Encoder:
     """An Encoder for a Template's name or, with blanks or lines, its text."""
-    shipped = text in ("full", "numeric")
+    shipped = text in ("full", "kubernetes", "numeric")
     definition = load_template(text, ELEMENTS) if shipped else _definition(text)
     return Encoder(definition, owners or owner_table(), Privacy(**privacy))
 
@@ -42,7 +42,7 @@ def decoded(encoder: Encoder, records: Rows, max_message: int = 1400) -> list[Re
 
 
 def test_all_that_is_told_of_a_container() -> None:
-    """Each on its own side, in IPFIX's default Template."""
+    """Each on its own side, in the Template of those who name Pods."""
     outer, pod = "ab" * 32, "2c48913c-b29f-11e7-9350-020968147796"
     owners = OwnerTable()
     owners.add(
@@ -59,7 +59,7 @@ def test_all_that_is_told_of_a_container() -> None:
         "PodNamespace": "shop", "PodName": "web-1", "PodLabels": '{"app":"web","tier":"ü"}',
         "Workload": "Deployment/web", "NodeName": "node-3", "SystemdUnit": "",
     }  # fmt: skip
-    encoder = encoder_of("full", owners)
+    encoder = encoder_of("kubernetes", owners)
     for record, (side, other) in zip(
         decoded(encoder, records),
         [("source", "destination"), ("destination", "source")],
@@ -69,10 +69,21 @@ def test_all_that_is_told_of_a_container() -> None:
         assert {record[f"{other}{name}"] for name in there} == {""}
 
 
-def test_a_record_of_the_default_template() -> None:
+def test_the_default_template_is_for_wireshark_as_it_is() -> None:
+    """Which takes no notice of one with more than 60 fields."""
+    templates = {
+        name: [{field.element.name for field in one.fields} for one in encoder_of(name).templates]
+        for name in ("full", "kubernetes")
+    }
+    for fields, more in zip(*templates.values(), strict=True):
+        assert fields < more
+        assert len(fields) <= 60 or any(name.startswith("postNA") for name in fields)
+
+
+def test_a_record_of_the_longest_template() -> None:
     records = flow_records(4)
     records["destination_owner"] = [2, 3, 4, 0]
-    record = decoded(encoder_of("full"), records)[1]
+    record = decoded(encoder_of("kubernetes"), records)[1]
     assert record == {
         "sourceIPv4Address": "10.0.0.1",
         "destinationIPv4Address": "192.0.0.1",

@@ -61,7 +61,8 @@ def decoded(
 
 def test_there_are_the_profiles_that_were_asked_for() -> None:
     assert set(PROFILES) == {
-        "full", "numeric", "iana", "nfdump", "pmacct", "goflow2", "akvorado", "nprobe", "antrea"
+        "full", "kubernetes", "numeric", "iana", "nfdump", "pmacct", "goflow2", "akvorado",
+        "nprobe", "antrea",
     }  # fmt: skip
     assert next(iter(PROFILES)) == "full"
     assert all(profile.note for profile in PROFILES.values())

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
-from probe.metadata.kubernetes.names import KubernetesNames, KubernetesSettings, open_kubernetes
+from probe.metadata.kubernetes.names import (
+    KubernetesNames,
+    KubernetesSettings,
+    is_wanted,
+    open_kubernetes,
+)
 
-__all__ = ["KubernetesNames", "KubernetesSettings", "open_kubernetes"]
+__all__ = ["KubernetesNames", "KubernetesSettings", "is_wanted", "open_kubernetes"]

@@ -124,6 +124,15 @@ class KubernetesNames:
             watch.listener.close()
 
 
+def is_wanted(where: bool | str, in_cluster: Path = IN_CLUSTER) -> bool:
+    """Whether Pods shall be named, as the setting ``kubernetes`` says."""
+    return _is_in_cluster(in_cluster) if where == "auto" else where is not False
+
+
+def _is_in_cluster(service_account: Path) -> bool:
+    return "KUBERNETES_SERVICE_HOST" in os.environ and service_account.exists()
+
+
 def open_kubernetes(
     settings: KubernetesSettings, in_cluster: Path = IN_CLUSTER
 ) -> KubernetesNames | None:
@@ -131,8 +140,8 @@ def open_kubernetes(
 
     ConfigError: it was asked for, and the package is missing, or there is no configuration.
     """
-    is_in_cluster = "KUBERNETES_SERVICE_HOST" in os.environ and in_cluster.exists()
-    if settings.where is False or (settings.where == "auto" and not is_in_cluster):
+    is_in_cluster = _is_in_cluster(in_cluster)
+    if not is_wanted(settings.where, in_cluster):
         return None
     if not _is_installed():
         if settings.where != "auto":
