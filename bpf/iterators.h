@@ -47,7 +47,8 @@ static __always_inline void snapshot_tcp(struct sock_flow *f, struct sock *sk)
 		return;
 	if (f->progress) {
 		/* closed, but its descriptor is still held: give close() a second to tell the owner */
-		if (f->progress != (CLOSING | FINAL) || now < f->row.last_ns + 1000000000ULL)
+		if (f->progress != (CLOSING | FINAL) ||
+		    (now < f->row.last_ns + 1000000000ULL && !is_last_pass))
 			return;
 		r = snapshot_slot();
 		if (r && take_final(f)) {

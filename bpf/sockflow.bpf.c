@@ -35,6 +35,7 @@ const volatile int container_hierarchy_id = 0; /* of cgroup_v1_controller's; 0 i
 /* --- maps ------------------------------------------------------------------------------------- */
 struct losses losses;     /* read by user space through .bss */
 u32 snapshot_rows;        /* rows written in this pass */
+u32 is_last_pass;         /* nothing waits for later any more */
 u32 reader_told;          /* that a ring is half full; the reader clears it before it reads both */
 u32 udp_peer_count;       /* entries of udp_peers: a pass over an empty table is not free */
 

@@ -145,7 +145,7 @@ class Probe:
 
         A full cache is more than the destinations' queues hold, so the caller sends between lots.
         """
-        self.observe(self.collector.read())
+        self.observe(self.collector.read(is_last=True))
         self.events.pass_on(may_wait=False)
         now_ns, offset_ns = time.monotonic_ns(), _wall_offset_ns()
         for records in (

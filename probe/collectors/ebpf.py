@@ -195,6 +195,7 @@ class EbpfCollector:
         self._snapshot_fd = self._object.map_fd("snapshot")
         self._count = np.frombuffer(self._object.variable("snapshot_rows"), "u4")
         self._told = np.frombuffer(self._object.variable("reader_told"), "u4")
+        self._is_last = np.frombuffer(self._object.variable("is_last_pass"), "u4")
         self._udp_peers = np.frombuffer(self._object.variable("udp_peer_count"), "u4")
         losses = self._object.btf.struct_dtype("losses")
         self._losses = np.frombuffer(self._object.variable("losses"), losses)[0]
@@ -224,13 +225,16 @@ class EbpfCollector:
         """Readable when a ring is more than half full: time to ``drain``."""
         return self._epoll.fileno()
 
-    def read(self) -> FlowBatch:
+    def read(self, is_last: bool = False) -> FlowBatch:
         """All flow ends with traffic since the last read, and all that ended.
 
-        Its rows may be the kernel's own array: they last until the next ``read``.
+        A socket that is closed while its descriptor is held has a second for close() to tell who
+        served it, unless this ``is_last``. The rows may be the kernel's own array: they last until
+        the next ``read``.
         """
         if self._unattributed and time.monotonic_ns() >= self._attribution_due:
             self._attribute()
+        self._is_last[0] = is_last
         parts = [*self._read_snapshot(), self._read_ended()]
         filled = [part for part in parts if len(part)]
         return self._finish(concatenate_rows(filled) if len(filled) > 1 else (filled or parts)[0])
@@ -337,7 +341,8 @@ class EbpfCollector:
 
     def close(self) -> None:
         """Detaches everything; nothing stays in the kernel."""
-        self._count = self._told = self._udp_peers = self._losses = None  # type: ignore[assignment]
+        self._count = self._told = self._is_last = self._udp_peers = None  # type: ignore[assignment]
+        self._losses = None
         self._stack.close()
 
 

@@ -142,9 +142,9 @@ class MergedCollector:
         """Readable when one of them is."""
         return self._epoll.fileno()
 
-    def read(self) -> FlowBatch:
+    def read(self, is_last: bool = False) -> FlowBatch:
         """All TCP and UDP flow ends with traffic since the last read, each from one of the two."""
-        first, second = self._netlink.read().rows, self._ebpf.read().rows
+        first, second = self._netlink.read(is_last).rows, self._ebpf.read(is_last).rows
         self.snapshot_ns = self._netlink.snapshot_ns + self._ebpf.snapshot_ns
         return FlowBatch(self._claims.merge(first, second, is_read=True))
 

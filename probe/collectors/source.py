@@ -31,8 +31,11 @@ class Collector(Protocol):
     def fileno(self) -> int:
         """Readable when it is time to ``drain``."""
 
-    def read(self) -> FlowBatch:
-        """All flow ends with traffic since the last read, and all that ended."""
+    def read(self, is_last: bool = False) -> FlowBatch:
+        """All flow ends with traffic since the last read, and all that ended.
+
+        ``is_last``: those too that would wait for the next read to know more.
+        """
 
     def drain(self) -> FlowBatch:
         """What ended since the last read."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
+from conftest import Meter
 from ends import (
     address_of,
     assert_one_connection,
@@ -24,7 +27,7 @@ from metering import (
     start,
 )
 
-from probe.flow.batch import EndReason, OwnerSource
+from probe.flow.batch import EndReason, Mark, OwnerSource
 
 SYN_ACK_FIN = 0x02 | 0x10 | 0x01
 
@@ -236,3 +239,19 @@ def test_isolated_connections_with_equal_addresses_and_ports(
     for hosts, (client, server, octets) in zip((pair, other_pair), couples, strict=True):
         to, back = assert_one_connection(process, process.of(hosts, TCP), client, server)
         assert octets < to["octets"] < 2 * octets < back["octets"] < 3 * octets
+
+
+def test_the_last_read_waits_for_nobody(meter: Meter, hosts: tuple[Host, Host]) -> None:
+    """A connection that its peer has reset is closed, whoever still holds the descriptor."""
+    with actors(*hosts) as (client, server):
+        connect(client, server, str(hosts[1].four), listen(server, "0.0.0.0"))
+        exchange(client, server, 1000, 1000)
+        client.do("import struct")
+        client.do("s.setsockopt(1, socket.SO_LINGER, struct.pack('ii', 1, 0))\ns.close()")
+        server.do("try: c.recv(1)\nexcept ConnectionResetError: pass")
+        meter.forget()
+        rows = meter.collector.read(is_last=True).rows
+    wanted = (rows["netns_inode"] == os.stat(f"/run/netns/{hosts[1].name}").st_ino) & (
+        rows["mark"] & Mark.CLOSED != 0
+    )
+    assert np.count_nonzero(wanted) == 1

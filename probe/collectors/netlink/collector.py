@@ -139,8 +139,11 @@ class NetlinkCollector:
         """Readable when sockets were destroyed: time to ``drain``."""
         return self._watch.fileno()
 
-    def read(self) -> FlowBatch:
-        """All TCP sockets with traffic since the last read, and all that ended."""
+    def read(self, is_last: bool = False) -> FlowBatch:
+        """All TCP sockets with traffic since the last read, and all that ended.
+
+        Nothing waits for a later read that could not be told now, so ``is_last`` changes nothing.
+        """
         started = time.perf_counter_ns()
         self._spaces.refresh(is_new=True)
         parts, slots = self._dump_all()
