@@ -28,6 +28,10 @@ BRIDGE = ("--include", "cidr=172.31.250.0/24")
 LABELS = ("--label", "com.docker.compose.project=shop", "--label", "com.docker.compose.service=api")
 #: Ends after four seconds, so that a dump of sockets sees the connection.
 SERVE_SLOWLY = (IMAGE, "nc", "-ll", "-p", "80", "-e", "/bin/busybox", "sleep", "4")
+#: By a child that lives on after its parent has closed the connection, too: it is who ends it.
+SERVE_BY_CHILD = (
+    IMAGE, "nc", "-ll", "-p", "80", "-e", "/bin/busybox", "sh", "-c", "sleep 0.3; echo hello",
+)  # fmt: skip
 #: 200 by hand: SHORT_LIVED=200 pytest tests/kernel/test_names.py -k short
 SHORT_LIVED = int(os.environ.get("SHORT_LIVED", "40"))
 
@@ -370,7 +374,7 @@ def test_events_of_containers(shell: Shells, docker: Docker, tmp_path: Path) -> 
         shell, docker, *wanted, "--exclude", "port=82", "--events",
         "-e", f"json://{agent}", "-e", f"json://{ecs}?format=ecs",
     )  # fmt: skip
-    server = docker.start("--name", "server", *SERVE)
+    server = docker.start("--name", "server", *SERVE_BY_CHILD)
     address = when_serving(docker, server)
     script = f"nc {address} 80; nc {address} 81; nc {address} 82 || true"
     docker("run", "--rm", "--name", "short", IMAGE, "sh", "-c", script)
