@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from docker_lab import IMAGE, Docker, docker_daemon
@@ -438,6 +439,55 @@ def test_the_examples_of_the_talk_and_sums(docker: Docker, shell: Shells, tmp_pa
         outputs = [command.stop()[0].splitlines() for command in commands]
     check_talk(ebpf, address)
     check_sums(outputs[1])
+
+
+def test_both_collectors_agree(docker: Docker, shell: Shells, tmp_path: Path) -> None:
+    """On a connection between containers that lives through dumps: who, where, and how much."""
+    told = {name: tmp_path / f"{name}.jsonl" for name in ("ebpf", "netlink")}
+    with contextlib.ExitStack() as stack:
+        client, server = (stack.enter_context(inside(docker, name)) for name in ("shell", "web"))
+        address = docker.address("web")
+        probes = [
+            shell.start("run", "--docker", docker.url, "--collector", name, "-e", f"json://{path}",
+                        host=docker.host)
+            for name, path in told.items()
+        ]  # fmt: skip
+        for probe in probes:
+            probe.wait_for(2)
+        server.do("l = socket.create_server(('', 80))")
+        client.do(f"s = socket.create_connection(({address!r}, 80), 5)")
+        server.do("c, _ = l.accept()")
+        for _ in range(4):
+            client.do("s.sendall(b'x' * 30_000)")
+            server.do("c.recv(30_000, socket.MSG_WAITALL); c.sendall(b'y' * 10_000)")
+            client.do("s.recv(10_000, socket.MSG_WAITALL)")
+            time.sleep(1)
+        client.do("s.close()")
+        server.do("c.close()")
+        time.sleep(1.5)
+        for probe in probes:
+            probe.stop()
+    ebpf, netlink = (whole_flow(path, address) for path in told.values())
+    assert ebpf[0] == netlink[0]
+    assert netlink[1] == pytest.approx(ebpf[1], rel=0.01)
+    assert [ebpf[0][f"{end}_CONTAINER"]["DOCKER"]["NAME"] for end in ("LOCAL", "REMOTE")] == [
+        "shell", "web",
+    ]  # fmt: skip
+
+
+def whole_flow(path: Path, address: str) -> tuple[dict[str, Any], list[int]]:
+    """Who is at the ends of the only flow to ``address``, port 80; octets sent and received."""
+    lines = [check_line(line) for line in path.read_text().splitlines()]
+    found = [one for one in lines if one.get("EVENT_TYPE") == "FLOW"
+             and (one["L4_REMOTE_PORT"], one.get("IPV4_REMOTE_ADDR")) == (80, address)]  # fmt: skip
+    assert len({one["FLOW_ID"] for one in found}) == 1
+    same = ("IPV4_LOCAL_ADDR", "L4_LOCAL_PORT", "PROTOCOL", "LOCAL_CONTAINER", "REMOTE_CONTAINER")
+    who: dict[str, Any] = {name: found[-1][name] for name in same}
+    for end in ("LOCAL", "REMOTE"):
+        for kind in ("PROCESS", "FATHER_PROCESS"):
+            process = found[-1][f"{end}_{kind}"]
+            who[f"{end}_{kind}"] = {key: process[key] for key in ("PID", "UID", "PROCESS_PATH")}
+    return who, [sum(one[name] for one in found) for name in ("BYTES_SENT", "BYTES_RCVD")]
 
 
 def check_talk(path: Path, address: str) -> None:
