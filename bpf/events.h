@@ -11,7 +11,7 @@
 
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
-	__uint(max_entries, EVENT_RING_OCTETS);
+	__uint(max_entries, ENOUGH_EVENTS);
 } event_ring SEC(".maps");
 
 /* What the last RETRANSMIT of a socket told; only those that lose segments have it. */
@@ -52,7 +52,7 @@ static __always_inline struct event_row *new_event(u8 kind, u64 now)
 
 static __always_inline void submit(struct event_row *e)
 {
-	bpf_ringbuf_submit(e, ring_flags(&event_ring, EVENT_RING_OCTETS));
+	bpf_ringbuf_submit(e, ring_flags(&event_ring, ENOUGH_EVENTS));
 }
 
 static __always_inline void set_end(struct event_row *e, struct flow_row *r)

@@ -29,7 +29,7 @@ struct {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
-	__uint(max_entries, OWNER_RING_OCTETS);
+	__uint(max_entries, ENOUGH_OWNERS);
 } owner_ring SEC(".maps");
 
 /* Names are written from the end of `text` towards its start; a component that begins below
@@ -256,7 +256,7 @@ static __noinline u64 announce_owner(struct task_struct *task, struct owner_key 
 		walk_cgroup(cgroup_node(task), row->cgroup);
 		s->busy = 0;
 	}
-	bpf_ringbuf_submit(row, ring_flags(&owner_ring, OWNER_RING_OCTETS));
+	bpf_ringbuf_submit(row, ring_flags(&owner_ring, ENOUGH_OWNERS));
 	bpf_map_update_elem(&owner_ids, key, &id, BPF_ANY);
 	return id;
 }
@@ -280,7 +280,7 @@ static __always_inline u64 announce_cgroup(struct kernfs_node *node, u64 cgroup_
 		walk_cgroup(node, row->cgroup);
 		s->busy = 0;
 	}
-	bpf_ringbuf_submit(row, ring_flags(&owner_ring, OWNER_RING_OCTETS));
+	bpf_ringbuf_submit(row, ring_flags(&owner_ring, ENOUGH_OWNERS));
 	return id;
 }
 

@@ -32,11 +32,17 @@ const volatile int container_hierarchy_id = 0; /* of cgroup_v1_controller's; 0 i
 #define FLOW_RING_OCTETS (1 << 22)
 #define EVENT_RING_OCTETS (1 << 23)
 
+/* What the reader is woken up for: as many rows as are worth it, still in the processor's cache when it
+ * reads them, and no core held up for long; of the others half a ring. */
+#define ENOUGH_OWNERS (OWNER_RING_OCTETS / 2)
+#define ENOUGH_FLOWS (FLOW_RING_OCTETS / 8)
+#define ENOUGH_EVENTS (EVENT_RING_OCTETS / 2)
+
 /* --- maps ------------------------------------------------------------------------------------- */
 struct losses losses;     /* read by user space through .bss */
 u32 snapshot_rows;        /* rows written in this pass */
 u32 is_last_pass;         /* nothing waits for later any more */
-u32 reader_told;          /* that a ring is half full; the reader clears it before it reads both */
+u32 reader_told;          /* that a ring has enough; the reader clears it when it has read them */
 u32 udp_peer_count;       /* entries of udp_peers: a pass over an empty table is not free */
 
 /* Types of the ABI that no map names: kept in the object's BTF by being mentioned. */
@@ -50,11 +56,11 @@ const enum owner_source *emit_owner_source __attribute__((unused));
 const enum path_source *emit_path_source __attribute__((unused));
 const enum container_hierarchy *emit_container_hierarchy __attribute__((unused));
 
-static __always_inline u64 ring_flags(void *ring, u32 octets)
+static __always_inline u64 ring_flags(void *ring, u32 enough)
 {
-	/* Wake the reader when the ring is half full; otherwise it comes by itself at every tick.
+	/* Wake the reader when the ring has so many octets; otherwise it comes by itself at every tick.
 	 * Once: an interrupt for every row would not make it faster. */
-	if (bpf_ringbuf_query(ring, BPF_RB_AVAIL_DATA) < octets / 2 || reader_told)
+	if (bpf_ringbuf_query(ring, BPF_RB_AVAIL_DATA) < enough || reader_told)
 		return BPF_RB_NO_WAKEUP;
 	reader_told = 1;
 	return BPF_RB_FORCE_WAKEUP;

@@ -251,7 +251,7 @@ static __always_inline void send_last_row(struct flow_row *last, struct tcp_sock
 		return;
 	}
 	set_sent(r, last, tp);
-	bpf_ringbuf_submit(r, ring_flags(&flow_ring, FLOW_RING_OCTETS));
+	bpf_ringbuf_submit(r, ring_flags(&flow_ring, ENOUGH_FLOWS));
 }
 
 static __always_inline bool take_final(struct sock_flow *f)
@@ -293,7 +293,7 @@ static __always_inline void send_orphan(struct sock_flow *f, struct tcp_sock *tp
 	set_sent(r, &f->row, tp);
 	finalize(&r->row, f, tp, old);
 	r->row.last_ns = latest_ns(&r->row, tp);
-	bpf_ringbuf_submit(r, ring_flags(&flow_ring, FLOW_RING_OCTETS));
+	bpf_ringbuf_submit(r, ring_flags(&flow_ring, ENOUGH_FLOWS));
 }
 
 static __always_inline void on_close(struct sock_flow *f, struct sock *sk, struct tcp_sock *tp,

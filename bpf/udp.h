@@ -312,7 +312,7 @@ int udp_released(struct bpf_sock *ctx)
 	set_sent(r, &f->row, 0);
 	drain_counters(&r->row, &f->row);
 	r->row.mark |= MARK_CLOSED;
-	bpf_ringbuf_submit(r, ring_flags(&flow_ring, FLOW_RING_OCTETS));
+	bpf_ringbuf_submit(r, ring_flags(&flow_ring, ENOUGH_FLOWS));
 	return 1;
 }
 

@@ -128,6 +128,7 @@ class Probe:
         self.interfaces.refresh()
         self.observe(self.collector.read())
         self.events.pass_on()
+        self._send_brief()
         self._send(self.cache.expire(time.monotonic_ns(), _wall_offset_ns()))
         self.feed.tick(time.monotonic())
         self._sweep()
@@ -136,9 +137,10 @@ class Probe:
         self.tick_times.observe(time.monotonic() - started)
 
     def drain(self) -> None:
-        """Make room in the kernel's rings."""
+        """Make room in the kernel's rings; records that are due at once leave."""
         self.observe(self.collector.drain())
         self.events.pass_on()
+        self._send_brief()
 
     def finish(self) -> Iterator[int]:
         """The last snapshot and all that the cache holds; yields after each lot of records.
@@ -196,6 +198,10 @@ class Probe:
             asked = self.nat.statistics
             lost |= {"nat_not_looked_up": asked.skipped, "nat_unread": asked.unread + asked.errors}
         return lost
+
+    def _send_brief(self) -> None:
+        for records in self.cache.take_brief(_wall_offset_ns()):
+            self._send(records)
 
     def _send(self, records: Rows, may_wait: bool = True) -> None:
         if self.nat:

@@ -53,6 +53,8 @@ class Loop:
         with self._selector:
             self._watch_all()
             yield from self._meter(end)
+            # what would come after the last snapshot would only be counted, or never end
+            self._selector.unregister(self._probe.collector)
             deadline = time.monotonic() + _FLUSH_S
             for _ in self._probe.finish():
                 self._deliver(deadline)

@@ -102,7 +102,7 @@ class EbpfCollector:
         self._attribution_due = 0
         self._unattributed = False
         self._containers = ContainerEvents(owners)
-        self._stack = contextlib.ExitStack()
+        self._stack, self._attached = contextlib.ExitStack(), contextlib.ExitStack()
 
     # -- opening ----------------------------------------------------------------------------------
     def open(self) -> None:
@@ -169,6 +169,7 @@ class EbpfCollector:
 
     def _attach(self, cgroup: str) -> None:
         fd = os.open(cgroup, os.O_RDONLY | os.O_DIRECTORY)
+        self._stack.callback(self._attached.close)
         try:
             for pointer, name, section in self._object.programs():
                 if not self._object.is_loaded(pointer):
@@ -180,7 +181,7 @@ class EbpfCollector:
                     continue
                 in_cgroup = section.startswith(_CGROUP_SECTIONS)
                 attached = self._object.attach(pointer, fd if in_cgroup else None)
-                self._stack.callback(attached.close)
+                self._attached.callback(attached.close)
                 self.hooks.append(section)
         finally:
             os.close(fd)
@@ -222,20 +223,23 @@ class EbpfCollector:
 
     # -- reading ----------------------------------------------------------------------------------
     def fileno(self) -> int:
-        """Readable when a ring is more than half full: time to ``drain``."""
+        """Readable when a ring has enough for a ``drain``."""
         return self._epoll.fileno()
 
     def read(self, is_last: bool = False) -> FlowBatch:
         """All flow ends with traffic since the last read, and all that ended.
 
         A socket that is closed while its descriptor is held has a second for close() to tell who
-        served it, unless this ``is_last``. The rows may be the kernel's own array: they last until
-        the next ``read``.
+        served it, unless this ``is_last``: then nothing is metered any more. The rows may be the
+        kernel's own array: they last until the next ``read``.
         """
         if self._unattributed and time.monotonic_ns() >= self._attribution_due:
             self._attribute()
         self._is_last[0] = is_last
-        parts = [*self._read_snapshot(), self._read_ended()]
+        parts = self._read_snapshot()
+        if is_last:
+            self._attached.close()
+        parts.append(self._read_ended())
         filled = [part for part in parts if len(part)]
         return self._finish(concatenate_rows(filled) if len(filled) > 1 else (filled or parts)[0])
 
@@ -248,17 +252,24 @@ class EbpfCollector:
         """EVENT_DTYPE: what happened since the last call, oldest first; the caller's own."""
         if not self.tells_events:
             return np.zeros(0, EVENT_DTYPE)
-        self._told[0] = 0
         rows = self._event_ring.read()
         self._read_owners()
+        self._want_to_be_told()
         rows["owner"] = self._find_owners(rows["owner"])
         rows = self._containers.observe(rows, time.monotonic_ns())
         rows["time_ns"] += time.time_ns() - time.monotonic_ns()
         return rows
 
     def _read_ended(self) -> Rows:
-        self._told[0] = 0
         return self._flow_ring.read()
+
+    def _want_to_be_told(self) -> None:
+        """When a ring has enough again. To be called when all have been read, not before.
+
+        What is told while they are read is forgotten where select() then finds them empty; the
+        kernel would wait for an answer, and say nothing more.
+        """
+        self._told[0] = 0
 
     def _read_snapshot(self) -> list[Rows]:
         parts: list[Rows] = []
@@ -278,6 +289,7 @@ class EbpfCollector:
 
     def _finish(self, rows: Rows) -> FlowBatch:
         self._read_owners()
+        self._want_to_be_told()
         rows["owner"] = self._find_owners(rows["owner"])
         guessed = (rows["owner"] == 0) | (rows["owner_source"] == OwnerSource.LISTENER)
         live = (rows["protocol"] == _TCP) & (rows["mark"] & Mark.CLOSED == 0)

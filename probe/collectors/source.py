@@ -34,7 +34,7 @@ class Collector(Protocol):
     def read(self, is_last: bool = False) -> FlowBatch:
         """All flow ends with traffic since the last read, and all that ended.
 
-        ``is_last``: those too that would wait for the next read to know more.
+        ``is_last``: those too that would wait for the next read to know more; metering may end.
         """
 
     def drain(self) -> FlowBatch:

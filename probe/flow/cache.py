@@ -148,17 +148,19 @@ class FlowCache:
         self._remove(np.flatnonzero(self._table.state[: self._table.top] != FREE))
         return self._with_brief(records, wall_offset_ns)
 
+    def take_brief(self, wall_offset_ns: int) -> list[Rows]:
+        """Records of brief connections, which are due as soon as they were observed; by blocks."""
+        blocks, self._brief = self._brief, []
+        for records in blocks:
+            records["first_ns"] += wall_offset_ns
+            records["last_ns"] += wall_offset_ns
+            records["begun_ns"] = records["first_ns"]
+        return blocks
+
     def _with_brief(self, records: Rows, wall_offset_ns: int) -> Rows:
-        """``records`` and those of brief connections, which ended whatever the others do."""
-        if not self._brief:
-            return records
-        records = concatenate_rows([*self._brief, records])
-        brief = records[: sum(map(len, self._brief))]
-        self._brief = []
-        brief["first_ns"] += wall_offset_ns
-        brief["last_ns"] += wall_offset_ns
-        brief["begun_ns"] = brief["first_ns"]
-        return records
+        """``records`` behind those that nobody has taken."""
+        blocks = self.take_brief(wall_offset_ns)
+        return concatenate_rows([*blocks, records]) if blocks else records
 
     def _locate(self, rows: Rows) -> Slots:
         """The slot of each row's id; of an unknown one a slot in state FREE."""
