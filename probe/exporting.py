@@ -1,7 +1,4 @@
-"""All destinations side by side, and those of IPFIX: an encoder, a session and a sender each.
-
-The others, which take events as well, are in ``probe.sinks``.
-"""
+"""All destinations side by side: streams of IPFIX (``probe.stream``) and ``probe.sinks``."""
 
 from __future__ import annotations
 
@@ -14,10 +11,8 @@ from probe.config import RunConfig
 from probe.export.destination import OTHER_SCHEMES, Destination
 from probe.export.sender import Sender, StreamSender, open_sender
 from probe.export.share import ShareGroup
-from probe.export.statistics import SendStatistics
 from probe.export.targets import parse_target
 from probe.flow.batch import Rows
-from probe.flow.biflow import pair_directions
 from probe.flow.owner import OwnerTable
 from probe.interfaces.names import Interface, InterfaceList
 from probe.ipfix.options import OptionsDefinition
@@ -41,102 +36,14 @@ from probe.own_traffic import Endpoint
 from probe.self_report import Metering, SelfReport
 from probe.sink import EventSink, OwnerKeeping, Reopening, Sink
 from probe.sinks import open_sink
-from probe.view.text import octets
+from probe.stream import Stream
 
 if TYPE_CHECKING:
     from probe.interfaces.table import Link
 
 _log = logging.getLogger(__name__)
 
-#: Records that become messages before what can be sent of them is sent. A tick may have many
-#: thousands, whose messages would be tens of megabytes.
-_LOT = 2048
-
 Opener = Callable[[Destination], Sender]
-
-
-class Stream:
-    """Records to one destination."""
-
-    def __init__(self, sender: Sender, session: ExportSession, encoder: Encoder, biflow: bool):
-        self.sender = sender
-        self.session = session
-        self.encoder = encoder
-        self.name = str(sender.destination)
-        self._biflow = biflow
-        self._connection = sender if isinstance(sender, StreamSender) else None
-
-    def send(self, records: Rows, now_s: float) -> None:
-        """Queue ``records``, and Templates when these are due; ``now_s`` is Unix time."""
-        self._begin(now_s)
-        self.session.max_message = self.sender.max_message
-        if self._biflow:
-            records = pair_directions(records)
-        self.sender.enqueue(self.session.messages(records[:_LOT], now_s))
-        for start in range(_LOT, len(records), _LOT):
-            self.pump(time.monotonic())
-            lot = records[start : start + _LOT]
-            self.sender.enqueue(self.session.messages(lot, now_s))
-
-    def pump(self, now: float) -> float | None:
-        """As ``Sender.pump``; a connection that has come about begins with its Templates."""
-        due = self.sender.pump(now)
-        return self.sender.pump(now) if self._begin(time.time()) else due
-
-    def _begin(self, now_s: float) -> bool:
-        """Whether a connection is new: then its Templates go first."""
-        if not self.sender.needs_templates():
-            return False
-        if self._connection is None:
-            self.session.resend_templates()
-            return False
-        backlog = self._connection.take_backlog()
-        first = self._connection.first_sequence(self.session.odid)
-        self.sender.enqueue(self.session.restart(backlog, now_s, first))
-        return True
-
-    def finish(self, now_s: float) -> None:
-        """The options with the last figures."""
-        self.sender.enqueue(self.session.last_messages(now_s))
-
-    @property
-    def statistics(self) -> SendStatistics:
-        return self.sender.statistics
-
-    @property
-    def is_down(self) -> bool:
-        return self.sender.is_down
-
-    @property
-    def is_reliable(self) -> bool:
-        return self.sender.is_reliable
-
-    @property
-    def backlog(self) -> int:
-        return self.sender.backlog
-
-    def forget(self, owners: list[int]) -> None:
-        self.encoder.forget(owners)
-
-    def announce_interfaces(self) -> None:
-        self.session.resend_options()
-
-    def local_address(self) -> tuple[str, int] | None:
-        return self.sender.local_address()
-
-    def summary(self) -> str:
-        sent, session = self.statistics, self.session.statistics
-        return (
-            f"{sent.sent_messages} messages ({octets(sent.sent_octets)}) with "
-            f"{sent.sent_records} Data Records ({session.option_records} of options), "
-            f"{session.template_records} Template Records"
-        )
-
-    def flush(self, deadline: float) -> bool:
-        return self.sender.flush(deadline)
-
-    def close(self) -> None:
-        self.sender.close()
 
 
 class Exporter:
@@ -225,8 +132,12 @@ class Exporter:
 
     def pump(self, now: float) -> float | None:
         """Send what is due; when to call again (monotonic seconds), None: nothing waits."""
-        due = [sink.pump(now) for sink in self.sinks]
-        return min((time_s for time_s in due if time_s is not None), default=None)
+        earliest: float | None = None
+        for sink in self.sinks:
+            due = sink.pump(now)
+            if due is not None and (earliest is None or due < earliest):
+                earliest = due
+        return earliest
 
     @property
     def backlog(self) -> int:

@@ -8,6 +8,7 @@ import struct
 
 from probe.export.many import ManyMessages
 from probe.export.resolve import Address
+from probe.ipfix.message import Train
 
 # linux/in.h, linux/in6.h, linux/udp.h: Python's socket module does not name all of them.
 _MTU_DISCOVER = {
@@ -43,6 +44,7 @@ class DatagramSocket:
         self._family = socket.AddressFamily(family)
         self._wants_segmentation = self._segmentation = segmentation
         self._many = ManyMessages()
+        self._loaded: Train | None = None
         self._socket = socket.socket(family, socket.SOCK_DGRAM)
         try:
             self._socket.setblocking(False)
@@ -67,28 +69,30 @@ class DatagramSocket:
         """Octets of the largest datagram that the path takes unfragmented."""
         return self._socket.getsockopt(*_MTU[self._family]) - _HEADERS[self._family]
 
-    def send(self, octets: memoryview, size: int) -> int:
-        """Send messages of ``size`` octets each (the last may be shorter); octets that left.
+    def send(self, train: Train, first: int, count: int) -> int:
+        """Messages that left, of ``count`` from the ``first`` of ``train`` on (from 0).
 
         Fewer than given: the rest is to be tried again. OSError where none left.
         """
-        if self._segmentation and len(octets) > size:
-            return self._send_segmented(octets, size)
-        if len(octets) > size:
-            return self._many.send(self._socket.fileno(), octets, size)
-        return self._socket.send(octets)
+        if self._segmentation and count > 1:
+            return self._send_segmented(train, first, count)
+        if train is not self._loaded:
+            self._many.load(train.octets, train.size)
+            self._loaded = train
+        return self._many.send(self._socket.fileno(), first, count)
 
-    def _send_segmented(self, octets: memoryview, size: int) -> int:
-        octets = octets[: size * max(1, min(_MAX_SEGMENTS, _MAX_OCTETS // size))]
+    def _send_segmented(self, train: Train, first: int, count: int) -> int:
+        size = train.size
+        count = max(1, min(count, _MAX_SEGMENTS, _MAX_OCTETS // size))
         try:
             ancillary = [(socket.IPPROTO_UDP, _UDP_SEGMENT, struct.pack("=H", size))]
-            self._socket.sendmsg([octets], ancillary)
+            self._socket.sendmsg([train.octets[first * size : (first + count) * size]], ancillary)
         except OSError as error:
             if error.errno not in _SEGMENTATION_ERRORS:
                 raise
             self._segmentation = False
             return 0
-        return len(octets)
+        return count
 
     def allow_segmentation(self) -> None:
         """Messages got smaller: they may fit the path now."""

@@ -14,7 +14,7 @@ class TokenBucket:
         self._rate = rate
         self._burst = burst
         self._tokens = burst
-        self._updated: float | None = None
+        self._updated = float("inf")
 
     @property
     def is_limited(self) -> bool:
@@ -22,9 +22,9 @@ class TokenBucket:
 
     def allowance(self, now: float) -> float:
         """Octets that may leave at ``now`` (monotonic seconds); infinite without a limit."""
-        if not self.is_limited:
+        if not self._rate:
             return float("inf")
-        if self._updated is not None and now > self._updated:
+        if now > self._updated:
             self._tokens = min(self._burst, self._tokens + (now - self._updated) * self._rate)
         self._updated = now
         return self._tokens
@@ -34,5 +34,6 @@ class TokenBucket:
 
     def due(self, now: float) -> float:
         """When a whole burst may leave again: every wake-up more costs, on cores that are busy."""
-        missing = self._burst - self.allowance(now)
-        return now + max(0.0, missing / self._rate) if self.is_limited else now
+        if not self._rate:
+            return now
+        return now + (self._burst - self.allowance(now)) / self._rate

@@ -35,6 +35,10 @@ class Sender(Protocol):
     def backlog(self) -> int:
         """Octets that wait to be sent."""
 
+    @property
+    def is_stocked(self) -> bool:
+        """It has all that can leave soon: further records had better wait to become messages."""
+
     def needs_templates(self) -> bool:
         """True once whenever the Templates have to be sent before any more records."""
 

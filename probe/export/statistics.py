@@ -31,11 +31,13 @@ class SendStatistics:
 
     def count_sent(self, trains: Iterable[Train]) -> None:
         for train in trains:
-            self.sent_messages += len(train)
-            self.sent_octets += len(train.octets)
-            records = train.records
-            self.sent_records += records
-            self.sent_flow_records += records if train.packets else 0
+            self.count_messages(len(train), len(train.octets), train.records, train.packets > 0)
+
+    def count_messages(self, messages: int, octets: int, records: int, of_flows: bool) -> None:
+        self.sent_messages += messages
+        self.sent_octets += octets
+        self.sent_records += records
+        self.sent_flow_records += records if of_flows else 0
 
     def count_dropped(self, trains: Iterable[Train]) -> None:
         for train in trains:

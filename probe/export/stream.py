@@ -72,6 +72,11 @@ class StreamDestination:
         """Octets that wait to be sent, those for a collector that is down included."""
         return self._queue.waiting
 
+    @property
+    def is_stocked(self) -> bool:
+        """Never: what a stream is given is as safe as what waits elsewhere."""
+        return False
+
     def needs_templates(self) -> bool:
         """True once in every new session."""
         needed = self._is_open and not self._is_announced

@@ -13,13 +13,13 @@ from collections.abc import Iterable
 
 from probe.export.datagram import DatagramSocket
 from probe.export.destination import Destination
-from probe.export.pacing import TokenBucket
-from probe.export.queue import TrainQueue
+from probe.export.pacing import DEFAULT_BURST, TokenBucket
+from probe.export.queue import DatagramQueue
 from probe.export.reach import Reach, reason_of
 from probe.export.statistics import SendStatistics
 from probe.ipfix.message import Train
 
-DEFAULT_QUEUE_OCTETS = 64 << 20
+DEFAULT_QUEUE_OCTETS = 32 << 20
 _RESOLVING_POLL_S = 0.05
 #: Rest before trying a full socket buffer again.
 _LEAST_WAIT_S = 0.001
@@ -41,8 +41,9 @@ class UdpDestination:
         self.destination = destination
         self.max_message = destination.max_message
         self.statistics = SendStatistics()
-        self._bucket = TokenBucket(destination.pace)
-        self._queue = TrainQueue(queue_octets)
+        burst = max(DEFAULT_BURST, destination.max_message)  # or it could never leave
+        self._bucket = TokenBucket(destination.pace, burst)
+        self._queue = DatagramQueue(queue_octets)
         self._socket: DatagramSocket | None = None
         self._reach = Reach(destination, self.statistics)
         self._needs_templates = True
@@ -63,12 +64,17 @@ class UdpDestination:
         """Octets that wait to be sent."""
         return self._queue.octets
 
+    @property
+    def is_stocked(self) -> bool:
+        """More than one burst waits."""
+        return self._queue.octets >= DEFAULT_BURST and not self.is_down
+
     def needs_templates(self) -> bool:
         """True once at start, and once after every time the destination was unreachable."""
-        if self.is_down:
+        if not self._needs_templates or self.is_down:
             return False
-        needed, self._needs_templates = self._needs_templates, False
-        return needed
+        self._needs_templates = False
+        return True
 
     def enqueue(self, trains: Iterable[Train]) -> None:
         """Take messages for ``pump`` to send; when down or full they are dropped and counted."""
@@ -82,10 +88,8 @@ class UdpDestination:
             self._connect(now)
         if self._socket is not None:
             self._use(self._socket, now)
-        if self._reach.is_resolving:
-            return now + _RESOLVING_POLL_S
-        if self.is_down:
-            return self._reach.retry_at
+        if self._socket is None:
+            return now + _RESOLVING_POLL_S if self._reach.is_resolving else self._reach.retry_at
         return max(self._bucket.due(now), now + _LEAST_WAIT_S) if self._queue else None
 
     def flush(self, deadline: float) -> bool:
@@ -110,30 +114,31 @@ class UdpDestination:
             self._socket = None
 
     def _use(self, sender: DatagramSocket, now: float) -> None:
-        if error := sender.pending_error():
+        if self._queue:
+            self._send_queue(sender, now)
+        elif error := sender.pending_error():  # which the next send would tell
             self._fail(reason_of(error), now)
-            return
-        self._send_queue(sender, now)
         self._reach.notice_recovery(now)
 
     def _send_queue(self, sender: DatagramSocket, now: float) -> None:
-        allowance = self._bucket.allowance(now)
-        while self._queue:
-            train = self._queue.head
-            count = int(min(len(train), allowance // train.size))
+        queue, allowance = self._queue, self._bucket.allowance(now)
+        while queue:
+            train = queue.head
+            count = int(min(queue.messages, allowance / train.size))
             if not count:
                 return
             try:
-                sent = sender.send(train.octets[: count * train.size], train.size)
+                sent = sender.send(train, queue.at, count)
             except OSError as error:
                 if not self._survives(error, sender, now):
                     return
                 continue
             if sent:
-                self.statistics.count_sent([self._queue.shift(-(-sent // train.size))])
+                octets, records = queue.leave(sent)
+                self.statistics.count_messages(sent, octets, records, train.packets > 0)
                 self._reach.works(now)
-                self._bucket.spend(sent)
-                allowance -= sent
+                self._bucket.spend(octets)
+                allowance -= octets
 
     def _survives(self, error: OSError, sender: DatagramSocket, now: float) -> bool:
         """Deal with a failed send; whether the next may follow at once."""
@@ -148,7 +153,7 @@ class UdpDestination:
             self.max_message = room
             sender.allow_segmentation()
         self.statistics.errors += 1
-        self.statistics.count_dropped([self._queue.shift(1)])
+        self.statistics.count_dropped([self._queue.drop()])
         return True
 
     def _connect(self, now: float) -> None:

@@ -15,7 +15,7 @@ import pytest
 from probe.export.datagram import DatagramSocket
 from probe.export.destination import DEFAULT_PACE, Destination
 from probe.export.pacing import TokenBucket
-from probe.export.queue import TrainQueue
+from probe.export.queue import DatagramQueue
 from probe.export.udp import UdpDestination
 from probe.ipfix.message import Train
 
@@ -84,7 +84,7 @@ def test_a_call_takes_more_messages_than_fit_into_it(sink: socket.socket) -> Non
 def test_a_call_in_vain_says_why(sink: socket.socket) -> None:
     sender = DatagramSocket((socket.AF_INET, sink.getsockname()))
     with pytest.raises(OSError, match="Message too long") as caught:
-        sender.send(train(2, 65_530).octets, 65_530)
+        sender.send(train(2, 65_530), 0, 2)
     assert caught.value.errno == errno.EMSGSIZE
     sender.close()
 
@@ -135,21 +135,43 @@ def test_token_bucket() -> None:
 
 
 def test_the_queue_is_bounded_and_counts_exactly() -> None:
-    queue = TrainQueue(1000)
+    queue = DatagramQueue(1000)
     assert queue.offer(train(9))
     assert not queue.offer(train(2))
     assert queue.offer(train(1))
-    parts = [queue.shift(4), queue.shift(4), queue.shift(1), queue.shift(1)]
-    assert [len(part) for part in parts] == [4, 4, 1, 1]
-    assert not queue
-    whole = replace(train(10, records=33), packets=1000, flow_octets=77777)
+    left = []
+    while queue:
+        left.append((queue.messages, queue.at, queue.leave(min(4, queue.messages))))
+    assert left == [(9, 0, (400, 4)), (5, 4, (400, 4)), (1, 8, (100, 1)), (1, 0, (100, 1))]
+    assert queue.octets == 0
+    whole = train(10, records=33)
+    whole = Train(whole.octets[:-30], whole.size, whole.counts, 1000, 77777)
     assert queue.offer(whole)
-    parts = [queue.shift(3), queue.shift(3), *queue.drain()]
-    assert [len(part) for part in parts] == [3, 3, 4]
-    assert [part.records for part in parts] == [3, 3, 27], "each message keeps its own records"
-    assert sum(part.packets for part in parts) == 1000
-    assert sum(part.flow_octets for part in parts) == 77777
-    assert parts[0].packets == 1000 * 3 // 33, "the share of its records"
+    assert queue.leave(3) == (300, 3)
+    assert queue.offer(train(2))
+    parts = [queue.drop(), queue.drop()]
+    assert queue.octets == 670
+    parts += queue.drain()
+    assert queue.octets == 0
+    assert not queue
+    assert [len(part) for part in parts] == [1, 1, 5, 2]
+    assert [part.records for part in parts] == [1, 1, 28, 2], "each message keeps its own records"
+    assert [len(part.octets) for part in parts] == [100, 100, 470, 200]
+    assert sum(part.packets for part in parts) == 1000 - 1000 * 3 // 33, "the share of its records"
+    assert sum(part.flow_octets for part in parts) == 77777 - 77777 * 3 // 33
+
+
+def test_a_message_longer_than_a_burst_leaves_all_the_same(sink: socket.socket) -> None:
+    target = replace(destination_of(sink), max_message=65_000)
+    destination = UdpDestination(target)
+    destination.enqueue([train(2, 65_000)])
+    now = 1024.0
+    due = destination.pump(now)
+    assert destination.statistics.sent_messages == 1
+    assert due is not None
+    destination.pump(due + 0.001)
+    assert destination.statistics.sent_messages == 2
+    destination.close()
 
 
 def test_overflow_is_dropped_and_counted(sink: socket.socket) -> None:
@@ -232,10 +254,10 @@ def test_a_name_that_cannot_be_looked_up_never_blocks(caplog: pytest.LogCaptureF
 def test_a_narrow_path_lowers_the_message_size(
     sink: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def send(self: DatagramSocket, octets: memoryview, size: int) -> int:
-        if size > 1252:
+    def send(self: DatagramSocket, messages: Train, first: int, count: int) -> int:
+        if messages.size > 1252:
             raise OSError(errno.EMSGSIZE, "Message too long")
-        return real_send(self, octets, size)
+        return real_send(self, messages, first, count)
 
     real_send = DatagramSocket.send
     monkeypatch.setattr(DatagramSocket, "send", send)

@@ -1,0 +1,144 @@
+"""Records to one destination of IPFIX or NetFlow v9: an encoder, a session and a sender.
+
+Records wait as records and become messages just before these leave. So an export is spread over the
+time that its pace takes anyhow, instead of holding a core up at every tick, and what is encoded is
+still in the processor's cache when the kernel copies it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+
+import numpy as np
+
+from probe.export.sender import Sender, StreamSender
+from probe.export.statistics import SendStatistics
+from probe.flow.batch import Rows
+from probe.flow.biflow import pair_directions
+from probe.ipfix.session import ExportSession
+from probe.mapping import Encoder
+from probe.view.text import octets
+
+#: Records that become messages at once: below that the calls of numpy cost more than their work.
+_LOT = 4096
+#: Octets of records that may wait; beyond, they become messages, for which the sender has a bound.
+_MOST_WAITING = 32 << 20
+
+
+class Stream:
+    """Records to one destination."""
+
+    def __init__(self, sender: Sender, session: ExportSession, encoder: Encoder, biflow: bool):
+        self.sender = sender
+        self.session = session
+        self.encoder = encoder
+        self.name = str(sender.destination)
+        self._biflow = biflow
+        self._connection = sender if isinstance(sender, StreamSender) else None
+        self._lots: deque[Rows] = deque()
+        self._waiting = 0  # octets of ``_lots``
+
+    def send(self, records: Rows, now_s: float) -> None:
+        """Take ``records`` for ``pump``, and queue Templates when these are due.
+
+        ``now_s`` is Unix time.
+        """
+        if self.sender.needs_templates():
+            self._begin(now_s)
+        if self._biflow:
+            records = pair_directions(records)
+        for start in range(0, len(records), _LOT):
+            self._lots.append(records[start : start + _LOT])
+        self._waiting += records.nbytes
+        if not self._lots:
+            self._encode(records, now_s)
+        while self._waiting > _MOST_WAITING:
+            self._encode_next(now_s)
+
+    def pump(self, now: float) -> float | None:
+        """As ``Sender.pump``; a connection that has come about begins with its Templates."""
+        sender = self.sender
+        due = sender.pump(now)
+        if sender.needs_templates() and self._begin(time.time()):
+            due = sender.pump(now)
+        while self._lots and not sender.is_stocked:
+            self._encode_next(time.time())
+            due = sender.pump(now)
+        return due
+
+    def _encode_next(self, now_s: float) -> None:
+        lot = self._lots.popleft()
+        self._waiting -= lot.nbytes
+        self._encode(lot, now_s)
+
+    def _encode(self, records: Rows, now_s: float) -> None:
+        self.session.max_message = self.sender.max_message
+        self.sender.enqueue(self.session.messages(records, now_s))
+
+    def _encode_all(self, now_s: float) -> None:
+        while self._lots:
+            self._encode_next(now_s)
+
+    def _begin(self, now_s: float) -> bool:
+        """The sender needs Templates. Whether they are on their way: a connection is new."""
+        if self._connection is None:
+            self.session.resend_templates()
+            return False
+        backlog = self._connection.take_backlog()
+        first = self._connection.first_sequence(self.session.odid)
+        self.sender.enqueue(self.session.restart(backlog, now_s, first))
+        return True
+
+    def finish(self, now_s: float) -> None:
+        """The options with the last figures."""
+        self._encode_all(now_s)
+        self.sender.enqueue(self.session.last_messages(now_s))
+
+    @property
+    def statistics(self) -> SendStatistics:
+        return self.sender.statistics
+
+    @property
+    def is_down(self) -> bool:
+        return self.sender.is_down
+
+    @property
+    def is_reliable(self) -> bool:
+        return self.sender.is_reliable
+
+    @property
+    def backlog(self) -> int:
+        """Octets that wait: of messages, and of records that are none yet."""
+        return self.sender.backlog + self._waiting
+
+    def forget(self, owners: list[int]) -> None:
+        self.encoder.forget(owners)
+
+    def owners_in_use(self) -> set[int]:
+        """Those of the records that wait."""
+        sides = ("source_owner", "destination_owner")
+        found = [np.unique(lot[side]).tolist() for lot in self._lots for side in sides]
+        return set().union(*found)
+
+    def announce_interfaces(self) -> None:
+        self.session.resend_options()
+
+    def local_address(self) -> tuple[str, int] | None:
+        return self.sender.local_address()
+
+    def summary(self) -> str:
+        sent, session = self.statistics, self.session.statistics
+        return (
+            f"{sent.sent_messages} messages ({octets(sent.sent_octets)}) with "
+            f"{sent.sent_records} Data Records ({session.option_records} of options), "
+            f"{session.template_records} Template Records"
+        )
+
+    def flush(self, deadline: float) -> bool:
+        self._encode_all(time.time())
+        return self.sender.flush(deadline)
+
+    def close(self) -> None:
+        self._encode_all(time.time())
+        self.sender.close()
