@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 from lab import Host, run
 from metering import Actor, actors
+from netlink_lab import CGROUP, Meter
 from shell import ROOT, Record, Shells, shells
-from test_netlink import CGROUP, Meter
 
 from probe.collectors.netlink import NetlinkCollector
 from probe.metadata.kubernetes import KubernetesNames

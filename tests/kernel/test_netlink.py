@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
-import re
 import select
 import socket
 import struct
@@ -22,20 +19,13 @@ import numpy as np
 import pytest
 from lab import Counted, Host
 from metering import TCP, UDP, Actor, actors
+from netlink_lab import Meter, connect, exchange, netlink
 from pyroute2 import DiagSocket
 
 from probe.collectors.ebpf import EbpfCollector
 from probe.collectors.netlink import NetlinkCollector
-from probe.flow.batch import FlowBatch, Mark, OwnerSource, Role, Rows
-from probe.flow.cache import FlowCache
+from probe.flow.batch import Mark, OwnerSource, Role, Rows
 from probe.flow.owner import Owner, OwnerTable
-
-ROOT = Path(__file__).resolve().parents[2]
-_V1 = Path("/sys/fs/cgroup/memory")
-CGROUP = _V1 if _V1.exists() else _V1.parent
-CONTAINER = "c0ffee" * 10 + "beef"
-_UNIT = "sockflow-test.service"
-
 
 #: Columns of ours, and what pyroute2 calls them.
 _PYROUTE2 = {
@@ -55,71 +45,6 @@ _SAME_OWNER = (
     "process_name", "process_path", "parent_pid", "parent_name", "parent_path", "uid", "gid",
     "user_name", "parent_uid", "parent_gid", "parent_user_name", "cgroup", "container_id", "unit",
 )  # fmt: skip
-
-
-class Meter:
-    """A collector, the rows that it has read, and a cache behind it."""
-
-    def __init__(self, collector: NetlinkCollector | EbpfCollector) -> None:
-        self.collector = collector
-        collector.open()
-        self.rows: Rows = collector.read().rows[:0]
-        self.cache = FlowCache(host_netns=collector.host_netns)
-
-    def read(self) -> Rows:
-        return self._keep(self.collector.read())
-
-    def look(self, *namespaces: str) -> None:
-        """Until those are metered: a large host is not searched at every read."""
-        collector = self.collector
-        assert isinstance(collector, NetlinkCollector)
-        wanted = {os.stat(f"/run/netns/{name}").st_ino for name in namespaces}
-        deadline = time.monotonic() + 10
-        while not wanted <= collector.namespaces:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-            self.read()
-
-    def look_away(self, inode: int) -> None:
-        """Until that is metered no more."""
-        collector = self.collector
-        assert isinstance(collector, NetlinkCollector)
-        deadline = time.monotonic() + 10
-        while inode in collector.namespaces:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-            self.read()
-
-    def drain(self) -> Rows:
-        return self._keep(self.collector.drain())
-
-    def _keep(self, batch: FlowBatch) -> Rows:
-        fresh = batch.rows.copy()
-        self.rows = np.concatenate([self.rows, fresh])
-        self.cache.observe(FlowBatch(fresh), time.monotonic_ns())
-        return fresh
-
-    def of(self, host: Host) -> Rows:
-        inode = os.stat(f"/run/netns/{host.name}").st_ino
-        rows = self.rows
-        found: Rows = rows[(rows["netns_inode"] == inode) & (rows["protocol"] == TCP)]
-        return found
-
-    def owner(self, row: np.void) -> Owner:
-        return self.collector.owners[int(row["owner"])]
-
-    def records(self) -> Rows:
-        """All that the cache holds, as it would leave."""
-        return self.cache.flush(time.monotonic_ns(), 0)
-
-
-@contextlib.contextmanager
-def netlink() -> Iterator[Meter]:
-    found = Meter(NetlinkCollector(OwnerTable(), str))
-    try:
-        yield found
-    finally:
-        found.collector.close()
 
 
 @pytest.fixture
@@ -148,23 +73,6 @@ def assert_close(measured: Counted, truth: Counted, share: float = 0.01) -> None
     assert truth.packets
     assert abs(measured.packets - truth.packets) <= max(1, share * truth.packets), (measured, truth)
     assert abs(measured.octets - truth.octets) <= share * truth.octets, (measured, truth)
-
-
-def connect(client: Actor, server: Actor, address: str, port: int = 7000) -> None:
-    six = ", family=socket.AF_INET6" if ":" in address else ""
-    server.do(f"l = socket.create_server(({address!r}, {port}){six})")
-    client.do(f"s = socket.create_connection(({address!r}, {port}), 5)")
-    server.do("c, _ = l.accept()")
-
-
-def exchange(client: Actor, server: Actor, octets: int) -> None:
-    server.do(
-        "import threading\n"
-        f"t = threading.Thread(target=lambda: c.recv({octets}, socket.MSG_WAITALL)); t.start()"
-    )
-    client.do(f"s.sendall(b'x' * {octets})")
-    server.do("t.join(); c.sendall(b'y' * 30000)")
-    client.do("s.recv(30000, socket.MSG_WAITALL)")
 
 
 @pytest.mark.parametrize("six", [False, True], ids=["ipv4", "ipv6"])
@@ -425,31 +333,6 @@ def test_listeners_and_udp_become_no_flows(meter: Meter, hosts: tuple[Host, Host
         assert listed[UDP][listed[UDP]["local_port"] == 7001]["receive_queue"].sum() > 0
 
 
-def test_the_container_of_a_process(meter: Meter, hosts: tuple[Host, Host]) -> None:
-    folder = CGROUP / f"docker-{CONTAINER}.scope"
-    folder.mkdir()
-    try:
-        with actors(*hosts) as (client, server):
-            (folder / "cgroup.procs").write_text(str(client.pid))
-            connect(client, server, str(hosts[1].four))
-            exchange(client, server, 1000)
-            meter.look(*(host.name for host in hosts))
-            meter.read()
-            assert meter.owner(meter.of(hosts[0])[-1]).container_id == CONTAINER
-            assert meter.owner(meter.of(hosts[1])[-1]).container_id == ""
-    finally:
-        remove(folder)
-
-
-def remove(cgroup: Path) -> None:
-    """Once its last process is gone."""
-    for _ in range(50):
-        with contextlib.suppress(OSError):
-            cgroup.rmdir()
-            break
-        time.sleep(0.05)
-
-
 def test_namespaces_come_and_go(meter: Meter) -> None:
     name = "snlgone"
     subprocess.run(["ip", "netns", "add", name], check=True)
@@ -499,111 +382,6 @@ def test_nothing_leaks(meter: Meter, hosts: tuple[Host, Host]) -> None:
     assert threading.active_count() == 1
     for task in os.listdir("/proc/self/task"):
         assert os.stat(f"/proc/self/task/{task}/ns/net").st_ino == before
-
-
-_UNPRIVILEGED = """
-import json, os, socket, sys, time
-sys.path.insert(0, os.environ["ROOT"])
-import logging
-logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.INFO)
-from probe.collectors.netlink import collector as inside
-from probe.collectors.source import open_collector
-from probe.flow.owner import OwnerTable
-if os.environ["CONTAINERS_IN_V2"]:
-    inside.has_containers_in_v1 = lambda: False
-owners = OwnerTable()
-collector = open_collector("auto", owners, str, False)
-with socket.create_server(("127.0.0.1", 0)) as server:
-    client = socket.create_connection(server.getsockname())
-    served, _ = server.accept()
-    client.sendall(b"x" * 3000)
-    served.recv(3000, socket.MSG_WAITALL)
-    before = collector.losses()
-    print("go", flush=True); sys.stdin.readline()
-    rows = collector.read().rows
-    deadline = time.monotonic() + 10  # processes younger than the latest look are waited for
-    while time.monotonic() < deadline:
-        collector.read()
-        if collector.losses()["owners_unreadable"] >= before["owners_unreadable"] + 2:
-            break
-        time.sleep(0.05)
-    port = server.getsockname()[1]
-    client.close(); served.close()
-time.sleep(0.1)
-ended = collector.drain().rows
-other = int(os.environ["PORT"])
-mine = rows[(rows["local_port"] == port) | (rows["remote_port"] == port)]
-last = ended[(ended["local_port"] == port) | (ended["remote_port"] == port)]
-print(json.dumps({
-    "uid": os.getuid(), "pid": os.getpid(), "octets": int(mine["tx_octets"].max()),
-    "others": [[int(row["owner_source"]), owners[int(row["owner"])].unit,
-                owners[int(row["owner"])].pid, int(row["tx_octets"] + row["rx_octets"])]
-               for row in rows if other in (row["local_port"], row["remote_port"])],
-    "owners": [owners[int(one)].pid for one in mine["owner"]],
-    "ended": len(last), "kind": type(collector).__name__, "losses": collector.losses(),
-    "unreadable": collector.losses()["owners_unreadable"] - before["owners_unreadable"],
-}))
-"""
-
-
-@pytest.mark.parametrize("containers_in_v2", [True, False], ids=["v2", "hybrid"])
-def test_as_any_user(hosts: tuple[Host, Host], containers_in_v2: bool) -> None:
-    """Also of connections of others: their units, but never from a socket where v1 tells them."""
-    folder = _v2() / _UNIT
-    folder.mkdir()
-    try:
-        with actors(hosts[0], None) as (far, near):
-            (folder / "cgroup.procs").write_text(str(near.pid))
-            port = near.do(
-                "l = socket.create_server(('127.0.0.1', 0)); result = l.getsockname()[1]"
-            )
-            told, said = _run_unprivileged(far, near, port, containers_in_v2)
-    finally:
-        remove(folder)
-    shown = [(OwnerSource.CGROUP, _UNIT) if containers_in_v2 else (OwnerSource.UNKNOWN, "")] * 2
-    assert [(source, unit) for source, unit, _, _ in told["others"]] == shown
-    for _, _, pid, octets in told["others"]:
-        assert pid is None
-        assert octets > 1000
-    assert told["kind"] == "NetlinkCollector"
-    assert told["uid"] == 65534
-    assert told["owners"] == [told["pid"]] * 2
-    assert 3000 < told["octets"] < 3300
-    assert told["ended"] == 2
-    assert told["losses"]["namespaces_unseen"] >= 1
-    assert told["unreadable"] == 2
-    assert "no eBPF here, metering by Netlink instead: loading eBPF needs privilege" in said
-    assert "other network namespaces (needs CAP_SYS_ADMIN, CAP_SYS_PTRACE)" in said
-    assert re.search(r"what \d+ processes have open \(needs CAP_SYS_PTRACE\)", said)
-
-
-def _run_unprivileged(
-    far: Actor, near: Actor, port: int, containers_in_v2: bool
-) -> tuple[dict[str, Any], str]:
-    """What it tells, and what it says; ``near`` has a connection of its own meanwhile."""
-    far.do("result = 1")
-    may_read = "-all,+dac_read_search"  # the checkout and the interpreter are root's here
-    probe = subprocess.Popen(
-        ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups",
-         f"--inh-caps={may_read}", f"--ambient-caps={may_read}",
-         sys.executable, "-c", _UNPRIVILEGED],
-        env={**os.environ, "ROOT": str(ROOT), "PORT": str(port),
-             "CONTAINERS_IN_V2": "yes" if containers_in_v2 else ""},
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    assert probe.stdout
-    ready = probe.stdout.readline()
-    near.do("s = socket.create_connection(l.getsockname()); c, _ = l.accept()\n"
-            "s.sendall(b'x' * 1000); c.recv(1000, socket.MSG_WAITALL)")  # fmt: skip
-    told, said = probe.communicate("\n", timeout=30)
-    assert ready == "go\n", said
-    assert probe.returncode == 0, said
-    return json.loads(told), said
-
-
-def _v2() -> Path:
-    unified = Path("/sys/fs/cgroup/unified")
-    return unified if unified.exists() else unified.parent
 
 
 def test_refused_connections_are_seen_while_they_try(
