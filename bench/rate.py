@@ -13,12 +13,13 @@ from bench.report import progress, table
 from bench.workload import Workload
 from probe.config import RunConfig
 from probe.export.destination import parse_destination
-from probe.exporting import Stream, Workshop
+from probe.exporting import Workshop
 from probe.flow.batch import RECORD_DTYPE, Rows
 from probe.flow.owner import Owner, OwnerTable
 from probe.heap import keep_freed
 from probe.interfaces.names import InterfaceList
 from probe.mapping import load_elements, load_profile, load_profiles, load_template
+from probe.stream import Stream
 
 _FEW, _MANY = 64, 5000  # owners
 _BATCH = 20_000

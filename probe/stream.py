@@ -40,9 +40,9 @@ class Stream:
         self._waiting = 0  # octets of ``_lots``
 
     def send(self, records: Rows, now_s: float) -> None:
-        """Take ``records`` for ``pump``, and queue Templates when these are due.
+        """Take ``records``, and queue Templates when these are due; ``now_s`` is Unix time.
 
-        ``now_s`` is Unix time.
+        As many become messages as the sender wants now, the others when it is pumped.
         """
         if self.sender.needs_templates():
             self._begin(now_s)
@@ -53,8 +53,10 @@ class Stream:
         self._waiting += records.nbytes
         if not self._lots:
             self._encode(records, now_s)
-        while self._waiting > _MOST_WAITING:
+        while self._lots and (self._waiting > _MOST_WAITING or not self.sender.is_stocked):
             self._encode_next(now_s)
+            if self._lots:  # a tick may have tens of megabytes
+                self.sender.pump(time.monotonic())
 
     def pump(self, now: float) -> float | None:
         """As ``Sender.pump``; a connection that has come about begins with its Templates."""
