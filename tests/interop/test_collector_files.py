@@ -97,8 +97,11 @@ def test_nfacctd_reads_names(
         "src_proc_name": "worker-3", "dst_proc_name": "worker-1", "src_proc_pid": "1003",
         "src_proc_user_name": "user-3", "src_proc_container_id": "000000000003",
         "dst_proc_container_id": "000000000001", "source_process_path": "/usr/bin/worker-3",
+        "source_container_name": "web-3", "destination_container_name": "web-1",
         "tcp_smoothed_rtt_microseconds": "252",
     }  # fmt: skip
+    if profile == "pmacct":
+        expected |= {"source_container_image": "nginx:3", "destination_container_image": "nginx:1"}
     if protocol == "biflow":
         expected |= {"reverse_packet_delta_count": "4", "reverse_octet_delta_count": "1003",
                      "reverse_tcp_control_bits": "0", "TCP_FLAGS": "27",
