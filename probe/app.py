@@ -157,7 +157,9 @@ class Probe:
             for lot in _lots(records):
                 self._send(lot, may_wait=False)
                 yield len(lot)
-        self._send(np.zeros(0, RECORD_DTYPE), may_wait=False)  # those that have waited
+        if len(self.waiting):
+            self._send(np.zeros(0, RECORD_DTYPE), may_wait=False)
+        yield 0  # the last figures count what has left
         self.exporter.finish(time.time())
         yield 0
 
