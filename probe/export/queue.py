@@ -73,81 +73,43 @@ def split_train(train: Train, messages: int) -> tuple[Train, Train]:
     )
 
 
-class DatagramQueue:
-    """Messages that leave from the front, many at a time; holds at most ``limit`` octets.
-
-    ``head`` has sent its messages before ``at``. A train is cut only where its rest is dropped.
-    """
+class DatagramQueue(TrainQueue):
+    """Those of the head before ``at`` have left. A train is cut only where its rest is dropped."""
 
     def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._trains: deque[Train] = deque()
-        self._counts: list[int] = []  # records in each message of the head
-        self.octets = 0
+        super().__init__(limit)
         self.at = 0
-
-    def __bool__(self) -> bool:
-        return bool(self._trains)
-
-    def offer(self, train: Train) -> bool:
-        """Take ``train``; False when there is no room for it."""
-        if self.octets + len(train.octets) > self._limit:
-            return False
-        self._trains.append(train)
-        self.octets += len(train.octets)
-        if len(self._trains) == 1:
-            self._counts = train.counts.tolist()
-        return True
-
-    @property
-    def head(self) -> Train:
-        return self._trains[0]
 
     @property
     def messages(self) -> int:
         """Those of the head that have not left."""
-        return len(self._counts) - self.at
+        return len(self.head) - self.at
 
     def leave(self, messages: int) -> tuple[int, int]:
         """So many of the head have left; their octets and Data Records."""
-        size, start, end = self.head.size, self.at, self.at + messages
-        records = sum(self._counts[start:end])
-        if end < len(self._counts):
-            self.at, octets = end, messages * size
-        else:
-            octets = len(self._trains.popleft().octets) - start * size
-            self._next()
-        self.octets -= octets
+        train, start, end = self.head, self.at, self.at + messages
+        octets = len(train.octets[start * train.size : end * train.size])
+        records = sum(train.counts[start:end].tolist())
+        self.at = end
+        if end >= len(train):
+            self._trains.popleft()
+            self.at = 0
+        self._octets -= octets
         return octets, records
 
     def drop(self) -> Train:
         """Remove the next message and give it."""
-        rest = self._cut()
-        dropped, others = split_train(rest, 1) if len(rest) > 1 else (rest, None)
-        self._trains.popleft()
-        if others:
-            self._trains.appendleft(others)
-        self._next()
-        self.octets -= len(dropped.octets)
-        return dropped
+        self._cut()
+        return self.shift(1)
 
     def drain(self) -> list[Train]:
-        """Remove and give everything."""
-        trains = list(self._trains)
+        self._cut()
+        return super().drain()
+
+    def _cut(self) -> None:
         if self.at:
-            trains[0] = self._cut()
-        self._trains.clear()
-        self._next()
-        self.octets = 0
-        return trains
-
-    def _cut(self) -> Train:
-        """What is left of the head."""
-        return split_train(self.head, self.at)[1] if self.at else self.head
-
-    def _next(self) -> None:
-        self.at = 0
-        self._counts = self.head.counts.tolist() if self._trains else []
+            self._trains[0] = split_train(self.head, self.at)[1]
+            self.at = 0
 
 
 class StreamQueue(TrainQueue):
