@@ -12,6 +12,18 @@ NOW_S = 1_767_323_045.0
 NOW_NS = int(NOW_S) * 1_000_000_000
 
 
+class Metering:
+    """What options tell of a probe that has done nothing."""
+
+    observed_flows = 0
+
+    def ignored(self) -> tuple[int, int]:
+        return 0, 0
+
+    def losses(self) -> dict[str, int]:
+        return {}
+
+
 def owner_table(count: int = 4) -> OwnerTable:
     """Owners 1 to ``count``, every one different."""
     table = OwnerTable()

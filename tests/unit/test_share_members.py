@@ -12,19 +12,9 @@ import pytest
 from probe.config import RunConfig
 from probe.exporting import Exporter
 from probe.sink import Sink
-from tests.records import flow_records, owner_table
+from tests.records import Metering, flow_records, owner_table
 
 _PAUSE_S = 0.6  # longer than the first before a destination is tried again
-
-
-class Metering:
-    observed_flows = 0
-
-    def ignored(self) -> tuple[int, int]:
-        return 0, 0
-
-    def losses(self) -> dict[str, int]:
-        return {}
 
 
 def is_down(stream: Sink) -> bool:

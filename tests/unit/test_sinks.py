@@ -20,17 +20,7 @@ from probe.interfaces.table import Link
 from probe.sinks.feed import Feed
 from probe.stop import StopSignals
 from tests.json_schema import check_line
-from tests.records import NOW_S, flow_records, owner_table
-
-
-class Metering:
-    observed_flows = 0
-
-    def ignored(self) -> tuple[int, int]:
-        return 0, 0
-
-    def losses(self) -> dict[str, int]:
-        return {}
+from tests.records import NOW_S, Metering, flow_records, owner_table
 
 
 def open_exporter(*urls: str) -> Exporter:

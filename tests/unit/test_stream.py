@@ -17,19 +17,9 @@ from probe.interfaces.names import InterfaceList
 from probe.ipfix.decode import CollectingProcess
 from probe.mapping import load_elements
 from probe.stream import Stream
-from tests.records import NOW_S, flow_records, owner_table
+from tests.records import NOW_S, Metering, flow_records, owner_table
 
 _COUNT = 20_000
-
-
-class Metering:
-    observed_flows = 0
-
-    def ignored(self) -> tuple[int, int]:
-        return 0, 0
-
-    def losses(self) -> dict[str, int]:
-        return {}
 
 
 @pytest.fixture
