@@ -137,6 +137,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self) -> None:
         api, parsed = self.api, urlparse(self.path)
+        generation = api.generation  # first: who was let in before watches were closed is closed too
         query = {key: values[0] for key, values in parse_qs(parsed.query).items()}
         api.asked.append((parsed.path, query))
         while api.is_hanging:
@@ -149,7 +150,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif parsed.path not in api.objects:
             self._refuse(404, "not found")
         elif "watch" in query:
-            self._watch(parsed.path, query)
+            self._watch(parsed.path, query, generation)
         else:
             self._list(parsed.path, query)
 
@@ -168,7 +169,7 @@ class _Handler(BaseHTTPRequestHandler):
         page = found[begin : begin + limit] if limit else found
         self._send(200, json.dumps({"kind": "List", "metadata": about, "items": page}).encode())
 
-    def _watch(self, path: str, query: dict[str, str]) -> None:
+    def _watch(self, path: str, query: dict[str, str], generation: int) -> None:
         api, since = self.api, int(query["resourceVersion"])
         if since < api.oldest:
             self._refuse(410, f"too old resource version: {since} ({api.oldest})")
@@ -178,7 +179,6 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
         self.wfile.flush()
-        generation = api.generation
         while api.generation == generation:
             with api.changed:
                 fresh = [event for event in api.events[path] if event[0] > since]
