@@ -137,7 +137,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self) -> None:
         api, parsed = self.api, urlparse(self.path)
-        generation = api.generation  # first: who was let in before watches were closed is closed too
+        generation = api.generation  # first: what closes watches closes this one too
         query = {key: values[0] for key, values in parse_qs(parsed.query).items()}
         api.asked.append((parsed.path, query))
         while api.is_hanging:
