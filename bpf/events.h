@@ -11,7 +11,7 @@
 
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
-	__uint(max_entries, ENOUGH_EVENTS);
+	__uint(max_entries, EVENT_RING_OCTETS);
 } event_ring SEC(".maps");
 
 /* What the last RETRANSMIT of a socket told; only those that lose segments have it. */

@@ -29,7 +29,7 @@ struct {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
-	__uint(max_entries, ENOUGH_OWNERS);
+	__uint(max_entries, OWNER_RING_OCTETS);
 } owner_ring SEC(".maps");
 
 /* Names are written from the end of `text` towards its start; a component that begins below

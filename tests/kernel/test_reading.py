@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import select
+import socket
 
 import numpy as np
 import pytest
@@ -45,6 +47,19 @@ def test_who_reads_in_time_loses_nothing(meter: Meter, hosts: tuple[Host, Host])
     meter.read()
     assert ends(meter, hosts) == 2 * count
     assert meter.collector.losses()["flow_ring_full"] == 0
+
+
+def test_a_reader_is_told_of_owners_too(meter: Meter) -> None:
+    """Processes that open a socket and send nothing: each is an identity, none a flow."""
+    meter.forget()
+    assert not is_told(meter, 0)
+    for _ in range(400):  # of the 590 that the ring holds
+        if not (pid := os.fork()):
+            socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            os._exit(0)
+        os.waitpid(pid, 0)
+    assert is_told(meter)
+    assert meter.collector.losses()["owner_ring_full"] == 0
 
 
 def test_what_is_told_during_a_read_is_no_answer_that_is_waited_for(
