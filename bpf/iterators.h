@@ -16,21 +16,24 @@ static __always_inline struct sent_row *snapshot_slot(void)
 }
 
 /* What connection this is, once it is one. The socket may be at work on another processor, which changes
- * one number of a pair before the other: what is the same before and after is right. */
-static __always_inline void set_connection(struct sock_flow *f, struct sock *sk, struct tcp_sock *tp)
+ * one number of a pair before the other: what is the same before and after is right, else false. */
+static __always_inline bool set_connection(struct flow_row *r, struct sock_flow *f, struct sock *sk,
+					   struct tcp_sock *tp)
 {
 	u32 sent, received;
 
 	if (!is_one_of(sk->__sk_common.skc_state, HANDSHAKE_DONE)) {
-		set_key(&f->row, sk, tp);
-		return;
+		set_key(r, sk, tp);
+		return true;
 	}
 	sent = initial_sent(f, tp);
 	received = initial_received(tp);
-	set_key(&f->row, sk, tp);
-	set_gauges(&f->row, sk, tp);
-	if (sent == initial_sent(f, tp) && received == initial_received(tp))
-		set_initial(&f->row, sent, received);
+	set_key(r, sk, tp);
+	set_gauges(r, sk, tp);
+	if (sent != initial_sent(f, tp) || received != initial_received(tp))
+		return false;
+	set_initial(r, sent, received);
+	return true;
 }
 
 /* The time of this pass: reading the clock costs as much as all the rest for an idle socket. */
@@ -39,6 +42,7 @@ static u64 snapshot_ns;
 static __always_inline void snapshot_tcp(struct sock_flow *f, struct sock *sk)
 {
 	struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
+	struct totals totals, reported;
 	u64 now = snapshot_ns;
 	struct sent_row *r;
 	u32 seen;
@@ -67,19 +71,22 @@ static __always_inline void snapshot_tcp(struct sock_flow *f, struct sock *sk)
 		return;
 	f->seen = seen;
 	if (!f->row.isn_remote)
-		set_connection(f, sk, tp);
+		set_connection(&f->row, f, sk, tp);
 	set_gauges(&f->row, sk, tp);
 	if (is_one_of(f->row.tcp_state, FIN_SENT))
 		f->row.tx_flags |= FLAG_FIN;
 	f->row.last_ns = latest_ns(&f->row, tp);
 	set_sent(r, &f->row, tp);
-	report_totals(&r->row, f, sk, tp, true);
+	r->row.mark |= read_totals(&totals, f, &r->row, sk, tp);
+	reported = reported_by(&f->row);
+	set_deltas(&r->row, &totals, &reported);
+	set_counters(&f->row, &totals);
 	snapshot_rows++;
 	if (!(__sync_fetch_and_and(&f->progress, ~LOCKED) & CLOSING))
 		return;
 	/* the socket closed meanwhile and left its last row to us */
 	f->progress = CLOSING | DONE;
-	finalize(&f->row, f, tp, f->closed_from);
+	finalize(&f->row, f, tp, f->closed_from, 0);
 	f->row.last_ns = latest_ns(&f->row, tp);
 	if (report_events)
 		tell_end(f, tp);
@@ -88,6 +95,97 @@ static __always_inline void snapshot_tcp(struct sock_flow *f, struct sock *sk)
 		set_sent(r, &f->row, tp);
 		snapshot_rows++;
 	}
+}
+
+static __always_inline bool counts(struct sock_flow *f, u32 progress, u32 next)
+{
+	if (__sync_val_compare_and_swap(&f->progress, progress, next) != progress)
+		return false;
+	snapshot_rows++;
+	return true;
+}
+
+/* The connection of one seat. What is found out is written where nobody else reads, until it counts. */
+static __noinline int snapshot_seat(u32 at)
+{
+	volatile u64 *taker = taker_at(at);
+	struct totals now, reported = {};
+	struct sent_row *r;
+	struct sock_flow *f;
+	struct tcp_sock *tp;
+	struct seat *seat;
+	struct sock *sk;
+	u32 progress;
+	u64 cookie;
+	bool gone;
+
+	seat = seat_at(at);
+	if (!taker || !seat)
+		return 0;
+	f = &seat->flow;
+	progress = *(volatile u32 *)&f->progress;
+	cookie = *taker; /* after progress, or it might be of another generation */
+	if (!(progress & OPEN))
+		return 0;
+	tp = socket_at(seat->sk);
+	sk = (struct sock *)tp;
+	gone = is_gone(tp, cookie);
+	if (gone && (progress & STATES) != (CLOSING | FINAL)) {
+		/* nobody else can leave it: the program was skipped */
+		if (__sync_val_compare_and_swap(&f->progress, progress, progress & ~OPEN) == progress)
+			leave_seat(seat, cookie);
+		return 0;
+	}
+	if (progress & STATES) {
+		/* as in snapshot_tcp() */
+		if ((progress & STATES) != (CLOSING | FINAL) ||
+		    (!gone && snapshot_ns < f->row.last_ns + 1000000000ULL && !is_last_pass))
+			return 0;
+		r = snapshot_slot();
+		if (!r)
+			return 0;
+		set_sent(r, &f->row, gone ? 0 : tp);
+		counts(f, progress, progress ^ (FINAL | DONE));
+		return 0;
+	}
+	if (progress & REPORTED)
+		reported = seat->reported[progress & SECOND ? 1 : 0];
+	if (reported.tx_packets + reported.rx_packets ==
+	    tp->segs_out + tp->segs_in + (f->accepted ? f->opening_segments : 0))
+		return 0;
+	r = snapshot_slot();
+	if (!r)
+		return 0;
+	set_sent(r, &f->row, tp);
+	if (progress & REPORTED && seat->isn_remote) {
+		set_key(&r->row, sk, tp);
+		set_initial(&r->row, seat->isn_local, seat->isn_remote);
+	} else if (!r->row.isn_remote && !set_connection(&r->row, f, sk, tp)) {
+		return 0; /* the next pass will do */
+	}
+	seat->isn_local = r->row.isn_local;
+	seat->isn_remote = r->row.isn_remote;
+	set_gauges(&r->row, sk, tp);
+	if (is_one_of(r->row.tcp_state, FIN_SENT))
+		r->row.tx_flags |= FLAG_FIN;
+	r->row.last_ns = latest_ns(&r->row, tp);
+	r->row.mark |= read_totals(&now, f, &r->row, sk, tp);
+	set_deltas(&r->row, &now, &reported);
+	seat->reported[progress & SECOND ? 0 : 1] = now;
+	if (!is_gone(tp, cookie))
+		counts(f, progress, (progress ^ SECOND) | REPORTED);
+	return 0;
+}
+
+static int snapshot_bench(u32 number, void *unused)
+{
+	struct bench *bench = bpf_map_lookup_elem(&benches, &number);
+
+	if (bench)
+		for (u32 i = 0; i < BENCH; i++)
+			if (bench->takers[i])
+				snapshot_seat(number * BENCH + i);
+	return 0;
 }
 
 static __always_inline void snapshot_udp(struct sock_flow *f, struct sock *sk)
@@ -155,8 +253,11 @@ int snapshot_sockets(struct bpf_iter__bpf_sk_storage_map *ctx)
 		coming = 0;
 		coming_sk = 0;
 	}
-	if (!sk || !f)
+	if (!sk || !f) {
+		if (use_seats && !sk) /* the end of the pass */
+			bpf_loop(SEATS / BENCH, snapshot_bench, 0, 0);
 		return 0;
+	}
 	look_ahead(f);
 	if (sk->sk_protocol == IPPROTO_TCP)
 		snapshot_tcp(f, sk);
@@ -195,7 +296,7 @@ int snapshot_udp_peers(struct bpf_iter__bpf_map_elem *ctx)
 static __always_inline void adopt_tcp(struct sock_flow *f, struct sock *sk, struct tcp_sock *tp)
 {
 	u8 state = sk->__sk_common.skc_state;
-	struct flow_row discard = {};
+	struct totals before;
 
 	if (state == TCP_LISTEN || state == TCP_CLOSE)
 		return; /* no flow, but accepted children shall inherit the owner */
@@ -209,7 +310,8 @@ static __always_inline void adopt_tcp(struct sock_flow *f, struct sock *sk, stru
 	f->row.isn_local = tp->snd_una - (u32)tp->bytes_acked;
 	f->row.isn_remote = tp->rcv_nxt - (u32)tp->bytes_received;
 	f->row.tx_flags = f->row.rx_flags = FLAG_ACK;
-	report_totals(&discard, f, sk, tp, true); /* what came before the probe is not its to export */
+	read_totals(&before, f, &f->row, sk, tp);
+	set_counters(&f->row, &before); /* what came before the probe is not its to export */
 	f->seen = tp->segs_out + tp->segs_in;
 }
 
@@ -222,6 +324,7 @@ int attribute_sockets(struct bpf_iter__task_file *ctx)
 	struct socket *socket;
 	struct tcp_sock *tp;
 	struct sock_flow *f;
+	struct seat *seat;
 	struct sock *sk;
 	bool fresh;
 
@@ -237,11 +340,20 @@ int attribute_sockets(struct bpf_iter__task_file *ctx)
 		return 0;
 	if (sk->sk_protocol != IPPROTO_TCP && sk->sk_protocol != IPPROTO_UDP)
 		return 0;
-	f = bpf_sk_storage_get(&sockets, sk, 0, 0);
+	tp = bpf_skc_to_tcp_sock(sk);
+	f = find_flow(sk, sk->__sk_common.skc_cookie.counter, &seat);
 	fresh = !f;
+	if (fresh && use_seats && tp && sk->__sk_common.skc_state == TCP_LISTEN) {
+		struct listener *known = listener_at(tp);
+		u64 cookie = bpf_get_socket_cookie(sk);
+
+		if ((known && known->cookie == cookie) ||
+		    note_listener(tp, cookie, owner_of(task)))
+			return 0;
+	}
 	if (fresh)
 		f = bpf_sk_storage_get(&sockets, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
-	if (!f || f->progress)
+	if (!f || f->progress & STATES)
 		return 0;
 	if (!f->row.owner || f->row.owner_source == OWNER_LISTENER) {
 		f->row.owner = owner_of(task);
@@ -249,7 +361,6 @@ int attribute_sockets(struct bpf_iter__task_file *ctx)
 	}
 	if (!fresh)
 		return 0;
-	tp = bpf_skc_to_tcp_sock(sk);
 	if (tp) {
 		adopt_tcp(f, sk, tp);
 	} else {

@@ -13,6 +13,7 @@ typedef __u8 u8;
 typedef __u16 u16;
 typedef __u32 u32;
 typedef __u64 u64;
+typedef __s64 s64;
 
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
 
@@ -116,6 +117,14 @@ struct in6_addr {
 		__be32 u6_addr32[4];
 	} in6_u;
 };
+typedef struct {
+	s64 counter;
+} atomic64_t;
+typedef struct {
+	struct {
+		int counter;
+	} refs;
+} refcount_t;
 struct sock_common {
 	__be32 skc_daddr;
 	__be32 skc_rcv_saddr;
@@ -127,6 +136,8 @@ struct sock_common {
 	struct in6_addr skc_v6_daddr;
 	struct in6_addr skc_v6_rcv_saddr;
 	unsigned long skc_flags;
+	atomic64_t skc_cookie;
+	refcount_t skc_refcnt;
 };
 typedef struct {
 	int owned;
@@ -174,8 +185,10 @@ struct inet_sock {
 	u8 tos;
 	struct inet_cork_full cork;
 };
+struct inet_bind_bucket;
 struct inet_connection_sock {
 	struct inet_sock icsk_inet;
+	struct inet_bind_bucket *icsk_bind_hash;
 };
 struct tcp_options_received {
 	u16 tstamp_ok : 1;

@@ -25,6 +25,7 @@ const volatile u32 jiffy_ns = 0; /* 0: unknown */
 const volatile u32 page_kib = 4;
 const volatile u64 udp_idle_ns = 60000000000ULL;
 const volatile bool typed_task = false; /* cgroup programs may call bpf_get_current_task_btf */
+const volatile bool use_seats = false; /* the kernel lets sockets be read by their address */
 const volatile bool report_events = false; /* false: the verifier removes all that is for events */
 const volatile int container_hierarchy_id = 0; /* of cgroup_v1_controller's; 0 is cgroup v2 */
 
@@ -73,6 +74,8 @@ static __always_inline u64 ring_flags(void *ring, u32 enough)
 #define CLOSING 2 /* it has reached TCP_CLOSE, or was released */
 #define FINAL 4   /* its last row is complete and waits in sock_flow.row */
 #define DONE 8    /* the last row has left */
+/* and what else progress may tell is of seats, in seats.h */
+#define STATES (LOCKED | CLOSING | FINAL | DONE)
 
 /* A UDP socket's own slot */
 #define SLOT_FREE 0
@@ -223,6 +226,7 @@ static __always_inline void tell_late_end(struct sock_flow *f, struct sock *sk);
 static __always_inline void tell_unreachable(struct sock_flow *f, struct sock *sk);
 static __always_inline void tell_datagram(struct flow_row *r, struct datagram *d, bool egress);
 
+#include "seats.h"
 #include "tcp.h"
 #include "udp.h"
 #include "events.h"

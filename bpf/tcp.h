@@ -4,14 +4,6 @@
 #ifndef SOCKFLOW_TCP_H
 #define SOCKFLOW_TCP_H
 
-struct totals {
-	u64 tx_octets;
-	u64 rx_octets;
-	u32 tx_packets;
-	u32 rx_packets;
-	u8 mark; /* what the row that reports them is to be marked with */
-};
-
 #define SYN_HEADER 40 /* Linux: MSS, SACK permitted, timestamps, window scale */
 
 static __always_inline u32 syn_ack_header(struct tcp_sock *tp)
@@ -49,14 +41,17 @@ static __always_inline void estimate(struct estimates *e, struct sock *sk, struc
 	e->tx_octets = tp->rx_opt.sack_ok ? 12 * (u64)(sacks < acks ? sacks : acks) : 0;
 }
 
-static __always_inline void read_totals(struct totals *t, struct sock_flow *f, struct flow_row *r,
-					struct sock *sk, struct tcp_sock *tp)
+/* Returns what the row that reports them is to be marked with. */
+static __always_inline u8 read_totals(struct totals *t, struct sock_flow *f, struct flow_row *r,
+				      struct sock *sk, struct tcp_sock *tp)
 {
 	u32 ip = r->ip_version == 6 ? 40 : 20;
 	u32 header = ip + tp->tcp_header_len;
 	u32 opening = f->opening_segments;
 	struct estimates e;
 
+	t->retransmitted = tp->total_retrans;
+	t->lost = tp->lost;
 	t->tx_packets = tp->segs_out;
 	t->rx_packets = tp->segs_in;
 	t->tx_octets = tp->bytes_sent + (u64)tp->segs_out * header;
@@ -80,7 +75,7 @@ static __always_inline void read_totals(struct totals *t, struct sock_flow *f, s
 	estimate(&e, sk, tp);
 	t->tx_octets += e.tx_octets;
 	t->rx_octets += e.rx_octets;
-	t->mark = e.tx_octets | e.rx_octets ? MARK_ESTIMATED : 0;
+	return e.tx_octets | e.rx_octets ? MARK_ESTIMATED : 0;
 }
 
 static __always_inline u64 ahead(u64 now, u64 seen)
@@ -88,37 +83,37 @@ static __always_inline u64 ahead(u64 now, u64 seen)
 	return now > seen ? now - seen : 0;
 }
 
-/* Deltas since the last report into `r`, which may be f->row itself. Else that is to remember the totals
- * as reported, unless `r` is the last row. */
-static __always_inline void report_totals(struct flow_row *r, struct sock_flow *f, struct sock *sk,
-					  struct tcp_sock *tp, bool remember)
+/* What has been reported of a connection whose place is its socket's storage: its row keeps that. */
+static __always_inline struct totals reported_by(struct flow_row *r)
 {
-	struct flow_row *seen = &f->row;
-	struct totals t, old = {
-		.tx_octets = seen->tx_octets,
-		.rx_octets = seen->rx_octets,
-		.tx_packets = seen->tx_packets,
-		.rx_packets = seen->rx_packets,
+	return (struct totals){
+		.tx_octets = r->tx_octets,
+		.rx_octets = r->rx_octets,
+		.tx_packets = r->tx_packets,
+		.rx_packets = r->rx_packets,
+		.retransmitted = r->retransmitted,
+		.lost = r->lost,
 	};
-	u32 old_retransmitted = seen->retransmitted, old_lost = seen->lost;
-	u32 retransmitted = tp->total_retrans, lost = tp->lost;
+}
 
-	read_totals(&t, f, r, sk, tp);
-	if (remember) {
-		seen->tx_octets = t.tx_octets;
-		seen->rx_octets = t.rx_octets;
-		seen->tx_packets = t.tx_packets;
-		seen->rx_packets = t.rx_packets;
-		seen->retransmitted = retransmitted;
-		seen->lost = lost;
-	}
-	r->mark |= t.mark;
-	r->tx_octets = ahead(t.tx_octets, old.tx_octets);
-	r->rx_octets = ahead(t.rx_octets, old.rx_octets);
-	r->tx_packets = t.tx_packets - old.tx_packets;
-	r->rx_packets = t.rx_packets - old.rx_packets;
-	r->retransmitted = retransmitted - old_retransmitted;
-	r->lost = lost - old_lost;
+static __always_inline void set_counters(struct flow_row *r, struct totals *t)
+{
+	r->tx_octets = t->tx_octets;
+	r->rx_octets = t->rx_octets;
+	r->tx_packets = t->tx_packets;
+	r->rx_packets = t->rx_packets;
+	r->retransmitted = t->retransmitted;
+	r->lost = t->lost;
+}
+
+static __always_inline void set_deltas(struct flow_row *r, struct totals *t, struct totals *old)
+{
+	r->tx_octets = ahead(t->tx_octets, old->tx_octets);
+	r->rx_octets = ahead(t->rx_octets, old->rx_octets);
+	r->tx_packets = t->tx_packets - old->tx_packets;
+	r->rx_packets = t->rx_packets - old->rx_packets;
+	r->retransmitted = t->retransmitted - old->retransmitted;
+	r->lost = t->lost - old->lost;
 }
 
 #define FLAG_FIN 0x01
@@ -191,13 +186,17 @@ static __always_inline void on_established(struct sock_flow *f, struct sock *sk,
 	set_initial(&f->row, initial_sent(f, tp), initial_received(tp));
 }
 
-static __always_inline void on_accepted(struct sock_flow *f, u64 cookie)
+static __always_inline void on_accepted(struct sock_flow *f, u64 cookie, struct tcp_sock *tp)
 {
 	begin(&f->row, cookie, ROLE_RESPONDER);
+	if (use_seats && !f->row.owner) {
+		struct listener *listener = listener_at(tp);
+
+		f->row.owner = listener ? listener->owner : 0;
+	}
 	f->row.owner_source = f->row.owner ? OWNER_LISTENER : OWNER_UNKNOWN;
 	f->row.tx_flags = f->row.rx_flags = 0;
 	f->accepted = f->is_guess = 1;
-	f->progress = f->seen = 0;
 }
 
 /* When TCP last had to do with a packet, by the clock that it reads anyway. */
@@ -209,9 +208,11 @@ static __always_inline u64 latest_ns(struct flow_row *r, struct tcp_sock *tp)
 }
 
 /* The last row of a socket into `r`, which is f->row or a copy of it. */
-static __noinline void finalize(struct flow_row *r, struct sock_flow *f, struct tcp_sock *tp, int old)
+static __noinline void finalize(struct flow_row *r, struct sock_flow *f, struct tcp_sock *tp, int old,
+				struct totals *reported)
 {
 	struct sock *sk = (struct sock *)tp;
+	struct totals now, before;
 
 	if (!r || !f || !tp)
 		return;
@@ -220,7 +221,9 @@ static __noinline void finalize(struct flow_row *r, struct sock_flow *f, struct 
 		if (is_one_of(old, HANDSHAKE_DONE))
 			set_initial(r, initial_sent(f, tp), initial_received(tp));
 	}
-	report_totals(r, f, sk, tp, false);
+	r->mark |= read_totals(&now, f, r, sk, tp);
+	before = reported ? *reported : reported_by(&f->row);
+	set_deltas(r, &now, &before);
 	set_gauges(r, sk, tp);
 	r->tcp_state = TCP_CLOSE;
 	r->mark |= MARK_CLOSED;
@@ -256,23 +259,85 @@ static __always_inline void send_last_row(struct flow_row *last, struct tcp_sock
 
 static __always_inline bool take_final(struct sock_flow *f)
 {
-	return __sync_val_compare_and_swap(&f->progress, CLOSING | FINAL, CLOSING | DONE) ==
-	       (CLOSING | FINAL);
+	u32 progress = f->progress;
+
+	return (progress & STATES) == (CLOSING | FINAL) &&
+	       __sync_val_compare_and_swap(&f->progress, progress, progress ^ (FINAL | DONE)) == progress;
 }
 
 /* The same descriptor may have tried to connect before. */
 static __always_inline void start_over(struct sock_flow *f)
 {
+	u32 seat = f->progress & (SECOND | -GENERATION);
+
 	if (!f->row.id)
 		return;
 	if (take_final(f))
 		send_last_row(&f->row, 0);
 	__builtin_memset(f, 0, sizeof(*f));
+	f->progress = seat;
+}
+
+/* A seat for a connection of the socket with this cookie; 0 when another one has it. */
+static __always_inline struct seat *take_seat(u64 cookie)
+{
+	u32 at = cookie % SEATS;
+	u64 *taker = taker_at(at);
+	u64 taken;
+
+	if (!taker)
+		return 0;
+	taken = __sync_val_compare_and_swap(taker, 0, cookie);
+	return !taken || taken == cookie ? seat_at(at) : 0;
+}
+
+/* Of a seat: from here on the snapshot reports it. */
+static __always_inline void open_seat(struct seat *seat, struct tcp_sock *tp)
+{
+	struct sock_flow *f = &seat->flow;
+
+	seat->sk = (u64)tp;
+	__sync_lock_test_and_set(&f->progress, (f->progress + GENERATION) | OPEN);
+}
+
+/* Where the connection that this socket begins is remembered, as new but for the owner that an accepted
+ * one has from its listener. */
+static __always_inline struct sock_flow *new_flow(void *sk, u64 cookie, struct seat **seat)
+{
+	struct sock_flow *f = bpf_sk_storage_get(&sockets, sk, 0, 0);
+
+	*seat = !f && use_seats ? take_seat(cookie) : 0;
+	if (*seat)
+		f = &(*seat)->flow;
+	else if (!f)
+		f = bpf_sk_storage_get(&sockets, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+	if (f)
+		start_over(f);
+	else
+		__sync_fetch_and_add(&losses.storage_failed, 1);
+	return f;
+}
+
+static __always_inline void on_listen(void *sk, u64 cookie, struct tcp_sock *tp)
+{
+	struct seat *seat;
+	struct sock_flow *f = find_flow(sk, cookie, &seat);
+
+	if (f)
+		start_over(f);
+	if (seat)
+		leave_seat(seat, cookie);
+	if (use_seats && (!f || seat) && note_listener(tp, cookie, current_owner()))
+		return;
+	f = bpf_sk_storage_get(&sockets, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+	if (f)
+		set_owner(&f->row, OWNER_SOCKET_CALL);
+	else
+		__sync_fetch_and_add(&losses.storage_failed, 1);
 }
 
 static __always_inline void on_connect(struct sock_flow *f, u64 cookie)
 {
-	start_over(f);
 	begin(&f->row, cookie, ROLE_INITIATOR);
 	set_owner(&f->row, OWNER_SOCKET_CALL);
 	f->is_guess = !f->row.owner;
@@ -281,34 +346,41 @@ static __always_inline void on_connect(struct sock_flow *f, u64 cookie)
 }
 
 /* An orphan has nothing left to tell: its last row leaves at once. */
-static __always_inline void send_orphan(struct sock_flow *f, struct tcp_sock *tp, int old)
+static __always_inline void send_orphan(struct sock_flow *f, struct tcp_sock *tp, int old,
+					struct totals *reported)
 {
 	struct sent_row *r = bpf_ringbuf_reserve(&flow_ring, sizeof(*r), 0);
 
-	f->progress = CLOSING | DONE;
+	f->progress |= DONE;
 	if (!r) {
 		__sync_fetch_and_add(&losses.flow_ring_full, 1);
 		return;
 	}
 	set_sent(r, &f->row, tp);
-	finalize(&r->row, f, tp, old);
+	finalize(&r->row, f, tp, old, reported);
 	r->row.last_ns = latest_ns(&r->row, tp);
 	bpf_ringbuf_submit(r, ring_flags(&flow_ring, ENOUGH_FLOWS));
 }
 
-static __always_inline void on_close(struct sock_flow *f, struct sock *sk, struct tcp_sock *tp,
-				     int old)
+static __always_inline void on_close(struct sock_flow *f, struct seat *seat, struct sock *sk,
+				     struct tcp_sock *tp, int old)
 {
+	struct totals *reported = 0;
+	u32 before;
+
 	if (f->progress & CLOSING)
 		return;
 	f->closed_from = old;
-	if (__sync_fetch_and_or(&f->progress, CLOSING))
+	before = __sync_fetch_and_or(&f->progress, CLOSING);
+	if (before & LOCKED)
 		return; /* the snapshot has it in hand and will finish it */
+	if (seat && before & REPORTED)
+		reported = &seat->reported[before & SECOND ? 1 : 0];
 	if (!report_events && !sk->sk_socket) {
-		send_orphan(f, tp, old);
+		send_orphan(f, tp, old, reported);
 		return;
 	}
-	finalize(&f->row, f, tp, old);
+	finalize(&f->row, f, tp, old, reported);
 	f->row.last_ns = bpf_ktime_get_ns();
 	if (report_events && (f->row.owner_source == OWNER_SOCKET_CALL || !sk->sk_socket))
 		tell_end(f, tp);
@@ -324,8 +396,8 @@ static __always_inline bool is_of_interest(int state)
 	return state == TCP_FIN_WAIT1 || state == TCP_LAST_ACK || state == TCP_CLOSE;
 }
 
-static __always_inline void on_state(struct sock_flow *f, struct sock *sk, struct tcp_sock *tp,
-				     int old, int new)
+static __always_inline void on_state(struct sock_flow *f, struct seat *seat, struct sock *sk,
+				     struct tcp_sock *tp, int old, int new)
 {
 	switch (new) {
 	case TCP_FIN_WAIT1:
@@ -334,7 +406,7 @@ static __always_inline void on_state(struct sock_flow *f, struct sock *sk, struc
 			refine_owner(f, sk);
 		break;
 	case TCP_CLOSE:
-		on_close(f, sk, tp, old);
+		on_close(f, seat, sk, tp, old);
 	}
 }
 
@@ -344,15 +416,15 @@ SEC("sockops")
 int tcp_events(struct bpf_sock_ops *ctx)
 {
 	struct bpf_sock *ref = ctx->sk;
+	struct seat *seat = 0;
 	struct sock_flow *f;
 	struct tcp_sock *tp;
-	u64 create = 0;
+	u64 cookie;
 
 	switch (ctx->op) {
 	case BPF_SOCK_OPS_TCP_CONNECT_CB:
 	case BPF_SOCK_OPS_TCP_LISTEN_CB:
 	case BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB:
-		create = BPF_SK_STORAGE_GET_F_CREATE;
 		break;
 	case BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB:
 		/* tcp_sock keeps all that follows from it, but for how many SYNs it took */
@@ -369,34 +441,44 @@ int tcp_events(struct bpf_sock_ops *ctx)
 	}
 	if (!ref)
 		return 1;
-	f = bpf_sk_storage_get(&sockets, ref, 0, create);
-	if (!f) {
-		if (create)
-			__sync_fetch_and_add(&losses.storage_failed, 1);
+	tp = bpf_skc_to_tcp_sock(ref);
+	if (!tp)
 		return 1;
-	}
 	switch (ctx->op) {
 	case BPF_SOCK_OPS_TCP_LISTEN_CB:
-		start_over(f);
-		set_owner(&f->row, OWNER_SOCKET_CALL);
+		on_listen(ref, bpf_get_socket_cookie(ctx), tp);
 		return 1;
-	case BPF_SOCK_OPS_TCP_CONNECT_CB:
-		on_connect(f, bpf_get_socket_cookie(ctx));
-		goto follow;
-	case BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB:
-		on_accepted(f, bpf_get_socket_cookie(ctx));
+	case BPF_SOCK_OPS_STATE_CB:
+		cookie = cookie_of(tp);
+		f = find_flow(ref, cookie, &seat);
+		if (!f || !f->row.id)
+			return 1;
+		on_state(f, seat, (struct sock *)tp, tp, ctx->args[0], ctx->args[1]);
+		if (seat && f->progress & DONE)
+			leave_seat(seat, cookie);
+		return 1;
+	case BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB:
+		f = find_flow(ref, cookie_of(tp), &seat);
+		if (!f || !f->row.id)
+			return 1;
+		on_established(f, (struct sock *)tp, tp);
+		break;
+	default:
+		cookie = bpf_get_socket_cookie(ctx);
+		f = new_flow(ref, cookie, &seat);
+		if (!f)
+			return 1;
+		if (ctx->op == BPF_SOCK_OPS_TCP_CONNECT_CB) {
+			on_connect(f, cookie);
+		} else {
+			on_accepted(f, cookie, tp);
+			on_established(f, (struct sock *)tp, tp);
+		}
+		if (seat)
+			open_seat(seat, tp);
 	}
-	tp = bpf_skc_to_tcp_sock(ref);
-	if (!tp || !f->row.id)
-		return 1;
-	if (ctx->op == BPF_SOCK_OPS_STATE_CB) {
-		on_state(f, (struct sock *)tp, tp, ctx->args[0], ctx->args[1]);
-		return 1;
-	}
-	on_established(f, (struct sock *)tp, tp);
-	if (report_events)
+	if (report_events && ctx->op != BPF_SOCK_OPS_TCP_CONNECT_CB)
 		tell_established(f, tp);
-follow:
 	bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG);
 	return 1;
 }
@@ -404,7 +486,9 @@ follow:
 SEC("tp_btf/tcp_destroy_sock")
 int BPF_PROG(tcp_destroyed, struct sock *sk)
 {
-	struct sock_flow *f = bpf_sk_storage_get(&sockets, sk, 0, 0);
+	u64 cookie = sk->__sk_common.skc_cookie.counter;
+	struct seat *seat;
+	struct sock_flow *f = find_flow(sk, cookie, &seat);
 	struct tcp_sock *tp;
 
 	if (!f || !f->row.id) {
@@ -413,21 +497,24 @@ int BPF_PROG(tcp_destroyed, struct sock *sk)
 		return 0;
 	}
 	tp = bpf_skc_to_tcp_sock(sk);
-	if (tp && !f->progress) /* older than the probe: no state was ever announced */
-		on_close(f, sk, tp, TCP_CLOSE);
-	if (!take_final(f))
-		return 0;
-	if (report_events)
-		tell_late_end(f, sk);
-	refine_owner(f, sk);
-	send_last_row(&f->row, tp);
+	if (tp && !(f->progress & STATES)) /* older than the probe: no state was ever announced */
+		on_close(f, seat, sk, tp, TCP_CLOSE);
+	if (take_final(f)) {
+		if (report_events)
+			tell_late_end(f, sk);
+		refine_owner(f, sk);
+		send_last_row(&f->row, tp);
+	}
+	if (seat)
+		leave_seat(seat, cookie);
 	return 0;
 }
 
 SEC("tp_btf/tcp_receive_reset")
 int BPF_PROG(tcp_reset_received, struct sock *sk)
 {
-	struct sock_flow *f = bpf_sk_storage_get(&sockets, sk, 0, 0);
+	struct seat *seat;
+	struct sock_flow *f = find_flow(sk, sk->__sk_common.skc_cookie.counter, &seat);
 
 	if (f)
 		f->row.rx_flags |= FLAG_RST;
@@ -438,15 +525,16 @@ SEC("tp_btf/tcp_send_reset")
 int BPF_PROG(tcp_reset_sent, struct sock *sk)
 {
 	struct sock_flow *f;
+	struct seat *seat;
 
 	if (!sk || sk->__sk_common.skc_state == TCP_TIME_WAIT ||
 	    sk->__sk_common.skc_state == TCP_NEW_SYN_RECV)
 		return 0;
-	f = bpf_sk_storage_get(&sockets, sk, 0, 0);
+	f = find_flow(sk, sk->__sk_common.skc_cookie.counter, &seat);
 	if (!f)
 		return 0;
 	f->row.tx_flags |= FLAG_RST;
-	if (f->progress == (CLOSING | FINAL)) { /* close() resets after the state has changed */
+	if ((f->progress & STATES) == (CLOSING | FINAL)) { /* close() resets after the state has changed */
 		struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
 
 		if (!tp)

@@ -56,6 +56,7 @@ _EVENT_PROGRAMS = (
     "connecting6", "tcp_retransmitted", "cgroup_made", "cgroup_removed", "program_executed",
 )  # fmt: skip
 _EVENT_MAPS = ("event_ring", "retransmits", "young_cgroups")
+_SEAT_MAPS = ("seats", "benches", "listeners")
 _CGROUP_SECTIONS = ("cgroup_skb/", "cgroup/", "sockops")
 _ITERATOR_MAPS = {"snapshot_sockets": "sockets", "snapshot_udp_peers": "udp_peers"}
 _TCP = 6
@@ -127,9 +128,12 @@ class EbpfCollector:
     def _load(self) -> KernelObject:
         """The object as this kernel takes it: what is optional is left out where it is refused."""
         left_out = [] if self.tells_events else [*_EVENT_PROGRAMS]
-        typed_task = True
+        luxuries = ["typed_task"]
+        # what events tell needs more of a socket's state than a seat has (bpf/seats.h)
+        if not self.tells_events and host.has_kernel_function("bpf_rdonly_cast"):
+            luxuries.append("use_seats")
         while True:
-            kernel = self._configured(typed_task, left_out)
+            kernel = self._configured(luxuries, left_out)
             try:
                 kernel.load()
                 return kernel
@@ -140,17 +144,18 @@ class EbpfCollector:
                         "this kernel forbids eBPF to this process although it has the "
                         "capabilities: look at seccomp, lockdown and the security modules"
                     ) from error
-                if typed_task:
-                    typed_task = False
+                if luxuries:
+                    log.debug("tried again without %s", luxuries.pop())
                     continue
                 if error.program not in _OPTIONAL or error.program in left_out:
                     raise
                 left_out.append(error.program)
                 log.warning("this kernel refuses %s: %s", error.program, _OPTIONAL[error.program])
 
-    def _configured(self, typed_task: bool, left_out: list[str]) -> KernelObject:
+    def _configured(self, luxuries: list[str], left_out: list[str]) -> KernelObject:
         kernel = KernelObject(self._path)
-        kernel.set_knob("typed_task", typed_task)
+        for name in luxuries:
+            kernel.set_knob(name, True)
         hz = host.jiffies_per_second()
         kernel.set_knob("jiffy_ns", 1_000_000_000 // hz if hz else 0)
         controller, hierarchy = host.container_hierarchy()
@@ -164,6 +169,8 @@ class EbpfCollector:
         for name in left_out:
             kernel.leave_out(name)
         for name in () if self.tells_events else _EVENT_MAPS:
+            kernel.leave_out_map(name)
+        for name in () if "use_seats" in luxuries else _SEAT_MAPS:
             kernel.leave_out_map(name)
         return kernel
 

@@ -43,6 +43,17 @@ def check_btf() -> None:
         )
 
 
+def has_kernel_function(name: str) -> bool:
+    """Whether BTF tells of it, as of each that eBPF programs may call."""
+    wanted, end = b"\0" + name.encode() + b"\0", b""
+    with _BTF.open("rb") as types:
+        while piece := types.read(1 << 18):
+            if wanted in end + piece:
+                return True
+            end = piece[-len(wanted) :]
+    return False
+
+
 def cgroup_root() -> str:
     """The mount point of cgroup v2, wherever it is. Raises KernelError when it is not mounted."""
     for line in Path("/proc/mounts").read_text().splitlines():

@@ -387,8 +387,8 @@ def cgroup(name: str) -> Iterator[str]:
 
 
 class _SmallRing(EbpfCollector):
-    def _configured(self, typed_task: bool, left_out: list[str]) -> KernelObject:
-        kernel = super()._configured(typed_task, left_out)
+    def _configured(self, luxuries: list[str], left_out: list[str]) -> KernelObject:
+        kernel = super()._configured(luxuries, left_out)
         kernel.resize_map("event_ring", _SMALL_RING)
         return kernel
 

@@ -53,13 +53,15 @@ class Meter:
 
 
 @pytest.fixture
-def both(hosts: tuple[Host, Host]) -> Iterator[tuple[Meter, Meter]]:
+def both(request: pytest.FixtureRequest, hosts: tuple[Host, Host]) -> Iterator[tuple[Meter, Meter]]:
     """(merged, eBPF alone) on the same traffic; Netlink sees the namespaces of the hosts."""
+    events = getattr(request, "param", False)
     with actors(*hosts) as keepers:
         for keeper in keepers:
             keeper.do("result = 1")
         opened = [
-            open_collector(name, OwnerTable(), str, False) for name in ("ebpf+netlink", "ebpf")
+            open_collector(name, OwnerTable(), str, False, events)
+            for name in ("ebpf+netlink", "ebpf")
         ]
         try:
             assert isinstance(opened[0], MergedCollector)
@@ -110,6 +112,7 @@ def test_the_same_as_ebpf_alone(both: tuple[Meter, Meter], hosts: tuple[Host, Ho
         assert int(records[0][name].sum()) == int(records[1][name].sum())
 
 
+@pytest.mark.parametrize("both", [True], indirect=True, ids=["with events, so without seats"])
 def test_what_ebpf_has_no_storage_for(both: tuple[Meter, Meter], hosts: tuple[Host, Host]) -> None:
     """No memory for options of sockets means none for their storage. The other end is eBPF's."""
     merged, alone = both

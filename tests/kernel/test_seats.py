@@ -1,0 +1,217 @@
+"""Where connections are remembered: in a seat while one is free, else in their socket's storage."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import socket
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from conftest import Meter
+from lab import Host, run
+from metering import actors
+
+from probe.flow.batch import OwnerSource, Rows
+
+SEATS = 16384  # of bpf/seats.h
+TCP = 6
+_SO_COOKIE = 57
+
+
+def seat(sock: socket.socket) -> int:
+    cookie = int.from_bytes(sock.getsockopt(socket.SOL_SOCKET, _SO_COOKIE, 8), "little")
+    return cookie % SEATS
+
+
+def at_the_seat_of(other: socket.socket) -> socket.socket:
+    """A new socket whose cookie names the same seat."""
+    wanted = seat(other)
+    for _ in range(20 * SEATS):
+        found = socket.socket()
+        if seat(found) == wanted:
+            return found
+        found.close()
+    raise AssertionError("no cookie came by that names this seat")
+
+
+@pytest.fixture
+def server() -> Iterator[socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        yield found
+
+
+class Connection:
+    """A client, connected, and its peer."""
+
+    def __init__(self, server: socket.socket, client: socket.socket) -> None:
+        client.connect(server.getsockname())
+        self.client, (self.peer, _) = client, server.accept()
+        self.port = client.getsockname()[1]
+
+    def send(self, octets: int) -> None:
+        self.client.sendall(bytes(octets))
+        received = 0
+        while received < octets:
+            received += len(self.peer.recv(octets))
+
+    def close(self) -> None:
+        self.client.close()
+        self.peer.recv(1)
+        self.peer.close()
+
+    def ends(self, rows: Rows) -> tuple[Rows, Rows]:
+        """(the client's, the peer's)"""
+        return rows[rows["local_port"] == self.port], rows[rows["remote_port"] == self.port]
+
+
+def test_who_finds_a_seat_taken_is_metered_too(meter: Meter, server: socket.socket) -> None:
+    """Three at one seat, the second while the first has it, the third when it has left."""
+    first = Connection(server, socket.socket())
+    second = Connection(server, at_the_seat_of(first.client))
+    first.send(1000)
+    second.send(2000)
+    meter.read()
+    for connection in (first, second):
+        connection.send(3000)
+    first.close()
+    third = Connection(server, at_the_seat_of(second.client))
+    third.send(4000)
+    meter.read()
+    second.close()
+    third.close()
+    meter.read()
+    for connection, payload in ((first, 4000), (second, 5000), (third, 4000)):
+        here, there = connection.ends(meter.rows)
+        assert len(np.unique(here["id"])) == len(np.unique(there["id"])) == 1
+        packets = int(here["tx_packets"].sum())
+        # SYN 60, then 32 for each header with timestamps, IPv4's 20 included
+        assert here["tx_octets"].sum() == 60 + (packets - 1) * 52 + payload
+        assert there["rx_octets"].sum() == here["tx_octets"].sum()
+        assert there["rx_packets"].sum() == packets
+        assert there["tx_octets"].sum() == here["rx_octets"].sum()
+
+
+def test_each_report_tells_what_is_new(meter: Meter, server: socket.socket) -> None:
+    """What was reported is kept at two places in turn."""
+    connection = Connection(server, socket.socket())
+    meter.read()
+    for octets in (100, 2000, 30, 4000, 500):
+        connection.send(octets)
+        here, there = connection.ends(meter.read())
+        assert len(here) == len(there) == 1
+        assert int(here["tx_octets"][0]) == octets + 52 * int(here["tx_packets"][0])
+        assert int(there["rx_octets"][0]) == octets + 52 * int(there["rx_packets"][0])
+        assert not len(connection.ends(meter.read())[0]), "nothing is new"
+    connection.close()
+    here, there = connection.ends(meter.read())
+    assert here["tx_octets"].sum() == 52 * 2, "FIN, and the ACK of the peer's"
+    assert there["rx_octets"].sum() == 52 * 2
+
+
+def test_a_snapshot_beside_connections_that_come_and_go(
+    meter: Meter, hosts: tuple[Host, Host]
+) -> None:
+    """It reads their sockets without holding them, and they wait for nobody."""
+    here, there = hosts
+    count = 10_000
+    there.start_traffic("serve", 7000)
+    meter.forget()
+    for host in hosts:
+        host.reset_counters()
+    running = here.begin_traffic("short", there.four, 7000, count, "--parallel", 8)
+    parts, passes = [], 0
+    while running.poll() is None:
+        parts.append(meter.collector.read().rows.copy())
+        passes += 1
+    assert running.returncode == 0
+    there.stop()
+    parts.append(meter.collector.read().rows.copy())
+    meter.rows = np.concatenate(parts)
+    assert passes > 100
+    assert meter.collector.losses()["flow_ring_full"] == 0
+    for host in hosts:
+        rows, truth = meter.of(host, TCP), host.counted()
+        assert len(np.unique(rows["id"])) == count
+        assert len(rows) > count, "some were seen while they lived"
+        assert (rows["tx_octets"] < 10_000).all(), "none has the counters of another"
+        for way, measured in (("out", "tx"), ("in", "rx")):
+            true = truth[f"tcp_{way}"]
+            packets = int(rows[f"{measured}_packets"].sum())
+            octets = int(rows[f"{measured}_octets"].sum())
+            assert abs(packets - true.packets) <= 0.0001 * true.packets
+            assert abs(octets - true.octets) <= 0.0001 * true.octets
+
+
+def test_seats_are_left(meter: Meter, hosts: tuple[Host, Host]) -> None:
+    """Where sockets may have no storage there are only seats; here each is taken twice."""
+    here, there = hosts
+    count = SEATS
+    for host in hosts:
+        run("ip", "netns", "exec", host.name, "sysctl", "-qw", "net.core.optmem_max=0")
+    there.start_traffic("serve", 7000)
+    meter.forget()
+    for _ in range(4):
+        here.traffic("short", there.four, 7000, count // 4, "--parallel", 4)
+        meter.read()
+    there.stop()
+    meter.read()
+    for host in hosts:
+        assert len(np.unique(meter.of(host, TCP)["id"])) == count
+    assert meter.collector.losses()["storage_failed"] == 0
+
+
+@pytest.mark.parametrize("addresses", [("127.0.0.1", "127.0.0.1"), ("127.0.0.1", "127.0.0.2")])
+def test_who_listens_beside_others_at_one_port(meter: Meter, addresses: tuple[str, str]) -> None:
+    """Before a worker is known, a connection is of the listener that it came to."""
+    with actors(None, None) as listeners, contextlib.ExitStack() as stack:
+        port = 0
+        for listener, address in zip(listeners, addresses, strict=True):
+            port = listener.do(f"""
+l = socket.socket()
+l.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+l.bind(({address!r}, {port}))
+l.listen(64)
+result = l.getsockname()[1]
+""")
+        calls = [
+            stack.enter_context(socket.create_connection((address, port)))
+            for address in itertools.islice(itertools.cycle(addresses), 20)
+        ]
+        rows = meter.read()
+        rows = rows[(rows["local_port"] == port) & (rows["owner_source"] == OwnerSource.LISTENER)]
+        assert len(rows) == len(calls)
+        named = {int(row["remote_port"]): meter.owners[int(row["owner"])].pid for row in rows}
+        true: dict[int, int] = {}
+        for listener in listeners:
+            peers = listener.do("""
+l.settimeout(0.3)
+result, kept = [], []
+try:
+    while True:
+        kept.append(l.accept())
+        result.append(kept[-1][1][1])
+except TimeoutError:
+    pass
+""")
+            assert peers
+            true |= dict.fromkeys(peers, listener.pid)
+        assert named == true
+
+
+def test_a_listener_older_than_the_probe(server: socket.socket) -> None:
+    with actors(None) as (listener,):
+        port = listener.do("""
+l = socket.create_server(("127.0.0.1", 0))
+result = l.getsockname()[1]
+""")
+        meter = Meter()
+        try:
+            with socket.create_connection(("127.0.0.1", port)):
+                rows = meter.read()
+            (row,) = rows[rows["local_port"] == port]
+            assert row["owner_source"] == OwnerSource.LISTENER
+            assert meter.owners[int(row["owner"])].pid == listener.pid
+        finally:
+            meter.collector.close()
