@@ -97,12 +97,10 @@ static __always_inline void snapshot_tcp(struct sock_flow *f, struct sock *sk)
 	}
 }
 
-static __always_inline bool counts(struct sock_flow *f, u32 progress, u32 next)
+static __always_inline void count_row(struct sock_flow *f, u32 progress, u32 next)
 {
-	if (__sync_val_compare_and_swap(&f->progress, progress, next) != progress)
-		return false;
-	snapshot_rows++;
-	return true;
+	if (__sync_val_compare_and_swap(&f->progress, progress, next) == progress)
+		snapshot_rows++;
 }
 
 /* The connection of one seat. What is found out is written where nobody else reads, until it counts. */
@@ -145,7 +143,7 @@ static __noinline int snapshot_seat(u32 at)
 		if (!r)
 			return 0;
 		set_sent(r, &f->row, gone ? 0 : tp);
-		counts(f, progress, progress ^ (FINAL | DONE));
+		count_row(f, progress, progress ^ (FINAL | DONE));
 		return 0;
 	}
 	if (progress & REPORTED)
@@ -173,7 +171,7 @@ static __noinline int snapshot_seat(u32 at)
 	set_deltas(&r->row, &now, &reported);
 	seat->reported[progress & SECOND ? 0 : 1] = now;
 	if (!is_gone(tp, cookie))
-		counts(f, progress, (progress ^ SECOND) | REPORTED);
+		count_row(f, progress, (progress ^ SECOND) | REPORTED);
 	return 0;
 }
 

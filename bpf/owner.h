@@ -20,6 +20,12 @@ struct owner_key {
 	u32 pad;
 };
 
+/* Whose it is, too: by address, as the verifier takes it. */
+struct keyed_task {
+	struct owner_key key;
+	u64 task;
+};
+
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 4096);
@@ -213,15 +219,19 @@ static __always_inline void read_memory(struct task_struct *task, u64 *size, u64
 	*peak = (most > now ? most : now) * page_kib;
 }
 
-static __noinline u64 announce_owner(struct task_struct *task, struct owner_key *key)
+/* Not static, so that the verifier walks all its paths once, and not from every call. */
+__noinline u64 announce_owner(struct keyed_task *of)
 {
-	struct task_struct *parent;
+	struct task_struct *task, *parent;
+	struct owner_key key;
 	struct path_scratch *s;
 	struct owner_row *row;
 	u64 id;
 
-	if (!key)
+	if (!of)
 		return 0;
+	key = of->key; /* Linux 6.1 takes a key of a map from nowhere but the stack */
+	task = (void *)of->task;
 	row = bpf_ringbuf_reserve(&owner_ring, sizeof(*row), 0);
 	if (!row) {
 		__sync_fetch_and_add(&losses.owner_ring_full, 1);
@@ -230,12 +240,12 @@ static __noinline u64 announce_owner(struct task_struct *task, struct owner_key 
 	id = __sync_fetch_and_add(&next_owner_id, 1);
 	parent = BPF_CORE_READ(task, real_parent);
 	row->id = id;
-	row->start_ns = key->start_ns;
-	row->cgroup_id = key->cgroup_id;
-	row->pid = key->pid;
+	row->start_ns = key.start_ns;
+	row->cgroup_id = key.cgroup_id;
+	row->pid = key.pid;
 	row->parent_pid = BPF_CORE_READ(parent, tgid);
-	row->uid = key->uid;
-	row->gid = key->gid;
+	row->uid = key.uid;
+	row->gid = key.gid;
 	row->parent_uid = BPF_CORE_READ(parent, cred, uid.val);
 	row->parent_gid = BPF_CORE_READ(parent, cred, gid.val);
 	read_memory(task, &row->vm_size, &row->vm_peak);
@@ -257,7 +267,7 @@ static __noinline u64 announce_owner(struct task_struct *task, struct owner_key 
 		s->busy = 0;
 	}
 	bpf_ringbuf_submit(row, ring_flags(&owner_ring, ENOUGH_OWNERS));
-	bpf_map_update_elem(&owner_ids, key, &id, BPF_ANY);
+	bpf_map_update_elem(&owner_ids, &key, &id, BPF_ANY);
 	return id;
 }
 
@@ -284,33 +294,34 @@ static __always_inline u64 announce_cgroup(struct kernfs_node *node, u64 cgroup_
 	return id;
 }
 
-static __always_inline u64 identity(struct task_struct *task, struct owner_key *key)
+static __always_inline u64 identity(struct keyed_task *of)
 {
-	u64 *known = bpf_map_lookup_elem(&owner_ids, key);
+	u64 *known = bpf_map_lookup_elem(&owner_ids, &of->key);
 
-	return known ? *known : announce_owner(task, key);
+	return known ? *known : announce_owner(of);
 }
 
 /* The id of a task's identity, announced if it is new. 0: none (kernel thread, ring full). */
 static __noinline u64 owner_of(struct task_struct *task)
 {
-	struct owner_key key = {};
+	struct keyed_task of = {.task = (u64)task};
 
 	if (BPF_CORE_READ(task, flags) & PF_KTHREAD)
 		return 0;
-	key.start_ns = BPF_CORE_READ(task, group_leader, start_boottime);
-	key.cgroup_id = BPF_CORE_READ(cgroup_node(task), id);
-	key.exec_id = BPF_CORE_READ(task, self_exec_id);
-	key.pid = BPF_CORE_READ(task, tgid);
-	key.uid = BPF_CORE_READ(task, cred, uid.val);
-	key.gid = BPF_CORE_READ(task, cred, gid.val);
-	return identity(task, &key);
+	of.key.start_ns = BPF_CORE_READ(task, group_leader, start_boottime);
+	of.key.cgroup_id = BPF_CORE_READ(cgroup_node(task), id);
+	of.key.exec_id = BPF_CORE_READ(task, self_exec_id);
+	of.key.pid = BPF_CORE_READ(task, tgid);
+	of.key.uid = BPF_CORE_READ(task, cred, uid.val);
+	of.key.gid = BPF_CORE_READ(task, cred, gid.val);
+	return identity(&of);
 }
 
-/* The same for the running task. A typed pointer, where the kernel gives cgroup programs one, costs a load for each member instead of a call. */
+/* The same for the running task. A typed pointer, where the kernel gives cgroup programs one, costs a load
+ * for each member instead of a call. */
 static __noinline u64 current_owner(void)
 {
-	struct owner_key key = {};
+	struct keyed_task of = {};
 	struct cgroup_subsys_state *css;
 	struct task_struct *task;
 	struct css_set *set;
@@ -320,21 +331,22 @@ static __noinline u64 current_owner(void)
 	task = bpf_get_current_task_btf();
 	if (task->flags & PF_KTHREAD)
 		return 0;
+	of.task = (u64)task;
 	set = task->cgroups;
 	if (cgroup_v1_controller == HIERARCHY_V2) {
-		key.cgroup_id = set->dfl_cgrp->kn->id;
+		of.key.cgroup_id = set->dfl_cgrp->kn->id;
 	} else {
 		css = *(struct cgroup_subsys_state **)((void *)set +
 						       bpf_core_field_offset(set->subsys) +
 						       v1_index() * sizeof(css));
-		key.cgroup_id = css->cgroup->kn->id;
+		of.key.cgroup_id = css->cgroup->kn->id;
 	}
-	key.start_ns = task->group_leader->start_boottime;
-	key.exec_id = task->self_exec_id;
-	key.pid = task->tgid;
-	key.uid = task->cred->uid.val;
-	key.gid = task->cred->gid.val;
-	return identity(task, &key);
+	of.key.start_ns = task->group_leader->start_boottime;
+	of.key.exec_id = task->self_exec_id;
+	of.key.pid = task->tgid;
+	of.key.uid = task->cred->uid.val;
+	of.key.gid = task->cred->gid.val;
+	return identity(&of);
 }
 
 #endif

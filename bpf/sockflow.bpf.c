@@ -69,12 +69,11 @@ static __always_inline u64 ring_flags(void *ring, u32 enough)
 
 #include "owner.h"
 
-/* progress of a socket's end, in sock_flow.progress */
+/* progress of a socket's end, in sock_flow.progress; seats.h has more */
 #define LOCKED 1  /* the snapshot is reading the socket */
 #define CLOSING 2 /* it has reached TCP_CLOSE, or was released */
 #define FINAL 4   /* its last row is complete and waits in sock_flow.row */
 #define DONE 8    /* the last row has left */
-/* and what else progress may tell is of seats, in seats.h */
 #define STATES (LOCKED | CLOSING | FINAL | DONE)
 
 /* A UDP socket's own slot */
