@@ -176,7 +176,9 @@ def test_nfdump(sections: dict[str, Section], due: int) -> None:
 
 def test_pmacct(sections: dict[str, Section], due: int) -> None:
     (shown,) = sections["pmacct"].shown
-    rows = list(csv.DictReader(shown.splitlines()))
+    # seen once: nfacctd that was stopped about when it refreshes had written every row twice
+    head, *lines = shown.splitlines()
+    rows = list(csv.DictReader([head, *dict.fromkeys(lines)]))
     assert len(rows) == due
     assert {row["src_proc_name"] for row in rows} == {Path(sys.executable).name[:15]}
 

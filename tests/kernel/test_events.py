@@ -68,10 +68,13 @@ class Events:
         found: Rows = self._came[0][np.isin(self._came[0]["netns_inode"], inodes)]
         return found
 
-    def wait_for(self, count: int, *hosts: Host) -> Rows:
-        """So many, and no more shortly after; ends of connections may take a moment."""
+    def wait_for(self, count: int, *hosts: Host, kind: EventKind | None = None) -> Rows:
+        """So many (of ``kind``), and no more shortly after; ends of connections take a moment."""
         deadline = time.monotonic() + 10
-        while len(self.of(*hosts)) < count and time.monotonic() < deadline:
+        while time.monotonic() < deadline:
+            kinds = self.of(*hosts)["kind"]
+            if (len(kinds) if kind is None else int((kinds == kind).sum())) >= count:
+                break
             time.sleep(0.02)
         time.sleep(0.1)
         return self.of(*hosts)
@@ -291,7 +294,7 @@ result = struct.unpack_from("I", s.getsockopt(socket.IPPROTO_TCP, socket.TCP_INF
         server.do("c.close(); l.close()")
     finally:
         hosts[1].exec("nft", "delete", "table", "inet", "loss")
-    found = events.wait_for(4, *hosts)
+    found = events.wait_for(2, *hosts, kind=EventKind.CLOSE)
     ours = found[(found["kind"] == EventKind.RETRANSMIT) & (found["remote_port"] == PORT)]
     assert 0 < ours["count"].sum() <= total
     assert {pid for _, pid in events.told(ours)} == {client.pid}
