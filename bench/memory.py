@@ -11,6 +11,8 @@ from bench.process import Started, descriptors
 from bench.report import progress, table
 from bench.sink import sink
 from bench.workload import Workload, exchange
+from probe.collectors.ebpf import OBJECT
+from probe.kernel.libbpf import KernelObject
 
 #: Often exported, so that what encoding and sending need is in it; no flows but the load.
 _OPTIONS = ("--active-timeout", "2", "--include", f"cidr={SUBNET}")
@@ -43,7 +45,8 @@ def _one(load: Workload, count: int) -> list[str]:
         resident, peak = process.memory_kib("VmRSS"), process.memory_kib("VmHWM")
         maps, value = _map_memory(process)
     progress(f"memory: {count} flows, {resident} KiB, {target.records} records")
-    storage = 2 * count * (_slab(value + _ELEMENT_HEADER) + _SOCKET_STORAGE)
+    stored = max(0, 2 * count - KernelObject(OBJECT).map_entries("seats"))  # the others have seats
+    storage = stored * (_slab(value + _ELEMENT_HEADER) + _SOCKET_STORAGE)
     return [f"{count:,}", _mb(resident << 10), _mb(peak << 10), _mb(maps), _mb(storage)]
 
 
