@@ -39,20 +39,23 @@ static __always_inline bool set_connection(struct flow_row *r, struct sock_flow 
 /* The time of this pass: reading the clock costs as much as all the rest for an idle socket. */
 static u64 snapshot_ns;
 
+/* Closed, but a descriptor is still held: close() has a second to tell the owner. */
+static __always_inline bool waits_for_owner(struct flow_row *r)
+{
+	return snapshot_ns < r->last_ns + 1000000000ULL && !is_last_pass;
+}
+
 static __always_inline void snapshot_tcp(struct sock_flow *f, struct sock *sk)
 {
 	struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
 	struct totals totals, reported;
-	u64 now = snapshot_ns;
 	struct sent_row *r;
 	u32 seen;
 
 	if (!tp || !f->row.id)
 		return;
 	if (f->progress) {
-		/* closed, but its descriptor is still held: give close() a second to tell the owner */
-		if (f->progress != (CLOSING | FINAL) ||
-		    (now < f->row.last_ns + 1000000000ULL && !is_last_pass))
+		if (f->progress != (CLOSING | FINAL) || waits_for_owner(&f->row))
 			return;
 		r = snapshot_slot();
 		if (r && take_final(f)) {
@@ -135,9 +138,8 @@ static __noinline int snapshot_seat(u32 at)
 		return 0;
 	}
 	if (progress & STATES) {
-		/* as in snapshot_tcp() */
 		if ((progress & STATES) != (CLOSING | FINAL) ||
-		    (!gone && snapshot_ns < f->row.last_ns + 1000000000ULL && !is_last_pass))
+		    (!gone && waits_for_owner(&f->row)))
 			return 0;
 		r = snapshot_slot();
 		if (!r)
