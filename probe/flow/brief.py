@@ -49,17 +49,17 @@ def build_brief_records(rows: Rows, a: Slots, b: Slots, now_ns: int, host_netns:
 
     Their times are still those of the rows: CLOCK_MONOTONIC.
     """
-    senders = take_rows(rows, np.concatenate([a, b]))
-    receivers = take_rows(rows, np.concatenate([b, a]))
-    starts, ends, ids = (senders[name].reshape(2, -1) for name in ("start_ns", "last_ns", "id"))
-    started = np.minimum(np.minimum(*starts), now_ns)
-    ended = np.minimum(np.maximum(np.maximum(*ends), started), now_ns)
-    records: Rows = np.zeros(len(senders), RECORD_DTYPE)
-    for name, values in (("first_ns", started), ("last_ns", ended), ("flow_id", np.minimum(*ids))):
-        records[name][: len(a)] = records[name][len(a) :] = values
+    both = (2, len(a))  # directions and connections
+    senders = take_rows(rows, np.concatenate([a, b])).reshape(both)
+    started = np.minimum(senders["start_ns"].min(axis=0), now_ns)
+    ended = np.minimum(np.maximum(senders["last_ns"].max(axis=0), started), now_ns)
+    records: Rows = np.zeros(both, RECORD_DTYPE)
+    records["first_ns"], records["last_ns"] = started, ended
+    records["flow_id"] = senders["id"].min(axis=0)
     records["octets"], records["packets"] = senders["tx_octets"], senders["tx_packets"]
     records["retransmitted"], records["lost"] = senders["retransmitted"], senders["lost"]
     records["end_reason"] = EndReason.END_OF_FLOW
-    fill_sent(records, senders, receivers, host_netns)
+    fill_sent(records, senders, senders[::-1], host_netns)
+    records = records.reshape(-1)
     silent = records["packets"] == 0
     return take_rows(records, np.flatnonzero(~silent)) if silent.any() else records

@@ -25,7 +25,7 @@ from probe.mapping.tables import ATTRIBUTES, COLUMNS, TCP_STATES, TRANSLATION, P
 #: Marks translated flows beside their IP version.
 _TRANSLATED = 0x80
 #: Records encoded at a time. Below that the calls cost more than the work.
-_CHUNK = 1024
+_CHUNK = 2048
 #: Those of one length by so many octets: beyond that what is allocated on the way leaves the
 #: processor's cache.
 _LEAST_CHUNK, _MOST_CHUNK = 256, 4096
