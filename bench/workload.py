@@ -60,9 +60,10 @@ class Workload:
             yield server
 
     @contextlib.contextmanager
-    def client(self, network: Network, mode: str) -> Iterator[Running]:
-        """``mode``: bulk, request, connect or udp."""
-        arguments = self._command(mode, FIRST_PORT, network.server.address)
+    def client(self, network: Network, mode: str, rate: int = 0) -> Iterator[Running]:
+        """``mode``: bulk, request, connect or udp. ``rate``: of connect, the most a second."""
+        limit = [str(rate)] if rate else []
+        arguments = self._command(mode, FIRST_PORT, network.server.address, *limit)
         with self._start(mode, FIRST_PORT, network.client.command(*arguments), cpu=0) as client:
             yield client
 

@@ -4,6 +4,30 @@
 #include <time.h>
 
 static const char *server_host;
+static int most_a_second; /* 0: as many as there is time for */
+
+static double now_s(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return t.tv_sec + t.tv_nsec * 1e-9;
+}
+
+/* Rests once the load is a millisecond ahead. */
+static void keep_to_rate(void)
+{
+	static double began;
+	double ahead;
+
+	if (!most_a_second)
+		return;
+	if (!began)
+		began = now_s();
+	ahead = began + (double)*operations / most_a_second - now_s();
+	if (ahead > 1e-3)
+		usleep(ahead * 1e6);
+}
 
 static void open_connection(void)
 {
@@ -55,6 +79,7 @@ static void connect_again(int fd)
 		return;
 	++*operations;
 	close(fd);
+	keep_to_rate();
 	open_connection();
 }
 
@@ -81,8 +106,9 @@ void request(const char *host)
 	keep_busy(host, ask_again);
 }
 
-void connections(const char *host)
+void connections(const char *host, int rate)
 {
+	most_a_second = rate;
 	keep_busy(host, connect_again);
 }
 
@@ -118,14 +144,6 @@ void udp(const char *host)
 		if (sent > 0)
 			*operations += sent;
 	}
-}
-
-static double now_s(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return t.tv_sec + t.tv_nsec * 1e-9;
 }
 
 /* Connects to where there is no route, REFUSALS times a second. */

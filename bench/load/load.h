@@ -49,7 +49,7 @@ void serve(void);
 void sink(void);
 
 void request(const char *host);
-void connections(const char *host);
+void connections(const char *host, int rate);
 void bulk(const char *host);
 void udp(const char *host);
 void unreachable(void);

@@ -4,7 +4,8 @@
  *   workload serve   COUNTERS SECONDS PORT             echo on 64 ports, discard on one; UDP discarded
  *   workload bulk    COUNTERS SECONDS PORT HOST        one stream, counted in units of 64 KiB
  *   workload request COUNTERS SECONDS PORT HOST        64 octets there and back on 32 connections
- *   workload connect COUNTERS SECONDS PORT HOST        connect, one request, close; 32 at a time
+ *   workload connect COUNTERS SECONDS PORT HOST [RATE] connect, one request, close; 32 at a time,
+ *                                                      at most RATE a second
  *   workload udp     COUNTERS SECONDS PORT HOST        datagrams of 100 octets from 8 sockets
  *   workload hold    COUNTERS SECONDS PORT HOST COUNT  COUNT connections; "ready", then per line
  *                                                      read one request on each and "done"
@@ -104,7 +105,7 @@ int main(int count, char **arguments)
 	else if (!strcmp(mode, "request"))
 		request(host);
 	else if (!strcmp(mode, "connect"))
-		connections(host);
+		connections(host, count > 6 ? atoi(arguments[6]) : 0);
 	else if (!strcmp(mode, "udp"))
 		udp(host);
 	else if (!strcmp(mode, "unreachable"))
