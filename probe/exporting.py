@@ -36,7 +36,7 @@ from probe.own_traffic import Endpoint
 from probe.self_report import Metering, SelfReport
 from probe.sink import EventSink, OwnerKeeping, Reopening, Sink
 from probe.sinks import open_sink
-from probe.stream import Stream
+from probe.stream import Burst, Stream
 
 if TYPE_CHECKING:
     from probe.interfaces.table import Link
@@ -62,6 +62,7 @@ class Exporter:
         self._groups: list[tuple[list[Sink], ShareGroup | None]] = []
         self._interfaces = interfaces or InterfaceList()
         self._announced: list[Interface] = []
+        self._burst: Burst | None = None
         self.sinks: list[Sink] = []
         #: Those of ``sinks`` that take more than flows.
         self.event_sinks: list[EventSink] = []
@@ -132,6 +133,8 @@ class Exporter:
 
     def pump(self, now: float) -> float | None:
         """Send what is due; when to call again (monotonic seconds), None: nothing waits."""
+        if self._burst and (due := self._burst(now)) is not None:
+            return due
         earliest: float | None = None
         for sink in self.sinks:
             due = sink.pump(now)
@@ -165,6 +168,8 @@ class Exporter:
 
     def _keep(self, sink: Sink) -> None:
         self.sinks.append(sink)
+        is_alone = len(self.sinks) == 1  # with others, each wake-up has to look after all
+        self._burst = sink.burst if is_alone and isinstance(sink, Stream) else None
         if isinstance(sink, EventSink):
             self.event_sinks.append(sink)
 

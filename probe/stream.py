@@ -9,16 +9,20 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Callable
 
 import numpy as np
 
-from probe.export.sender import Sender, StreamSender
+from probe.export.sender import PacedSender, Sender, StreamSender
 from probe.export.statistics import SendStatistics
 from probe.flow.batch import Rows
 from probe.flow.biflow import pair_directions
 from probe.ipfix.session import ExportSession
 from probe.mapping import Encoder
 from probe.view.text import octets
+
+#: ``PacedSender.burst``
+Burst = Callable[[float], float | None]
 
 #: Records that become messages at once: below that the calls of numpy cost more than their work.
 _LOT = 4096
@@ -34,6 +38,7 @@ class Stream:
         self.session = session
         self.encoder = encoder
         self.name = str(sender.destination)
+        self.burst: Burst | None = sender.burst if isinstance(sender, PacedSender) else None
         self._biflow = biflow
         self._connection = sender if isinstance(sender, StreamSender) else None
         self._lots: deque[Rows] = deque()

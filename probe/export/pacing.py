@@ -32,6 +32,11 @@ class TokenBucket:
     def spend(self, octets: int) -> None:
         self._tokens -= octets
 
+    def spend_full(self, octets: int, now: float) -> float:
+        """At ``now`` all of a burst had been saved up. When it is again; the rate is a limit."""
+        self._tokens, self._updated = self._burst - octets, now
+        return now + octets / self._rate
+
     def due(self, now: float) -> float:
         """When a whole burst may leave again: every wake-up more costs, on cores that are busy."""
         if not self._rate:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from itertools import islice
 
+from probe.export.statistics import SendStatistics
 from probe.ipfix.message import Train
 
 
@@ -25,15 +26,11 @@ class TrainQueue:
 
     def offer(self, train: Train) -> bool:
         """Take ``train``; False when there is no room for it."""
-        if self._octets + len(train.octets) > self._limit:
+        if self.octets + len(train.octets) > self._limit:
             return False
         self._trains.append(train)
         self._octets += len(train.octets)
         return True
-
-    @property
-    def head(self) -> Train:
-        return self._trains[0]
 
     def shift(self, messages: int) -> Train:
         """Remove the first ``messages`` of the head and give them."""
@@ -74,42 +71,72 @@ def split_train(train: Train, messages: int) -> tuple[Train, Train]:
 
 
 class DatagramQueue(TrainQueue):
-    """Those of the head before ``at`` have left. A train is cut only where its rest is dropped."""
+    """Messages of the first train leave by and by, and are counted when somebody looks.
 
-    def __init__(self, limit: int) -> None:
+    A pace makes many small steps, on a processor whose cache others have filled meanwhile: so a
+    step is a few sums of plain attributes. ``head`` is the first train, while something waits; its
+    messages before ``at`` have left, ``left`` have not (0: nothing waits).
+    """
+
+    def __init__(self, limit: int, statistics: SendStatistics) -> None:
         super().__init__(limit)
-        self.at = 0
+        self._statistics = statistics
+        self._counted = 0  # messages of the head, the first of those before ``at``
+        self._begin()
 
     @property
-    def messages(self) -> int:
-        """Those of the head that have not left."""
-        return len(self.head) - self.at
+    def octets(self) -> int:
+        return self._octets - self.at * self.head.size if self.at else self._octets
 
-    def leave(self, messages: int) -> tuple[int, int]:
-        """So many of the head have left; their octets and Data Records."""
-        train, start, end = self.head, self.at, self.at + messages
-        octets = len(train.octets[start * train.size : end * train.size])
-        records = sum(train.counts[start:end].tolist())
-        self.at = end
-        if end >= len(train):
-            self._trains.popleft()
-            self.at = 0
-        self._octets -= octets
-        return octets, records
+    def offer(self, train: Train) -> bool:
+        has_room = super().offer(train)
+        if not self.left:
+            self._begin()
+        return has_room
+
+    def leave(self, messages: int) -> None:
+        """So many more of the head have left."""
+        self.at += messages
+        self.left -= messages
+        if not self.left:
+            self.count()
+            self.shift(self.at)
+            self._begin()
+
+    def count(self) -> None:
+        """Bring the statistics up to date."""
+        if self.at > self._counted:
+            train, start, self._counted = self.head, self._counted, self.at
+            octets = len(train.octets[start * train.size : self.at * train.size])
+            records = sum(train.counts[start : self.at].tolist())
+            self._statistics.count_messages(self.at - start, octets, records, train.packets > 0)
 
     def drop(self) -> Train:
         """Remove the next message and give it."""
         self._cut()
-        return self.shift(1)
+        dropped = self.shift(1)
+        self._begin()
+        return dropped
 
     def drain(self) -> list[Train]:
         self._cut()
-        return super().drain()
+        trains = super().drain()
+        self._begin()
+        return trains
+
+    def _begin(self) -> None:
+        """With the first train, whichever that is now."""
+        self.at = self._counted = self.left = 0
+        if self._trains:
+            self.head = self._trains[0]
+            self.left = len(self.head)
 
     def _cut(self) -> None:
+        """A train is divided only where its rest is dropped."""
         if self.at:
-            self._trains[0] = split_train(self.head, self.at)[1]
-            self.at = 0
+            self.count()
+            self.shift(self.at)
+            self._begin()
 
 
 class StreamQueue(TrainQueue):
@@ -157,8 +184,9 @@ class StreamQueue(TrainQueue):
         """Remove and give the messages that arrived, when so many octets taken have not."""
         arrived, done = self.taken - unacknowledged, []
         while self._trains:
-            length, size = len(self.head.octets), self.head.size
-            messages = len(self.head) if arrived >= length else arrived // size
+            head = self._trains[0]
+            length, size = len(head.octets), head.size
+            messages = len(head) if arrived >= length else arrived // size
             if messages <= 0:
                 break
             done.append(self.shift(messages))

@@ -59,6 +59,14 @@ class Sender(Protocol):
 
 
 @runtime_checkable
+class PacedSender(Sender, Protocol):
+    """A sender of which ``pump`` need not be called for every burst."""
+
+    def burst(self, now: float) -> float | None:
+        """As ``pump``, where the next burst is all that is due; None: ``pump`` is needed."""
+
+
+@runtime_checkable
 class StreamSender(Sender, Protocol):
     """A sender whose Transport Session ends with its connection (RFC 7011 section 10.4).
 

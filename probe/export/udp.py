@@ -40,14 +40,21 @@ class UdpDestination:
     def __init__(self, destination: Destination, queue_octets: int = DEFAULT_QUEUE_OCTETS) -> None:
         self.destination = destination
         self.max_message = destination.max_message
-        self.statistics = SendStatistics()
+        self._statistics = SendStatistics()
         burst = max(DEFAULT_BURST, destination.max_message)  # or it could never leave
         self._bucket = TokenBucket(destination.pace, burst)
-        self._queue = DatagramQueue(queue_octets)
+        self._burst = burst if destination.pace else queue_octets  # octets
+        self._queue = DatagramQueue(queue_octets, self._statistics)
         self._socket: DatagramSocket | None = None
-        self._reach = Reach(destination, self.statistics)
+        self._reach = Reach(destination, self._statistics)
         self._needs_templates = True
+        self._due = 0.0  # when all of a burst may leave
         self._connect(time.monotonic())
+
+    @property
+    def statistics(self) -> SendStatistics:
+        self._queue.count()
+        return self._statistics
 
     @property
     def is_down(self) -> bool:
@@ -80,7 +87,7 @@ class UdpDestination:
         """Take messages for ``pump`` to send; when down or full they are dropped and counted."""
         for train in trains:
             if self.is_down or not self._queue.offer(train):
-                self.statistics.count_dropped([train])
+                self._statistics.count_dropped([train])
 
     def pump(self, now: float) -> float | None:
         """Send what the pace allows at ``now`` (monotonic s); when to call again, None: done."""
@@ -90,16 +97,41 @@ class UdpDestination:
             self._use(self._socket, now)
         if self._socket is None:
             return now + _RESOLVING_POLL_S if self._reach.is_resolving else self._reach.retry_at
-        return max(self._bucket.due(now), now + _LEAST_WAIT_S) if self._queue else None
+        self._due = max(self._bucket.due(now), now + _LEAST_WAIT_S)
+        return self._due if self._queue.left else None
+
+    def burst(self, now: float) -> float | None:
+        """The next burst of a long train, as ``pump`` would send it; None: ``pump`` is needed.
+
+        A busy destination has hundreds a second, each on a processor that has been at other things
+        meanwhile: what is not executed need not be fetched.
+        """
+        queue, sender = self._queue, self._socket
+        if not queue.left or sender is None or self._reach.is_failing:
+            return None
+        if now < self._due:
+            return self._due
+        size = queue.head.size
+        count = self._burst // size
+        if queue.left <= count:
+            return None
+        try:
+            sent = sender.send(queue.head, queue.at, count)
+        except OSError as error:
+            self._survives(error, sender, now)
+            return None
+        queue.leave(sent)
+        self._due = self._bucket.spend_full(sent * size, now)
+        return self._due if sent == count else None
 
     def flush(self, deadline: float) -> bool:
         """Send until nothing waits or ``deadline`` (monotonic s); drop the rest. True: all sent."""
-        while self._queue and (now := time.monotonic()) < deadline:
+        while self._queue.left and (now := time.monotonic()) < deadline:
             due = self.pump(now)
             if self.is_down or due is None:
                 break
             time.sleep(max(0.0, min(due, deadline) - time.monotonic()))
-        complete = not self._queue and not self.is_down
+        complete = not self._queue.left and not self.is_down
         self._drop_queue()
         return complete
 
@@ -114,31 +146,33 @@ class UdpDestination:
             self._socket = None
 
     def _use(self, sender: DatagramSocket, now: float) -> None:
-        if self._queue:
+        if self._queue.left:
             self._send_queue(sender, now)
         elif error := sender.pending_error():  # which the next send would tell
             self._fail(reason_of(error), now)
-        self._reach.notice_recovery(now)
+        if self._reach.is_failing:
+            self._reach.notice_recovery(now)
 
     def _send_queue(self, sender: DatagramSocket, now: float) -> None:
+        """What may leave now of what waits; with a pace that is mostly one burst of one train."""
         queue, allowance = self._queue, self._bucket.allowance(now)
-        while queue:
-            train = queue.head
-            count = int(min(queue.messages, allowance / train.size))
+        while queue.left:
+            size = queue.head.size
+            count = int(min(queue.left, allowance / size))
             if not count:
                 return
             try:
-                sent = sender.send(train, queue.at, count)
+                sent = sender.send(queue.head, queue.at, count)
             except OSError as error:
                 if not self._survives(error, sender, now):
                     return
                 continue
             if sent:
-                octets, records = queue.leave(sent)
-                self.statistics.count_messages(sent, octets, records, train.packets > 0)
-                self._reach.works(now)
-                self._bucket.spend(octets)
-                allowance -= octets
+                queue.leave(sent)
+                self._bucket.spend(sent * size)
+                allowance -= sent * size
+                if self._reach.is_failing:
+                    self._reach.works(now)
 
     def _survives(self, error: OSError, sender: DatagramSocket, now: float) -> bool:
         """Deal with a failed send; whether the next may follow at once."""
@@ -152,8 +186,8 @@ class UdpDestination:
             _log.info("%s: messages of %d octets from now on", self.destination, room)
             self.max_message = room
             sender.allow_segmentation()
-        self.statistics.errors += 1
-        self.statistics.count_dropped([self._queue.drop()])
+        self._statistics.errors += 1
+        self._statistics.count_dropped([self._queue.drop()])
         return True
 
     def _connect(self, now: float) -> None:
@@ -177,4 +211,4 @@ class UdpDestination:
         self._needs_templates = True
 
     def _drop_queue(self) -> None:
-        self.statistics.count_dropped(self._queue.drain())
+        self._statistics.count_dropped(self._queue.drain())

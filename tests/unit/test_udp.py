@@ -16,6 +16,7 @@ from probe.export.datagram import DatagramSocket
 from probe.export.destination import DEFAULT_PACE, Destination
 from probe.export.pacing import TokenBucket
 from probe.export.queue import DatagramQueue
+from probe.export.statistics import SendStatistics
 from probe.export.udp import UdpDestination
 from probe.ipfix.message import Train
 
@@ -135,30 +136,101 @@ def test_token_bucket() -> None:
 
 
 def test_the_queue_is_bounded_and_counts_exactly() -> None:
-    queue = DatagramQueue(1000)
+    statistics = SendStatistics()
+    queue = DatagramQueue(1000, statistics)
     assert queue.offer(train(9))
     assert not queue.offer(train(2))
     assert queue.offer(train(1))
-    left = []
-    while queue:
-        left.append((queue.messages, queue.at, queue.leave(min(4, queue.messages))))
-    assert left == [(9, 0, (400, 4)), (5, 4, (400, 4)), (1, 8, (100, 1)), (1, 0, (100, 1))]
+    seen = []
+    while queue.left:
+        seen.append((queue.left, queue.at, queue.octets))
+        queue.leave(min(4, queue.left))
+    assert seen == [(9, 0, 1000), (5, 4, 600), (1, 8, 200), (1, 0, 100)]
     assert queue.octets == 0
+    assert not queue
+    assert (statistics.sent_messages, statistics.sent_octets, statistics.sent_records) == (
+        10,
+        1000,
+        10,
+    )
     whole = train(10, records=33)
     whole = Train(whole.octets[:-30], whole.size, whole.counts, 1000, 77777)
     assert queue.offer(whole)
-    assert queue.leave(3) == (300, 3)
+    queue.leave(2)
+    assert statistics.sent_messages == 10, "counted when somebody looks"
+    queue.count()
+    assert statistics.sent_messages == 12
+    queue.leave(1)
     assert queue.offer(train(2))
     parts = [queue.drop(), queue.drop()]
-    assert queue.octets == 670
+    assert (statistics.sent_messages, statistics.sent_octets, statistics.sent_records) == (
+        13,
+        1300,
+        13,
+    )
+    assert statistics.sent_flow_records == 3
+    assert (queue.octets, queue.left) == (670, 5)
     parts += queue.drain()
-    assert queue.octets == 0
+    assert (queue.octets, queue.left) == (0, 0)
     assert not queue
     assert [len(part) for part in parts] == [1, 1, 5, 2]
     assert [part.records for part in parts] == [1, 1, 28, 2], "each message keeps its own records"
     assert [len(part.octets) for part in parts] == [100, 100, 470, 200]
     assert sum(part.packets for part in parts) == 1000 - 1000 * 3 // 33, "the share of its records"
     assert sum(part.flow_octets for part in parts) == 77777 - 77777 * 3 // 33
+    assert statistics.sent_messages == 13
+
+
+def test_bursts_are_what_pumps_would_send(sink: socket.socket) -> None:
+    """At the same times, as much, counted alike; the end of a train, and trouble, are for pump."""
+    paced, other = (UdpDestination(destination_of(sink, pace=100_000)) for _ in range(2))
+    for destination in (paced, other):
+        assert destination.burst(1024.0) is None, "nothing waits"
+        destination.enqueue([train(2000), train(700)])
+    due = paced.pump(1024.0)
+    assert other.pump(1024.0) == due
+    bursts = 0
+    while due is not None:
+        now = due
+        assert paced.burst(now - 0.125) in (now, None), "not before it is due"
+        if (by_burst := paced.burst(now)) is not None:
+            bursts += 1
+        due = other.pump(now)
+        assert by_burst in (due, None)
+        if by_burst is None:
+            assert paced.pump(now) == due
+        assert paced.statistics == other.statistics
+        assert paced.backlog == other.backlog
+    assert bursts == 2, "of 640 messages, beside those that pump sends at either end"
+    assert paced.statistics.sent_messages == 2700
+    for destination in (paced, other):
+        destination.close()
+
+
+def test_a_burst_in_vain_is_a_failure(sink: socket.socket) -> None:
+    destination = UdpDestination(destination_of(sink))
+    destination.enqueue([train(3000)])
+    now = 1024.0
+    due = destination.pump(now)
+    sink.close()
+    assert due is not None
+    assert destination.burst(due) is None, "the first message leaves, the second is told of it"
+    due = destination.pump(due)
+    assert due is not None
+    assert destination.burst(due) is None
+    assert destination.is_down
+    assert destination.statistics.errors == 1
+    sent, dropped = destination.statistics.sent_messages, destination.statistics.dropped_messages
+    assert sent + dropped == 3000
+    destination.close()
+
+
+def test_without_a_pace_there_are_no_bursts(sink: socket.socket) -> None:
+    destination = UdpDestination(destination_of(sink, pace=0))
+    destination.enqueue([train(3000)])
+    assert destination.burst(1024.0) is None
+    assert destination.statistics.sent_messages == 0
+    destination.close()
 
 
 def test_a_message_longer_than_a_burst_leaves_all_the_same(sink: socket.socket) -> None:
