@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from probe.flow.batch import Rows
 from probe.flow.biflow import pair_directions
+from probe.flow.owner import OwnerTable
 from probe.ipfix.options import for_netflow9 as options_for_netflow9
 from probe.ipfix.session import ExportSession, Options
 from probe.ipfix.wire import IPFIX, NETFLOW9
@@ -33,6 +34,7 @@ class ProfileSession:
     protocol: str = "ipfix"
     now_s: float = NOW_S
     max_message: int = 1400
+    owners: OwnerTable = field(default_factory=owner_table)
 
     def __post_init__(self) -> None:
         elements = load_elements()
@@ -47,7 +49,7 @@ class ProfileSession:
             definition = for_biflow(definition, elements)
         boot_s = self.now_s - 3600
         self._session = ExportSession(
-            Encoder(definition, owner_table(), boot_s=boot_s),
+            Encoder(definition, self.owners, boot_s=boot_s),
             odid=3,
             max_message=self.max_message,
             wire=NETFLOW9 if table else IPFIX,

@@ -68,8 +68,17 @@ def _pmacct_line(field: Field) -> str:
     return (
         f"{'! if allowed to leave: ' if is_rare else ''}name={snake_case(field.element.name)} "
         f"field_type={_pmacct_number(field.element)} "
-        f"len={'vlen' if field.is_variable else field.length} semantics={_pmacct_kind(field)}"
+        f"len={_pmacct_length(field)} semantics={_pmacct_kind(field)}"
     )
+
+
+def _pmacct_length(field: Field) -> str:
+    """'vlen' for every string: nfacctd stores those of fixed length without a NUL behind them.
+
+    It then prints a name that fills its field together with all that follows in its memory.
+    """
+    is_text = field.element.type.name == "string"
+    return "vlen" if is_text or field.is_variable else str(field.length)
 
 
 def _pmacct_number(element: Element) -> str:

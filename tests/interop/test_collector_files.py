@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from probe.flow.owner import Owner, OwnerTable
 from tests.interop.collectors import Capture, Nfacctd, Nfcapd
 from tests.interop.programs import LOOPBACK, SOCKFLOW, Datagrams, wait_until
 from tests.profiles import ProfileSession
@@ -108,6 +109,58 @@ def test_nfacctd_reads_names(
                      "retransmitted_out_pkts": "0"}  # fmt: skip
     (row,) = [row for row in rows if row["SRC_PORT"] == "1026"]
     assert {name: row[name] for name in expected} == expected
+
+
+#: Attribute of an owner, what pmacct calls it, and the octets of its field in NetFlow v9.
+_FULL_NAMES = (
+    ("process_name", "src_proc_name", 16),
+    ("user_name", "src_proc_user_name", 32),
+    ("container_id", "src_proc_container_id", 64),
+    ("container_name", "source_container_name", 32),
+    ("container_image", "source_container_image", 28),
+    ("pod_namespace", "source_pod_namespace", 32),
+    ("pod_name", "source_pod_name", 48),
+    ("unit", "source_systemd_unit", 24),
+    ("process_path", "source_process_path", 48),
+)
+
+
+def full_name(number: int, length: int) -> str:
+    return f"{number}".ljust(length, "abcd"[number - 1])
+
+
+def owners_with_full_names(more: int) -> OwnerTable:
+    """Their names have ``more`` octets than NetFlow v9 has room for; negative: fewer."""
+    table = OwnerTable()
+    for number in range(1, 5):
+        names: dict[str, Any] = {
+            attribute: full_name(number, length + more) for attribute, _, length in _FULL_NAMES
+        }
+        table.add(Owner(pid=1000 + number, **names))
+    return table
+
+
+@pytest.mark.parametrize("more", [-1, 0, 1])
+@pytest.mark.parametrize("protocol", ["ipfix", "netflow9"])
+def test_nfacctd_reads_names_that_fill_their_fields(
+    protocol: str, more: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flag = () if protocol == "ipfix" else (f"--{protocol}",)
+    monkeypatch.setattr(DescribedNfacctd, "primitives", written("pmacct", "--pmacct", *flag))
+    session = ProfileSession(
+        "pmacct", protocol, now_s=time.time(), owners=owners_with_full_names(more)
+    )
+    with contextlib.closing(DescribedNfacctd(tmp_path)) as collector:
+        collector.wait()
+        send(collector.port, session.messages(session.records(_FLOWS)))
+        collector.finish()
+        wait_until(lambda: len(collector.rows()) >= _FLOWS, f"{_FLOWS} rows of its plugin")
+        rows = collector.rows()
+    most = more if protocol == "ipfix" else min(0, more)
+    for row in rows:
+        number = 1 + (int(row["SRC_PORT"]) - 1024) % 4
+        expected = {name: full_name(number, length + most) for _, name, length in _FULL_NAMES}
+        assert {name: row[name] for name in expected} == expected
 
 
 class DescribedCapture(Capture):

@@ -120,11 +120,21 @@ def test_primitives_for_pmacct(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_primitives_for_pmacct_by_netflow9(capsys: pytest.CaptureFixture[str]) -> None:
+    """Strings are vlen there, too: else nfacctd prints what is behind a full field."""
     found = primitives(shown(capsys, "--pmacct", "--netflow9"))
     assert found["src_proc_container_id"] == {
-        "name": "src_proc_container_id", "field_type": "58030", "len": "64", "semantics": "str"
+        "name": "src_proc_container_id", "field_type": "58030", "len": "vlen", "semantics": "str"
     }  # fmt: skip
-    assert all(keys["len"].isdecimal() for keys in found.values())
+    assert all((keys["len"] == "vlen") == (keys["semantics"] == "str") for keys in found.values())
+
+
+def test_primitives_for_strings_of_fixed_length(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    file = tmp_path / "mine.txt"
+    file.write_text("octetDeltaCount\nSRC_PROC_NAME[16]\nsourcePodUUID\n")
+    found = primitives(shown(capsys, str(file), "--pmacct"))
+    assert found["src_proc_name"]["len"] == "vlen"
 
 
 def test_what_does_not_leave_by_default_is_a_comment(capsys: pytest.CaptureFixture[str]) -> None:
