@@ -47,11 +47,13 @@ class SelfReport:
         self._boot_ms = round(boot_s * 1000)
 
     def read(self) -> Mapping[str, Sequence[OptionRow]]:
+        interfaces = self._interface_rows()
         return {
             "exporter": [self._exporter()],
             "statistics": [self._statistics()],
             "losses": self._losses(),
-            "interfaces": self._interface_rows(),
+            "interfaces": interfaces,
+            "nfdump-interfaces": interfaces,
         }
 
     def counters(self) -> list[OptionRow]:
@@ -93,6 +95,7 @@ class SelfReport:
     def _interface_rows(self) -> list[OptionRow]:
         return [
             {
+                "observationDomainId": self._odid,
                 "ingressInterface": interface.index,
                 "interfaceName": interface.name,
                 "interfaceDescription": interface.description,

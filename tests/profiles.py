@@ -75,11 +75,19 @@ class ProfileSession:
 
 
 def _rows() -> dict[str, list[dict[str, int | str | bytes]]]:
+    interfaces: list[dict[str, int | str | bytes]] = [
+        {
+            "observationDomainId": 3,
+            "ingressInterface": index,
+            "interfaceName": f"veth{index - 1}",
+            "interfaceDescription": "web" if index == 2 else f"büro {index}",
+        }
+        for index in (2, 3, 4)
+    ]
     return {
         "exporter": [{"observationDomainId": 3, "observationDomainName": "test"}],
         "statistics": [{"exportingProcessId": 1, "exportedMessageTotalCount": 7}],
         "losses": [{"meteringProcessId": 1, "lossCause": "ring full", "lossTotalCount": 5}],
-        "interfaces": [
-            {"ingressInterface": 2, "interfaceName": "veth1", "interfaceDescription": "web"}
-        ],
+        "interfaces": interfaces,
+        "nfdump-interfaces": interfaces,
     }

@@ -259,3 +259,20 @@ def test_nfdump_has_both_directions_of_a_biflow(profile: str, tmp_path: Path) ->
     assert (protocol, flags, direction) == ("6", "......S.", "1")
     assert counters == ["3", "1002", "4", "1003"]
     assert float(duration) == 1.5
+
+
+@pytest.mark.parametrize("protocol", ["ipfix", "netflow9", "biflow"])
+def test_nfdump_has_names_of_interfaces_and_no_complaints(protocol: str, tmp_path: Path) -> None:
+    session = ProfileSession("nfdump", protocol, now_s=time.time())
+    records = session.records(_FLOWS)
+    records["ingress_interface"] = [2 + row % 4 for row in range(len(records))]  # 5 has no name
+    with contextlib.closing(Nfcapd(tmp_path)) as collector:
+        send(collector.port, session.messages(records))
+        collector.finish()
+        lines = collector.nfdump("-q", "-6", "-N", "-o", "fmt:%in;%inam;%out;%onam")
+        said = collector.program.output + collector.program.errors
+    found = {tuple(re.split(r"\s*;\s*", line.strip())) for line in lines}
+    names = {"2": "web", "3": "büro 3", "4": "büro 4"}
+    assert {(row[0], row[1]) for row in found if row[0] in names} == set(names.items())
+    assert {row[2:] for row in found} == {("2", "web")}
+    assert not re.search(r"extra bytes|utf8|error:|invalid", said, re.I), said
