@@ -16,7 +16,7 @@ from probe.errors import ConfigError
 from probe.exporting import Exporter
 from probe.flow.batch import RECORD_DTYPE, FlowBatch, Rows
 from probe.flow.cache import FlowCache
-from probe.flow.filter import FlowFilter, parse_rule
+from probe.flow.filter import FlowFilter, LateNames, parse_rule
 from probe.heap import keep_freed
 from probe.interfaces.names import InterfaceList
 from probe.interfaces.veth import VethMap, read_default_route
@@ -117,6 +117,7 @@ class Probe:
             self.config.privacy.command_lines,
             self.links.read,
             self.config.interface_interval,
+            self.filter,
         )
         self._closing.callback(self.feed.close)
         self._sweep_at = 0.0
@@ -170,7 +171,11 @@ class Probe:
     def observe(self, batch: FlowBatch) -> None:
         self.own.remember(self.exporter.local_addresses(), time.monotonic())
         batch = self.own.take_out(batch)
-        self.cache.observe(self.filter.select(batch, self.owners), time.monotonic_ns())
+        late = None
+        if self.filter.asks_for_owners:
+            late = LateNames(self.owners.nameless(time.monotonic()), self.cache.knows)
+        batch = self.filter.select(batch, self.owners, late)
+        self.cache.observe(batch, time.monotonic_ns())
 
     def close(self) -> None:
         self.interfaces.close()
@@ -214,6 +219,7 @@ class Probe:
             self.remote.apply(records)
         nameless = self.owners.nameless(time.monotonic())
         records = self.waiting.hold(records, nameless if may_wait else nameless[:0])
+        records = self.filter.select_records(records, self.owners)
         self.exported.count(records)
         if self.traffic:
             self.traffic.count(records)
@@ -225,6 +231,7 @@ class Probe:
         self._sweep_at = now + _SWEEP_S
         in_use = set(self.cache.owners_in_use().tolist()) | self.waiting.owners_in_use()
         in_use |= self.exporter.owners_in_use() | self.events.owners_in_use()
+        in_use |= self.feed.owners_in_use()
         released = self.collector.sweep_owners(in_use) + self.feed.sweep_owners()
         if self.remote:
             released += self.remote.sweep(in_use, now)

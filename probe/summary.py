@@ -43,6 +43,7 @@ def summarize(probe: Probe, losses: Mapping[str, int], shown: CollectorSocket | 
         lines.append(
             f"filters left out: {excluded.excluded_flows} flow ends, "
             f"{excluded.excluded_packets} packets, {octets(excluded.excluded_octets)}"
+            + (f" ({gone} ends forgotten)" if (gone := excluded.forgotten_flows) else "")
         )
     if shown:
         lines.append(shown.summary())

@@ -19,6 +19,7 @@ from probe.flow.ends import (
     TCP,
     UDP,
     EndTable,
+    Flags,
     Slots,
     concatenate_rows,
     take_rows,
@@ -88,6 +89,12 @@ class FlowCache:
             named += [records["source_owner"], records["destination_owner"]]
         owners: NDArray[np.int64] = distinct(np.concatenate(named))
         return owners
+
+    def knows(self, rows: Rows) -> Flags:
+        """Which rows are of ends that are here, or that ended a moment ago."""
+        ids = np.ascontiguousarray(name_udp_ends(rows)["id"])
+        known: Flags = self._ids.find(ids) != NOBODY
+        return known
 
     def observe(self, batch: FlowBatch, now_ns: int) -> None:
         """Add one read's deltas. An id may occur in any number of rows."""

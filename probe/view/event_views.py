@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -14,6 +14,7 @@ from probe.flow.batch import Role, Rows
 from probe.flow.event import EventKind
 from probe.flow.filter import Choice
 from probe.flow.owner import Owner, OwnerTable
+from probe.flow.rules import socket_ends
 from probe.mapping.columns import event_columns, socket_columns
 from probe.mapping.objects import AgentLines
 from probe.mapping.tables import Privacy
@@ -94,7 +95,7 @@ class Listening(EventView):
     """A line for each socket that comes or goes."""
 
     def send_sockets(self, sockets: Rows, now_s: float) -> None:
-        sockets = sockets[self._choice.matches(_as_ends(sockets), self._owners)]
+        sockets = sockets[self._choice.matches(socket_ends(sockets), self._owners)]
         if len(sockets):
             self.show(sockets, now_s)
 
@@ -190,10 +191,3 @@ def _who(owner: Owner) -> list[str]:
         ("user", user_text(owner)), ("container", container_text(owner)),
     )  # fmt: skip
     return [f"{name} {text}" for name, text in named if text]
-
-
-def _as_ends(sockets: Rows) -> Mapping[str, Any]:
-    """Columns as rules of ``flow.filter`` want them: without a peer both ends are the local one."""
-    ends = {f"{end}_{name}": sockets[f"local_{name}"]
-            for end in ("local", "remote") for name in ("address", "port")}  # fmt: skip
-    return ends | {name: sockets[name] for name in ("protocol", "ip_version", "owner")}

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any, TextIO
+from collections.abc import Sequence
+from typing import TextIO
 
 from probe.flow.batch import Rows
 from probe.flow.filter import Choice
 from probe.flow.owner import OwnerTable
+from probe.flow.rules import record_ends
 from probe.mapping.columns import flow_columns
 from probe.mapping.lines import encode
 from probe.mapping.objects import AgentLines
@@ -29,8 +30,7 @@ from probe.view.text import ALL_COLUMNS, NUMBERS, aligned, cells, line
 from probe.view.tree import tree_lines
 
 _KEEP_ENDED_NS = 10 * 10**9
-_ENDS = ("source", "destination")
-_OWNERS = tuple(f"{end}_owner" for end in _ENDS)
+_OWNERS = ("source_owner", "destination_owner")
 
 
 class View(LocalSink):
@@ -46,7 +46,7 @@ class View(LocalSink):
 
     def send(self, records: Rows, now_s: float) -> None:
         if self._choice:
-            records = records[self._choice.matches(_as_ends(records), self._owners, _OWNERS)]
+            records = records[self._choice.matches(record_ends(records), self._owners, _OWNERS)]
         if len(records):
             self.take(records, now_s)
 
@@ -198,14 +198,3 @@ class GroupsOnScreen(GroupsAtEnd):
 
     def close(self) -> None:
         self._terminal.close()
-
-
-def _as_ends(records: Rows) -> Mapping[str, Any]:
-    """Columns as rules of ``flow.filter`` want them, which look at both ends alike."""
-    ends = {
-        f"{end}_{name}": records[f"{side}_{name}"]
-        for end, side in zip(("local", "remote"), _ENDS, strict=True)
-        for name in ("address", "port")
-    }
-    names = ("protocol", "ip_version", *_OWNERS)
-    return ends | {name: records[name] for name in names}

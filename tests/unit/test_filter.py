@@ -9,7 +9,8 @@ import pytest
 
 from probe.errors import ConfigError
 from probe.flow.batch import FlowBatch, Mark, Rows, row_dtype
-from probe.flow.filter import Choice, FlowFilter, combine, parse_rule
+from probe.flow.cache import FlowCache
+from probe.flow.filter import Choice, FlowFilter, LateNames, combine, parse_rule
 from probe.flow.owner import Owner, OwnerTable
 
 # id, local, remote, local port, remote port, protocol, owner
@@ -131,3 +132,146 @@ def test_a_flow_matches_by_one_of_its_ends() -> None:
     assert not both.matches(columns, owners(), ("owner", "other")).any()
     choice = Choice(exclude=[rule])
     assert choice.matches(columns, owners(), ("owner", "other")).tolist() == [False, False, True]
+
+
+def test_more_excluded_ends_than_are_remembered() -> None:
+    """Peers of UDP sockets never close; one that does must not end the probe."""
+    flow_filter, table = FlowFilter(exclude=[parse_rule("port=53")]), owners()
+
+    def exclude(first: int, count: int, mark: int = 0) -> None:
+        rows: Rows = np.zeros(count, row_dtype())
+        rows["id"], rows["remote_port"] = np.arange(first, first + count), 53
+        rows["tx_packets"], rows["mark"] = 1, mark
+        assert not len(flow_filter.select(FlowBatch(rows), table))
+
+    exclude(1, 300_000)
+    assert (flow_filter.excluded_flows, flow_filter.excluded_packets) == (300_000, 300_000)
+    assert flow_filter.forgotten_flows >= 300_000 - 131_072
+    exclude(299_991, 20, Mark.CLOSED)  # half of them known, all of them closed
+    exclude(1, 10, Mark.CLOSED)  # forgotten long ago: counted again, and no error
+    assert flow_filter.excluded_flows == 300_000 + 10 + 10
+
+
+# -- names that come late --------------------------------------------------------------------------
+SECOND = 10**9
+
+
+class Late:
+    """A filter in front of and behind a cache, with ends of which one is in a container."""
+
+    def __init__(self, include: str = "", exclude: str = "") -> None:
+        parsed = [[parse_rule(text)] if text else [] for text in (include, exclude)]
+        self.filter = FlowFilter(*parsed)
+        self.cache = FlowCache()
+        self.owners = OwnerTable()
+        self.job = self.owners.add(Owner(process_name="job", container_id="aa"))
+        self.nginx = self.owners.add(Owner(process_name="nginx"))
+        self.nameless = np.array([self.job])
+
+    def name(self, container: str) -> None:
+        named = Owner(process_name="job", container_id="aa", container_name=container)
+        self.owners.replace(self.job, named)
+        self.nameless = np.zeros(0, np.int64)
+
+    def observe(self, *ends: Rows) -> None:
+        late = LateNames(self.nameless, self.cache.knows)
+        batch = self.filter.select(FlowBatch(np.concatenate(ends)), self.owners, late)
+        self.cache.observe(batch, SECOND)
+
+    def records(self) -> Rows:
+        return self.filter.select_records(self.cache.flush(2 * SECOND, 0), self.owners)
+
+    def excluded(self) -> tuple[int, int, int]:
+        chosen = self.filter
+        return chosen.excluded_flows, chosen.excluded_packets, chosen.excluded_octets
+
+
+def end(number: int, owner: int, is_client: bool = True, mark: int = Mark.CLOSED) -> Rows:
+    """One end of a TCP connection between ports 40000 and 80, 3 packets out and 2 in."""
+    rows: Rows = np.zeros(1, row_dtype())
+    rows["id"], rows["owner"], rows["owner_source"], rows["mark"] = number, owner, 1, mark
+    rows["ip_version"], rows["protocol"], rows["netns"] = 4, 6, 5
+    rows["local_address"][:, 0], rows["remote_address"][:, 0] = 10, 10
+    client, server = ("local", "remote") if is_client else ("remote", "local")
+    rows[f"{client}_port"], rows[f"{server}_port"] = 40000, 80
+    rows["isn_local"], rows["isn_remote"] = (7, 8) if is_client else (8, 7)
+    rows["role"] = 1 if is_client else 2
+    rows["tx_packets"], rows["rx_packets"] = (3, 2) if is_client else (2, 3)
+    rows["tx_octets"], rows["rx_octets"] = rows["tx_packets"] * 100, rows["rx_packets"] * 100
+    rows["start_ns"] = rows["last_ns"] = SECOND
+    return rows
+
+
+@pytest.mark.parametrize(
+    ("include", "exclude", "name", "records"),
+    [("container=blink", "", "blink", 2), ("container=blink", "", "other", 0),
+     ("", "container=blink", "blink", 0), ("", "container=blink", "other", 2),
+     ("container=blink,port=80", "", "blink", 2), ("container=blink,port=81", "", "blink", 0),
+     ("container=blink", "process=job", "blink", 0)],
+)  # fmt: skip
+def test_rules_by_name_wait_for_the_name(
+    include: str, exclude: str, name: str, records: int
+) -> None:
+    """The end and the flow are over before the name of the container comes."""
+    late = Late(include, exclude)
+    late.observe(end(1, late.job))
+    late.name(name)
+    told = late.records()
+    assert len(told) == records
+    assert late.excluded() == ((0, 0, 0) if records else (1, 5, 500))
+
+
+def test_a_flow_is_judged_once_although_its_name_comes_in_the_midst() -> None:
+    late = Late(exclude="container=blink")
+    late.observe(end(1, late.job, mark=0))
+    late.name("blink")
+    late.observe(end(1, late.job))  # known to the cache, so it goes there
+    assert not len(late.records())
+    assert late.excluded() == (1, 10, 1000)
+    late.observe(end(2, late.job))  # one that the cache does not know is dropped at once
+    assert late.cache.entries == 0
+    assert late.excluded() == (2, 15, 1500)
+
+
+def test_an_owner_that_is_found_late_counts() -> None:
+    """The Netlink collector may find who has a socket some reads later."""
+    late = Late(include="process=nginx")
+    late.observe(end(1, 0, mark=0))
+    late.observe(end(1, late.nginx))
+    told = late.records()
+    assert told["packets"].tolist() == [6, 4]
+    assert late.excluded() == (0, 0, 0)
+
+
+@pytest.mark.parametrize("is_joined", [False, True])
+def test_the_end_of_a_peer_keeps_its_own_verdict(is_joined: bool) -> None:
+    """Of a connection within the host the rules keep nginx's end, and say nothing of the other."""
+    late = Late(exclude="container=blink")
+    ends = [end(1, late.job), end(2, late.nginx, is_client=False)]
+    if is_joined:
+        late.observe(*ends)
+        late.name("blink")
+    else:  # as it is where the name is there from the beginning
+        late.name("blink")
+        late.observe(*ends)
+    told = late.records()
+    here = {(int(r["source_owner"]), int(r["destination_owner"])) for r in told}
+    assert here == {(0, late.nginx), (late.nginx, 0)}
+    assert late.excluded() == (1, 5, 500)
+
+
+def test_both_ends_of_a_flow_are_dropped_and_counted() -> None:
+    late = Late(include="container=web")
+    other = late.owners.add(Owner(container_id="bb"))
+    late.nameless = np.array([late.job, other])
+    late.observe(end(1, late.job), end(2, other, is_client=False))
+    late.name("blink")
+    assert not len(late.records())
+    assert late.excluded() == (2, 10, 1000)
+
+
+def test_where_no_rule_asks_for_owners_records_are_not_looked_at() -> None:
+    late = Late(include="port=80")
+    late.observe(end(1, late.job))
+    records = late.cache.flush(2 * SECOND, 0)
+    assert late.filter.select_records(records, late.owners) is records

@@ -15,9 +15,14 @@ import pytest
 from probe.config import RunConfig
 from probe.errors import ConfigError
 from probe.exporting import Exporter
+from probe.flow.batch import Rows
 from probe.flow.event import EVENT_DTYPE, SOCKET_DTYPE
+from probe.flow.filter import FlowFilter, parse_rule
+from probe.flow.owner import ContainerNames, Owner
 from probe.interfaces.table import Link
-from probe.sinks.feed import Feed
+from probe.metadata.naming import ContainerOwners
+from probe.metadata.runtime import KnownContainers
+from probe.sinks.feed import ChosenSockets, Feed
 from probe.stop import StopSignals
 from tests.json_schema import check_line
 from tests.records import NOW_S, Metering, flow_records, owner_table
@@ -99,7 +104,7 @@ def test_sighup_is_answered_by_drain() -> None:
 
 def test_the_feed_tells_of_interfaces_in_its_interval(tmp_path: Path) -> None:
     path = tmp_path / "lines"
-    owners = owner_table()
+    owners = ContainerOwners()
     exporter = Exporter(RunConfig(), owners, Metering())
     exporter.open([f"json://{path}"])
     feed = Feed(exporter, owners, False, lambda: [Link(1, "lo")], 60.0)
@@ -110,6 +115,61 @@ def test_the_feed_tells_of_interfaces_in_its_interval(tmp_path: Path) -> None:
     exporter.close()
     found = [json.loads(line) for line in path.read_text().splitlines()]
     assert sum("ifName" in line for line in found) == 2
+
+
+class Known(KnownContainers):
+    def patience_s(self, in_pod: bool = False) -> float:
+        return 1000.0
+
+    def close(self) -> None: ...
+
+
+def listening(*ports: int, owner: int = 0, gone: int = 0) -> Rows:
+    rows = np.zeros(len(ports), SOCKET_DTYPE)
+    rows["local_port"] = rows["cookie"] = ports
+    rows["owner"], rows["gone"] = owner, gone
+    rows["ip_version"], rows["protocol"], rows["netns_inode"] = 4, 6, 4026531840
+    rows["local_address"][:, :4] = (10, 1, 2, 3)
+    return rows
+
+
+def chosen_sockets(include: str, owners: ContainerOwners) -> ChosenSockets:
+    return ChosenSockets(FlowFilter([parse_rule(include)]), owners)
+
+
+NOBODY = np.zeros(0, np.int64)
+
+
+@pytest.mark.parametrize(
+    ("rule", "told"),
+    [("port=80", [80]), ("port=80-90", [80, 90]), ("cidr=10.1.0.0/16", [80, 90, 443]),
+     ("cidr=192.0.2.0/24", []), ("protocol=udp", []), ("process=nginx", [443])],
+)  # fmt: skip
+def test_rules_hold_for_open_sockets(rule: str, told: list[int]) -> None:
+    owners = ContainerOwners()
+    nginx = owners.add(Owner(process_name="nginx"))
+    chosen = chosen_sockets(rule, owners)
+    came = np.concatenate([listening(80, 90), listening(443, owner=nginx)])
+    assert chosen.choose(came, NOBODY)["local_port"].tolist() == told
+    left = chosen.choose(listening(80, 90, 443, gone=1), NOBODY)
+    assert left["local_port"].tolist() == told  # of what was not told no end is told
+
+
+def test_a_socket_waits_for_the_name_of_its_container() -> None:
+    runtime = Known()
+    owners = ContainerOwners((runtime,))
+    web, other = (owners.add(Owner(container_id=name * 64)) for name in "ab")
+    chosen = chosen_sockets("container=web", owners)
+    came = np.concatenate([listening(80, owner=web), listening(90, owner=other)])
+    assert not len(chosen.choose(came, owners.nameless(1.0)))
+    assert chosen.owners_in_use() == {web, other}
+    runtime.add("a" * 64, ContainerNames(name="web"))
+    owners.refresh()
+    assert chosen.choose(listening(), owners.nameless(2.0))["local_port"].tolist() == [80]
+    # One that closes while it waits was never told, and is not.
+    assert not len(chosen.choose(listening(90, gone=1), owners.nameless(3.0)))
+    assert chosen.choose(listening(80, gone=1), NOBODY)["gone"].tolist() == [1]
+    assert not chosen.owners_in_use()
 
 
 def test_a_sink_that_cannot_be_opened(tmp_path: Path) -> None:
