@@ -42,7 +42,7 @@ class RunConfig:
     kubernetes_node: str = ""
     kubernetes_labels: tuple[str, ...] = ()
     kubernetes_remote: bool = False
-    template_refresh: float = 600.0
+    template_refresh: float = 60.0
     max_flows: int = 131072
     events: bool = False
     snmp: SnmpSettings | None = None
