@@ -11,7 +11,6 @@ from bench.report import progress, table
 from bench.workload import Workload, exchange
 from probe.collectors.netlink import NetlinkCollector
 from probe.flow.owner import OwnerTable
-from probe.metadata.users import UserNames
 
 
 @dataclass(slots=True)
@@ -43,7 +42,7 @@ def measure(load: Workload, counts: list[int], passes: int) -> str:
 
 
 def _one(load: Workload, sockets: int, passes: int) -> list[str]:
-    collector = NetlinkCollector(OwnerTable(), UserNames())
+    collector = NetlinkCollector(OwnerTable(), str)
     active, idle, rows = Passes(), Passes(), 0
     with network() as net, load.connections(net, sockets // 2) as clients:
         collector.open()

@@ -10,7 +10,6 @@ from bench.report import progress, table
 from bench.workload import Workload, exchange
 from probe.collectors.ebpf import EbpfCollector
 from probe.flow.owner import OwnerTable
-from probe.metadata.users import UserNames
 
 
 def measure(load: Workload, counts: list[int], passes: int) -> str:
@@ -20,7 +19,7 @@ def measure(load: Workload, counts: list[int], passes: int) -> str:
 
 
 def _one(load: Workload, sockets: int, passes: int) -> list[str]:
-    collector = EbpfCollector(OwnerTable(), UserNames())
+    collector = EbpfCollector(OwnerTable(), str)
     active, idle, rows = [], [], 0
     with network() as net, load.connections(net, sockets // 2) as clients:
         collector.open()

@@ -24,6 +24,7 @@ const volatile u32 snapshot_capacity = 131072;
 const volatile u32 jiffy_ns = 0; /* 0: unknown */
 const volatile u32 page_kib = 4;
 const volatile u64 udp_idle_ns = 60000000000ULL;
+const volatile u64 hash_secret = 0; /* of this start: nobody can foresee which keys collide */
 const volatile bool typed_task = false; /* cgroup programs may call bpf_get_current_task_btf */
 const volatile bool use_seats = false; /* the kernel lets sockets be read by their address */
 const volatile bool report_events = false; /* false: the verifier removes all that is for events */

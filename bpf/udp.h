@@ -11,13 +11,20 @@ struct datagram {
 	u16 destination_port;
 	u8 ip_version;
 	u8 dscp;
+	u8 is_copy; /* it came as multicast or broadcast: others may get it, too */
 	u32 octets;
 	u32 packets;
 	u32 ifindex;
 };
 
-/* Keys next to each other that peers with the same key are looked for at. */
+/* Keys next to each other that peers with the same key are looked for at. The keys depend on a secret, so
+ * more than two peers with one key are next to impossible; those would count in losses.udp_peers_full. */
 #define PEER_ATTEMPTS 4
+
+/* include/uapi/linux/if_packet.h; the last one is the copy that a sender's own host gets */
+#define PACKET_BROADCAST 1
+#define PACKET_MULTICAST 2
+#define PACKET_LOOPBACK 5
 
 #define NEXT_HOP_BY_HOP 0
 #define NEXT_ROUTING 43
@@ -48,6 +55,16 @@ static __noinline int udp6_offset(struct __sk_buff *skb)
 	return -1;
 }
 
+static __always_inline bool is_on_link(u32 *address, u8 ip_version)
+{
+	u8 *a = (u8 *)address;
+
+	if (ip_version == 4)
+		return (a[0] == 169 && a[1] == 254) || a[0] == 255;
+	return (a[0] == 0xfe && (a[1] & 0xc0) == 0x80) || (a[0] == 0xff && (a[1] & 15) <= 2);
+}
+
+/* The whole key of a flow end of one socket. An address that may be on every link is another one on each. */
 static __always_inline bool same_peer(struct flow_row *r, struct datagram *d, bool egress)
 {
 	u32 *here = egress ? d->source : d->destination;
@@ -59,12 +76,13 @@ static __always_inline bool same_peer(struct flow_row *r, struct datagram *d, bo
 		return false;
 	if (words(r->remote_address)[0] != there[0] || words(r->local_address)[0] != here[0])
 		return false;
-	if (d->ip_version == 4)
-		return true;
-	for (int i = 1; i < 4; i++)
-		if (words(r->remote_address)[i] != there[i] || words(r->local_address)[i] != here[i])
-			return false;
-	return true;
+	if (d->ip_version == 6)
+		for (int i = 1; i < 4; i++)
+			if (words(r->remote_address)[i] != there[i] ||
+			    words(r->local_address)[i] != here[i])
+				return false;
+	return r->ifindex == d->ifindex ||
+	       !(is_on_link(here, d->ip_version) || is_on_link(there, d->ip_version));
 }
 
 static __always_inline void set_peer(struct flow_row *r, struct datagram *d, bool egress)
@@ -79,6 +97,8 @@ static __always_inline void set_peer(struct flow_row *r, struct datagram *d, boo
 	r->protocol = IPPROTO_UDP;
 	r->ifindex = d->ifindex;
 	r->dscp = egress ? d->dscp : 0;
+	if (d->is_copy)
+		r->mark |= MARK_GROUP;
 	r->role = egress ? ROLE_INITIATOR : ROLE_RESPONDER; /* who sent first */
 }
 
@@ -125,12 +145,12 @@ static __always_inline u64 peer_key(struct sock_flow *f, struct datagram *d, boo
 	u32 *there = egress ? d->destination : d->source;
 	u16 local = egress ? d->source_port : d->destination_port;
 	u16 remote = egress ? d->destination_port : d->source_port;
-	u64 key = mix(0, (u64)here[0] << 32 | there[0]);
+	u64 key = mix(hash_secret, (u64)here[0] << 32 | there[0]);
 
 	if (d->ip_version == 6)
 		for (int i = 1; i < 4; i++)
 			key = mix(key, (u64)here[i] << 32 | there[i]);
-	return mix(key, f->row.cookie << 32 | (u32)local << 16 | remote);
+	return mix(key, (f->row.cookie ^ hash_secret) << 32 | (u32)local << 16 | remote);
 }
 
 static __noinline void add_peer(struct sock_flow *f, struct datagram *d, int egress, u64 *key)
@@ -140,9 +160,9 @@ static __noinline void add_peer(struct sock_flow *f, struct datagram *d, int egr
 	if (!f || !d || !key)
 		return;
 	__builtin_memset(&fresh, 0, sizeof(fresh));
-	fresh.start_ns = bpf_ktime_get_coarse_ns();
+	fresh.start_ns = bpf_ktime_get_ns();
 	fresh.last_ns = stamp();
-	fresh.id = new_id(bpf_ktime_get_ns());
+	fresh.id = new_id(fresh.start_ns);
 	fresh.cookie = f->row.cookie;
 	set_peer(&fresh, d, egress);
 	if (!bpf_map_update_elem(&udp_peers, key, &fresh, BPF_NOEXIST))
@@ -180,8 +200,9 @@ static __always_inline bool claim_slot(struct sock_flow *f, struct datagram *d, 
 		return same_peer(&f->row, d, egress);
 	if (__sync_val_compare_and_swap(&f->slot, SLOT_FREE, SLOT_CLAIMED) != SLOT_FREE)
 		return false;
-	f->row.start_ns = bpf_ktime_get_coarse_ns();
-	f->row.id = new_id(bpf_ktime_get_ns());
+	/* the fine clock: both ends of a conversation begin within microseconds, which tells it apart */
+	f->row.start_ns = bpf_ktime_get_ns();
+	f->row.id = new_id(f->row.start_ns);
 	set_peer(&f->row, d, egress);
 	__sync_val_compare_and_swap(&f->slot, SLOT_CLAIMED, SLOT_READY);
 	return true;
@@ -239,6 +260,8 @@ static __always_inline int meter(struct __sk_buff *skb, bool egress)
 	}
 	d.packets = skb->gso_segs > 1 ? skb->gso_segs : 1;
 	d.ifindex = skb->ifindex;
+	d.is_copy = !egress && (skb->pkt_type == PACKET_MULTICAST || skb->pkt_type == PACKET_BROADCAST ||
+				skb->pkt_type == PACKET_LOOPBACK);
 	d.octets = skb->len + (d.packets - 1) * (offset + 8);
 	if (claim_slot(f, &d, egress))
 		count(&f->row, &d, egress);

@@ -88,11 +88,10 @@ class Probe:
                 "one, or ?flows=json to the zmq: one"
             )
         self._open_runtimes()
-        users = UserNames(self.config.container_users)
         self.collector = open_collector(
             self.config.collector,
             self.owners,
-            users,
+            UserNames(),
             self.config.privacy.command_lines,
             self.config.events,
         )
@@ -115,7 +114,6 @@ class Probe:
         self.feed = Feed(
             self.exporter,
             self.owners,
-            users,
             self.config.privacy.command_lines,
             self.links.read,
             self.config.interface_interval,

@@ -40,6 +40,7 @@ class Mark(IntFlag):
     PREEXISTING = 2
     ESTIMATED = 4
     BY_TUPLE = 8  # a TCP end whose initial sequence numbers cannot be known
+    GROUP = 16  # a UDP end that gets copies of what is sent to many: multicast, broadcast
 
 
 class EndReason(IntEnum):

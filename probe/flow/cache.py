@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from probe.flow.batch import RECORD_DTYPE, EndReason, FlowBatch, Rows
 from probe.flow.brief import build_brief_records, match_ends
+from probe.flow.crowd import pair_crowds
 from probe.flow.ends import (
     ENDED,
     FREE,
@@ -24,7 +25,7 @@ from probe.flow.ends import (
     concatenate_rows,
     take_rows,
 )
-from probe.flow.fold import fold_rows
+from probe.flow.fold import drop_copies, fold_rows
 from probe.flow.index import KeyIndex, distinct
 from probe.flow.join import (
     MeetingPlace,
@@ -34,8 +35,8 @@ from probe.flow.join import (
     is_loose,
     meeting_keys,
     meets_by_tuple,
-    name_udp_ends,
 )
+from probe.flow.keys import Words, are_equal, end_ids, end_words, next_ids
 from probe.flow.record import build_records
 
 SECOND_NS = 1_000_000_000
@@ -92,8 +93,21 @@ class FlowCache:
 
     def knows(self, rows: Rows) -> Flags:
         """Which rows are of ends that are here, or that ended a moment ago."""
-        ids = np.ascontiguousarray(name_udp_ends(rows)["id"])
-        known: Flags = self._ids.find(ids) != NOBODY
+        ids = rows["id"].copy()
+        udp = np.flatnonzero(rows["protocol"] == UDP)
+        words = end_words(take_rows(np.ascontiguousarray(rows), udp))
+        ids[udp] = end_ids(words)
+        slots = self._ids.find(ids)
+        found = udp[slots[udp] != NOBODY]
+        while len(found):
+            of_others = ~are_equal(
+                words[:, np.searchsorted(udp, found)], self._keys_of(slots[found])
+            )
+            found = found[of_others]
+            ids[found] = next_ids(ids[found])
+            slots[found] = self._ids.find(ids[found])
+            found = found[slots[found] != NOBODY]
+        known: Flags = slots != NOBODY
         return known
 
     def observe(self, batch: FlowBatch, now_ns: int) -> None:
@@ -126,8 +140,14 @@ class FlowCache:
     def _observe(self, rows: Rows, now_ns: int) -> None:
         if not len(rows):
             return
-        rows = name_udp_ends(rows)
-        rows, slots = fold_rows(rows, self._locate(rows), self._table.scratch)
+        udp = np.flatnonzero(rows["protocol"] == UDP)
+        if len(udp):
+            rows = concatenate_rows([rows])  # a copy: ids are set in it
+            slots = self._locate_by_key(rows, udp)
+            rows, slots = drop_copies(self._table, rows, slots)
+        else:
+            slots = self._locate(rows["id"])
+        rows, slots = fold_rows(rows, slots, self._table.scratch)
         is_new = self._table.state[slots] == FREE
         new, known = np.flatnonzero(is_new), np.flatnonzero(~is_new)
         self._open(slots[new], take_rows(rows, new), now_ns)
@@ -139,6 +159,9 @@ class FlowCache:
         self._forget_ended(now_ns)
         leaders = self._leaders()
         reasons = self._due_reasons(leaders, now_ns)
+        if self._place.has_crowds() and self._join_due(leaders[reasons != 0], now_ns):
+            leaders = self._leaders()
+            reasons = self._due_reasons(leaders, now_ns)
         self._evict(leaders, reasons)
         due = np.flatnonzero(reasons)
         lasting = self._export(leaders[due], reasons[due], now_ns, wall_offset_ns)
@@ -149,6 +172,8 @@ class FlowCache:
 
         The cache is empty then.
         """
+        if self._place.has_crowds():
+            self._join_due(self._leaders(), now_ns)
         leaders = self._leaders()
         reasons = np.full(len(leaders), EndReason.FORCED_END, np.uint8)
         records = self._export(leaders, reasons, now_ns, wall_offset_ns)
@@ -169,9 +194,9 @@ class FlowCache:
         blocks = self.take_brief(wall_offset_ns)
         return concatenate_rows([*blocks, records]) if blocks else records
 
-    def _locate(self, rows: Rows) -> Slots:
-        """The slot of each row's id; of an unknown one a slot in state FREE."""
-        ids = np.ascontiguousarray(rows["id"])
+    def _locate(self, ids: NDArray[np.uint64]) -> Slots:
+        """The slot of each id; of an unknown one a slot in state FREE."""
+        ids = np.ascontiguousarray(ids)
         slots = self._ids.find(ids)
         unknown = np.flatnonzero(slots == NOBODY)
         if len(unknown):
@@ -180,6 +205,36 @@ class FlowCache:
             self._table.release(offered[given != offered])
             slots[unknown] = given
         return slots
+
+    def _locate_by_key(self, rows: Rows, udp: Slots) -> Slots:
+        """As ``_locate``; rows of UDP get an id that is made of their Flow Key.
+
+        A socket that takes over the port of one that has just closed goes on with the same flow, as
+        the peer (which sees no difference) does too.
+        """
+        words = end_words(take_rows(rows, udp))
+        ids = end_ids(words)
+        rows["id"][udp] = ids
+        slots = self._locate(rows["id"])
+        while len(others := self._find_other_keys(slots[udp], words)):
+            ids[others] = next_ids(ids[others])
+            rows["id"][udp[others]] = ids[others]
+            slots[udp[others]] = self._locate(ids[others])
+        return slots
+
+    def _find_other_keys(self, slots: Slots, words: Words) -> Slots:
+        """Which ends have a slot that belongs to an end with another Flow Key."""
+        table = self._table
+        holders = np.empty_like(words)
+        new = np.flatnonzero(table.state[slots] == FREE)
+        table.scratch[slots[new]] = new  # of several with one new slot, the last one holds it
+        holders[:, new] = words[:, table.scratch[slots[new]]]
+        known = np.flatnonzero(table.state[slots] != FREE)
+        holders[:, known] = self._keys_of(slots[known])
+        return np.flatnonzero(~are_equal(words, holders))
+
+    def _keys_of(self, slots: Slots) -> Words:
+        return end_words(self._table.take_rows(slots))
 
     def _open(self, slots: Slots, rows: Rows, now_ns: int) -> None:
         if not len(slots):
@@ -234,8 +289,23 @@ class FlowCache:
         met = np.flatnonzero((peers != NOBODY) & (table.peer[peers] == NOBODY))
         a, b = distinct_pairs(seekers[met], peers[met], table.scratch)
         plausible = are_plausible(table, a, b)
-        a, b = a[plausible], b[plausible]
+        self._link(a[plausible], b[plausible], now_ns)
+        self._link(*pair_crowds(self._place, table, seekers[table.peer[seekers] == NOBODY]), now_ns)
+
+    def _join_due(self, due: Slots, now_ns: int) -> bool:
+        """Of crowds, those whose records are about to leave; whether any were joined."""
+        table = self._table
+        lonely = due[(table.peer[due] == NOBODY) & (table.key[due] != 0)]
+        a, b = pair_crowds(self._place, table, lonely, is_last_chance=True)
+        self._link(a, b, now_ns)
+        return len(a) > 0
+
+    def _link(self, a: Slots, b: Slots, now_ns: int) -> None:
+        if not len(a):
+            return
+        table = self._table
         table.link(a, b)
+        self._leave(np.concatenate([a, b]))
         self.observed_flows -= len(a)
         self._bury_late(a, b, now_ns)
 
@@ -249,6 +319,13 @@ class FlowCache:
         table.group[entered] = self._place.enter(keys[known], entered)
         table.is_loose[entered] = is_loose(rows)[known]
         return entered
+
+    def _leave(self, slots: Slots) -> None:
+        """Out of the meeting place, of those that are there."""
+        table = self._table
+        entered = slots[table.key[slots] != 0]
+        self._place.leave(table.key[entered], table.group[entered], entered)
+        table.key[entered] = 0
 
     def _bury_late(self, a: Slots, b: Slots, now_ns: int) -> None:
         """An end that meets an ended one is late: its packets are in the records of the other."""
@@ -351,7 +428,6 @@ class FlowCache:
         if not len(slots):
             return
         table = self._table
-        entered = slots[table.key[slots] != 0]
-        self._place.leave(table.key[entered], table.group[entered], entered)
+        self._leave(slots)
         self._ids.remove(np.ascontiguousarray(table.rows["id"][slots]))
         table.release(slots)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probe.flow.batch import ROW_COLUMNS, Mark, Rows, row_dtype
+from probe.flow.keys import Words, meeting_words
 
 Flags = NDArray[np.bool_]
 Slots = NDArray[np.int64]
@@ -54,6 +55,8 @@ class EndTable:
         self.mirror = np.zeros(_FIRST_CAPACITY, np.uint64)  # the key of a peer
         self.is_loose = np.zeros(_FIRST_CAPACITY, bool)
         self.reported = np.zeros(_FIRST_CAPACITY, bool)  # a record of the entry has left
+        self.asked = np.zeros(_FIRST_CAPACITY, bool)  # what NAT made of its key was looked up
+        self._translated: dict[int, NDArray[np.uint64]] = {}  # slot -> words of its peer
         self.scratch = np.zeros(_FIRST_CAPACITY, np.int32)
         self._top = NOBODY + 1
         self._free: Slots = np.zeros(0, np.int64)
@@ -77,6 +80,9 @@ class EndTable:
         return np.concatenate([reused, np.arange(first, self._top)])
 
     def release(self, slots: Slots) -> None:
+        if self._translated:
+            for slot in self._translated.keys() & set(slots.tolist()):
+                del self._translated[slot]
         self.state[slots] = FREE
         self.peer[slots] = NOBODY
         self.is_loose[slots] = False
@@ -107,7 +113,7 @@ class EndTable:
         self.out[slots] = 0
         self.state[slots] = OPEN
         self.key[slots] = 0
-        self.reported[slots] = False
+        self.reported[slots] = self.asked[slots] = False
         self.flow[slots] = rows["id"]
         self.closed_ns[slots] = _closed_ns(rows, now_ns)
         first = np.minimum(rows["start_ns"].astype(np.int64), now_ns)
@@ -153,6 +159,20 @@ class EndTable:
         self.state[slots] = OPEN
         since = np.minimum(np.maximum(self.since_ns[slots], since_ns), self.last_ns[slots])
         self.since_ns[slots] = self.armed_ns[slots] = since
+
+    def translate(self, slots: Slots, words: Words, keys: NDArray[np.uint64]) -> None:
+        """The peer's Flow Key is not the reverse of the end's own, but these ``words``."""
+        self.mirror[slots] = keys
+        self._translated.update(zip(slots.tolist(), words.T, strict=True))
+
+    def meeting_words(self, slots: Slots) -> tuple[Words, Words]:
+        """Of each end its own, and what its peer has."""
+        own, peers = meeting_words(self.take_rows(slots))
+        if self._translated:
+            for at, slot in enumerate(slots.tolist()):
+                if slot in self._translated:
+                    peers[:, at] = self._translated[slot]
+        return own, peers
 
     def packets(self, slots: Slots) -> NDArray[np.int64]:
         """Packets seen by each end, sent and received: shape (n, 2)."""

@@ -6,10 +6,37 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probe.flow.batch import Mark, Rows
-from probe.flow.ends import UDP, concatenate_rows, take_rows
+from probe.flow.ends import OPEN, UDP, EndTable, Slots, concatenate_rows, take_rows
 
 _SUMMED = ("tx_octets", "rx_octets", "tx_packets", "rx_packets", "retransmitted", "lost")
 _UNITED = ("tx_flags", "rx_flags", "mark")
+
+
+#: After such a silence of who counted the copies of a group's datagrams, another one counts them.
+_SILENT_NS = 5_000_000_000
+
+
+def drop_copies(table: EndTable, rows: Rows, slots: Slots) -> tuple[Rows, Slots]:
+    """Of sockets that get copies of the same datagrams (multicast, broadcast) one counts them.
+
+    It is the one that counted them so far, unless it has closed or is silent; else the one with the
+    most. The rows of the others are left out.
+    """
+    some = np.flatnonzero(rows["mark"] & np.uint8(Mark.GROUP))
+    if not len(some):
+        return rows, slots
+    at, copies = slots[some], take_rows(rows, some)
+    counts = (table.state[at] == OPEN) & (table.closed_ns[at] == 0)
+    counts &= copies["last_ns"].astype(np.int64) - table.last_ns[at] < _SILENT_NS
+    is_counter = counts & (table.rows["cookie"][at] == copies["cookie"])
+    order = np.lexsort((copies["rx_packets"], is_counter, at))
+    last = np.append(at[order][1:] != at[order][:-1], True)
+    chosen = np.zeros(int(at.max()) + 1, np.uint64)
+    chosen[at[order][last]] = copies["cookie"][order][last]
+    chosen[at[counts]] = table.rows["cookie"][at[counts]]
+    kept = np.ones(len(rows), bool)
+    kept[some] = copies["cookie"] == chosen[at]
+    return take_rows(rows, np.flatnonzero(kept)), slots[kept]
 
 
 def fold_rows(

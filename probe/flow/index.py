@@ -3,6 +3,10 @@
 Open addressing with linear probing in two flat arrays: 12 octets per cell, at most half of them
 used, and no Python object per key. A key that occurs twice in one call finds its first
 occurrence, so a batch needs no sort to find duplicates.
+
+Strangers choose some of the keys. So cells follow from a secret that differs at every start, and
+no key is ever further than ``MOST_PROBES`` cells from its home: where one would be, the index
+takes a new secret and twice the room, and keeps every key.
 """
 
 from __future__ import annotations
@@ -17,8 +21,11 @@ I64 = NDArray[np.int64]
 Positions = NDArray[np.intp]
 
 ABSENT = 0
+#: Chance alone takes some 40 in a million keys.
+MOST_PROBES = 128
 _DELETED = -1
-_FIBONACCI = np.uint64(0x9E3779B97F4A7C15)  # spreads pointers and serial numbers alike
+_FIBONACCI = np.uint64(0x9E3779B97F4A7C15)
+_HALF = np.uint64(32)
 _SMALLEST = 256
 
 
@@ -30,12 +37,27 @@ def distinct(values: NDArray[Any]) -> NDArray[Any]:
     return ordered[first]
 
 
+def secret(purpose: str) -> np.uint64:
+    """64 bits that nobody outside can know, other ones for each purpose and each start.
+
+    Python keys its own hash of strings so, unless PYTHONHASHSEED says otherwise. No module of the
+    protocol core may ask the system for random numbers.
+    """
+    return np.uint64(hash(purpose) % 2**64)
+
+
 class KeyIndex:
-    """Maps distinct uint64 keys to distinct positive int32 values; 0 stands for absent."""
+    """Maps distinct uint64 keys to distinct positive int32 values; 0 stands for absent.
+
+    ``longest``: cells that a search looks at, at most.
+    """
 
     def __init__(self) -> None:
+        self.longest = 0
         self._live = 0
         self._used = 0  # live cells and deleted ones
+        self._secret = secret("cells of an index")
+        self._factor = secret("spread of an index") | np.uint64(1)
         self._clear(_SMALLEST)
 
     def __len__(self) -> int:
@@ -53,8 +75,13 @@ class KeyIndex:
         """
         self._reserve(len(keys))
         result = np.zeros(len(keys), np.int64)
-        waiting, cells = np.arange(len(keys)), self._home(keys)
+        waiting, cells, probes = np.arange(len(keys)), self._home(keys), 0
         while len(waiting):
+            if probes == MOST_PROBES:
+                self._take_new_secret()
+                cells, probes = self._home(keys[waiting]), 0
+            probes += 1
+            self.longest = max(self.longest, probes)
             self._claim(cells, keys[waiting], values[waiting])
             held = self._values[cells]
             found = (held > 0) & (self._keys[cells] == keys[waiting])
@@ -75,7 +102,12 @@ class KeyIndex:
             self._clear(_SMALLEST)
 
     def _home(self, keys: U64) -> Positions:
-        return ((keys * _FIBONACCI) >> self._shift).astype(np.intp)
+        spread = keys ^ self._secret
+        spread *= self._factor
+        spread ^= spread >> _HALF
+        spread *= _FIBONACCI
+        spread >>= self._shift
+        return spread.astype(np.intp)
 
     def _probe(self, keys: U64) -> tuple[I64, Positions]:
         """Values, 0 where absent, and the cell where each search ended."""
@@ -84,7 +116,9 @@ class KeyIndex:
         found = (self._keys[where] == keys) & (held > 0)
         result = np.where(found, held, ABSENT).astype(np.int64)
         waiting = np.flatnonzero(~found & (held != ABSENT))
-        while len(waiting):
+        for _ in range(1, self.longest):
+            if not len(waiting):
+                break
             cells = (where[waiting] + 1) & self._mask
             where[waiting] = cells
             held = self._values[cells]
@@ -108,13 +142,23 @@ class KeyIndex:
         """Keep the load at one half or less; a rebuild drops the deleted cells."""
         if 2 * (self._used + extra) <= len(self._values):
             return
+        self._rebuild(max(_SMALLEST, 1 << int(4 * (self._live + extra) - 1).bit_length()))
+
+    def _take_new_secret(self) -> None:
+        """Chance, or somebody who knows the secret, has put too many keys next to each other."""
+        self._secret = secret(f"{self._secret} after too many probes")
+        self._factor = secret(f"{self._factor} after too many probes") | np.uint64(1)
+        self._rebuild(2 * len(self._values))
+
+    def _rebuild(self, size: int) -> None:
         live = self._values > 0
         keys, values = self._keys[live], self._values[live].astype(np.int64)
-        self._clear(max(_SMALLEST, 1 << int(4 * (len(keys) + extra) - 1).bit_length()))
+        self._clear(size)
         self.insert(keys, values)
 
     def _clear(self, size: int) -> None:
         self._live = self._used = 0
+        self.longest = 0
         self._keys: U64 = np.zeros(size, np.uint64)
         self._values = np.zeros(size, np.int32)
         self._mask = size - 1

@@ -1,8 +1,10 @@
 """Which two ends are of one connection: a meeting place keyed by what both ends know.
 
 TCP ends share their pair of initial sequence numbers, which survives NAT; UDP ends, and TCP ends
-marked BY_TUPLE, share the reversed 5-tuple. Ends with equal keys (equal addresses in isolated
-namespaces) make a crowd, and nobody of a crowd is joined.
+marked BY_TUPLE, share the reversed 5-tuple. Only ends that have no peer yet are here. Where several
+ends have equal keys (equal addresses in isolated namespaces) they are a crowd. Those of a crowd of
+TCP ends with sequence numbers are not joined; the others are told apart by time and counters
+(``flow/crowd``).
 """
 
 from __future__ import annotations
@@ -13,12 +15,10 @@ from numpy.typing import NDArray
 from probe.flow.batch import Mark, Role, Rows
 from probe.flow.ends import NOBODY, TCP, UDP, EndTable, Flags, Slots, take_rows
 from probe.flow.index import U64, KeyIndex
+from probe.flow.keys import are_equal, hash_words, meeting_words
 
-_MIX = np.uint64(0xFF51AFD7ED558CCD)  # MurmurHash3's finaliser
 _HALF = np.uint64(32)
 _LOW = np.uint64(0xFFFFFFFF)
-_LOOPBACK_SIX = np.frombuffer(bytes(7) + b"\1", np.uint64)[0]
-_TCP_APART = np.uint64(0x9E3779B97F4A7C15)  # the same ports over UDP are another flow
 #: A receiver may lead its sender by what was in flight between the two reads of a snapshot.
 _LEAD_PACKETS = 64
 
@@ -54,6 +54,22 @@ class MeetingPlace:
         self._index.remove(keys[closing])
         self._free = np.concatenate([self._free, groups[closing]])
 
+    def find(self, keys: U64) -> Slots:
+        """The group of each key, 0 where nobody has it."""
+        return self._index.find(keys)
+
+    @property
+    def size(self) -> int:
+        """All groups are below."""
+        return len(self._members)
+
+    def count(self, groups: Slots) -> Slots:
+        """Members of each group; group 0 has none."""
+        return self._members[groups]
+
+    def has_crowds(self) -> bool:
+        return bool((self._members > 1).any())
+
     def is_alone(self, groups: Slots) -> Flags:
         alone: Flags = self._members[groups] == 1
         return alone
@@ -84,7 +100,8 @@ def meeting_keys(rows: Rows) -> tuple[U64, U64]:
     own, mirror = _sequence_keys(rows)
     by_tuple = np.flatnonzero(meets_by_tuple(rows["protocol"], rows["mark"]))
     if len(by_tuple):
-        own[by_tuple], mirror[by_tuple] = _scoped_keys(take_rows(rows, by_tuple))
+        words, mirrors = meeting_words(take_rows(rows, by_tuple))
+        own[by_tuple], mirror[by_tuple] = hash_words(words), hash_words(mirrors)
     joinable = own != mirror  # a socket that talks to itself would meet itself
     return np.where(joinable, own, 0).astype(np.uint64), np.where(joinable, mirror, 0).astype(
         np.uint64
@@ -96,22 +113,6 @@ def meets_by_tuple(protocol: NDArray[np.uint8], mark: NDArray[np.uint8]) -> Flag
     marked = (mark & np.uint8(Mark.BY_TUPLE)) != 0
     by_tuple: Flags = (protocol == UDP) | ((protocol == TCP) & marked)
     return by_tuple
-
-
-def name_udp_ends(rows: Rows) -> Rows:
-    """Rows of which those of UDP have an id made of their namespace and 5-tuple.
-
-    That is the Flow Key of RFC 7011: a socket that takes over the port of one that has just
-    closed goes on with the same flow, as the peer (which sees no difference) does too.
-    """
-    udp = np.flatnonzero(rows["protocol"] == UDP)
-    if not len(udp):
-        return rows
-    named = rows.copy()
-    own, _ = _tuple_keys(take_rows(rows, udp))
-    netns: U64 = rows["netns"][udp].astype(np.uint64)
-    named["id"][udp] = _mixed(own + netns * _MIX)
-    return named
 
 
 def is_loose(rows: Rows) -> Flags:
@@ -172,20 +173,17 @@ def are_plausible(table: EndTable, a: Slots, b: Slots) -> Flags:
     reverse = protocol[a] == protocol[b]
     some = np.flatnonzero(reverse & meets_by_tuple(protocol[a], mark[a]))
     if len(some):
-        ends, others = a[some], b[some]
-        reverse[some] = _is_reverse(table.take_rows(ends), table.take_rows(others))
-        reverse[some] &= _is_traffic_shared(table.packets(ends), table.packets(others))
+        reverse[some] = are_reverse(table, a[some], b[some])
+        reverse[some] &= _is_traffic_shared(table.packets(a[some]), table.packets(b[some]))
     plausible: Flags = reverse & (a != b)
     return plausible
 
 
-def _is_reverse(a: Rows, b: Rows) -> Flags:
-    addresses = (_words(a, "local") == _words(b, "remote")) & (
-        _words(a, "remote") == _words(b, "local")
-    )
-    ports = (a["local_port"] == b["remote_port"]) & (a["remote_port"] == b["local_port"])
-    reverse: Flags = addresses.all(axis=1) & ports & (a["ip_version"] == b["ip_version"])
-    return reverse
+def are_reverse(table: EndTable, a: Slots, b: Slots) -> Flags:
+    """The whole Flow Key of one is what the other expects of its peer."""
+    words_a, expected_a = table.meeting_words(a)
+    words_b, expected_b = table.meeting_words(b)
+    return are_equal(words_a, expected_b) | are_equal(words_b, expected_a)
 
 
 def _is_traffic_shared(a: NDArray[np.int64], b: NDArray[np.int64]) -> Flags:
@@ -201,38 +199,3 @@ def _sequence_keys(rows: Rows) -> tuple[U64, U64]:
     known = ((local | remote) != 0) & (rows["protocol"] == TCP)
     own, mirror = (local << _HALF) | remote, (remote << _HALF) | local
     return np.where(known, own, 0).astype(np.uint64), np.where(known, mirror, 0).astype(np.uint64)
-
-
-def _scoped_keys(rows: Rows) -> tuple[U64, U64]:
-    """As ``_tuple_keys``; of TCP, apart by namespace on the loopback, which each has of its own."""
-    own, mirror = _tuple_keys(rows)
-    local = _words(rows, "local")
-    first = rows["local_address"][:, 0]
-    four = (rows["ip_version"] == 4) & (first == 127)
-    six = (rows["ip_version"] == 6) & (local[:, 0] == 0) & (local[:, 1] == _LOOPBACK_SIX)
-    inside = (four | six) & (rows["protocol"] == TCP)
-    scope = np.where(inside, _mixed(rows["netns"].astype(np.uint64)), 0).astype(np.uint64)
-    protocol = np.where(rows["protocol"] == TCP, _TCP_APART, 0).astype(np.uint64)
-    return own ^ scope ^ protocol, mirror ^ scope ^ protocol
-
-
-def _tuple_keys(rows: Rows) -> tuple[U64, U64]:
-    local = _endpoint(rows, "local")
-    remote = _endpoint(rows, "remote")
-    return _mixed(local * _MIX + remote), _mixed(remote * _MIX + local)
-
-
-def _endpoint(rows: Rows, side: str) -> U64:
-    words = _words(rows, side)
-    return _mixed(_mixed(words[:, 0] + rows[f"{side}_port"]) ^ words[:, 1])
-
-
-def _words(rows: Rows, side: str) -> U64:
-    """The addresses of one side as two words each: shape (n, 2)."""
-    words: U64 = np.ascontiguousarray(rows[f"{side}_address"]).view(np.uint64)
-    return words
-
-
-def _mixed(words: U64) -> U64:
-    words = (words ^ (words >> np.uint64(33))) * _MIX
-    return words ^ (words >> np.uint64(29))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from probe.errors import ConfigError
 from probe.ipfix.types import SEMANTICS, TYPES, UNITS, DataType
@@ -22,7 +22,6 @@ class Element:
     type: DataType
     semantics: int = 0
     units: int = 0
-    description: str = field(default="", compare=False)
 
 
 class ElementTable:
@@ -81,13 +80,10 @@ def content_lines(text: str) -> Iterator[tuple[int, str]]:
 
 
 def _parse_element(line: str, private_pen: int) -> Element:
-    name, number, kind, semantics, units, *words = line.split(maxsplit=5)
+    name, number, kind, semantics, units = line.split()
     enterprise, _, identifier = number.partition("/")
     pen = private_pen if enterprise == "private" else int(enterprise)
     element_id = int(identifier)
     if not (0 <= pen < 1 << 32 and 0 < element_id < 1 << 15):
         raise ConfigError(f"{number} is not a number of an Information Element")
-    description = "".join(words)
-    return Element(
-        name, pen, element_id, TYPES[kind], SEMANTICS[semantics], UNITS[units], description
-    )
+    return Element(name, pen, element_id, TYPES[kind], SEMANTICS[semantics], UNITS[units])

@@ -17,7 +17,6 @@ from probe.collectors.netlink import NetlinkCollector
 from probe.flow.batch import FlowBatch, Rows
 from probe.flow.cache import FlowCache
 from probe.flow.owner import Owner, OwnerTable
-from probe.metadata.users import UserNames
 
 _V1 = Path("/sys/fs/cgroup/memory")
 #: Where runtimes put containers on this host.
@@ -82,7 +81,7 @@ class Meter:
 
 @contextlib.contextmanager
 def netlink() -> Iterator[Meter]:
-    found = Meter(NetlinkCollector(OwnerTable(), UserNames()))
+    found = Meter(NetlinkCollector(OwnerTable(), str))
     try:
         yield found
     finally:

@@ -124,14 +124,6 @@ def test_udp_ends_join_by_the_reversed_tuple() -> None:
     assert cache.entries == 1
 
 
-def test_udp_ends_of_isolated_namespaces_never_join() -> None:
-    cache = FlowCache()
-    twins = [end(1, netns=1), other(2, netns=1), end(3, netns=2), other(4, netns=2)]
-    cache.observe(batch(*(row | {"protocol": UDP} for row in twins)), 10 * S)
-    assert cache.entries == 4
-    assert len(cache.flush(11 * S, 0)) == 8
-
-
 @pytest.mark.parametrize("received", [0, 5000])
 def test_udp_ends_with_unlike_traffic_do_not_join(received: int) -> None:
     cache = FlowCache()

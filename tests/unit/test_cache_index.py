@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from probe.flow.index import KeyIndex
+from probe.flow import index as index_module
+from probe.flow.index import MOST_PROBES, KeyIndex
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -35,3 +37,62 @@ def test_an_index_is_a_dict(seed: int) -> None:
 def test_removing_an_absent_key_is_an_error() -> None:
     with pytest.raises(KeyError):
         KeyIndex().remove(np.array([5], np.uint64))
+
+
+COUNT = 20_000
+_N = np.arange(COUNT, dtype=np.uint64)
+#: Multiplied by this, a key is what the multiplication by the Fibonacci constant made it from.
+_INVERSE = np.uint64(pow(0x9E3779B97F4A7C15, -1, 2**64))
+
+#: Keys that strangers or counters make, each kind a hundred times longer to probe for some hash.
+STRUCTURED = {
+    "one cell of an index without a secret": (_N + np.uint64(1)) * _INVERSE,
+    "one cell, high bits": (_N << np.uint64(20)) * _INVERSE,
+    "serial numbers": _N,
+    "high halves": _N << np.uint64(32),
+    "times": np.uint64(1 << 63) + (_N << np.uint64(8)),
+    "powers of two apart": _N << np.uint64(48),
+    "sequence numbers and their mirrors": _N << np.uint64(32) | (_N ^ np.uint64(0xFFFF)),
+    "multiples of a prime": _N * np.uint64(0x1F123BB5159A55E5),
+}
+
+
+@pytest.mark.parametrize("name", STRUCTURED)
+def test_nobody_can_choose_keys_that_are_long_to_find(name: str) -> None:
+    """Counted in cells, not in time. Random keys take some 20."""
+    keys = np.array(list(dict.fromkeys(STRUCTURED[name].tolist())), np.uint64)
+    index = KeyIndex()
+    for start in range(0, len(keys), 4096):
+        some = keys[start : start + 4096]
+        index.insert(some, start + 1 + np.arange(len(some)))
+    assert index.longest < 64
+    assert (index.find(keys) == 1 + np.arange(len(keys))).all()
+
+
+def _unmixed(self: KeyIndex, keys: NDArray[np.uint64]) -> NDArray[np.intp]:
+    """All keys below 1000 in the same cell, until the index has taken its next secret."""
+    crowded = (keys < 1000) & (self._secret == _secrets[0])
+    return np.where(crowded, 7, _home(self, keys))
+
+
+_home = KeyIndex._home
+_secrets: list[np.uint64] = []
+
+
+def test_at_the_bound_an_index_takes_another_secret_and_keeps_every_key(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    index = KeyIndex()
+    _secrets[:] = [index._secret]
+    monkeypatch.setattr(index_module.KeyIndex, "_home", _unmixed)
+    keys = np.arange(900, dtype=np.uint64)
+    others = np.arange(5000, 6000, dtype=np.uint64)
+    assert (index.insert(others, 1 + np.arange(1000)) == 1 + np.arange(1000)).all()
+    assert (index.insert(keys, 1001 + np.arange(900)) == 1001 + np.arange(900)).all()
+    assert index._secret != _secrets[0]
+    assert index.longest <= MOST_PROBES
+    assert (index.find(others) == 1 + np.arange(1000)).all()
+    assert (index.find(keys) == 1001 + np.arange(900)).all()
+    index.remove(keys)
+    assert not index.find(keys).any()
+    assert len(index) == 1000
