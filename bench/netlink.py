@@ -11,6 +11,7 @@ from bench.report import progress, table
 from bench.workload import Workload, exchange
 from probe.collectors.netlink import NetlinkCollector
 from probe.flow.owner import OwnerTable
+from probe.metadata.users import UserNames
 
 
 @dataclass(slots=True)
@@ -42,7 +43,7 @@ def measure(load: Workload, counts: list[int], passes: int) -> str:
 
 
 def _one(load: Workload, sockets: int, passes: int) -> list[str]:
-    collector = NetlinkCollector(OwnerTable(), str)
+    collector = NetlinkCollector(OwnerTable(), UserNames())
     active, idle, rows = Passes(), Passes(), 0
     with network() as net, load.connections(net, sockets // 2) as clients:
         collector.open()

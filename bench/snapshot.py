@@ -10,6 +10,7 @@ from bench.report import progress, table
 from bench.workload import Workload, exchange
 from probe.collectors.ebpf import EbpfCollector
 from probe.flow.owner import OwnerTable
+from probe.metadata.users import UserNames
 
 
 def measure(load: Workload, counts: list[int], passes: int) -> str:
@@ -19,7 +20,7 @@ def measure(load: Workload, counts: list[int], passes: int) -> str:
 
 
 def _one(load: Workload, sockets: int, passes: int) -> list[str]:
-    collector = EbpfCollector(OwnerTable(), str)
+    collector = EbpfCollector(OwnerTable(), UserNames())
     active, idle, rows = [], [], 0
     with network() as net, load.connections(net, sockets // 2) as clients:
         collector.open()

@@ -140,17 +140,22 @@ struct owner_row {
 	__u64 vm_peak;
 	__u64 parent_vm_size;
 	__u64 parent_vm_peak;
+	__u32 mount_ns;          /* inodes of namespaces; 0 when unknown */
+	__u32 user_ns;
+	__u32 parent_mount_ns;
+	__u32 parent_user_ns;
 	__u8 path_source;        /* enum path_source */
 	__u8 parent_path_source;
 	__u8 cgroup_v1;          /* 1: the cgroup is of a v1 hierarchy */
-	__u8 pad[5];
+	__u8 cgroup_delegated;   /* innermost components from the outermost one on that is not root's */
+	__u8 pad[4];
 	__u8 name[NAME_LENGTH];
 	__u8 parent_name[NAME_LENGTH];
 	__u8 path[PATH_LENGTH];  /* NUL-terminated, as every string here */
 	__u8 parent_path[PATH_LENGTH];
 	__u8 cgroup[PATH_LENGTH];
 };
-_Static_assert(sizeof(struct owner_row) == 888, "owner_row");
+_Static_assert(sizeof(struct owner_row) == 904, "owner_row");
 
 /* What the kernel half could not keep, one counter per cause. */
 struct losses {

@@ -56,14 +56,28 @@ typedef struct {
 typedef struct {
 	u32 val;
 } kgid_t;
+struct ns_common {
+	unsigned int inum;
+};
+struct user_namespace {
+	struct ns_common ns;
+};
+struct mnt_namespace {
+	struct ns_common ns;
+};
 struct cred {
 	kuid_t uid;
 	kgid_t gid;
+	struct user_namespace *user_ns;
+};
+struct kernfs_iattrs {
+	kuid_t ia_uid;
 };
 struct kernfs_node {
 	struct kernfs_node *__parent; /* since 6.15 (633488947ef6) */
 	const char *name;
 	u64 id;
+	struct kernfs_iattrs *iattr;
 };
 struct kernfs_node___before_6_15 {
 	struct kernfs_node *parent;
@@ -84,6 +98,7 @@ struct css_set {
 };
 struct net;
 struct nsproxy {
+	struct mnt_namespace *mnt_ns;
 	struct net *net_ns;
 };
 struct task_struct {
@@ -102,9 +117,6 @@ struct task_struct {
 };
 
 /* --- sockets --------------------------------------------------------------------------------- */
-struct ns_common {
-	unsigned int inum;
-};
 struct net {
 	struct ns_common ns;
 	u64 net_cookie;

@@ -179,14 +179,28 @@ static __always_inline struct kernfs_node *cgroup_node(struct task_struct *task)
 	return BPF_CORE_READ(css, cgroup, kn);
 }
 
-/* The cgroup's path, innermost components kept where it is too long. */
-static __noinline void walk_cgroup(struct kernfs_node *node, u8 *to)
+/* Whoever owns a cgroup's directory may make cgroups of any name in it. One that root made has no
+ * attributes of its own unless somebody changed them. */
+static __always_inline bool is_delegated(struct kernfs_node *node)
+{
+	struct kernfs_iattrs *own = 0;
+
+	if (!bpf_core_field_exists(own->ia_uid))
+		return false;
+	own = BPF_CORE_READ(node, iattr);
+	return own && BPF_CORE_READ(own, ia_uid.val);
+}
+
+/* The cgroup's path, innermost components kept where it is too long. Returns how many components,
+ * counted from the innermost, it takes to reach the outermost that is not root's; 0: all are. */
+static __noinline u8 walk_cgroup(struct kernfs_node *node, u8 *to)
 {
 	struct path_scratch *s = scratch();
 	u32 at = PATH_LENGTH - 1;
+	u8 delegated = 0;
 
 	if (!s || !to)
-		return;
+		return 0;
 	s->text[at] = 0;
 	for (int i = 0; i < PATH_DEPTH && node; i++) {
 		const char *name = BPF_CORE_READ(node, name);
@@ -200,6 +214,8 @@ static __noinline void walk_cgroup(struct kernfs_node *node, u8 *to)
 			parent = BPF_CORE_READ((struct kernfs_node___before_6_15 *)node, parent);
 		if (!parent)
 			break; /* the root has no name */
+		if (is_delegated(node))
+			delegated = i + 1;
 		n = bpf_probe_read_kernel_str(s->component, sizeof(s->component), name);
 		next = n > 1 ? prepend(s, at, s->component, n - 1) : 0;
 		if (!next)
@@ -208,6 +224,7 @@ static __noinline void walk_cgroup(struct kernfs_node *node, u8 *to)
 		node = parent;
 	}
 	take(to, s, at);
+	return delegated;
 }
 
 /* Virtual memory of a task in KiB, and the most that it has had: what /proc calls VmSize, VmPeak. */
@@ -217,6 +234,13 @@ static __always_inline void read_memory(struct task_struct *task, u64 *size, u64
 
 	*size = now * page_kib;
 	*peak = (most > now ? most : now) * page_kib;
+}
+
+/* Whose databases of users a task sees, and whom its ids mean. */
+static __always_inline void read_namespaces(struct task_struct *task, u32 *mount_ns, u32 *user_ns)
+{
+	*mount_ns = BPF_CORE_READ(task, nsproxy, mnt_ns, ns.inum);
+	*user_ns = BPF_CORE_READ(task, cred, user_ns, ns.inum);
 }
 
 /* Not static, so that the verifier walks all its paths once, and not from every call. */
@@ -250,6 +274,8 @@ __noinline u64 announce_owner(struct keyed_task *of)
 	row->parent_gid = BPF_CORE_READ(parent, cred, gid.val);
 	read_memory(task, &row->vm_size, &row->vm_peak);
 	read_memory(parent, &row->parent_vm_size, &row->parent_vm_peak);
+	read_namespaces(task, &row->mount_ns, &row->user_ns);
+	read_namespaces(parent, &row->parent_mount_ns, &row->parent_user_ns);
 	row->cgroup_v1 = cgroup_v1_controller != HIERARCHY_V2;
 	__builtin_memset(row->pad, 0, sizeof(row->pad));
 	bpf_probe_read_kernel(row->name, NAME_LENGTH,
@@ -259,11 +285,12 @@ __noinline u64 announce_owner(struct keyed_task *of)
 			      (void *)parent + bpf_core_field_offset(task->comm));
 	row->path[0] = row->parent_path[0] = row->cgroup[0] = 0;
 	row->path_source = row->parent_path_source = PATH_NONE;
+	row->cgroup_delegated = 0;
 	s = scratch();
 	if (s && !__sync_lock_test_and_set(&s->busy, 1)) {
 		row->path_source = find_path(task, row->path);
 		row->parent_path_source = find_path(parent, row->parent_path);
-		walk_cgroup(cgroup_node(task), row->cgroup);
+		row->cgroup_delegated = walk_cgroup(cgroup_node(task), row->cgroup);
 		s->busy = 0;
 	}
 	bpf_ringbuf_submit(row, ring_flags(&owner_ring, ENOUGH_OWNERS));
@@ -287,7 +314,7 @@ static __always_inline u64 announce_cgroup(struct kernfs_node *node, u64 cgroup_
 	row->cgroup_id = cgroup_id;
 	row->cgroup_v1 = cgroup_v1_controller != HIERARCHY_V2;
 	if (s && !__sync_lock_test_and_set(&s->busy, 1)) {
-		walk_cgroup(node, row->cgroup);
+		row->cgroup_delegated = walk_cgroup(node, row->cgroup);
 		s->busy = 0;
 	}
 	bpf_ringbuf_submit(row, ring_flags(&owner_ring, ENOUGH_OWNERS));

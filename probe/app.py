@@ -88,10 +88,11 @@ class Probe:
                 "one, or ?flows=json to the zmq: one"
             )
         self._open_runtimes()
+        users = UserNames(self.config.container_users)
         self.collector = open_collector(
             self.config.collector,
             self.owners,
-            UserNames(),
+            users,
             self.config.privacy.command_lines,
             self.config.events,
         )
@@ -114,6 +115,7 @@ class Probe:
         self.feed = Feed(
             self.exporter,
             self.owners,
+            users,
             self.config.privacy.command_lines,
             self.links.read,
             self.config.interface_interval,

@@ -220,6 +220,10 @@ def _add_identity(run: argparse.ArgumentParser) -> None:
         "--nat", action=argparse.BooleanOptionalAction,
         help="tell what conntrack shows to be translated (default: yes)",
     )  # fmt: skip
+    run.add_argument(
+        "--container-users", action=argparse.BooleanOptionalAction,
+        help="names of users inside containers, from their own /etc/passwd (default: yes)",
+    )  # fmt: skip
     _add_runtimes(run)
     run.add_argument(
         "--max-flows", type=int, metavar="N",

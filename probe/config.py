@@ -36,12 +36,13 @@ class RunConfig:
     profile: str = ""  # full, or kubernetes where Pods are named
     template: str | None = None
     nat: bool = True
+    container_users: bool = True
     docker: bool | str = "auto"
     kubernetes: bool | str = "auto"
     kubernetes_node: str = ""
     kubernetes_labels: tuple[str, ...] = ()
     kubernetes_remote: bool = False
-    template_refresh: float = 600.0
+    template_refresh: float = 60.0
     max_flows: int = 131072
     events: bool = False
     snmp: SnmpSettings | None = None
@@ -79,6 +80,7 @@ SETTINGS: dict[str, Setting] = {
     "profile": Setting(str),
     "template": Setting(str),
     "nat": Setting(bool),
+    "container_users": Setting(bool),
     "docker": Setting(str, begins=("unix://", "tcp://", "http://", "https://")),
     "kubernetes": Setting(str, begins=("/", "./", "../", "~/")),
     "kubernetes_node": Setting(str),

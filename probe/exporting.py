@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from probe.config import RunConfig
+from probe.errors import ConfigError
 from probe.export.destination import OTHER_SCHEMES, Destination
 from probe.export.sender import Sender, StreamSender, open_sender
 from probe.export.share import ShareGroup
@@ -182,6 +184,19 @@ class Exporter:
                 yield from zip(members, shares, strict=True)
 
 
+def _is_netflow9(target: Destination) -> bool:
+    return target.scheme == "netflow9"
+
+
+@contextlib.contextmanager
+def _naming(target: Destination) -> Iterator[None]:
+    """Let errors say which destination they are of."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(f"destination {target}: {error}") from None
+
+
 def _which_are_up(members: Sequence[Sink]) -> list[bool]:
     """Those that may be given flows; who has only just come back waits while others are there."""
     is_reliable = [member.is_reliable for member in members]
@@ -217,28 +232,34 @@ class Workshop:
 
     def stream(self, target: Destination, open_: Opener = open_sender) -> Stream:
         """ConfigError: its profile, Template or files cannot be used."""
-        config, is_netflow9 = self._config, target.scheme == "netflow9"
-        profile = load_profile(target.profile or config.profile or self._default_profile())
-        definition = self._definition(target, profile)
-        options = [self._options[name] for name in profile.options]
-        if is_netflow9:
-            definition = self._for_netflow9(definition, target)
-            options = options_for_netflow9(options, self._netflow9, self._elements)
-        encoder = Encoder(definition, self._owners, config.privacy, self._boot_s)
+        with _naming(target):
+            encoder, options = self._encoder(target)
         sender = open_(target)
         try:
-            session = self._session(encoder, sender, options, is_netflow9)
+            with _naming(target):
+                session = self._session(encoder, sender, options, target)
         except BaseException:
             sender.close()
             raise
         return Stream(sender, session, encoder, target.biflow)
+
+    def _encoder(self, target: Destination) -> tuple[Encoder, list[OptionsDefinition]]:
+        """With the options that go beside its records."""
+        config = self._config
+        profile = load_profile(target.profile or config.profile or self._default_profile())
+        definition = self._definition(target, profile)
+        options = [self._options[name] for name in profile.options]
+        if _is_netflow9(target):
+            definition = self._for_netflow9(definition, target)
+            options = options_for_netflow9(options, self._netflow9, self._elements)
+        return Encoder(definition, self._owners, config.privacy, self._boot_s), options
 
     def _session(
         self,
         encoder: Encoder,
         sender: Sender,
         options: list[OptionsDefinition],
-        is_netflow9: bool,
+        target: Destination,
     ) -> ExportSession:
         report = SelfReport(
             self._metering, self._interfaces, sender, self._config.odid, self._boot_s
@@ -246,13 +267,13 @@ class Workshop:
         return ExportSession(
             encoder,
             self._config.odid,
-            sender.max_message,
+            target.max_message,
             self._config.template_refresh,
-            NETFLOW9 if is_netflow9 else IPFIX,
+            NETFLOW9 if _is_netflow9(target) else IPFIX,
             Options(
                 options,
                 report.read,
-                self._netflow9 if is_netflow9 else None,
+                self._netflow9 if _is_netflow9(target) else None,
                 {"counters": report.counters},
                 self._config.interface_interval,
             ),

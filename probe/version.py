@@ -11,6 +11,7 @@ from probe.collectors.source import Collector
 from probe.errors import KernelError
 from probe.flow.owner import OwnerTable
 from probe.kernel import libbpf
+from probe.metadata.users import UserNames
 
 
 def describe() -> str:
@@ -21,8 +22,8 @@ def describe() -> str:
             f"sockflow {__version__}",
             f"kernel {system.sysname} {system.release} {system.machine}",
             f"libbpf {_libbpf()}",
-            f"hooks {_hooks(EbpfCollector(OwnerTable(), _no_name))}",
-            f"netlink {_hooks(NetlinkCollector(OwnerTable(), _no_name))}",
+            f"hooks {_hooks(EbpfCollector(OwnerTable(), UserNames()))}",
+            f"netlink {_hooks(NetlinkCollector(OwnerTable(), UserNames()))}",
         )
     )
 
@@ -32,10 +33,6 @@ def _libbpf() -> str:
         return libbpf.version()
     except KernelError as error:
         return f"not usable: {error}"
-
-
-def _no_name(_: int) -> str:
-    return ""
 
 
 def _hooks(collector: Collector) -> str:

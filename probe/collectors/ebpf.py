@@ -14,7 +14,7 @@ import os
 import resource
 import select
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +29,7 @@ from ..kernel import host
 from ..kernel.libbpf import IteratorLink, KernelObject, Link, LoadError
 from ..kernel.shared import Ring, map_array
 from ..metadata.process import owner_from_row, read_command_line
+from ..metadata.users import Users
 from .container_events import ContainerEvents
 
 log = logging.getLogger(__name__)
@@ -68,7 +69,7 @@ _MAX_PASSES = 4
 class EbpfCollector:
     """Inert until ``open``; see the module's docstring for what ``read`` returns.
 
-    owners: the table that rows' ``owner`` column will index. user_name: uid -> name.
+    owners: the table that rows' ``owner`` column will index. users: names of users and groups.
     command_lines: whether to read them (from /proc, when an identity is first seen).
     capacity: rows of one snapshot pass; more sockets than that take further passes.
     events: whether the kernel half tells of events; without, it is as if they did not exist.
@@ -77,7 +78,7 @@ class EbpfCollector:
     def __init__(
         self,
         owners: OwnerTable,
-        user_name: Callable[[int], str],
+        users: Users,
         udp_idle_ns: int = 60_000_000_000,
         capacity: int = 131_072,
         path: Path = OBJECT,
@@ -89,7 +90,7 @@ class EbpfCollector:
         self.hooks: list[str] = []
         self.snapshot_ns = 0
         self.host_netns = 0
-        self._user_name = user_name
+        self._users = users
         self._command_line = read_command_line if command_lines else _no_command_line
         self._node = os.uname().nodename
         self._udp_idle_ns = udp_idle_ns
@@ -317,7 +318,7 @@ class EbpfCollector:
         if not len(rows):
             return
         indices = [
-            self.owners.add(owner_from_row(row, self._user_name, self._command_line, self._node))
+            self.owners.add(owner_from_row(row, self._users, self._command_line, self._node))
             for row in rows
         ]
         ids = np.concatenate([self._owner_ids, rows["id"]])

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
 
 import numpy as np
 
@@ -17,6 +16,7 @@ from ..flow.event import SOCKET_DTYPE
 from ..flow.owner import OwnerTable
 from ..metadata.descriptors import DescriptorSearch
 from ..metadata.process import read_command_line
+from ..metadata.users import Users
 from .netlink.diag import Buffer, Namespace
 from .netlink.messages import CLOSE, LISTEN, TCP, UDP, Sockets, find_attributes
 from .netlink.namespaces import Namespaces
@@ -35,14 +35,14 @@ _OPEN = np.dtype([("told", SOCKET_DTYPE), ("key", "u8"), ("inode", "u4"), ("wait
 class OpenSockets:
     """Nothing stays open between two calls, so no namespace outlives its processes for us.
 
-    owners: the table that rows' ``owner`` column will index. user_name: uid -> name.
+    owners: the table that rows' ``owner`` column will index. users: names of users and groups.
     budget_ns: for the search of owners in one call; who is not found is sought in the next ones.
     """
 
     def __init__(
         self,
         owners: OwnerTable,
-        user_name: Callable[[int], str],
+        users: Users,
         command_lines: bool = False,
         budget_ns: int = _BUDGET_NS,
     ) -> None:
@@ -50,7 +50,7 @@ class OpenSockets:
         self._buffer = Buffer()
         self._search = DescriptorSearch()
         self._processes = ProcessOwners(
-            owners, user_name, read_command_line if command_lines else _no_command_line
+            owners, users, read_command_line if command_lines else _no_command_line
         )
         self._budget_ns = budget_ns
         self._due_ns = 0

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from typing import Protocol
 
 from ..errors import KernelError
 from ..flow.batch import FlowBatch, Rows
 from ..flow.owner import OwnerTable
+from ..metadata.users import Users
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +56,7 @@ class Collector(Protocol):
 def open_collector(
     name: str,
     owners: OwnerTable,
-    user_name: Callable[[int], str],
+    users: Users,
     command_lines: bool,
     events: bool = False,
 ) -> Collector:
@@ -66,12 +67,12 @@ def open_collector(
     Raises KernelError.
     """
     if name == "ebpf+netlink":
-        return _open_both(owners, user_name, command_lines, events)
+        return _open_both(owners, users, command_lines, events)
     if name != "netlink":
         from .ebpf import EbpfCollector
 
         collector: Collector = EbpfCollector(
-            owners, user_name, command_lines=command_lines, events=events
+            owners, users, command_lines=command_lines, events=events
         )
         try:
             collector.open()
@@ -85,22 +86,20 @@ def open_collector(
         log.warning("no events: Netlink tells of sockets, not of what happens to them")
     from .netlink import NetlinkCollector
 
-    collector = NetlinkCollector(owners, user_name, command_lines=command_lines)
+    collector = NetlinkCollector(owners, users, command_lines=command_lines)
     collector.open()
     return collector
 
 
-def _open_both(
-    owners: OwnerTable, user_name: Callable[[int], str], command_lines: bool, events: bool
-) -> Collector:
+def _open_both(owners: OwnerTable, users: Users, command_lines: bool, events: bool) -> Collector:
     from .ebpf import EbpfCollector
     from .merged import Claims, MergedCollector
     from .netlink import NetlinkCollector
 
     claims = Claims()
     collector = MergedCollector(
-        EbpfCollector(owners, user_name, command_lines=command_lines, events=events),
-        NetlinkCollector(owners, user_name, command_lines, claims.are_known),
+        EbpfCollector(owners, users, command_lines=command_lines, events=events),
+        NetlinkCollector(owners, users, command_lines, claims.are_known),
         claims,
     )
     collector.open()

@@ -12,8 +12,10 @@ class Owner:
     Strings are '' and ids None where unknown. ``path_source``: '' unknown, 'walked' (the kernel's
     path of the executable within the process's root), 'exec' (the file name given to exec).
     Virtual memory (``vm_size``, and ``vm_peak`` so far) is in KiB, as of when the identity was
-    first seen. ``outer_container_id``: of the container that the innermost one runs in;
-    ``is_proxy``: the process is in none, and stands for the one that is told (docker-proxy).
+    first seen. ``has_own_users``: the names of user and group are those of the container itself,
+    and say nothing of users of the host. ``outer_container_id``: of the container that the
+    innermost one runs in; ``is_proxy``: the process is in none, and stands for the one that is told
+    (docker-proxy).
     ``workload``: what owns the Pod, as 'Deployment/web'; ``labels``: those of the Pod that the user
     chose. ``node``: the name of the host that the process runs on. ``unit``: of systemd, for a
     process in no container.
@@ -30,6 +32,7 @@ class Owner:
     gid: int | None = None
     user_name: str = ""
     group_name: str = ""
+    has_own_users: bool = False
     parent_uid: int | None = None
     parent_gid: int | None = None
     parent_user_name: str = ""

@@ -227,9 +227,9 @@ def _namespace_test(value: str) -> _OwnerTest:
 
 
 def _user_test(value: str) -> _OwnerTest:
-    """By name or by uid."""
+    """By uid, or by a name that the host gives: a container may call its users anything."""
     uid = _digits(value)
-    return lambda owner: value == owner.user_name or uid == owner.uid
+    return lambda owner: uid == owner.uid or (value == owner.user_name and not owner.has_own_users)
 
 
 def _process_test(value: str) -> _OwnerTest:

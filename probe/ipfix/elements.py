@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from probe.errors import ConfigError
 from probe.ipfix.types import SEMANTICS, TYPES, UNITS, DataType
@@ -22,6 +22,7 @@ class Element:
     type: DataType
     semantics: int = 0
     units: int = 0
+    description: str = field(default="", compare=False)
 
 
 class ElementTable:
@@ -80,10 +81,13 @@ def content_lines(text: str) -> Iterator[tuple[int, str]]:
 
 
 def _parse_element(line: str, private_pen: int) -> Element:
-    name, number, kind, semantics, units = line.split()
+    name, number, kind, semantics, units, *words = line.split(maxsplit=5)
     enterprise, _, identifier = number.partition("/")
     pen = private_pen if enterprise == "private" else int(enterprise)
     element_id = int(identifier)
     if not (0 <= pen < 1 << 32 and 0 < element_id < 1 << 15):
         raise ConfigError(f"{number} is not a number of an Information Element")
-    return Element(name, pen, element_id, TYPES[kind], SEMANTICS[semantics], UNITS[units])
+    description = "".join(words)
+    return Element(
+        name, pen, element_id, TYPES[kind], SEMANTICS[semantics], UNITS[units], description
+    )

@@ -22,8 +22,6 @@ Counts = NDArray[np.int64]
 #: What the kernel cuts up in one call (UDP_MAX_SEGMENTS), and at 1400 octets below the 128 KiB from
 #: which malloc asks the kernel for zeroed pages: those would cost as much as all the encoding.
 _TRAIN_MESSAGES = 64
-#: Where the sequence number is in the header of an IPFIX message.
-_SEQUENCE_OFFSET = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,15 +150,15 @@ def frame_template(framing: Framing, body: bytes) -> Train:
     return Train(memoryview(octets), len(octets), np.zeros(1, np.int64))
 
 
-def renumber(trains: Sequence[Train], sequence: int) -> tuple[list[Train], int]:
-    """IPFIX messages with sequence numbers from ``sequence`` on, and the number that follows."""
+def renumber(trains: Sequence[Train], sequence: int, wire: Wire) -> tuple[list[Train], int]:
+    """Messages with sequence numbers from ``sequence`` on, and the number that follows."""
     renumbered = []
     for train in trains:
         octets = bytearray(train.octets)
         for position, count in enumerate(train.counts.tolist()):
-            offset = position * train.size + _SEQUENCE_OFFSET
+            offset = position * train.size + wire.sequence_offset
             struct.pack_into("!I", octets, offset, sequence)
-            sequence = (sequence + count) & 0xFFFFFFFF
+            sequence = (sequence + wire.step(1, count)) & 0xFFFFFFFF
         view = memoryview(octets)
         renumbered.append(Train(view, train.size, train.counts, train.packets, train.flow_octets))
     return renumbered, sequence

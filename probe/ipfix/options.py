@@ -18,6 +18,9 @@ OptionValue = int | str | bytes
 #: One record: element name to value; what is missing is 0 or ''.
 OptionRow = Mapping[str, OptionValue]
 
+#: Octets of a string of variable length in a record, its length included.
+LONGEST_STRING = 200
+
 #: The scope where v9 knows none of IPFIX's: its type 1, System.
 _SYSTEM = "exportingProcessId"
 
@@ -78,7 +81,10 @@ def encode_options(template: Template, rows: Sequence[OptionRow]) -> Records:
 
 
 def type_rows(elements: Iterable[Element]) -> list[OptionRow]:
-    """What RFC 5610 says of enterprise-specific elements."""
+    """What RFC 5610 says of enterprise-specific elements.
+
+    The range is left out, so it is 0 to 0: any value of the type.
+    """
     return [
         {
             "privateEnterpriseNumber": element.pen,
@@ -87,6 +93,7 @@ def type_rows(elements: Iterable[Element]) -> list[OptionRow]:
             "informationElementSemantics": element.semantics,
             "informationElementUnits": element.units,
             "informationElementName": element.name,
+            "informationElementDescription": element.description,
         }
         for element in elements
     ]
@@ -101,7 +108,7 @@ def _encode(field: Field, row: OptionRow) -> bytes:
     if field.element.type.name == "string":
         octets = encode_text(value if isinstance(value, str) else "")
         if field.is_variable:
-            return encode_variable(cut_text(octets, 255))
+            return encode_variable(cut_text(octets, LONGEST_STRING - 1))
         return cut_text(octets, field.length).ljust(field.length, b"\0")
     if isinstance(value, bytes):
         return value[: field.length].rjust(field.length, b"\0")

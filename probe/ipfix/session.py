@@ -5,13 +5,13 @@ Sans-io: records and the time go in, messages come out. How the parts fit togeth
     elements = load_elements(private_pen=32473)              # probe.mapping
     definition = load_template("full", elements)             # or "numeric", or a path
     encoder = Encoder(definition, owner_table, Privacy())    # one per session
-    session = ExportSession(encoder, odid=1, max_message=1400, refresh_s=600, options=options)
+    session = ExportSession(encoder, odid=1, max_message=1400, refresh_s=60, options=options)
     destination = UdpDestination(parse_destination("ipfix://[::1]:4739"))   # probe.export.udp
 
     # every tick, per destination
-    if destination.needs_templates():          # at start and after it was unreachable
-        session.resend_templates()
-    session.max_message = destination.max_message            # lowered by a smaller path MTU
+    session.max_message = destination.max_message            # what the path takes
+    if destination.needs_templates():          # a new Transport Session
+        destination.enqueue(session.restart(destination.take_backlog(), time.time()))
     destination.enqueue(session.messages(records, time.time()))
     due = destination.pump(time.monotonic())   # call again at that time, or None: all is sent
     # when owners are released:  encoder.forget(indices)
@@ -38,12 +38,22 @@ from probe.errors import ConfigError
 from probe.ipfix.elements import Element
 from probe.ipfix.message import Framing, Records, Train, frame_records, frame_template, renumber
 from probe.ipfix.netflow9 import Netflow9Table
-from probe.ipfix.options import OptionRow, OptionsDefinition, encode_options, type_rows
+from probe.ipfix.options import (
+    LONGEST_STRING,
+    OptionRow,
+    OptionsDefinition,
+    encode_options,
+    type_rows,
+)
+from probe.ipfix.recut import recut_train, sequence_of, set_id_of
 from probe.ipfix.template import Template, template_id
 from probe.ipfix.wire import IPFIX, Wire
 
 _MAX_LENGTH = 65535  # of a message: RFC 7011 section 3.1
 _TYPES = "types"
+#: Type records are sent with every tenth refresh: names and types never change, and a collector
+#: that lacks them can read the flows all the same.
+_REFRESHES_OF_TYPES = 10
 #: IANA itself, and the reverse of its elements (RFC 5103).
 _REGISTERED = {0, 29305}
 
@@ -57,8 +67,12 @@ class RecordEncoder(Protocol):
     @property
     def templates(self) -> tuple[Template, ...]: ...
 
+    @property
+    def least_room(self) -> int:
+        """Octets that a record may have however short its strings are cut."""
+
     def set_room(self, octets: int) -> None:
-        """Let no record be longer than this; ConfigError where that cannot be."""
+        """Let no record be longer than this, which is at least ``least_room``."""
 
     def encode(self, records: NDArray[np.void]) -> Iterable[tuple[int, Records]]:
         """(Template id, Data Records) of all ``records``."""
@@ -91,11 +105,12 @@ class SessionStatistics:
 class ExportSession:
     """One Transport Session with one destination, in one Observation Domain.
 
-    ``max_message`` bounds the octets of a message. ``refresh_s`` is the longest time between two
-    transmissions of a Template (RFC 7011 section 8.4) and of the options. Where the transport is
+    ``max_message`` bounds the octets of a message; set to less than ``least_message``, it becomes
+    that. ``refresh_s`` is the longest time between two transmissions of a Template (RFC 7011
+    section 8.4) and of the options; the types are sent more seldom. Where the transport is
     reliable, ``repeats_templates`` is False: then ``restart`` sends Templates, and only the options
     are sent again. ``boot_s`` (Unix time) is what NetFlow v9's sysUptime counts from. ConfigError:
-    Templates do not fit into a message.
+    ``max_message`` is less than ``least_message``.
     """
 
     def __init__(
@@ -103,7 +118,7 @@ class ExportSession:
         encoder: RecordEncoder,
         odid: int = 1,
         max_message: int = 1400,
-        refresh_s: float = 600.0,
+        refresh_s: float = 60.0,
         wire: Wire = IPFIX,
         options: Options | None = None,
         boot_s: float = 0.0,
@@ -121,10 +136,18 @@ class ExportSession:
         self._repeats_templates = repeats_templates
         self._has_begun = repeats_templates
         self._sequence = 0
+        self._refreshes = 0  # since the types were sent, modulo the number between them
         self._templates_sent_s: float | None = None
         self._options_sent_s: float | None = None
         self._periodic_sent_s: float | None = None
         self._max_message = 0
+        self.least_message = self._wire.message_for(self._least_room())
+        if max_message < self.least_message:
+            raise ConfigError(
+                f"the template does not fit into messages of {max_message} octets: raise "
+                f"max_message to at least {self.least_message}, or use a profile or template with "
+                "fewer elements"
+            )
         self.max_message = max_message
 
     @property
@@ -138,21 +161,22 @@ class ExportSession:
 
     @max_message.setter
     def max_message(self, octets: int) -> None:
+        octets = max(octets, self.least_message)
         if octets == self._max_message:
             return
-        room = self._wire.room(min(octets, _MAX_LENGTH))
-        for template in self.templates:
-            if max(len(self._wire.encode(template)), template.fixed_length) > room:
-                raise ConfigError(
-                    f"template {template.id} does not fit into messages of {octets} octets: "
-                    "raise max_message or use fewer elements"
-                )
-        self._encoder.set_room(room)
+        self._encoder.set_room(self._wire.room(min(octets, _MAX_LENGTH)))
         self._max_message = octets
 
+    def _least_room(self) -> int:
+        """Octets that the longest Template or record needs."""
+        templates = max(len(self._wire.encode(template)) for template in self.templates)
+        options = [_longest(template) for template in self._option_templates.values()]
+        return max(templates, self._encoder.least_room, *options)
+
     def resend_templates(self) -> None:
-        """Begin the next messages with all Templates: the destination may have lost them."""
+        """Begin the next messages with types and Templates: the destination may have lost them."""
         self._templates_sent_s = None
+        self._refreshes = 0
 
     def resend_options(self) -> None:
         """Send the options with the next messages: something that they say has changed."""
@@ -179,7 +203,7 @@ class ExportSession:
     def restart(
         self, backlog: Sequence[Train], now_s: float, first_sequence: int = 0
     ) -> list[Train]:
-        """A new Transport Session (RFC 7011 section 10.4.3): Templates first, then ``backlog``.
+        """A new Transport Session (RFC 7011 sections 10.3.4, 10.4.3): Templates, then ``backlog``.
 
         The backlog's messages, made for the session before, get sequence numbers of this one.
         """
@@ -187,8 +211,31 @@ class ExportSession:
         self._sequence = first_sequence
         self.resend_templates()
         first = self._counted(self._announcements(now_s))
-        moved, self._sequence = renumber(backlog, self._sequence)
+        moved, self._sequence = renumber(backlog, self._sequence, self._wire)
         return first + moved
+
+    def recut(self, backlog: Sequence[Train]) -> list[Train]:
+        """The latest messages of this session cut anew, as ``max_message`` has become smaller."""
+        before = sum(map(len, backlog))
+        cut: list[Train] = []
+        more = 0  # messages than there were, so far
+        for train in backlog:
+            sequence = sequence_of(train, self._wire) + self._wire.step(more, 0)
+            parts = self._recut(train, sequence & 0xFFFFFFFF)
+            more += sum(map(len, parts)) - len(train)
+            cut += parts
+        self._sequence = (self._sequence + self._wire.step(more, 0)) & 0xFFFFFFFF
+        self.statistics.messages += sum(map(len, cut)) - before
+        self.statistics.octets += sum(len(one.octets) for one in cut)
+        self.statistics.octets -= sum(len(one.octets) for one in backlog)
+        return cut
+
+    def _recut(self, train: Train, sequence: int) -> list[Train]:
+        number = set_id_of(train, self._wire)
+        template = next((one for one in self.templates if one.id == number), None)
+        if train.size <= self._max_message or template is None:
+            return renumber([train], sequence, self._wire)[0]
+        return recut_train(train, self._wire, template, sequence, self._max_message)
 
     def _announcements(self, now_s: float) -> list[Train]:
         """What is due of Templates and options."""
@@ -211,12 +258,14 @@ class ExportSession:
         """Types first, for they are to be known when a Template names the elements (RFC 5610)."""
         self._templates_sent_s = now_s
         trains: list[Train] = []
-        for options in self._option_templates.values():
-            trains += self._frame_template(self._wire.options_template_set, options, now_s)
-        if types := self._option_templates.get(_TYPES):
-            trains += self._frame_options(types, type_rows(self._types), now_s)
+        for name in sorted(self._option_templates, key=lambda name: name != _TYPES):
+            template = self._option_templates[name]
+            trains += self._frame_template(self._wire.options_template_set, template, now_s)
+            if name == _TYPES and self._refreshes == 0:
+                trains += self._frame_options(template, type_rows(self._types), now_s)
         for template in self._encoder.templates:
             trains += self._frame_template(self._wire.template_set, template, now_s)
+        self._refreshes = (self._refreshes + 1) % _REFRESHES_OF_TYPES
         return trains
 
     def _option_messages(self, now_s: float) -> list[Train]:
@@ -256,8 +305,7 @@ class ExportSession:
         return trains
 
     def _advance(self, trains: Sequence[Train]) -> None:
-        counts_messages = self._wire.counts_messages
-        step = sum(len(train) if counts_messages else train.records for train in trains)
+        step = sum(self._wire.step(len(train), train.records) for train in trains)
         self._sequence = (self._sequence + step) & 0xFFFFFFFF
 
     def _framing(self, set_id: int, now_s: float) -> Framing:
@@ -295,6 +343,12 @@ class ExportSession:
         if table := self._options.netflow9:
             used = [table.element(element.id) or element for element in used]
         return list(dict.fromkeys(one for one in used if one.pen not in _REGISTERED))
+
+
+def _longest(template: Template) -> int:
+    """Octets of the longest record of an Options Template."""
+    strings = sum(field.is_variable for field in template.fields)
+    return template.fixed_length + strings * LONGEST_STRING
 
 
 def _is_due(sent_s: float | None, now_s: float, period_s: float) -> bool:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -76,6 +77,20 @@ class Wire:
     def room(self, max_message: int) -> int:
         """Octets for the records of a message that is at most ``max_message`` long."""
         return (max_message - self.overhead) // self.alignment * self.alignment
+
+    def message_for(self, octets: int) -> int:
+        """Octets of a message whose records have so many."""
+        return self.overhead + octets + self.padding(octets)
+
+    @property
+    def sequence_offset(self) -> int:
+        """Where the sequence number is in a message."""
+        fields: Mapping[str, tuple[Any, ...]] = self.header.fields or {}
+        return int(fields["sequence"][1])
+
+    def step(self, messages: int, records: int) -> int:
+        """By how much messages with so many Data Records move the sequence number."""
+        return messages if self.counts_messages else records
 
     def padding(self, octets: int) -> int:
         """Octets of padding behind records of so many."""

@@ -72,6 +72,10 @@ class Encoder:
     def templates(self) -> tuple[Template, ...]:
         return tuple(encoder.template for encoder in self._encoders.values())
 
+    @property
+    def least_room(self) -> int:
+        return max(encoder.least_room for encoder in self._encoders.values())
+
     def set_room(self, octets: int) -> None:
         for encoder in self._encoders.values():
             encoder.set_room(octets)
@@ -141,16 +145,28 @@ class _TemplateEncoder:
         self._fixed_length = template.fixed_length
         self._has_text = template.has_variable_length
 
+    @property
+    def least_room(self) -> int:
+        """Octets of a record with the least that its strings may be cut to."""
+        sides = [side.string_count for side in self._owner_sides() if side.string_count]
+        states = self._interned.get("tcp_state")
+        states_room = _STATE_ROOM * states.string_count if states else 0
+        strings = len(sides) * _LEAST_STRING * max(sides, default=0)
+        return self.template.fixed_length + states_room + strings
+
     def set_room(self, octets: int) -> None:
-        """Share what the numbers leave of a record's ``octets`` between the owners' strings."""
+        """Share what the numbers leave of a record's ``octets`` between the owners' strings.
+
+        ValueError: that is less than ``least_room``.
+        """
+        if octets < self.least_room:
+            raise ValueError(f"a record needs {self.least_room} octets, not {octets}")
         free = octets - self.template.fixed_length
         if states := self._interned.get("tcp_state"):
             states.set_limit(_STATE_ROOM * states.string_count)
             free -= _STATE_ROOM * states.string_count
         sides = [side for side in self._owner_sides() if side.string_count]
         share = free // max(1, len(sides))
-        if share < max((_LEAST_STRING * side.string_count for side in sides), default=0):
-            raise ConfigError(f"a Data Record of this template does not fit into {octets} octets")
         for side in sides:
             side.set_limit(share)
 

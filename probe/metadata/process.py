@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ..flow.owner import Owner
 from .container import Place, read_place
 from .procfs import read_cgroup
-from .users import group_name
+from .users import Namespaces, Users
 
 #: Of 255 octets, those that leave no room for 'docker-<64 digits>.scope'.
 _LONG_CGROUP = 176
@@ -35,11 +35,11 @@ def read_command_line(pid: int) -> str:
 
 def owner_from_row(
     row: np.void,
-    user_name: Callable[[int], str],
+    users: Users,
     command_line: Callable[[int], str],
     node: str = "",
 ) -> Owner:
-    """``row``: struct owner_row of bpf/flow.h; ``user_name``: uid -> name, '' when unknown.
+    """``row``: struct owner_row of bpf/flow.h; ``users``: names of users and groups.
 
     ``command_line``: pid -> text; the kernel half does not stamp it, so a process that is gone
     has none. ``node``: the name of this host. A row without a pid is a cgroup as such.
@@ -48,6 +48,13 @@ def owner_from_row(
     where = somewhere(_whole_cgroup(_text(row["cgroup"]), pid), node)
     if not pid:
         return where
+    own = users.find(
+        pid, int(row["uid"]), int(row["gid"]), _namespaces(row, ""), where.container_id
+    )
+    of_parent = users.find(
+        int(row["parent_pid"]), int(row["parent_uid"]), int(row["parent_gid"]),
+        _namespaces(row, "parent_"), where.container_id,
+    )  # fmt: skip
     return dataclasses.replace(
         where,
         pid=pid,
@@ -59,17 +66,22 @@ def owner_from_row(
         parent_path=_text(row["parent_path"]),
         uid=int(row["uid"]),
         gid=int(row["gid"]),
-        user_name=user_name(int(row["uid"])),
-        group_name=group_name(int(row["gid"])),
+        user_name=own.user,
+        group_name=own.group,
+        has_own_users=own.are_own,
         parent_uid=int(row["parent_uid"]),
         parent_gid=int(row["parent_gid"]),
-        parent_user_name=user_name(int(row["parent_uid"])),
+        parent_user_name=of_parent.user,
         vm_size=int(row["vm_size"]) or None,
         vm_peak=int(row["vm_peak"]) or None,
         parent_vm_size=int(row["parent_vm_size"]) or None,
         parent_vm_peak=int(row["parent_vm_peak"]) or None,
         command_line=command_line(pid),
     )
+
+
+def _namespaces(row: np.void, whose: str) -> Namespaces:
+    return Namespaces(int(row[f"{whose}mount_ns"]), int(row[f"{whose}user_ns"]))
 
 
 def somewhere(cgroup: str, node: str) -> Owner:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..flow.owner import Owner
 from .container import container_id, read_place
-from .users import group_name
+from .users import Names, Namespaces, Users, read_namespaces
 
 #: Where container runtimes put containers, in the order of kernel/host.container_hierarchy.
 _HIERARCHIES = ("memory", "pids", "devices", "")
@@ -41,7 +41,7 @@ def read_identity(pid: int, proc: str = "/proc") -> Identity | None:
 
 def owner_from_proc(
     identity: Identity,
-    user_name: Callable[[int], str],
+    users: Users,
     command_line: Callable[[int], str],
     node: str = "",
     proc: str = "/proc",
@@ -51,10 +51,11 @@ def owner_from_proc(
     parent = read_identity(identity.parent_pid, proc) if identity.parent_pid else None
     own = _read_status(process)
     of_parent = _read_status(f"{proc}/{identity.parent_pid}") if parent else {}
-    uid, parent_uid = own.get("Uid"), of_parent.get("Uid")
     path = _read_path(process)
     cgroup = read_cgroup(process)
     place = read_place(cgroup)
+    names = _find_names(users, identity.pid, own, place.container_id, proc)
+    of_parents = _find_names(users, identity.parent_pid, of_parent, place.container_id, proc)
     return Owner(
         pid=identity.pid,
         process_name=identity.name,
@@ -63,13 +64,14 @@ def owner_from_proc(
         parent_pid=identity.parent_pid,
         parent_name=parent.name if parent else "",
         parent_path=_read_path(f"{proc}/{identity.parent_pid}") if parent else "",
-        uid=uid,
+        uid=own.get("Uid"),
         gid=own.get("Gid"),
-        user_name="" if uid is None else user_name(uid),
-        group_name="" if uid is None else group_name(own["Gid"]),
-        parent_uid=parent_uid,
+        user_name=names.user,
+        group_name=names.group,
+        has_own_users=names.are_own,
+        parent_uid=of_parent.get("Uid"),
         parent_gid=of_parent.get("Gid"),
-        parent_user_name="" if parent_uid is None else user_name(parent_uid),
+        parent_user_name=of_parents.user,
         vm_size=own.get("VmSize"),
         vm_peak=own.get("VmPeak"),
         parent_vm_size=of_parent.get("VmSize"),
@@ -82,6 +84,16 @@ def owner_from_proc(
         unit=place.unit,
         node=node,
     )
+
+
+def _find_names(
+    users: Users, pid: int, status: dict[str, int], container_id: str, proc: str
+) -> Names:
+    """None for a process whose user we may not read."""
+    if "Uid" not in status:
+        return Names()
+    namespaces = read_namespaces(pid, proc) or Namespaces()
+    return users.find(pid, status["Uid"], status["Gid"], namespaces, container_id)
 
 
 def _read_path(process: str) -> str:

@@ -14,7 +14,7 @@ from probe.flow.event import SOCKET_DTYPE
 from probe.flow.filter import FlowFilter
 from probe.interfaces.table import Link
 from probe.metadata.naming import ContainerOwners
-from probe.metadata.users import UserNames
+from probe.metadata.users import Users
 
 if TYPE_CHECKING:
     from probe.collectors.sockets import OpenSockets
@@ -30,6 +30,7 @@ class Feed:
         self,
         exporter: Exporter,
         owners: ContainerOwners,
+        users: Users,
         command_lines: bool,
         read_links: Callable[[], list[Link]],
         interface_interval_s: float,
@@ -45,7 +46,7 @@ class Feed:
         if exporter.event_sinks:
             from probe.collectors.sockets import OpenSockets  # and all of inet_diag
 
-            self._sockets = OpenSockets(owners, UserNames(), command_lines)
+            self._sockets = OpenSockets(owners, users, command_lines)
 
     def tick(self, now: float) -> None:
         """``now``: monotonic seconds."""

@@ -13,6 +13,7 @@ from metering import MeteringProcess, metering, translated_hosts
 from probe.collectors.ebpf import EbpfCollector
 from probe.flow.batch import Rows
 from probe.flow.owner import OwnerTable
+from probe.metadata.users import UserNames
 
 #: To the address of the router: to the server, which sees the router as its client.
 NAT = """
@@ -30,7 +31,7 @@ class Meter:
 
     def __init__(self) -> None:
         self.owners = OwnerTable()
-        self.collector = EbpfCollector(self.owners, user_name=str)
+        self.collector = EbpfCollector(self.owners, UserNames())
         self.collector.open()
         self.rows: Rows = self.collector.read().rows[:0]
 

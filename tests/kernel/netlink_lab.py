@@ -17,6 +17,7 @@ from probe.collectors.netlink import NetlinkCollector
 from probe.flow.batch import FlowBatch, Rows
 from probe.flow.cache import FlowCache
 from probe.flow.owner import Owner, OwnerTable
+from probe.metadata.users import UserNames
 
 _V1 = Path("/sys/fs/cgroup/memory")
 #: Where runtimes put containers on this host.
@@ -81,7 +82,7 @@ class Meter:
 
 @contextlib.contextmanager
 def netlink() -> Iterator[Meter]:
-    found = Meter(NetlinkCollector(OwnerTable(), str))
+    found = Meter(NetlinkCollector(OwnerTable(), UserNames()))
     try:
         yield found
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pwd
 import re
 import subprocess
 import time
@@ -99,7 +100,32 @@ def test_container_to_container(docker: Docker, process: MeteringProcess) -> Non
     (to,) = records[records["destination_port"] == 80]
     owner = process.owner(to, "source")
     assert (owner.process_name, owner.process_path) == ("busybox", "/bin/busybox")
-    assert owner.user_name == "root"
+    assert owner.uid == 0
+    assert owner.user_name in ("root", "")  # of its own /etc/passwd, if that could be read in time
+
+
+def test_users_of_an_image_are_none_of_the_host(docker: Docker, process: MeteringProcess) -> None:
+    """The number of a user of the host, and of one that the image names."""
+    host_user = pwd.getpwall()[1]
+    shared = ("--user", str(host_user.pw_uid))
+    server, client = docker.python("server"), docker.python("client", *shared)
+    try:
+        server.do("l = socket.create_server(('', 80))")
+        client.do(f"s = socket.create_connection(({docker.address('server')!r}, 80), 5)")
+        server.do("c, _ = l.accept()")
+        process.tick_for(0.3)  # names are read while these processes are there
+        client.do("s.close()")
+        server.do("c.close()")
+    finally:
+        client.leave()
+        server.leave()
+    process.tick_for(0.3)
+    records = of_port(process, 80)
+    (to,) = records[records["destination_port"] == 80]
+    calling, serving = process.owner(to, "source"), process.owner(to, "destination")
+    assert (calling.uid, calling.user_name) == (host_user.pw_uid, "")
+    assert calling.has_own_users
+    assert (serving.uid, serving.user_name, serving.group_name) == (0, "root", "")
 
 
 def test_a_container_that_is_gone(docker: Docker, process: MeteringProcess) -> None:

@@ -23,6 +23,7 @@ from probe.flow.event import EventKind
 from probe.flow.owner import Owner, OwnerTable
 from probe.kernel import host
 from probe.kernel.libbpf import KernelObject
+from probe.metadata.users import UserNames
 
 PORT, CLOSED = 7300, 7399
 TCP, UDP = 6, 17
@@ -118,7 +119,7 @@ def ends(hosts: tuple[Host, Host]) -> Iterator[list[Actor]]:
 
 @pytest.fixture(scope="module")
 def opened() -> Iterator[Events]:
-    events = Events(EbpfCollector(OwnerTable(), str, events=True))
+    events = Events(EbpfCollector(OwnerTable(), UserNames(), events=True))
     yield events
     events.collector.close()
 
@@ -400,7 +401,7 @@ def test_a_full_ring_drops_the_newest_and_no_flow(
     hosts: tuple[Host, Host], ends: list[Actor]
 ) -> None:
     client, server = ends
-    events = Events(_SmallRing(OwnerTable(), str, events=True))
+    events = Events(_SmallRing(OwnerTable(), UserNames(), events=True))
     try:
         listen(server, 4)
         client.do(f"""
@@ -424,7 +425,7 @@ for _ in range(100):
 
 
 def test_off_nothing_of_it_is_in_the_kernel() -> None:
-    collector = EbpfCollector(OwnerTable(), str)
+    collector = EbpfCollector(OwnerTable(), UserNames())
     collector.open()
     try:
         names = [

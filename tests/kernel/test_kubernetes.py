@@ -23,6 +23,7 @@ from probe.collectors.netlink import NetlinkCollector
 from probe.metadata.kubernetes import KubernetesNames
 from probe.metadata.kubernetes.api import KubernetesApi
 from probe.metadata.naming import ContainerOwners
+from probe.metadata.users import UserNames
 from tests.kubernetes_api import PODS, SERVICES, KubernetesServer, kubernetes_server, recorded
 from tests.talk import ENDS, KUBE, TCP, WHO, pieces
 
@@ -183,7 +184,7 @@ def test_the_netlink_collector(
     names = KubernetesNames(partial(KubernetesApi, str(server.kubeconfig(tmp_path)), 5.0), "node-3")
     names.open()
     until(lambda: names.find(NGINX))
-    meter = Meter(NetlinkCollector(ContainerOwners((names,)), str))
+    meter = Meter(NetlinkCollector(ContainerOwners((names,)), UserNames()))
     try:
         with actors(*hosts) as (client, peer):
             enter(client, WEB_POD, NGINX)

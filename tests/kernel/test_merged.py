@@ -17,6 +17,7 @@ from probe.collectors.source import Collector, open_collector
 from probe.flow.batch import FlowBatch, Mark, OwnerSource, Rows
 from probe.flow.cache import FlowCache
 from probe.flow.owner import Owner, OwnerTable
+from probe.metadata.users import UserNames
 
 PORT = 7000
 
@@ -60,7 +61,7 @@ def both(request: pytest.FixtureRequest, hosts: tuple[Host, Host]) -> Iterator[t
         for keeper in keepers:
             keeper.do("result = 1")
         opened = [
-            open_collector(name, OwnerTable(), str, False, events)
+            open_collector(name, OwnerTable(), UserNames(), False, events)
             for name in ("ebpf+netlink", "ebpf")
         ]
         try:

@@ -26,6 +26,7 @@ from probe.collectors.ebpf import EbpfCollector
 from probe.collectors.netlink import NetlinkCollector
 from probe.flow.batch import Mark, OwnerSource, Role, Rows
 from probe.flow.owner import Owner, OwnerTable
+from probe.metadata.users import UserNames
 
 #: Columns of ours, and what pyroute2 calls them.
 _PYROUTE2 = {
@@ -56,7 +57,7 @@ def meter() -> Iterator[Meter]:
 @pytest.fixture
 def other() -> Iterator[Meter]:
     """The eBPF collector on the same traffic."""
-    found = Meter(EbpfCollector(OwnerTable(), str))
+    found = Meter(EbpfCollector(OwnerTable(), UserNames()))
     yield found
     found.collector.close()
 

@@ -64,10 +64,11 @@ logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.INFO)
 from probe.collectors.netlink import collector as inside
 from probe.collectors.source import open_collector
 from probe.flow.owner import OwnerTable
+from probe.metadata.users import UserNames
 if os.environ["CONTAINERS_IN_V2"]:
     inside.has_containers_in_v1 = lambda: False
 owners = OwnerTable()
-collector = open_collector("auto", owners, str, False)
+collector = open_collector("auto", owners, UserNames(), False)
 with socket.create_server(("127.0.0.1", 0)) as server:
     client = socket.create_connection(server.getsockname())
     served, _ = server.accept()

@@ -13,6 +13,7 @@ from probe.collectors.sockets import OpenSockets
 from probe.flow.batch import OwnerSource, Rows
 from probe.flow.event import SOCKET_DTYPE
 from probe.flow.owner import OwnerTable
+from probe.metadata.users import UserNames
 
 _LISTEN, _UNCONNECTED = 10, 7
 
@@ -22,7 +23,7 @@ class Watch:
 
     def __init__(self, host: Host) -> None:
         self.owners = OwnerTable()
-        self.sockets = OpenSockets(self.owners, str, budget_ns=2 * 10**9)
+        self.sockets = OpenSockets(self.owners, UserNames(), budget_ns=2 * 10**9)
         self._inode = os.stat(f"/run/netns/{host.name}").st_ino
         self.rows: Rows = np.zeros(0, SOCKET_DTYPE)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import pwd
 import socket
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from lab import Host
 from probe.collectors.ebpf import EbpfCollector
 from probe.flow.batch import Mark, OwnerSource, Role, Rows
 from probe.flow.owner import Owner, OwnerTable
+from probe.metadata.users import UserNames
 
 UDP = 17
 
@@ -62,7 +64,11 @@ def test_both_ends_of_a_connection(meter: Meter) -> None:
     assert who.process_path == os.path.realpath(sys.executable)
     assert who.path_source == "walked"
     assert who.parent_path == os.path.realpath("/proc/self/exe")
-    assert (who.uid, who.gid, who.user_name) == (os.getuid(), os.getgid(), str(os.getuid()))
+    assert (who.uid, who.gid, who.user_name) == (
+        os.getuid(),
+        os.getgid(),
+        pwd.getpwuid(os.getuid()).pw_name,
+    )
     assert owner(meter, serving).pid == os.getpid()
 
 
@@ -224,7 +230,8 @@ def test_nothing_stays_in_the_kernel() -> None:
         import time
         from probe.collectors.ebpf import EbpfCollector
         from probe.flow.owner import OwnerTable
-        c = EbpfCollector(OwnerTable(), str); c.open()
+        from probe.metadata.users import UserNames
+        c = EbpfCollector(OwnerTable(), UserNames()); c.open()
         print("open", flush=True); time.sleep(60)
     """
     child = python(code, cwd=Path(__file__).resolve().parents[2])
@@ -258,7 +265,7 @@ def loaded_programs() -> set[int]:
 
 
 def test_a_second_collector_beside_the_first(meter: Meter) -> None:
-    other = EbpfCollector(OwnerTable(), str)
+    other = EbpfCollector(OwnerTable(), UserNames())
     other.open()
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
@@ -316,7 +323,7 @@ def test_a_udp_server_that_was_busy_when_the_probe_came() -> None:
 
 
 def test_command_lines_only_when_asked_for(meter: Meter) -> None:
-    asked = EbpfCollector(owners := OwnerTable(), str, command_lines=True)
+    asked = EbpfCollector(owners := OwnerTable(), UserNames(), command_lines=True)
     asked.open()
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]

@@ -37,7 +37,7 @@ def test_an_empty_file_begins_at_0(file: BinaryIO) -> None:
 def test_after_each_message_comes_the_number_of_the_next(file: BinaryIO, profile: str) -> None:
     """Templates, options and records of fixed and of variable length."""
     session = ProfileSession(profile, max_message=700)
-    messages = list(session.messages(session.records(30)))
+    messages = list(session.messages(session.records(60)))
     assert len({sequence_of(message) for message in messages}) > 4
     for message, following in pairwise(messages):
         file.write(message)
@@ -48,7 +48,7 @@ def test_after_each_message_comes_the_number_of_the_next(file: BinaryIO, profile
 
 def test_records_without_their_template_say_nothing(file: BinaryIO) -> None:
     session = ProfileSession("iana")
-    file.write(list(session.messages(session.records(30)))[-1])
+    file.write(list(session.messages(session.records(60)))[-1])
     found = read_contents(file.fileno())
     assert next_sequence(file.fileno(), found, _DOMAIN) == 0
 

@@ -8,6 +8,15 @@ import pytest
 
 from probe.metadata.descriptors import DescriptorSearch
 from probe.metadata.procfs import choose_cgroup, owner_from_proc, read_identity
+from probe.metadata.users import Names, Namespaces
+
+
+class Numbers:
+    """Users whose names are their numbers."""
+
+    def find(self, pid: int, uid: int, gid: int, spaces: Namespaces, container: str = "") -> Names:
+        return Names(str(uid), str(gid))
+
 
 LONG = 10**10
 ID = "ab" * 32
@@ -65,7 +74,8 @@ def test_a_process_as_an_owner(tmp_path: Path, name: str) -> None:
     process(tmp_path, 10, name=name)
     identity = read_identity(10, str(tmp_path))
     assert identity is not None
-    owner = owner_from_proc(identity, str, lambda pid: f"command {pid}", "node", str(tmp_path))
+    line = "command {}".format
+    owner = owner_from_proc(identity, Numbers(), line, "node", str(tmp_path))
     assert (owner.pid, owner.process_name, owner.parent_pid) == (10, name, 7)
     assert (owner.parent_name, owner.process_path) == ("init", "/usr/bin/server")
     assert (owner.uid, owner.gid, owner.user_name) == (1, 5, "1")

@@ -26,6 +26,7 @@ from probe.flow.owner import ContainerNames, Owner, OwnerTable
 from probe.kernel.libbpf import KernelObject
 from probe.metadata.container import is_container
 from probe.metadata.naming import ContainerOwners
+from probe.metadata.users import UserNames
 from probe.own_traffic import OwnTraffic
 from probe.sinks.event_feed import EventFeed
 from tests.unit.test_naming import Known
@@ -237,7 +238,7 @@ def test_at_the_end_nothing_waits() -> None:
 def test_netlink_has_none() -> None:
     with pytest.raises(ConfigError, match="events need the collector ebpf"):
         build({"events": True, "collector": "netlink"})
-    collector = NetlinkCollector(OwnerTable(), str)
+    collector = NetlinkCollector(OwnerTable(), UserNames())
     assert not collector.tells_events
     assert collector.read_events().dtype == EVENT_DTYPE
 

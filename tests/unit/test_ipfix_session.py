@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import importlib
 import struct
+from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from probe.errors import ConfigError
+from probe.flow.owner import OwnerTable
 from probe.ipfix.decode import CollectingProcess, Record
 from probe.ipfix.message import Framing, JoinedRecords, PackedRecords, frame_records
 from probe.ipfix.session import ExportSession
 from probe.ipfix.template import TemplateDefinition
 from probe.ipfix.wire import IPFIX
 from probe.mapping import Encoder, load_elements, load_template
-from tests.records import NOW_S, flow_records, owner_table
-from tests.sessions import make_session, messages_of
+from tests.records import NOW_S, flow_records, owner, owner_table
+from tests.sessions import make_session, make_session9, messages_of
 
 
 def make_plain_session() -> ExportSession:
@@ -34,7 +37,7 @@ def header(message: bytes) -> tuple[int, ...]:
 def decode(messages: list[bytes]) -> list[Record]:
     collector = CollectingProcess(load_elements())
     records = [record for message in messages for record in collector.decode(message, "peer")]
-    assert collector.statistics.lost_records == 0
+    assert collector.statistics.lost_records == collector.statistics.lost_messages == 0
     assert collector.statistics.errors == collector.statistics.unknown_sets == 0
     return records
 
@@ -45,8 +48,8 @@ def test_templates_and_types_come_before_data() -> None:
     types, ipv4, *_ = (template.id for template in session.templates)
     sets = [header(message)[5] for message in messages]
     described = sets.count(types)  # of enterprise elements: more than one message holds
+    assert described > 1
     assert sets == [3, *[types] * described, 2, 2, 2, ipv4]
-    assert described
 
 
 def test_headers_are_right_and_one_set_fills_a_message() -> None:
@@ -78,13 +81,25 @@ def test_templates_are_sent_again_in_time() -> None:
     session = make_session(refresh_s=600)
     nothing = flow_records(0)
     at_start = len(messages_of(session.messages(nothing, NOW_S)))
-    assert at_start == 5
+    assert at_start == 6
     assert session.messages(nothing, NOW_S + 599.9) == []
-    assert len(messages_of(session.messages(nothing, NOW_S + 600))) == at_start
+    assert len(messages_of(session.messages(nothing, NOW_S + 600))) == 4, "Templates"
     assert session.messages(nothing, NOW_S + 601) == []
-    assert len(messages_of(session.messages(nothing, NOW_S + 300))) == at_start, "clock set back"
+    assert len(messages_of(session.messages(nothing, NOW_S + 300))) == 4, "clock set back"
     session.resend_templates()
     assert len(messages_of(session.messages(nothing, NOW_S + 301))) == at_start
+
+
+def test_types_are_sent_with_every_tenth_refresh() -> None:
+    session = make_session(refresh_s=60)
+    types = session.templates[0].id
+    seen = []
+    for refresh in range(25):
+        messages = messages_of(session.messages(flow_records(0), NOW_S + 60 * refresh))
+        sets = [header(message)[5] for message in messages]
+        assert sets.count(2) == 3
+        seen.append(types in sets)
+    assert [place for place, has_types in enumerate(seen) if has_types] == [0, 10, 20]
 
 
 def test_statistics() -> None:
@@ -112,8 +127,72 @@ def test_a_smaller_path_makes_smaller_messages() -> None:
 
 
 def test_a_message_size_without_room_is_refused() -> None:
-    with pytest.raises(ConfigError, match="does not fit into"):
+    with pytest.raises(ConfigError, match="does not fit into messages of 300 octets") as caught:
         make_session("full", max_message=300)
+    least = int(str(caught.value).partition("at least ")[2].partition(",")[0])
+    assert make_session("full", max_message=least).max_message == least
+    with pytest.raises(ConfigError):
+        make_session("full", max_message=least - 1)
+
+
+@pytest.mark.parametrize("make", [make_session, make_session9])
+def test_a_path_without_room_for_a_record_is_not_followed(
+    make: Callable[[], ExportSession],
+) -> None:
+    """Then a message is longer than the path takes, and not lost: it leaves in fragments."""
+    session = make()
+    session.max_message = 300
+    least = session.max_message
+    assert least == session.least_message > 300
+    messages = messages_of(session.messages(flow_records(100), NOW_S))
+    assert least * 0.8 < max(map(len, messages)) <= least
+    assert sorted(record["flowId"] for record in decode(messages)) == list(range(1, 101))
+    session.max_message = 1400
+    assert max(map(len, messages_of(session.messages(flow_records(100), NOW_S)))) > least
+
+
+@pytest.mark.parametrize(
+    ("make", "octets"), [(make_session, 700), (make_session, 0), (make_session9, 1000)]
+)
+def test_messages_that_wait_are_cut_anew(make: Callable[[], ExportSession], octets: int) -> None:
+    """Every record once, in its order, with the packets and octets that it stands for."""
+    session = make()
+    sent = session.messages(flow_records(50), NOW_S)
+    waiting = session.messages(flow_records(300), NOW_S)
+    session.max_message = octets
+    cut = session.recut(waiting)
+    assert max(train.size for train in waiting) > 1200
+    assert max(train.size for train in cut) <= session.max_message
+    for value in ("records", "flow_records", "packets", "flow_octets"):
+        assert sum(getattr(one, value) for one in cut) == sum(
+            getattr(one, value) for one in waiting
+        )
+    following = session.messages(flow_records(9), NOW_S)
+    messages = messages_of(sent + cut + following)
+    statistics = session.statistics
+    assert (statistics.messages, statistics.octets) == (len(messages), sum(map(len, messages)))
+    found = [record["flowId"] for record in decode(messages)]
+    whole = decode(messages_of(sent + waiting))
+    assert found[: len(whole)] == [record["flowId"] for record in whole]
+    assert len(found) == 359
+
+
+def test_records_with_longer_strings_than_now_fit_are_cut_anew_too() -> None:
+    table = OwnerTable()
+    table.add(replace(owner(1), process_path="/" + "x" * 600))
+    session = ExportSession(Encoder(load_template("full", load_elements()), table))
+    templates = session.messages(flow_records(0), NOW_S)
+    waiting = session.messages(flow_records(20, owners=1), NOW_S)
+    session.max_message = session.least_message
+    cut = session.recut(waiting)
+    assert max(train.size for train in cut) > session.least_message, "strings are not cut again"
+    assert len(decode(messages_of(templates + cut))) == 20
+
+
+def test_nothing_waits() -> None:
+    session = make_session()
+    session.messages(flow_records(1), NOW_S)
+    assert session.recut([]) == []
 
 
 def test_messages_of_equal_length_travel_together() -> None:

@@ -100,7 +100,7 @@ def test_an_options_template_counts_octets() -> None:
     assert number > 255
     assert struct.unpack_from("!HH", body, 6) == (1, 4)
     assert scope == 4
-    assert options == 6 * 4  # what IPFIX has as its scope, and four more
+    assert options == 8 * 4  # what IPFIX has as its scope, and six more
     assert len(body) == 6 + scope + options + 2, "padded to four octets"
 
 

@@ -22,6 +22,7 @@ from probe.flow.owner import ContainerNames, Owner
 from probe.interfaces.table import Link
 from probe.metadata.naming import ContainerOwners
 from probe.metadata.runtime import KnownContainers
+from probe.metadata.users import UserNames
 from probe.sinks.feed import ChosenSockets, Feed
 from probe.stop import StopSignals
 from tests.json_schema import check_line
@@ -107,7 +108,7 @@ def test_the_feed_tells_of_interfaces_in_its_interval(tmp_path: Path) -> None:
     owners = ContainerOwners()
     exporter = Exporter(RunConfig(), owners, Metering())
     exporter.open([f"json://{path}"])
-    feed = Feed(exporter, owners, False, lambda: [Link(1, "lo")], 60.0)
+    feed = Feed(exporter, owners, UserNames(), False, lambda: [Link(1, "lo")], 60.0)
     for now in (1000.0, 1030.0, 1061.0):
         feed.tick(now)
     drain(exporter)

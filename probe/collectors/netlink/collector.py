@@ -23,6 +23,7 @@ from ...flow.owner import OwnerTable
 from ...kernel.host import cgroup_root, has_containers_in_v1
 from ...metadata.cgroups import CgroupOwners
 from ...metadata.process import read_command_line
+from ...metadata.users import Users
 from .attribution import Attribution
 from .counters import Flags, read_times
 from .diag import Buffer, Namespace
@@ -50,7 +51,7 @@ _TICK_NS = 20_000_000  # the kernel's times here are as fine as its ticks
 class NetlinkCollector:
     """Inert until ``open``; see the module's docstring for what ``read`` returns.
 
-    owners: the table that rows' ``owner`` column will index. user_name: uid -> name.
+    owners: the table that rows' ``owner`` column will index. users: names of users and groups.
     command_lines: whether to read them (from /proc, when an identity is first seen).
     are_metered: cookies of sockets that somebody else meters, whose owners are not looked for.
     """
@@ -60,7 +61,7 @@ class NetlinkCollector:
     def __init__(
         self,
         owners: OwnerTable,
-        user_name: Callable[[int], str],
+        users: Users,
         command_lines: bool = False,
         are_metered: Callable[[U64], Flags] | None = None,
     ) -> None:
@@ -74,7 +75,7 @@ class NetlinkCollector:
         self._listeners = Listeners()
         self._spaces = Namespaces(self._leave)
         self._processes = ProcessOwners(
-            owners, user_name, read_command_line if command_lines else _no_command_line
+            owners, users, read_command_line if command_lines else _no_command_line
         )
         self._cgroups = CgroupOwners(owners, _socket_cgroups())
         self._attribution = Attribution(

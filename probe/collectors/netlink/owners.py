@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from ...flow.owner import OwnerTable
 from ...metadata.procfs import Identity, owner_from_proc, read_identity
+from ...metadata.users import Users
 from .counters import Flags
 from .messages import Sockets
 
@@ -26,11 +27,11 @@ class ProcessOwners:
     def __init__(
         self,
         owners: OwnerTable,
-        user_name: Callable[[int], str],
+        users: Users,
         command_line: Callable[[int], str],
     ) -> None:
         self._owners = owners
-        self._user_name = user_name
+        self._users = users
         self._command_line = command_line
         self._node = os.uname().nodename
         self._indices: dict[Identity, int] = {}
@@ -42,7 +43,7 @@ class ProcessOwners:
             return 0
         index = self._indices.get(identity)
         if index is None:
-            owner = owner_from_proc(identity, self._user_name, self._command_line, self._node)
+            owner = owner_from_proc(identity, self._users, self._command_line, self._node)
             index = self._indices[identity] = self._owners.add(owner)
         return index
 

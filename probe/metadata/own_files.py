@@ -1,0 +1,177 @@
+"""The files of users in a container: /etc/passwd and /etc/group below the root of a process.
+
+Whoever is in there may put anything in their place. So a path is resolved within that root
+(openat2), only a regular file is opened, no more than ``_MOST_OCTETS`` of it are read, and a thread
+does that: a file system in user space may never answer, which then costs this thread and one name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import logging
+import os
+import stat
+import struct
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+log = logging.getLogger(__name__)
+
+PASSWD, GROUP = "/etc/passwd", "/etc/group"
+FILES = (PASSWD, GROUP)
+_MOST_OCTETS = 1 << 18
+_MOST_NAMES = 4096
+_MOST_NAME = 64
+_OPENAT2 = 437  # the same number on every architecture
+_RESOLVE_IN_ROOT, _RESOLVE_NO_MAGICLINKS = 0x10, 0x02
+_PATIENCE_S = 0.1
+#: So many files that do not answer, and none is asked for any more.
+_MOST_STUCK = 4
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class OwnNames:
+    """Names by the numbers of the container. ``uids``, ``gids``: (first inside, first outside,
+    count) of the ranges that its user namespace maps; numbers of processes are those outside."""
+
+    users: dict[int, str] = field(default_factory=dict)
+    groups: dict[int, str] = field(default_factory=dict)
+    uids: tuple[tuple[int, int, int], ...] = ()
+    gids: tuple[tuple[int, int, int], ...] = ()
+
+    def find(self, uid: int, gid: int) -> tuple[str, str]:
+        """'' for a number without a name."""
+        user, group = _inside(self.uids, uid), _inside(self.gids, gid)
+        return self.users.get(user, ""), self.groups.get(group, "")
+
+
+def _inside(ranges: Iterable[tuple[int, int, int]], number: int) -> int:
+    """-1 for what is not mapped."""
+    for inside, outside, count in ranges:
+        if outside <= number < outside + count:
+            return inside + number - outside
+    return -1
+
+
+class _Reading:
+    """Calls in a thread that may never end; ``stuck`` counts those that did not."""
+
+    def __init__(self) -> None:
+        self.stuck = 0
+
+    def call(self, read: Callable[[], _T], otherwise: _T) -> _T:
+        if self.stuck >= _MOST_STUCK:
+            return otherwise
+        found: list[_T] = []
+
+        def run() -> None:
+            with contextlib.suppress(OSError, ValueError):
+                found.append(read())
+
+        thread = threading.Thread(target=run, name="files of a container", daemon=True)
+        thread.start()
+        thread.join(_PATIENCE_S)
+        if thread.is_alive():
+            self.stuck += 1
+            if self.stuck == _MOST_STUCK:
+                log.warning("files of users in containers do not answer: their names are not told")
+        return found[0] if found else otherwise
+
+
+_READING = _Reading()
+
+
+def read_own_names(process: str) -> OwnNames:
+    """``process``: its folder in /proc. Empty where it is gone, or may not be looked into."""
+    return _READING.call(lambda: _read(process), OwnNames())
+
+
+def is_same_file(host: str, process: str, path: str) -> bool:
+    """Whether two processes (folders in /proc) have the same file at a path, or both have none."""
+    return _READING.call(lambda: _identity(host, path) == _identity(process, path), False)
+
+
+def _read(process: str) -> OwnNames:
+    return OwnNames(
+        _read_names(process, PASSWD),
+        _read_names(process, GROUP),
+        _read_ranges(f"{process}/uid_map"),
+        _read_ranges(f"{process}/gid_map"),
+    )
+
+
+def _read_names(process: str, path: str) -> dict[int, str]:
+    """The first name of each number, as the C library has it."""
+    found: dict[int, str] = {}
+    for name, number in _entries(_read_octets(process, path)):
+        if len(found) >= _MOST_NAMES:
+            break
+        found.setdefault(number, name)
+    return found
+
+
+def _entries(text: bytes) -> Iterator[tuple[str, int]]:
+    for line in text.decode("utf-8", "replace").split("\n"):
+        name, *rest = line.split(":", 3)
+        if len(rest) < 3 or not 0 < len(name) <= _MOST_NAME or name[0] in "+-#":
+            continue
+        if rest[1].isascii() and rest[1].isdigit() and len(rest[1]) <= 10:
+            yield name, int(rest[1])
+
+
+def _read_ranges(path: str) -> tuple[tuple[int, int, int], ...]:
+    """Everything is itself where the kernel has no user namespaces."""
+    try:
+        lines = Path(path).read_text().splitlines()
+    except FileNotFoundError:
+        return ((0, 0, 2**32),)
+    found = (tuple(map(int, line.split())) for line in lines)
+    return tuple((one[0], one[1], one[2]) for one in found if len(one) == 3)
+
+
+def _read_octets(process: str, path: str) -> bytes:
+    """Whole lines of a regular file, '' of anything else."""
+    with contextlib.suppress(OSError), _found_in(process, path) as place:
+        if stat.S_ISREG(os.fstat(place).st_mode):
+            # through the descriptor: what has come in its place since is not opened
+            with open(f"/proc/self/fd/{place}", "rb", buffering=0) as file:
+                octets = file.read(_MOST_OCTETS) or b""
+            return octets if len(octets) < _MOST_OCTETS else octets.rpartition(b"\n")[0]
+    return b""
+
+
+def _identity(process: str, path: str) -> tuple[int, int] | None:
+    try:
+        with _found_in(process, path) as place:
+            found = os.fstat(place)
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+@contextlib.contextmanager
+def _found_in(process: str, path: str) -> Iterator[int]:
+    """A descriptor that only tells what is there (O_PATH), links being followed within the root."""
+    flags = os.O_PATH | os.O_CLOEXEC
+    root = os.open(f"{process}/root", flags | os.O_DIRECTORY)
+    try:
+        how = struct.pack("QQQ", flags, 0, _RESOLVE_IN_ROOT | _RESOLVE_NO_MAGICLINKS)
+        found = int(_libc().syscall(_OPENAT2, root, path.encode(), how, len(how)))
+        if found < 0:
+            error = ctypes.get_errno()
+            raise OSError(error, os.strerror(error), path)
+    finally:
+        os.close(root)
+    try:
+        yield found
+    finally:
+        os.close(found)
+
+
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)

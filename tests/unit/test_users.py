@@ -1,0 +1,254 @@
+"""Names of users: the host's for its own processes, a container's own for those in it."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from probe.flow.filter import parse_rule
+from probe.flow.owner import Owner, OwnerTable
+from probe.metadata import own_files
+from probe.metadata.own_files import OwnNames, read_own_names
+from probe.metadata.users import Names, Namespaces, UserNames, read_namespaces
+from tests.records import flow_records
+
+CONTAINER = "ab" * 32
+IDENTITY_MAP = "         0          0 4294967295\n"
+HOST_USER = pwd.getpwall()[1]
+
+
+class World:
+    """A /proc of our own: processes with namespaces and roots. Links to namespaces are folders
+    here, since only their inodes count."""
+
+    def __init__(self, folder: Path) -> None:
+        self.proc, self._folder = folder / "proc", folder
+        for name in ("host", "user"):
+            (folder / name).mkdir()
+        self.add(1, "host")
+        (self.proc / "self").symlink_to("1")
+
+    def add(
+        self, pid: int, mount: str, root: Path | None = None, user: str = "user",
+        uid_map: str = IDENTITY_MAP,
+    ) -> Namespaces:  # fmt: skip
+        process = self.proc / str(pid)
+        (process / "ns").mkdir(parents=True)
+        for name, target in (("mnt", mount), ("user", user)):
+            (self._folder / target).mkdir(exist_ok=True)
+            (process / "ns" / name).symlink_to(self._folder / target)
+        (process / "root").symlink_to(root or "/")
+        for name in ("uid_map", "gid_map"):
+            (process / name).write_text(uid_map)
+        found = read_namespaces(pid, str(self.proc))
+        assert found
+        return found
+
+    def root(self, passwd: str = "", group: str = "") -> Path:
+        root = self._folder / f"root{time.monotonic_ns()}"
+        (root / "etc").mkdir(parents=True)
+        (root / "etc" / "passwd").write_text(passwd)
+        (root / "etc" / "group").write_text(group)
+        return root
+
+    def users(self, reads_own: bool = True) -> UserNames:
+        return UserNames(reads_own, str(self.proc))
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+PASSWD = f"root:x:0:0::/:/bin/sh\nnode:x:{HOST_USER.pw_uid}:1000::/:/bin/sh\n"
+GROUP = "wheel:x:1000:a,b\n"
+
+
+def test_a_process_of_the_host(world: World) -> None:
+    spaces = world.add(7, "host")
+    found = world.users().find(7, HOST_USER.pw_uid, 0, spaces)
+    assert found == Names(HOST_USER.pw_name, "root")
+
+
+def test_a_container_has_names_of_its_own(world: World) -> None:
+    spaces = world.add(7, "inside", world.root(PASSWD, GROUP))
+    users = world.users()
+    assert users.find(7, HOST_USER.pw_uid, 1000, spaces, CONTAINER) == Names("node", "wheel", True)
+    assert users.find(7, 4242, 4242, spaces, CONTAINER) == Names("", "", True)
+
+
+def test_they_may_be_left_alone(world: World) -> None:
+    spaces = world.add(7, "inside", world.root(PASSWD, GROUP))
+    users = world.users(reads_own=False)
+    assert users.find(7, HOST_USER.pw_uid, 1000, spaces, CONTAINER) == Names("", "", True)
+
+
+def test_a_file_system_that_is_no_container_has_no_names(world: World) -> None:
+    """Anybody who may unshare can put his own files there."""
+    spaces = world.add(7, "inside", world.root(PASSWD, GROUP))
+    assert world.users().find(7, 0, 0, spaces) == Names("", "", True)
+
+
+def test_the_next_process_there_may_be_gone_already(world: World) -> None:
+    spaces = world.add(7, "inside", world.root(PASSWD, GROUP))
+    users = world.users()
+    users.find(7, 0, 0, spaces, CONTAINER)
+    assert users.find(8, 0, 1000, spaces, CONTAINER) == Names("root", "wheel", True)
+    assert users.find(8, 0, 1000, Namespaces(1, 2), CONTAINER) == Names("", "", True)
+
+
+def test_a_number_that_is_another_process_now(world: World) -> None:
+    world.add(7, "inside", world.root(PASSWD, GROUP))
+    assert world.users().find(7, 0, 0, Namespaces(1, 2), CONTAINER) == Names("", "", True)
+
+
+def test_a_unit_with_a_mount_namespace_has_the_users_of_the_host(world: World) -> None:
+    """As systemd makes it for PrivateTmp=: the same files."""
+    spaces = world.add(7, "private")
+    assert world.users().find(7, HOST_USER.pw_uid, 0, spaces) == Names(HOST_USER.pw_name, "root")
+
+
+def test_another_user_namespace(world: World) -> None:
+    """Its numbers are translated; what it does not map has no name there, nor here."""
+    spaces = world.add(7, "inside", world.root(PASSWD, GROUP), "theirs", "0 100000 65536\n")
+    users = world.users()
+    assert users.find(7, 100000, 101000, spaces, CONTAINER) == Names("root", "wheel", True)
+    assert users.find(7, 0, 0, spaces, CONTAINER) == Names("", "", True)
+
+
+def test_another_user_namespace_on_the_files_of_the_host(world: World) -> None:
+    spaces = world.add(7, "private", None, "theirs", "0 1000 1\n")
+    assert world.users().find(7, 1000, 1000, spaces) == Names("", "", True)
+
+
+def test_namespaces_that_may_not_be_read(world: World) -> None:
+    users = world.users()
+    unknown = Namespaces()
+    assert users.find(7, 0, 0, unknown) == Names("root", "root")
+    assert users.find(7, 0, 0, unknown, CONTAINER) == Names()
+
+
+@pytest.fixture
+def process(world: World) -> Path:
+    """Whose root is to be filled."""
+    world.add(7, "inside", world.root())
+    return world.proc / "7"
+
+
+def put(process: Path) -> Path:
+    """Where its file of users is to be; nothing is there."""
+    path = process / "root" / "etc" / "passwd"
+    path.unlink()
+    return path
+
+
+def test_a_fifo_is_not_opened(process: Path) -> None:
+    os.mkfifo(put(process))
+    started = time.monotonic()
+    assert read_own_names(str(process)).users == {}
+    assert time.monotonic() - started < 5
+
+
+def test_a_device_and_a_folder_are_not_opened(process: Path) -> None:
+    path = put(process)
+    path.mkdir()
+    assert read_own_names(str(process)).users == {}
+    path.rmdir()
+    os.mknod(path, 0o600 | 0o020000, os.makedev(1, 5))  # /dev/zero
+    assert read_own_names(str(process)).users == {}
+
+
+@pytest.mark.parametrize("target", ["/etc/passwd", "../../../../../../../../../../etc/passwd"])
+def test_a_link_does_not_lead_out(process: Path, target: str) -> None:
+    path = put(process)
+    path.symlink_to(target)  # to itself, in there
+    assert read_own_names(str(process)).users == {}
+    path.unlink()
+    (path.parent / "users").write_text("here:x:5:5::/:/\n")
+    path.symlink_to("/etc/users")
+    assert read_own_names(str(process)).users == {5: "here"}
+
+
+def test_a_huge_file_is_read_for_a_bounded_part(process: Path) -> None:
+    with put(process).open("w") as file:
+        file.write("first:x:1:1::/:/\n")
+        for number in range(100_000):
+            file.write(f"user{number}:x:{number + 10}:1::/:/\n")
+        file.truncate(1 << 40)
+    found = read_own_names(str(process)).users
+    assert found[1] == "first"
+    assert len(found) <= 4096
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", ":x:1:1\n", "a:x:-1:1\n", "a:x:٣:1\n", "a:x:99999999999:1\n", "+::::\n", "a\n", "\0" * 99,
+     "x" * 65 + ":x:1:1\n", "#a:x:1:1\n"],
+)  # fmt: skip
+def test_lines_that_name_nobody(process: Path, text: str) -> None:
+    put(process).write_text(text)
+    assert read_own_names(str(process)).users == {}
+
+
+def test_the_first_name_of_a_number_counts(process: Path) -> None:
+    put(process).write_bytes(b"a:x:1:1::/:/\nb:x:1:1::/:/\n\xff:x:2:2::/:/")
+    assert read_own_names(str(process)).users == {1: "a", 2: "\ufffd"}
+
+
+def test_a_file_that_never_answers_costs_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of a file system in user space."""
+    asked = []
+
+    def hang(process: str) -> OwnNames:
+        asked.append(process)
+        time.sleep(2)
+        return OwnNames({0: "late"})
+
+    monkeypatch.setattr(own_files, "_READING", own_files._Reading())
+    monkeypatch.setattr(own_files, "_read", hang)
+    for _ in range(8):
+        assert read_own_names("/proc/1").users == {}
+    assert len(asked) == 4
+
+
+def test_a_filter_by_user_means_the_host(world: World) -> None:
+    """By name; by number it means whoever has that number."""
+    owners = OwnerTable()
+    ours = owners.add(Owner(pid=1, uid=1000, user_name="ada"))
+    theirs = owners.add(Owner(pid=2, uid=1000, user_name="ada", has_own_users=True))
+    rows = flow_records(2)
+    rows["source_owner"] = [ours, theirs]
+    for text, wanted in (("user=ada", [True, False]), ("user=1000", [True, True])):
+        found = parse_rule(text).matches(rows, owners, ["source_owner"])
+        assert found.tolist() == wanted
+
+
+def test_a_private_mount_namespace_for_real() -> None:
+    """Another mount namespace with other users in it, and one with those of the host."""
+    script = "import os,sys; sys.stdout.write('x'); sys.stdout.flush(); sys.stdin.read()"
+    change = 'f=$(mktemp) && echo "own:x:0:0::/:/" > $f && mount --bind $f /etc/passwd && '
+    for before, container, wanted in (
+        ("", "", Names("root", "root")),
+        ("", CONTAINER, Names("root", "root")),
+        (change, CONTAINER, Names("own", "root", True)),
+        (change, "", Names("", "", True)),
+    ):
+        command = f'{before} exec {sys.executable} -c "{script}"'
+        with subprocess.Popen(
+            ["unshare", "--mount", "sh", "-c", command],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        ) as child:  # fmt: skip
+            assert child.stdout
+            assert child.stdout.read(1) == b"x"
+            spaces = read_namespaces(child.pid)
+            assert spaces
+            assert spaces != read_namespaces("self")
+            found = UserNames().find(child.pid, 0, 0, spaces, container)
+            child.communicate()
+        assert found == wanted
