@@ -1,7 +1,7 @@
 """100 000 damaged messages of each protocol: refused, or every octet of them accounted for.
 
-``tests.walk`` reads each of them too. Both must agree on whether it is valid and on what is in it,
-over chains of messages whose (damaged) Templates are remembered.
+``tests.reader`` reads each of them too. Both must agree on whether it is valid and on what is in
+it, over chains of messages whose (damaged) Templates are remembered.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from probe.ipfix.decode import CollectingProcess
 from probe.mapping import load_template
 from tests.messages import message, options_template, options_template9, packet, template
 from tests.protocols import ELEMENTS, PROTOCOLS, Protocol, collecting_process, messages_of
+from tests.reader.wire import Known
 from tests.records import NOW_S, flow_records, owner_table
-from tests.walk import Unaccounted, Walker
 
 MESSAGES = 100_000
 _CHAIN = 250  # messages before both readers start anew
@@ -130,27 +130,28 @@ def test_damaged_messages(protocol: Protocol) -> None:
     for number in range(MESSAGES):
         if number % _CHAIN == 0:
             process, is_reliable = collecting_process(), number // _CHAIN % 2 == 1
-            walker = Walker(is_reliable)
+            known = Known(is_reliable)
             for octets in whole:
                 process.decode(octets, "peer", is_reliable)
-                walker.walk(octets)
+                known.read(octets)
         octets = damage.message()
         before, started = counts(process), time.process_time()
         try:
             decoded = process.decode_message(octets, "peer", is_reliable)
         except DecodeError:
             refused += 1
-            with pytest.raises(Unaccounted):
-                walker.walk(octets)
+            assert known.read(octets).broken, octets.hex()
             assert counts(process) == before, octets.hex()
             continue
         assert time.process_time() - started < _SLOWEST_S, octets.hex()
         accepted += 1
-        found = walker.walk(octets).found
-        expected = found["flows"], found["options"], found["templates"], found["unknown"]
+        read = known.read(octets)
+        assert read.broken is None, octets.hex()
+        records = read.record_count(False), read.record_count(True)
+        expected = *records, read.template_count, read.unknown_sets
         changes = tuple(new - old for new, old in zip(counts(process), before, strict=True))
         assert changes == expected, octets.hex()
-        assert (len(decoded.flows), len(decoded.options)) == expected[:2]
+        assert (len(decoded.flows), len(decoded.options)) == records
     assert min(accepted, refused) > MESSAGES // 5, "neither all good nor all bad"
 
 

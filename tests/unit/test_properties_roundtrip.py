@@ -18,8 +18,8 @@ from probe.ipfix.template import Field, TemplateDefinition
 from probe.ipfix.types import VARIABLE
 from probe.mapping import load_template
 from tests.protocols import ELEMENTS, PROTOCOLS, Protocol, collecting_process, messages_of
+from tests.reader.wire import Known
 from tests.records import NOW_NS, NOW_S, flow_records, owner_table
-from tests.walk import Walker
 
 protocols = pytest.mark.parametrize("protocol", PROTOCOLS, ids=lambda one: str(one.name))
 bounded = settings(
@@ -299,7 +299,7 @@ def test_any_split_into_messages(
 ) -> None:
     """Sequence, size and Set rules, by a reader that is not ours; nothing lost, nothing twice."""
     session = protocol.session(load_template(name, ELEMENTS), owner_table(), size)
-    walker, process = Walker(), collecting_process()
+    known, process = Known(), collecting_process()
     following, flow_id, seen = 0, 0, []
     for number, batch in enumerate(batches):
         records = flow_records(batch, ip_version=4 + 2 * (number % 2))
@@ -309,12 +309,12 @@ def test_any_split_into_messages(
             session.max_message = size = sizes[number]
         for octets in messages_of(session.messages(records, NOW_S + number)):
             assert len(octets) <= size
-            walked = walker.walk(octets)
-            data_records = walked.found["flows"] + walked.found["options"]
-            assert walked.domain == 7
-            assert (walked.sets, walked.found["unknown"]) == (1, 0)
-            assert walked.sequence == following
-            assert walked.count in (None, data_records + walked.found["templates"])
+            read = known.read(octets)
+            data_records = read.record_count(False) + read.record_count(True)
+            assert (read.broken, read.domain) == (None, 7)
+            assert (read.sets, read.unknown_sets) == (1, 0)
+            assert read.sequence == following
+            assert read.count in (None, data_records + read.template_count)
             assert len(octets) % (4 if protocol.is_netflow9 else 1) == 0
             following += 1 if protocol.is_netflow9 else data_records
             seen += [record["flowId"] for record in process.decode(octets, "peer")]
