@@ -132,6 +132,7 @@ class Probe:
         self.observe(self.collector.read())
         self.events.pass_on()
         self._send_brief()
+        self._join_translated()
         self._send(self.cache.expire(time.monotonic_ns(), _wall_offset_ns()))
         self.feed.tick(time.monotonic())
         self._sweep()
@@ -152,6 +153,7 @@ class Probe:
         """
         self.observe(self.collector.read(is_last=True))
         self.events.pass_on(may_wait=False)
+        self._join_translated()
         now_ns, offset_ns = time.monotonic_ns(), _wall_offset_ns()
         for records in (
             self.cache.expire(now_ns, offset_ns),
@@ -207,6 +209,10 @@ class Probe:
             asked = self.nat.statistics
             lost |= {"nat_not_looked_up": asked.skipped, "nat_unread": asked.unread + asked.errors}
         return lost
+
+    def _join_translated(self) -> None:
+        if self.nat:
+            self.cache.join_translated(self.nat.find_peers, time.monotonic_ns())
 
     def _send_brief(self) -> None:
         for records in self.cache.take_brief(_wall_offset_ns()):

@@ -6,6 +6,8 @@ the time. Arrays only: a call works on all rows of a batch, or on all entries, a
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -36,10 +38,21 @@ from probe.flow.join import (
     meeting_keys,
     meets_by_tuple,
 )
-from probe.flow.keys import Words, are_equal, end_ids, end_words, next_ids
+from probe.flow.keys import (
+    Words,
+    are_equal,
+    end_ids,
+    end_words,
+    hash_words,
+    meeting_words,
+    next_ids,
+)
 from probe.flow.record import build_records
 
 SECOND_NS = 1_000_000_000
+#: What NAT made of the keys of some ends, given their latest rows and packets: which of them were
+#: asked about, which have a peer with other addresses, and what that peer's row says of them.
+FindPeers = Callable[[Rows, NDArray[np.int64]], tuple[Slots, Slots, Rows]]
 #: Entries per step of an export, so that what it gathers stays in the processor's cache.
 _BLOCK = 2048
 
@@ -124,6 +137,28 @@ class FlowCache:
         else:
             self._observe(rows, now_ns)
         self._observed_ns = now_ns
+
+    def join_translated(self, find: FindPeers, now_ns: int) -> None:
+        """Join ends that NAT made different tuples of. ``find`` is asked once for each new end.
+
+        The ends are of UDP (or of TCP without sequence numbers) and have found no peer by their own
+        tuple. Where ``find`` had no time for an end it is asked again.
+        """
+        table, top = self._table, self._table.top
+        waits = (table.state[:top] == OPEN) & (table.peer[:top] == NOBODY) & ~table.asked[:top]
+        waits &= table.key[:top] != 0
+        ends = np.flatnonzero(waits)
+        by_tuple = meets_by_tuple(table.rows["protocol"][ends], table.rows["mark"][ends])
+        table.asked[ends[~by_tuple]] = True  # nothing to ask
+        ends = ends[by_tuple]
+        if not len(ends):
+            return
+        asked, found, peers = find(table.take_rows(ends), table.packets(ends).sum(axis=1))
+        table.asked[ends[asked]] = True
+        if len(found):
+            words, _ = meeting_words(peers)
+            table.translate(ends[found], words, hash_words(words))
+            self._join_seekers(ends[found], now_ns)
 
     def _observe_pairs(self, rows: Rows, a: Slots, b: Slots, now_ns: int) -> None:
         """Closed connections: brief ones become records, others are known to the table."""
@@ -283,8 +318,11 @@ class FlowCache:
         protocol, mark = table.rows["protocol"][lonely], table.rows["mark"][lonely]
         again = lonely[(table.key[lonely] != 0) & meets_by_tuple(protocol, mark)]
         seekers = np.concatenate([self._enter(nameless), again])
-        if not len(seekers):
-            return
+        if len(seekers):
+            self._join_seekers(seekers, now_ns)
+
+    def _join_seekers(self, seekers: Slots, now_ns: int) -> None:
+        table = self._table
         peers = find_peers(self._place, table, seekers)
         met = np.flatnonzero((peers != NOBODY) & (table.peer[peers] == NOBODY))
         a, b = distinct_pairs(seekers[met], peers[met], table.scratch)

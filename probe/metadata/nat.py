@@ -14,6 +14,10 @@ stays as it is; postNAT elements must not name addresses before the NAT.
 An entry outlives its flow by more than records wait (TIME_WAIT 120 s, CLOSE 10 s, UDP 30 s), so
 asking when a record is due is early enough.
 
+The two ends of a UDP conversation are joined by their tuples, which differ where it is
+translated. So ``find_peers`` is asked once about each new end that has no peer by its own tuple:
+the other side of its entry is what the peer's socket sees. It may use half of NAT's time.
+
 Not read: the connection tracking of other network namespaces (a container that translates for
 itself) and zones other than the default. A wrong match takes a second connection with the same
 protocol, addresses and both ports, at the same time, in a namespace whose packets do not pass ours.
@@ -31,7 +35,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from probe.flow.batch import Rows
+from probe.flow.batch import Rows, row_dtype
 from probe.metadata.conntrack import TUPLE, Conntrack, Entries, Flags, Positions, Tuples
 
 log = logging.getLogger(__name__)
@@ -58,6 +62,8 @@ class NatStatistics:
     skipped: int = 0
     unread: int = 0
     errors: int = 0
+    ends_looked_up: int = 0
+    ends_translated: int = 0
 
 
 class Nat:
@@ -89,12 +95,41 @@ class Nat:
         if self._is_off or not len(records):
             return
         chosen = self._choose(records)
-        if not len(chosen):
-            return
+        if len(chosen):
+            self._with_conntrack(lambda: self._translate(records, chosen))
+
+    def find_peers(
+        self, rows: Rows, packets: NDArray[np.int64]
+    ) -> tuple[Positions, Positions, Rows]:
+        """What the peers of translated flow ends see: FindPeers of ``flow/cache``.
+
+        ``rows`` are of ends without a peer. Those with the most packets are asked about first.
+        """
+        chosen = np.flatnonzero(self._passes_our_namespace(rows))
+        peers: Rows = np.zeros(0, row_dtype())
+        found = chosen[:0]
+        if self._is_off or not len(chosen):
+            return np.arange(len(rows)), found, peers
+        asked: list[Positions] = []
+
+        def look_up() -> None:
+            nonlocal found, peers
+            asked.append(self._busiest(chosen, packets))
+            found, peers = self._look_up_ends(rows, asked[0])
+
+        self._with_conntrack(look_up)
+        if not asked:  # nothing is tracked here, now
+            return np.arange(len(rows)), found, peers
+        left_out = np.ones(len(rows), bool)
+        left_out[chosen] = False
+        return np.concatenate([np.flatnonzero(left_out), asked[0]]), found, peers
+
+    def _with_conntrack(self, action: Callable[[], None]) -> None:
+        """Runs ``action`` where connections are tracked, and counts its time."""
         started = self._thread_ns()
         try:
             if self._conntrack.open() and self._conntrack.read_count():
-                self._translate(records, chosen)
+                action()
         except OSError as error:
             self._fail(error)
         self.statistics.unread = self._conntrack.unread
@@ -114,6 +149,40 @@ class Nat:
             chosen &= ~loopback | ours
         return np.flatnonzero(chosen)
 
+    def _passes_our_namespace(self, rows: Rows) -> Flags:
+        """Flow ends over IPv4 whose packets are not on a loopback of another namespace."""
+        loopback = rows["local_address"][:, 0] == _LOOPBACK
+        loopback |= rows["remote_address"][:, 0] == _LOOPBACK
+        passes: Flags = ~loopback | (rows["netns"] == self._host_netns)
+        passes &= rows["ip_version"] == 4
+        return passes
+
+    def _busiest(self, chosen: Positions, packets: NDArray[np.int64]) -> Positions:
+        """As many ends as there is time for, of half of it."""
+        self._earn()
+        count = max(0, int(self._credit_ns / 2 / self._look_up_ns))
+        if len(chosen) <= count:
+            return chosen
+        self._warn("NAT: %d flow ends wait to be looked up", len(chosen) - count)
+        return chosen[np.argsort(-packets[chosen], kind="stable")[:count]]
+
+    def _look_up_ends(self, rows: Rows, asked: Positions) -> tuple[Positions, Rows]:
+        tuples = _tuples_of(rows, asked, ("local", "remote"))
+        entries = Entries.none(len(tuples))
+        self._ask(entries, tuples, np.arange(len(tuples)))
+        self.statistics.looked_up -= len(tuples)
+        self.statistics.ends_looked_up += len(tuples)
+        theirs = _reversed(_translated(tuples, entries))
+        at = np.flatnonzero(entries.found & ~_are_equal(theirs, _reversed(tuples)))
+        peers: Rows = np.zeros(len(at), row_dtype())
+        peers["ip_version"], peers["protocol"] = 4, tuples["protocol"][at]
+        for side, name in (("source", "local"), ("destination", "remote")):
+            octets = np.ascontiguousarray(theirs[side][at]).view(np.uint8).reshape(-1, 4)
+            peers[f"{name}_address"][:, :4] = octets
+            peers[f"{name}_port"] = theirs[f"{side}_port"][at]
+        self.statistics.ends_translated += len(at)
+        return asked[at], peers
+
     def _translate(self, records: Rows, chosen: Positions) -> None:
         chosen = self._afford(records, chosen)
         tuples = _tuples_of(records, chosen)
@@ -125,9 +194,7 @@ class Nat:
 
     def _afford(self, records: Rows, chosen: Positions) -> Positions:
         """As many as there is time for, those with the most octets."""
-        now = self._monotonic_ns()
-        self._credit_ns += (now - self._credited_at) // _SHARE
-        self._credit_ns, self._credited_at = min(self._credit_ns, _SAVED_NS), now
+        self._earn()
         count = max(0, int(self._credit_ns / self._look_up_ns))
         if len(chosen) <= count:
             return chosen
@@ -137,6 +204,11 @@ class Nat:
             return chosen[:0]
         octets, rest = records["octets"][chosen], len(chosen) - count
         return chosen[np.sort(np.argpartition(octets, rest)[rest:])]
+
+    def _earn(self) -> None:
+        now = self._monotonic_ns()
+        self._credit_ns += (now - self._credited_at) // _SHARE
+        self._credit_ns, self._credited_at = min(self._credit_ns, _SAVED_NS), now
 
     def _look_up(self, tuples: Tuples, flow_ids: NDArray[np.uint64]) -> Entries:
         """One entry usually tells both directions of a flow, so the second asks only if not."""
@@ -175,13 +247,15 @@ class Nat:
             log.warning(text, argument)
 
 
-def _tuples_of(records: Rows, chosen: Positions) -> Tuples:
+def _tuples_of(
+    rows: Rows, chosen: Positions, sides: tuple[str, str] = ("source", "destination")
+) -> Tuples:
     tuples = np.zeros(len(chosen), TUPLE)
-    for side in ("source", "destination"):
-        octets = np.ascontiguousarray(records[f"{side}_address"][chosen, :4])
+    for side, name in zip(("source", "destination"), sides, strict=True):
+        octets = np.ascontiguousarray(rows[f"{name}_address"][chosen, :4])
         tuples[side] = octets.view(np.uint32)[:, 0]
-        tuples[f"{side}_port"] = records[f"{side}_port"][chosen]
-    tuples["protocol"] = records["protocol"][chosen]
+        tuples[f"{side}_port"] = rows[f"{name}_port"][chosen]
+    tuples["protocol"] = rows["protocol"][chosen]
     return tuples
 
 

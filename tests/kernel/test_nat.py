@@ -33,6 +33,7 @@ table ip translation {
   chain to { type nat hook prerouting priority -100;
     ip daddr 10.77.1.254 meta l4proto { tcp, udp } th dport 80 dnat to 10.77.2.2:7000;
     ip daddr 10.77.1.254 tcp dport 81 dnat to 10.77.2.2:7001;
+    ip daddr 10.77.1.254 udp dport 83 dnat to 10.77.2.2:7003;
     ip daddr 10.77.1.254 tcp dport 82 dnat to 10.77.2.2:7002; }
   chain from { type nat hook postrouting priority 100;
     oifname "r2" meta l4proto { tcp, udp } th dport { 7000, 7002 } masquerade to :40000-60000; }
@@ -126,30 +127,80 @@ def test_destination_only(process: MeteringProcess, translated: tuple[Host, Host
     assert translation(back) == (("10.77.1.254", 81), names["client"][0])
 
 
-def test_datagrams(process: MeteringProcess, translated: tuple[Host, Host]) -> None:
-    """The ends are not joined: only what a local socket sent has addresses before the NAT."""
+def join(process: MeteringProcess, namespace: str = ROUTER) -> Nat:
+    """As the probe does after each read, if the router were its host."""
+    nat = Nat()
+    try:
+        process.tick()
+        with inside(namespace):
+            process.cache.join_translated(nat.find_peers, time.monotonic_ns())
+    finally:
+        nat.close()
+    return nat
+
+
+@pytest.mark.parametrize("is_joined", [True, False])
+@pytest.mark.parametrize(("port", "inner", "is_hidden"), [(80, 7000, True), (83, 7003, False)])
+def test_datagrams(
+    process: MeteringProcess, translated: tuple[Host, Host], is_joined: bool, port: int,
+    inner: int, is_hidden: bool,
+) -> None:  # fmt: skip
+    """One flow with both processes, each datagram once, or two if nobody is asked for peers."""
     with actors(*translated) as (client, server):
         for actor in (client, server):
             actor.do("u = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); u.settimeout(5)")
-        server.do("u.bind(('', 7000))")
-        client.do("u.connect(('10.77.1.254', 80)); u.send(b'question')")
-        hidden = tuple(server.do("d, result = u.recvfrom(99); u.sendto(b'answer', result)"))
+        server.do(f"u.bind(('', {inner}))")
+        client.do(f"u.connect(('10.77.1.254', {port})); u.send(b'question')")
+        seen = tuple(server.do("d, result = u.recvfrom(99); u.sendto(b'answer', result)"))
         client.do("u.recv(99)")
         name = tuple(client.do("result = u.getsockname()"))
+        if is_joined:
+            join(process)
+        client.do("u.send(b'question')")
+        server.do("d, result = u.recvfrom(99); u.sendto(b'answer', result)")
         process.tick_for(0.3)
         process.flush()
+        pids = client.pid, server.pid
+    assert (seen != name) == is_hidden
     records = process.of(translated, UDP)
     apply(records)
     found = {
         (int(record["source_port"]), int(record["flow_direction"])): translation(record)
         for record in records
     }
-    assert found == {
-        (name[1], 1): (hidden, ("10.77.2.2", 7000)),
-        (80, 0): None,
-        (7000, 1): (("10.77.1.254", 80), name),
-        (hidden[1], 0): None,
+    sent = {
+        (name[1], 1): (seen, ("10.77.2.2", inner)),
+        (inner, 1): (("10.77.1.254", port), name),
     }
+    if not is_joined:
+        assert found == sent | {(port, 0): None, (seen[1], 0): None}
+        return
+    assert found == sent
+    assert set(records["packets"].tolist()) == {2}
+    assert len(set(records["flow_id"].tolist())) == 1
+    assert {process.pids(record) for record in records} == {pids, pids[::-1]}
+
+
+def test_datagrams_of_many_clients(process: MeteringProcess, translated: tuple[Host, Host]) -> None:
+    """Each new end is asked about once; those of a later read find what came before."""
+    here, there = translated
+    server = there.start_traffic("udp-serve", 7000)
+    nat, found = Nat(), 0
+    for _ in range(3):
+        here.traffic("udp", "10.77.1.254", 80, 400, 100, 40)
+        with inside(ROUTER):
+            process.tick()
+            process.cache.join_translated(nat.find_peers, time.monotonic_ns())
+    nat.close()
+    there.stop()
+    process.flush()
+    records = process.of(translated, UDP)
+    assert len(records) == 240
+    found = int(records["packets"].sum())
+    assert found == 2 * 3 * 400
+    assert sum(server.pid in process.pids(record) for record in records) == 240
+    assert all(None not in process.pids(record) for record in records)
+    assert nat.statistics.ends_looked_up <= 240
 
 
 @pytest.mark.parametrize("close", ["first", "reset"])

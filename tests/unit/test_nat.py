@@ -8,7 +8,7 @@ import os
 import numpy as np
 import pytest
 
-from probe.flow.batch import RECORD_DTYPE, Rows
+from probe.flow.batch import RECORD_DTYPE, Rows, row_dtype
 from probe.metadata.conntrack import Conntrack, Entries, Tuples
 from probe.metadata.nat import Nat
 from tests.unit.test_conntrack import tuples
@@ -242,3 +242,83 @@ def test_no_more_than_one_per_cent_of_a_core(caplog: pytest.LogCaptureFixture) -
     counted = nat.statistics
     assert counted.looked_up + counted.skipped == 100 * 10_000
     assert len([r for r in caplog.records if "more than could be looked up" in r.message]) == 2
+
+
+def ends(*wanted: Tuple, **columns: int) -> Rows:
+    """Rows of flow ends with these tuples: source is local."""
+    made: Rows = np.zeros(len(wanted), row_dtype())
+    found = tuples(*wanted)
+    for side, name in (("source", "local"), ("destination", "remote")):
+        octets = np.ascontiguousarray(found[side]).view(np.uint8).reshape(-1, 4)
+        made[f"{name}_address"][:, :4] = octets
+        made[f"{name}_port"] = found[f"{side}_port"]
+    made["protocol"], made["ip_version"] = found["protocol"], 4
+    for name, value in columns.items():
+        made[name] = value
+    return made
+
+
+def udp(one: Tuple | tuple[str, int, str, int]) -> Tuple:
+    return (one[0], one[1], one[2], one[3], UDP)
+
+
+def peers_of(nat: Nat, rows: Rows) -> tuple[list[int], dict[int, Tuple]]:
+    asked, found, peers = nat.find_peers(rows, np.arange(len(rows)))
+    seen = {
+        int(at): (
+            ".".join(map(str, peer["local_address"][:4])), int(peer["local_port"]),
+            ".".join(map(str, peer["remote_address"][:4])), int(peer["remote_port"]),
+            int(peer["protocol"]),
+        )
+        for at, peer in zip(found, peers, strict=True)
+    }  # fmt: skip
+    return sorted(asked.tolist()), seen
+
+
+def test_peers_of_ends_that_are_translated() -> None:
+    """Both ends of one connection see the other side of its entry; others nothing."""
+    one = udp(SERVED), udp(SERVED_REPLY)
+    plain = udp(("10.0.0.5", 9, "10.0.0.6", 53))
+    nat = Nat(HOST, FakeConntrack(one, (plain, back(plain))))
+    rows = ends(one[0], one[1], plain, udp(("10.0.0.7", 9, "10.0.0.6", 53)))
+    assert peers_of(nat, rows) == ([0, 1, 2, 3], {0: one[1], 1: one[0]})
+    assert (nat.statistics.ends_looked_up, nat.statistics.ends_translated) == (4, 2)
+    assert nat.statistics.looked_up == 0
+
+
+def test_peers_are_asked_for_within_half_of_the_time_and_again_later() -> None:
+    clock = [0]
+    conntrack = FakeConntrack((udp(SERVED), udp(SERVED_REPLY)), cost_ns=4000)
+    nat = Nat(HOST, conntrack, lambda: clock[0], lambda: conntrack.cpu_ns)
+    rows = ends(*(udp(("10.0.0.2", n, "10.0.0.3", 53)) for n in range(20000)))
+    rows[0] = ends(udp(SERVED))[0]
+    asked, found = peers_of(nat, rows)
+    assert 0 < len(asked) < 10000
+    assert 19999 in asked  # those with the most packets first
+    assert found == {}
+    rest = np.delete(rows, asked)
+    for _ in range(20):
+        clock[0] += 1_000_000_000
+        now, found = peers_of(nat, rest)
+        rest = np.delete(rest, now)
+        if found:
+            break
+    assert list(found.values()) == [udp(SERVED_REPLY)]
+
+
+def test_ends_of_another_loopback_are_not_asked_about() -> None:
+    one: Tuple = ("127.0.0.1", 5, "127.0.0.2", 6, UDP)
+    conntrack = FakeConntrack((one, ("127.0.0.3", 7, "127.0.0.1", 5, UDP)))
+    nat = Nat(HOST, conntrack)
+    assert peers_of(nat, ends(one, netns=HOST + 1)) == ([0], {})
+    assert peers_of(nat, ends(one, netns=HOST))[1].keys() == {0}
+
+
+@pytest.mark.parametrize("why", ["not loaded", "refused"])
+def test_where_nothing_may_be_asked_no_end_waits(why: str) -> None:
+    conntrack = FakeConntrack((udp(SERVED), udp(SERVED_REPLY)))
+    conntrack.loaded = why != "not loaded"
+    conntrack.error = errno.EPERM if why == "refused" else 0
+    nat = Nat(HOST, conntrack)
+    for _ in range(2):
+        assert peers_of(nat, ends(udp(SERVED))) == ([0], {})
