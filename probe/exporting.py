@@ -230,11 +230,11 @@ class Workshop:
             return self.stream(target)
         return open_sink(target, self._config, self._owners, self._metering, self._interfaces)
 
-    def stream(self, target: Destination, open_: Opener = open_sender) -> Stream:
+    def stream(self, target: Destination, open_: Opener | None = None) -> Stream:
         """ConfigError: its profile, Template or files cannot be used."""
         with _naming(target):
             encoder, options = self._encoder(target)
-        sender = open_(target)
+        sender = open_(target) if open_ else open_sender(target, self._config.template_refresh)
         try:
             with _naming(target):
                 session = self._session(encoder, sender, options, target)

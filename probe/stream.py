@@ -7,19 +7,22 @@ still in the processor's cache when the kernel copies it.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
 from collections.abc import Callable
 
 import numpy as np
 
-from probe.export.sender import PacedSender, Sender, StreamSender
+from probe.export.sender import PacedSender, Sender
 from probe.export.statistics import SendStatistics
 from probe.flow.batch import Rows
 from probe.flow.biflow import pair_directions
 from probe.ipfix.session import ExportSession
 from probe.mapping import Encoder
 from probe.view.text import octets
+
+_log = logging.getLogger(__name__)
 
 #: ``PacedSender.burst``
 Burst = Callable[[float], float | None]
@@ -40,7 +43,8 @@ class Stream:
         self.name = str(sender.destination)
         self.burst: Burst | None = sender.burst if isinstance(sender, PacedSender) else None
         self._biflow = biflow
-        self._connection = sender if isinstance(sender, StreamSender) else None
+        self._room = session.max_message  # of the path, as it was when messages were last made
+        self._is_fragmenting = False
         self._lots: deque[Rows] = deque()
         self._waiting = 0  # octets of ``_lots``
 
@@ -49,6 +53,7 @@ class Stream:
 
         As many become messages as the sender wants now, the others when it is pumped.
         """
+        self._fit_path()
         if self.sender.needs_templates():
             self._begin(now_s)
         if self._biflow:
@@ -61,18 +66,25 @@ class Stream:
         while self._lots and (self._waiting > _MOST_WAITING or not self.sender.is_stocked):
             self._encode_next(now_s)
             if self._lots:  # a tick may have tens of megabytes
-                self.sender.pump(time.monotonic())
+                self._pump_sender(time.monotonic())
 
     def pump(self, now: float) -> float | None:
-        """As ``Sender.pump``; a connection that has come about begins with its Templates."""
-        sender = self.sender
-        due = sender.pump(now)
-        if sender.needs_templates() and self._begin(time.time()):
-            due = sender.pump(now)
-        while self._lots and not sender.is_stocked:
+        """As ``Sender.pump``; a Transport Session that has come about begins with its Templates."""
+        due = self._pump_sender(now)
+        while self._lots and not self.sender.is_stocked:
             self._encode_next(time.time())
-            due = sender.pump(now)
+            due = self._pump_sender(now)
         return due
+
+    def _pump_sender(self, now: float) -> float | None:
+        sender = self.sender
+        self._fit_path()
+        due = sender.pump(now)
+        is_new = self._fit_path()
+        if sender.needs_templates():
+            self._begin(time.time())
+            is_new = True
+        return sender.pump(now) if is_new else due
 
     def _encode_next(self, now_s: float) -> None:
         lot = self._lots.popleft()
@@ -80,22 +92,47 @@ class Stream:
         self._encode(lot, now_s)
 
     def _encode(self, records: Rows, now_s: float) -> None:
-        self.session.max_message = self.sender.max_message
         self.sender.enqueue(self.session.messages(records, now_s))
 
     def _encode_all(self, now_s: float) -> None:
         while self._lots:
             self._encode_next(now_s)
 
-    def _begin(self, now_s: float) -> bool:
-        """The sender needs Templates. Whether they are on their way: a connection is new."""
-        if self._connection is None:
-            self.session.resend_templates()
-            return False
-        backlog = self._connection.take_backlog()
-        first = self._connection.first_sequence(self.session.odid)
+    def _begin(self, now_s: float) -> None:
+        """A Transport Session is new: Templates first, then what waits."""
+        backlog = self.sender.take_backlog()
+        first = self.sender.first_sequence(self.session.odid)
         self.sender.enqueue(self.session.restart(backlog, now_s, first))
+
+    def _fit_path(self) -> bool:
+        """Make messages as large as the path takes now; whether that has changed.
+
+        Where it takes less, what waits is cut anew. A router may have dropped the messages before
+        that, so Templates and types are sent again.
+        """
+        room, before = self.sender.max_message, self._room
+        if room == before:
+            return False
+        self._room = self.session.max_message = room
+        if room < before:
+            self.session.resend_templates()
+            self.sender.enqueue(self.session.recut(self.sender.take_backlog()))
+        self._tell_fragments()
         return True
+
+    def _tell_fragments(self) -> None:
+        """A warning where one record is more than the path takes, once until it takes it again."""
+        least, was_fragmenting = self.session.least_message, self._is_fragmenting
+        self._is_fragmenting = self._room < least
+        if self._is_fragmenting and not was_fragmenting:
+            _log.warning(
+                "%s: the path takes messages of %d octets, and a record may need %d: such messages "
+                "leave in fragments, which some firewalls drop. Raise the MTU on the way, or use a "
+                "profile with fewer elements",
+                self.name,
+                self._room,
+                least,
+            )
 
     def finish(self, now_s: float) -> None:
         """The options with the last figures."""

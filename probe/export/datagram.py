@@ -1,8 +1,18 @@
-"""A connected UDP socket that never fragments; one call sends many messages."""
+"""A connected UDP socket; one call sends many messages.
+
+Messages are made for the path's MTU, so they leave with "don't fragment" and the path can say that
+it has become narrower. A message that is longer all the same leaves in fragments: it would be lost
+else, and its records with it (IP_PMTUDISC_WANT does both).
+
+That a path is narrow is told by ICMP, which anybody may forge. To believe it costs smaller messages
+at most. What no path needs to be believed, below 576 octets (IPv4) or 1280 (IPv6), is not: then the
+socket takes no notice of ICMP, and routers may fragment (IP_PMTUDISC_OMIT).
+"""
 
 from __future__ import annotations
 
 import errno
+import os
 import socket
 import struct
 
@@ -17,7 +27,9 @@ _MTU_DISCOVER = {
 }
 _MTU = {socket.AF_INET: (socket.IPPROTO_IP, 14), socket.AF_INET6: (socket.IPPROTO_IPV6, 24)}
 _HEADERS = {socket.AF_INET: 28, socket.AF_INET6: 48}
-_PMTUDISC_DO = 2
+#: The least MTU that is believed: RFC 791 (what every host takes), RFC 8200.
+_LEAST_MTU = {socket.AF_INET: 576, socket.AF_INET6: 1280}
+_PMTUDISC_WANT, _PMTUDISC_OMIT = 1, 5
 _UDP_SEGMENT = 103
 _MAX_SEGMENTS = 64  # UDP_MAX_SEGMENTS of every kernel that has UDP_SEGMENT
 _MAX_OCTETS = 65000  # of one super-packet
@@ -49,7 +61,7 @@ class DatagramSocket:
         try:
             self._socket.setblocking(False)
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
-            self._socket.setsockopt(*_MTU_DISCOVER[self._family], _PMTUDISC_DO)
+            self._set_discovery(_PMTUDISC_WANT)
             self._socket.connect(name)
         except OSError:
             self._socket.close()
@@ -63,11 +75,23 @@ class DatagramSocket:
     def pending_error(self) -> OSError | None:
         """What an ICMP message said about an earlier datagram; told once."""
         code = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        return OSError(code, errno.errorcode.get(code, str(code))) if code else None
+        return OSError(code, os.strerror(code)) if code else None
 
-    def path_room(self) -> int:
-        """Octets of the largest datagram that the path takes unfragmented."""
-        return self._socket.getsockopt(*_MTU[self._family]) - _HEADERS[self._family]
+    def path_room(self) -> int | None:
+        """Octets of the largest datagram that the path takes unfragmented; None: not known now."""
+        try:
+            mtu: int = self._socket.getsockopt(*_MTU[self._family])
+        except OSError:  # there is no route at the moment
+            return None
+        is_believed = mtu >= _LEAST_MTU[self._family]
+        discovery = _PMTUDISC_WANT if is_believed else _PMTUDISC_OMIT
+        if discovery != self._discovery:
+            self._set_discovery(discovery)
+        return mtu - _HEADERS[self._family] if is_believed else None
+
+    def _set_discovery(self, discovery: int) -> None:
+        self._socket.setsockopt(*_MTU_DISCOVER[self._family], discovery)
+        self._discovery = discovery
 
     def send(self, train: Train, first: int, count: int) -> int:
         """Messages that left, of ``count`` from the ``first`` of ``train`` on (from 0).
@@ -95,7 +119,7 @@ class DatagramSocket:
         return count
 
     def allow_segmentation(self) -> None:
-        """Messages got smaller: they may fit the path now."""
+        """Messages or the path have changed: they may fit now."""
         self._segmentation = self._wants_segmentation
 
     def close(self) -> None:

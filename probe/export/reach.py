@@ -17,6 +17,8 @@ _NEXT_ADDRESS_PAUSE_S = 0.05
 #: A destination that worked for so long without an error is reachable again.
 _RECOVERED_S = 2.0
 _MOST_REASONS = 4
+#: A name is looked up again after so long, though all seems well.
+DEFAULT_LOOK_UP_S = 60.0
 
 _log = logging.getLogger(__name__)
 
@@ -40,15 +42,18 @@ class Retry:
         if not self.is_failing:
             self.is_failing = True
             self._statistics.bursts += 1
-        # A collector that went away may come back with a wrong certificate: that is news.
-        if reason not in self._reasons and len(self._reasons) < _MOST_REASONS:
-            self._reasons.add(reason)
-            _log.warning("%s: %s; trying again", self._destination, reason)
+        self.warn(f"{reason}; trying again")
         self._well_since = None
         if pause_s is None:
             pause_s = self._pause_s
             self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
         self.retry_at = now + pause_s
+
+    def warn(self, text: str) -> None:
+        """Say what is new: who went away may come back with a wrong certificate."""
+        if text not in self._reasons and len(self._reasons) < _MOST_REASONS:
+            self._reasons.add(text)
+            _log.warning("%s: %s", self._destination, text)
 
     def works(self, now: float) -> None:
         """Something arrived, as far as can be told."""
@@ -68,11 +73,20 @@ class Retry:
 
 
 class Reach(Retry):
-    """Which address to try, and when."""
+    """Which address to try, and when; whether the name has moved away from the one in use."""
 
-    def __init__(self, destination: Destination, statistics: SendStatistics) -> None:
+    def __init__(
+        self,
+        destination: Destination,
+        statistics: SendStatistics,
+        look_up_s: float = DEFAULT_LOOK_UP_S,
+    ) -> None:
         super().__init__(destination, statistics)
+        self._look_up_s = look_up_s
+        self._look_up_at = 0.0
+        self._address: Address | None = None  # in use
         self._resolution: Resolution | None = None
+        self._second_look: Resolution | None = None
         self._attempts = 0
         self._more_addresses = False
 
@@ -88,7 +102,7 @@ class Reach(Retry):
         if self._resolution is None:
             if now < self.retry_at:
                 return None
-            self._resolution = Resolution(self._destination.host, self._destination.port)
+            self._resolution = self._look_up()
         addresses = self._resolution.addresses
         if addresses is None:
             return None
@@ -99,7 +113,31 @@ class Reach(Retry):
         address = addresses[self._attempts % len(addresses)]
         self._attempts += 1
         self._more_addresses = self._attempts % len(addresses) != 0
+        self._address, self._look_up_at = address, now + self._look_up_s
         return address
+
+    def has_moved(self, now: float) -> bool:
+        """Whether the name has other addresses now, and no longer the one in use.
+
+        Then ``next_address`` gives one of them. A look-up in vain says nothing.
+        """
+        if self._second_look is None:
+            if now < self._look_up_at:
+                return False
+            self._look_up_at = now + self._look_up_s
+            self._second_look = self._look_up()
+        found = self._second_look.addresses
+        if found is None:
+            return False
+        resolution, self._second_look = self._second_look, None
+        if not found or self._address in found:
+            return False
+        self._resolution, self._attempts = resolution, 0
+        _log.info("%s: has another address now", self._destination)
+        return True
+
+    def _look_up(self) -> Resolution:
+        return Resolution(self._destination.host, self._destination.port)
 
     def fail(self, reason: str, now: float, pause_s: float | None = None) -> None:
         if pause_s is None and self._more_addresses:

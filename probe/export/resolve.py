@@ -19,7 +19,10 @@ class Resolution:
         if self._resolve(host, port, socket.AI_NUMERICHOST):
             return
         self.addresses, self.error = None, ""
-        threading.Thread(target=self._resolve, args=(host, port, 0), daemon=True).start()
+        try:
+            threading.Thread(target=self._resolve, args=(host, port, 0), daemon=True).start()
+        except RuntimeError as error:  # no more threads for us
+            self.addresses, self.error = [], str(error)
 
     def _resolve(self, host: str, port: int, flags: int) -> bool:
         try:

@@ -7,6 +7,7 @@ from typing import Protocol, runtime_checkable
 
 from probe.errors import ConfigError
 from probe.export.destination import Destination
+from probe.export.reach import DEFAULT_LOOK_UP_S
 from probe.export.statistics import SendStatistics
 from probe.ipfix.message import Train
 
@@ -21,7 +22,7 @@ class Sender(Protocol):
 
     @property
     def max_message(self) -> int:
-        """Octets of the largest message to make; may become smaller."""
+        """Octets of the largest message to make, which may change: then what waits is cut anew."""
 
     @property
     def is_down(self) -> bool:
@@ -40,7 +41,16 @@ class Sender(Protocol):
         """It has all that can leave soon: further records had better wait to become messages."""
 
     def needs_templates(self) -> bool:
-        """True once whenever the Templates have to be sent before any more records."""
+        """True once in each Transport Session.
+
+        The next thing is ``enqueue(session.restart(take_backlog(), now_s, first_sequence(odid)))``.
+        """
+
+    def first_sequence(self, domain: int) -> int:
+        """What a new Transport Session's sequence numbers begin with in an Observation Domain."""
+
+    def take_backlog(self) -> list[Train]:
+        """Remove and give all that waits, the oldest first."""
 
     def enqueue(self, trains: Iterable[Train]) -> None:
         """Take messages for ``pump``; those that find no room are dropped and counted."""
@@ -70,35 +80,30 @@ class PacedSender(Sender, Protocol):
 class StreamSender(Sender, Protocol):
     """A sender whose Transport Session ends with its connection (RFC 7011 section 10.4).
 
-    When ``needs_templates`` has said True, the next thing is
-    ``enqueue(session.restart(take_backlog(), now_s, first_sequence(odid)))``; until then nothing is
-    sent.
+    In a new one nothing is sent until ``needs_templates`` has said True.
     """
 
     keeps_order: bool
 
-    def first_sequence(self, domain: int) -> int:
-        """What the session's sequence numbers begin with in an Observation Domain."""
 
-    def take_backlog(self) -> list[Train]:
-        """Remove and give all that waits, the oldest first."""
+def open_sender(destination: Destination, look_up_s: float = DEFAULT_LOOK_UP_S) -> Sender:
+    """The sender for ``destination``, whose name is looked up again every ``look_up_s``.
 
-
-def open_sender(destination: Destination) -> Sender:
-    """The sender for ``destination``. ConfigError: a file that it names cannot be used."""
+    ConfigError: a file that it names cannot be used.
+    """
     match destination.scheme:
         case "ipfix" | "netflow9":
             from probe.export.udp import UdpDestination
 
-            return UdpDestination(destination)
+            return UdpDestination(destination, look_up_s=look_up_s)
         case "ipfix+tcp":
             from probe.export.tcp import TcpDestination
 
-            return TcpDestination(destination)
+            return TcpDestination(destination, look_up_s=look_up_s)
         case "ipfix+tls":
             from probe.export.tls import TlsDestination  # ssl costs 5 MB
 
-            return TlsDestination(destination)
+            return TlsDestination(destination, look_up_s=look_up_s)
         case "file":
             from probe.export.file import FileDestination
 

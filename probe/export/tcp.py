@@ -12,7 +12,7 @@ import time
 
 from probe.export.connection import TcpConnection
 from probe.export.destination import Destination
-from probe.export.reach import Reach, reason_of
+from probe.export.reach import DEFAULT_LOOK_UP_S, Reach, reason_of
 from probe.export.resolve import Address
 from probe.export.stream import DEFAULT_STREAM_QUEUE_OCTETS, StreamDestination
 
@@ -26,11 +26,14 @@ class TcpDestination(StreamDestination):
     """
 
     def __init__(
-        self, destination: Destination, queue_octets: int = DEFAULT_STREAM_QUEUE_OCTETS
+        self,
+        destination: Destination,
+        queue_octets: int = DEFAULT_STREAM_QUEUE_OCTETS,
+        look_up_s: float = DEFAULT_LOOK_UP_S,
     ) -> None:
         super().__init__(destination, queue_octets)
         self._connection: TcpConnection | None = None
-        self._reach = Reach(destination, self.statistics)
+        self._reach = Reach(destination, self.statistics, look_up_s)
         self.pump(time.monotonic())
 
     @property
@@ -63,6 +66,8 @@ class TcpDestination(StreamDestination):
 
     def _advance(self, now: float) -> float | None:
         """Connect, listen, send: as far as it goes. The result is that of ``pump``."""
+        if self._is_open and self._reach.has_moved(now):
+            self._leave()
         if self._connection is None:
             address = self._reach.next_address(now)
             if address is None:
@@ -91,6 +96,11 @@ class TcpDestination(StreamDestination):
 
     def _fail(self, reason: str, now: float) -> None:
         """No connection, or no longer: keep what waits, pause."""
+        self._leave()
+        self._reach.fail(reason, now)
+
+    def _leave(self) -> None:
+        """End the connection at once: what it has not delivered goes to the next one."""
         if self._connection:
             if self._is_open:
                 unacknowledged = self._connection.unacknowledged()
@@ -102,4 +112,3 @@ class TcpDestination(StreamDestination):
             self._connection = None
         self.statistics.count_dropped(self._queue.rewind())
         self._is_open = self._is_announced = False
-        self._reach.fail(reason, now)

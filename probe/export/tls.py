@@ -15,7 +15,7 @@ from contextlib import suppress
 from probe.errors import ConfigError
 from probe.export.connection import TcpConnection
 from probe.export.destination import Destination
-from probe.export.reach import reason_of
+from probe.export.reach import DEFAULT_LOOK_UP_S, reason_of
 from probe.export.resolve import Address
 from probe.export.stream import DEFAULT_STREAM_QUEUE_OCTETS
 from probe.export.tcp import TcpDestination
@@ -33,10 +33,13 @@ class TlsDestination(TcpDestination):
     _write_octets = 4 * _RECORD_OCTETS
 
     def __init__(
-        self, destination: Destination, queue_octets: int = DEFAULT_STREAM_QUEUE_OCTETS
+        self,
+        destination: Destination,
+        queue_octets: int = DEFAULT_STREAM_QUEUE_OCTETS,
+        look_up_s: float = DEFAULT_LOOK_UP_S,
     ) -> None:
         tls_context(destination)
-        super().__init__(destination, queue_octets)
+        super().__init__(destination, queue_octets, look_up_s)
 
     def _new_connection(self, address: Address, now: float) -> TcpConnection:
         try:

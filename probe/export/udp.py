@@ -1,4 +1,4 @@
-"""Messages over UDP (RFC 7011 section 10.3): paced, never fragmented, never in the probe's way.
+"""Messages over UDP (RFC 7011 section 10.3): paced, as large as the path takes, never in the way.
 
 Nothing here blocks but ``flush``. A destination that cannot be reached costs its own messages
 only, each counted; it is tried again after a growing pause, with its name looked up anew.
@@ -15,7 +15,7 @@ from probe.export.datagram import DatagramSocket
 from probe.export.destination import Destination
 from probe.export.pacing import DEFAULT_BURST, TokenBucket
 from probe.export.queue import DatagramQueue
-from probe.export.reach import Reach, reason_of
+from probe.export.reach import DEFAULT_LOOK_UP_S, Reach, reason_of
 from probe.export.statistics import SendStatistics
 from probe.ipfix.message import Train
 
@@ -23,9 +23,9 @@ DEFAULT_QUEUE_OCTETS = 32 << 20
 _RESOLVING_POLL_S = 0.05
 #: Rest before trying a full socket buffer again.
 _LEAST_WAIT_S = 0.001
-#: The path takes no message smaller than this: IPv6 has at least 1280 octets, IPv4 576.
-_LEAST_MESSAGE = 512
 _BUFFER_FULL = {errno.EAGAIN, errno.ENOBUFS}
+#: News of the path for one message, after so many of which it is given up.
+_MOST_REFUSALS = 100
 
 _log = logging.getLogger(__name__)
 
@@ -33,11 +33,19 @@ _log = logging.getLogger(__name__)
 class UdpDestination:
     """A destination with a bounded queue before its socket.
 
-    ``max_message`` is the largest message to make, lowered when the path turns out narrower.
+    ``max_message`` is the largest message to make: less than the destination's where the path takes
+    less. When it changes, or templates are needed, ``pump`` sends nothing more until the next call,
+    so that the caller can first change what waits.
     ``queue_octets`` bounds what waits for the pace; what finds no room is dropped and counted.
+    The destination's name is looked up again every ``look_up_s``.
     """
 
-    def __init__(self, destination: Destination, queue_octets: int = DEFAULT_QUEUE_OCTETS) -> None:
+    def __init__(
+        self,
+        destination: Destination,
+        queue_octets: int = DEFAULT_QUEUE_OCTETS,
+        look_up_s: float = DEFAULT_LOOK_UP_S,
+    ) -> None:
         self.destination = destination
         self.max_message = destination.max_message
         self._statistics = SendStatistics()
@@ -46,8 +54,9 @@ class UdpDestination:
         self._burst = burst if destination.pace else queue_octets  # octets
         self._queue = DatagramQueue(queue_octets, self._statistics)
         self._socket: DatagramSocket | None = None
-        self._reach = Reach(destination, self._statistics)
+        self._reach = Reach(destination, self._statistics, look_up_s)
         self._needs_templates = True
+        self._refusals = 0
         self._due = 0.0  # when all of a burst may leave
         self._connect(time.monotonic())
 
@@ -77,11 +86,18 @@ class UdpDestination:
         return self._queue.octets >= DEFAULT_BURST and not self.is_down
 
     def needs_templates(self) -> bool:
-        """True once at start, and once after every time the destination was unreachable."""
+        """True once in each Transport Session: at start, after a failure, at another address."""
         if not self._needs_templates or self.is_down:
             return False
         self._needs_templates = False
         return True
+
+    def first_sequence(self, domain: int) -> int:
+        return 0
+
+    def take_backlog(self) -> list[Train]:
+        """Remove and give all that waits."""
+        return self._queue.drain()
 
     def enqueue(self, trains: Iterable[Train]) -> None:
         """Take messages for ``pump`` to send; when down or full they are dropped and counted."""
@@ -91,10 +107,11 @@ class UdpDestination:
 
     def pump(self, now: float) -> float | None:
         """Send what the pace allows at ``now`` (monotonic s); when to call again, None: done."""
-        if self._socket is None:
-            self._connect(now)
-        if self._socket is not None:
-            self._use(self._socket, now)
+        sender = self._socket or self._connect(now)
+        if sender and self._reach.has_moved(now):
+            self._move(now)
+        elif sender:
+            self._use(sender, now)
         if self._socket is None:
             return now + _RESOLVING_POLL_S if self._reach.is_resolving else self._reach.retry_at
         self._due = max(self._bucket.due(now), now + _LEAST_WAIT_S)
@@ -141,15 +158,15 @@ class UdpDestination:
 
     def close(self) -> None:
         self._drop_queue()
-        if self._socket:
-            self._socket.close()
-            self._socket = None
+        self._close_socket()
 
     def _use(self, sender: DatagramSocket, now: float) -> None:
+        if self._follow_path(sender):
+            return
         if self._queue.left:
             self._send_queue(sender, now)
         elif error := sender.pending_error():  # which the next send would tell
-            self._fail(reason_of(error), now)
+            self._survives(error, sender, now)
         if self._reach.is_failing:
             self._reach.notice_recovery(now)
 
@@ -168,6 +185,7 @@ class UdpDestination:
                     return
                 continue
             if sent:
+                self._refusals = 0
                 queue.leave(sent)
                 self._bucket.spend(sent * size)
                 allowance -= sent * size
@@ -178,19 +196,39 @@ class UdpDestination:
         """Deal with a failed send; whether the next may follow at once."""
         if error.errno in _BUFFER_FULL:
             return False
-        if error.errno != errno.EMSGSIZE:
-            self._fail(reason_of(error), now)
-            return False
-        room = max(_LEAST_MESSAGE, min(sender.path_room(), self.max_message))
-        if room < self.max_message:
-            _log.info("%s: messages of %d octets from now on", self.destination, room)
-            self.max_message = room
-            sender.allow_segmentation()
-        self._statistics.errors += 1
-        self._statistics.count_dropped([self._queue.drop()])
-        return True
+        if error.errno == errno.EMSGSIZE:
+            return self._survives_narrowing(error, sender)
+        self._fail(reason_of(error), now)
+        return False
 
-    def _connect(self, now: float) -> None:
+    def _survives_narrowing(self, error: OSError, sender: DatagramSocket) -> bool:
+        """An ICMP message about an earlier datagram, or a forged one: what waits may leave yet."""
+        if self._follow_path(sender):
+            return False
+        self._refusals += 1
+        if self._refusals >= _MOST_REFUSALS and self._queue.left:
+            self._statistics.count_dropped([self._queue.drop()])
+            self._reach.warn(reason_of(error))
+            self._refusals = 0
+        return self._queue.left > 0
+
+    def _follow_path(self, sender: DatagramSocket) -> bool:
+        """Let messages be as large as the path takes; whether they have to be smaller than before.
+
+        The kernel knows of the link's MTU at once, and of a router's by ICMP. It forgets what ICMP
+        said after ten minutes, so that a path that has grown is tried again.
+        """
+        largest = self.destination.max_message
+        room = min(largest, sender.path_room() or largest)
+        if room == self.max_message:
+            return False
+        _log.info("%s: messages of %d octets from now on", self.destination, room)
+        is_narrower = room < self.max_message
+        self.max_message = room
+        sender.allow_segmentation()
+        return is_narrower
+
+    def _connect(self, now: float) -> DatagramSocket | None:
         """Advance towards a socket: look the name up, then connect to the next address of it."""
         try:
             address = self._reach.next_address(now)
@@ -198,17 +236,28 @@ class UdpDestination:
                 wanted = self.destination.segmentation
                 segments = not self._bucket.is_limited if wanted is None else wanted
                 self._socket = DatagramSocket(address, segments)
+                self._follow_path(self._socket)
         except OSError as error:
             self._fail(reason_of(error), now)
+        return self._socket
+
+    def _move(self, now: float) -> None:
+        """The name has another address: what waits goes there, in a new Transport Session."""
+        self._close_socket()
+        self._needs_templates = True
+        self._connect(now)
 
     def _fail(self, reason: str, now: float) -> None:
         """The destination cannot be reached: drop what waits, pause."""
         self._reach.fail(reason, now)
+        self._close_socket()
+        self._drop_queue()
+        self._needs_templates = True
+
+    def _close_socket(self) -> None:
         if self._socket:
             self._socket.close()
             self._socket = None
-        self._drop_queue()
-        self._needs_templates = True
 
     def _drop_queue(self) -> None:
         self._statistics.count_dropped(self._queue.drain())

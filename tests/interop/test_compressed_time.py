@@ -59,6 +59,12 @@ class Recorder:
     def enqueue(self, trains: Iterable[Train]) -> None:
         self.trains += trains
 
+    def first_sequence(self, domain: int) -> int:
+        return 0
+
+    def take_backlog(self) -> list[Train]:
+        return self.take()
+
     def take(self) -> list[Train]:
         taken, self.trains = self.trains, []
         return taken
@@ -79,12 +85,6 @@ class StreamRecorder(Recorder):
     """A connection."""
 
     keeps_order = True
-
-    def first_sequence(self, domain: int) -> int:
-        return 0
-
-    def take_backlog(self) -> list[Train]:
-        return self.take()
 
 
 class Metered:

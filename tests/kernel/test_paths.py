@@ -1,0 +1,171 @@
+"""Paths that are narrow, become narrow and grow again, on links of the kernel."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+
+import pytest
+from lab import run
+from path_lab import PORT, Path, Receiver, drive, exporting
+
+from probe.flow.batch import Rows
+from probe.stream import Stream
+from tests.records import NOW_S, flow_records
+
+_COUNT = 3000
+
+
+@pytest.fixture
+def path() -> Iterator[Path]:
+    with Path() as found:
+        yield found
+
+
+def numbered(first: int, count: int = _COUNT, ip_version: int = 4) -> Rows:
+    records = flow_records(count, ip_version=ip_version)
+    records["flow_id"] += first
+    return records
+
+
+def send(stream: Stream, receiver: Receiver, first: int, count: int = _COUNT) -> None:
+    """``count`` records, all of which arrive."""
+    stream.send(numbered(first, count), NOW_S)
+    expected = set(range(first + 1, first + count + 1))
+    drive(stream, receiver, lambda: expected <= set(receiver.flows))
+
+
+def names_described(receiver: Receiver) -> set[object]:
+    return {record.get("informationElementName") for record in receiver.options}
+
+
+@pytest.mark.parametrize("scheme", ["ipfix", "netflow9"])
+@pytest.mark.parametrize("mtu", [1420, 1280, 576])
+def test_a_link_that_is_narrow_gets_all_from_the_first_message_on(
+    path: Path, mtu: int, scheme: str
+) -> None:
+    path.set_mtu("near", mtu)
+    with exporting(path, scheme=scheme, query="?profile=numeric") as (stream, receiver):
+        send(stream, receiver, 0)
+        assert receiver.sizes
+        assert mtu - 200 < max(receiver.sizes) <= mtu - 28
+        assert "tcpLostSegmentDeltaCount" in names_described(receiver)
+        assert receiver.decoder.statistics.lost_records == 0
+        assert receiver.decoder.statistics.lost_messages == 0
+        assert receiver.decoder.statistics.unknown_sets == 0
+        assert stream.statistics.dropped_messages == stream.statistics.errors == 0
+    assert path.fragments() == 0
+
+
+def test_a_router_that_says_so_gets_smaller_messages_and_the_types_again(path: Path) -> None:
+    """It drops what was too long before it could say so."""
+    path.set_mtu("far", 1280)
+    with exporting(path) as (stream, receiver):
+        stream.send(numbered(0, 0), NOW_S)
+        drive(stream, receiver, lambda: stream.sender.max_message == 1252)
+        stream.send(numbered(0, 0), NOW_S + 1)
+        drive(stream, receiver, lambda: "SRC_PROC_NAME" in names_described(receiver))
+        send(stream, receiver, 0)
+        assert max(receiver.sizes) <= 1252
+        assert stream.statistics.dropped_messages == 0
+        assert not stream.is_down
+    assert path.fragments() == 0
+
+
+@pytest.mark.parametrize("scheme", ["ipfix", "netflow9"])
+def test_what_waits_when_a_link_becomes_narrow_is_cut_anew(path: Path, scheme: str) -> None:
+    """And when it grows again, messages do too."""
+    with exporting(path, "?profile=numeric&pace=200000", scheme=scheme) as (stream, receiver):
+        stream.send(numbered(0), NOW_S)
+        drive(stream, receiver, lambda: len(receiver.flows) > _COUNT // 10)
+        assert len(receiver.flows) < _COUNT
+        assert max(receiver.sizes) > 1300
+        path.set_mtu("near", 700)
+        before = len(receiver.sizes)
+        drive(stream, receiver, lambda: set(receiver.flows) == set(range(1, _COUNT + 1)))
+        assert max(receiver.sizes[before + 50 :]) <= 672
+        assert len(receiver.flows) == _COUNT
+        statistics = receiver.decoder.statistics
+        assert statistics.lost_records == statistics.lost_messages == 0
+        assert stream.statistics.dropped_messages == 0
+        path.set_mtu("near", 1500)
+        drive(stream, receiver, lambda: stream.sender.max_message == 1400)
+        before = len(receiver.sizes)
+        send(stream, receiver, _COUNT, 200)
+        assert max(receiver.sizes[before:]) > 1300
+    assert path.fragments() == 0
+
+
+@pytest.mark.parametrize("query", ["", "&segmentation=on&pace=0"])
+def test_a_record_that_is_longer_than_the_path_takes_leaves_in_fragments(
+    path: Path, caplog: pytest.LogCaptureFixture, query: str
+) -> None:
+    """Nothing is lost, and one warning says what to do; it is over when the path has grown."""
+    url = f"?profile=kubernetes{query}"
+    with exporting(path, url, scheme="netflow9") as (stream, receiver):
+        send(stream, receiver, 0, 300)
+        path.set_mtu("near", 600)
+        for part in range(3):
+            send(stream, receiver, 1000 * (part + 1), 300)
+        assert stream.session.max_message == stream.session.least_message > 600
+        assert path.fragments() > 300
+        caplog.set_level(logging.WARNING)
+        (warning,) = [one for one in caplog.records if one.name == "probe.stream"]
+        assert warning.getMessage().startswith(f"netflow9://10.79.2.1:{PORT}: the path takes")
+        assert stream.statistics.dropped_messages == 0
+        path.set_mtu("near", 1500)
+        send(stream, receiver, 5000, 300)
+        before = path.fragments()
+        send(stream, receiver, 6000, 300)
+        assert path.fragments() == before
+        assert max(receiver.sizes) <= 1400
+        path.set_mtu("near", 600)
+        send(stream, receiver, 7000, 300)
+        assert caplog.text.count("in fragments") == 2, "it is said again when it is so again"
+
+
+@pytest.mark.parametrize(("mtu", "largest"), [(600, 572), (576, 548), (575, 1400), (68, 1400)])
+def test_forged_messages_cost_no_record(path: Path, mtu: int, largest: int) -> None:
+    """Below 576 octets they are not believed, and above they make messages smaller."""
+    with exporting(path, "?profile=numeric") as (stream, receiver):
+        send(stream, receiver, 0)
+        address = stream.local_address()
+        assert address
+        for part in range(1, 4):
+            path.forge(mtu, address[1])
+            time.sleep(0.01)
+            before = len(receiver.sizes)
+            send(stream, receiver, part * _COUNT)
+            assert largest - 200 < max(receiver.sizes[before:]) <= largest
+        assert stream.statistics.dropped_messages == 0
+        assert not stream.is_down
+    assert path.fragments() == 0
+
+
+def test_ipv6(path: Path) -> None:
+    with exporting(path, host="fd79:2::1") as (stream, receiver):
+        send(stream, receiver, 0)
+        path.set_mtu("far", 1280)
+        stream.send(numbered(_COUNT), NOW_S)
+        drive(stream, receiver, lambda: stream.sender.max_message == 1232)
+        before = len(receiver.sizes)
+        send(stream, receiver, 2 * _COUNT)
+        assert max(receiver.sizes[before:]) <= 1232
+        path.set_mtu("near", 1400)
+        send(stream, receiver, 3 * _COUNT)
+        assert stream.statistics.dropped_messages == 0
+
+
+def test_a_link_that_is_down_loses_what_is_counted_and_recovers(path: Path) -> None:
+    with exporting(path) as (stream, receiver):
+        send(stream, receiver, 0)
+        run("ip", "-n", path.exporter, "link", "set", "near", "down")
+        stream.send(numbered(_COUNT), NOW_S)
+        drive(stream, receiver, lambda: stream.is_down)
+        lost = stream.statistics.dropped_flow_records
+        assert lost > 0
+        run("ip", "-n", path.exporter, "link", "set", "near", "up")
+        run("ip", "-n", path.exporter, "route", "replace", "default", "via", "10.79.1.2")
+        drive(stream, receiver, lambda: not stream.is_down)
+        send(stream, receiver, 2 * _COUNT)
