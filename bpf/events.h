@@ -238,13 +238,10 @@ int BPF_PROG(tcp_retransmitted, struct sock *sk)
 /* --- UDP --------------------------------------------------------------------------------------- */
 static __always_inline void tell_datagram(struct flow_row *r, struct datagram *d, bool egress)
 {
-	u32 mark = egress ? TOLD_SEND : TOLD_RECV, word = bpf_htonl(mark);
+	u32 mark = egress ? TOLD_SEND : TOLD_RECV;
 	struct event_row *e;
 
-	if (r->told & mark)
-		return;
-	/* `told` is the last octet of the word that begins with `mark` */
-	if (__sync_fetch_and_or((u32 *)&r->mark, word) & word)
+	if (r->told & mark || set_told(r, mark))
 		return;
 	e = new_event(egress ? EVENT_SEND : EVENT_RECV, bpf_ktime_get_ns());
 	if (!e)

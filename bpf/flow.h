@@ -16,6 +16,7 @@ enum owner_source { /* OwnerSource in probe/flow/batch.py has some more */
 	OWNER_SOCKET_CALL, /* the task that called connect(), socket() or, at the end, close() */
 	OWNER_LISTENER,    /* inherited from the listening socket */
 	OWNER_DESCRIPTOR,  /* a task whose descriptor table holds the socket */
+	OWNER_SHARED = 6,  /* one of several that take turns at using the socket */
 };
 
 enum path_source { PATH_NONE, PATH_WALKED, PATH_EXEC_ARGUMENT };
@@ -64,8 +65,9 @@ struct flow_row {
 	__u8 dscp;
 	__u8 owner_source;       /* enum owner_source */
 	__u8 mark;               /* enum flow_mark */
-	__u8 pad[2];
-	__u8 told;               /* UDP, in the kernel only: which first datagrams are events */
+	__u8 changes;            /* UDP, in the kernel only: how often the socket's user changed */
+	__u8 held;               /* ... the pass that last saw the owner hold the socket */
+	__u8 told;               /* ... which first datagrams are events; HEARD */
 };
 _Static_assert(sizeof(struct flow_row) == 160, "flow_row");
 

@@ -192,6 +192,10 @@ static __always_inline void snapshot_udp(struct sock_flow *f, struct sock *sk)
 {
 	struct sent_row *r;
 
+	if (f->row.told & HEARD) {
+		__sync_fetch_and_and(told_word(&f->row), ~bpf_htonl(HEARD));
+		find_receiver(f, sk);
+	}
 	if (f->slot != SLOT_READY || f->progress || !(f->row.tx_packets | f->row.rx_packets))
 		return;
 	r = snapshot_slot();

@@ -17,6 +17,16 @@ typedef __s64 s64;
 
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
 
+struct list_head {
+	struct list_head *next;
+};
+struct hlist_node {
+	struct hlist_node *next;
+};
+struct hlist_head {
+	struct hlist_node *first;
+};
+
 /* --- tasks and files ------------------------------------------------------------------------- */
 struct qstr {
 	u32 len;
@@ -101,7 +111,11 @@ struct nsproxy {
 	struct mnt_namespace *mnt_ns;
 	struct net *net_ns;
 };
+struct pid {
+	struct hlist_head tasks[1]; /* PIDTYPE_PID */
+};
 struct task_struct {
+	void *stack;
 	unsigned int flags;
 	int tgid;
 	u64 start_boottime;
@@ -113,7 +127,46 @@ struct task_struct {
 	struct fs_struct *fs;
 	struct mm_struct *mm;
 	struct nsproxy *nsproxy;
+	struct pid *thread_pid;
+	struct hlist_node pid_links[1];
 	char comm[16];
+};
+
+/* --- who waits ---------------------------------------------------------------------------------- */
+struct wait_queue_head {
+	struct list_head head;
+};
+typedef struct wait_queue_head wait_queue_head_t;
+struct wait_queue_entry {
+	void *private;
+	struct list_head entry;
+};
+typedef struct wait_queue_entry wait_queue_entry_t;
+struct socket_wq {
+	wait_queue_head_t wait;
+};
+struct poll_wqueues {
+	struct task_struct *polling_task;
+};
+struct eventpoll {
+	wait_queue_head_t wq;
+};
+struct epitem {
+	struct eventpoll *ep;
+};
+struct eppoll_entry {
+	struct epitem *base;
+	wait_queue_entry_t wait;
+	wait_queue_head_t *whead;
+};
+struct io_uring_task {
+	struct task_struct *task;
+};
+struct io_kiocb {
+	struct io_uring_task *tctx; /* since 6.13 (b6f58a3f4aa8) */
+};
+struct io_kiocb___before_6_13 {
+	struct task_struct *task;
 };
 
 /* --- sockets --------------------------------------------------------------------------------- */
@@ -157,6 +210,7 @@ typedef struct {
 struct socket;
 struct sock {
 	struct sock_common __sk_common;
+	struct socket_wq *sk_wq;
 	struct socket *sk_socket;
 	socket_lock_t sk_lock;
 	struct {
@@ -168,6 +222,9 @@ struct sock {
 	int sk_err;
 };
 struct socket {
+	struct sock *sk;
+};
+struct sk_buff {
 	struct sock *sk;
 };
 struct ipv6_pinfo {
@@ -236,9 +293,6 @@ enum sock_flags { SOCK_DONE = 1 };
 enum cgroup_subsys_id { memory_cgrp_id, devices_cgrp_id, pids_cgrp_id };
 
 /* --- storage of sockets, as its iterator walks it ------------------------------------------------ */
-struct hlist_node {
-	struct hlist_node *next;
-};
 struct bpf_local_storage {
 	void *owner;
 };

@@ -344,14 +344,25 @@ static __noinline u64 owner_of(struct task_struct *task)
 	return identity(&of);
 }
 
+/* As current_owner() reads it: through typed pointers. */
+static __always_inline u64 current_cgroup_id(struct task_struct *task)
+{
+	struct css_set *set = task->cgroups;
+	struct cgroup_subsys_state *css;
+
+	if (cgroup_v1_controller == HIERARCHY_V2)
+		return set->dfl_cgrp->kn->id;
+	css = *(struct cgroup_subsys_state **)((void *)set + bpf_core_field_offset(set->subsys) +
+					       v1_index() * sizeof(css));
+	return css->cgroup->kn->id;
+}
+
 /* The same for the running task. A typed pointer, where the kernel gives cgroup programs one, costs a load
  * for each member instead of a call. */
 static __noinline u64 current_owner(void)
 {
 	struct keyed_task of = {};
-	struct cgroup_subsys_state *css;
 	struct task_struct *task;
-	struct css_set *set;
 
 	if (!typed_task)
 		return owner_of((void *)bpf_get_current_task());
@@ -359,15 +370,7 @@ static __noinline u64 current_owner(void)
 	if (task->flags & PF_KTHREAD)
 		return 0;
 	of.task = (u64)task;
-	set = task->cgroups;
-	if (cgroup_v1_controller == HIERARCHY_V2) {
-		of.key.cgroup_id = set->dfl_cgrp->kn->id;
-	} else {
-		css = *(struct cgroup_subsys_state **)((void *)set +
-						       bpf_core_field_offset(set->subsys) +
-						       v1_index() * sizeof(css));
-		of.key.cgroup_id = css->cgroup->kn->id;
-	}
+	of.key.cgroup_id = current_cgroup_id(task);
 	of.key.start_ns = task->group_leader->start_boottime;
 	of.key.exec_id = task->self_exec_id;
 	of.key.pid = task->tgid;

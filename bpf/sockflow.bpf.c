@@ -91,11 +91,16 @@ struct sock_flow {
 		u32 slot; /* UDP */
 		u32 seen; /* TCP: segments sent and received, when they were last reported */
 	};
-	u32 opening_segments; /* SYNs, or SYN-ACKs, that we sent */
-	u8 accepted;
-	u8 is_guess;    /* the owner is not that of a task that called for this socket */
-	u8 closed_from; /* the state before TCP_CLOSE */
-	u8 pad;
+	union {
+		struct { /* TCP */
+			u32 opening_segments; /* SYNs, or SYN-ACKs, that we sent */
+			u8 accepted;
+			u8 is_guess;    /* the owner is not that of a task that called for it */
+			u8 closed_from; /* the state before TCP_CLOSE */
+			u8 pad;
+		};
+		u64 user; /* UDP: the tag of who used it last; 0: nobody yet */
+	};
 	/* Identity, and counters. UDP: what is to be reported. TCP: what has been reported, until the
 	 * last row is complete (FINAL, or DONE): then it is that row. */
 	struct flow_row row;
@@ -228,6 +233,7 @@ static __always_inline void tell_datagram(struct flow_row *r, struct datagram *d
 
 #include "seats.h"
 #include "tcp.h"
+#include "users.h"
 #include "udp.h"
 #include "events.h"
 #include "iterators.h"

@@ -185,8 +185,10 @@ static __always_inline void count_other_peer(struct sock_flow *f, struct datagra
 			break; /* full */
 		if (r->cookie != f->row.cookie || !same_peer(r, d, egress))
 			continue;
-		if (!r->owner || !r->netns) /* new, or from before the attribution pass */
+		if (r->owner != f->row.owner || !r->netns) { /* new, or the socket's user changed */
+			part_owners(r, f->row.owner, f->row.owner_source);
 			set_identity(r, &f->row);
+		}
 		count(r, d, egress);
 		return;
 	}
@@ -206,6 +208,19 @@ static __always_inline bool claim_slot(struct sock_flow *f, struct datagram *d, 
 	set_peer(&f->row, d, egress);
 	__sync_val_compare_and_swap(&f->slot, SLOT_CLAIMED, SLOT_READY);
 	return true;
+}
+
+/* Nobody has used the socket yet: who waits for what comes? Whether anything came is also for the next
+ * snapshot to know, which asks the same. */
+static __always_inline void note_arrival(struct sock_flow *f, struct __sk_buff *skb)
+{
+	struct sk_buff *packet = (void *)skb; /* in the kernel they are the same */
+	struct sock *sk = 0;
+
+	if (f->row.told & HEARD || set_told(&f->row, HEARD) || f->user)
+		return;
+	bpf_probe_read_kernel(&sk, sizeof(sk), (void *)packet + bpf_core_field_offset(packet->sk));
+	find_receiver(f, sk);
 }
 
 static __always_inline int meter(struct __sk_buff *skb, bool egress)
@@ -263,6 +278,10 @@ static __always_inline int meter(struct __sk_buff *skb, bool egress)
 	d.is_copy = !egress && (skb->pkt_type == PACKET_MULTICAST || skb->pkt_type == PACKET_BROADCAST ||
 				skb->pkt_type == PACKET_LOOPBACK);
 	d.octets = skb->len + (d.packets - 1) * (offset + 8);
+	if (egress)
+		note_sender(f);
+	else
+		note_arrival(f, skb);
 	if (claim_slot(f, &d, egress))
 		count(&f->row, &d, egress);
 	else
@@ -327,6 +346,8 @@ int udp_released(struct bpf_sock *ctx)
 		return 1;
 	if (__sync_fetch_and_or(&f->progress, CLOSING) & CLOSING)
 		return 1;
+	if (!f->user) /* whoever closes it has the best claim */
+		set_user(f, current_tag(), current_owner());
 	r = bpf_ringbuf_reserve(&flow_ring, sizeof(*r), 0);
 	if (!r) {
 		__sync_fetch_and_add(&losses.flow_ring_full, 1);

@@ -33,6 +33,7 @@ class OwnerSource(IntEnum):
     DESCRIPTOR = 3
     ADDRESS = 4  # of another host: who has the address
     CGROUP = 5  # no process: the cgroup that the socket was made in
+    SHARED = 6  # one of several processes that take turns at using the socket
 
 
 class Mark(IntFlag):
