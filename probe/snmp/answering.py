@@ -45,9 +45,12 @@ class Answering:
         self._view = view
         self._communities = [community.encode() for community in communities]
         self._has_users = has_users
-        self._monotonic = monotonic
-        self._say_at = float("-inf")
-        self._unsaid = 0
+        self._malformed = _Notice("%d malformed SNMP messages, the last from %s: %s", monotonic)
+        self._greedy = _Notice(
+            "%d SNMP answers dropped, the last to %s, who has asked for more than a poller needs: "
+            "its address may be forged",
+            monotonic,
+        )
 
     def answer(self, datagram: bytes, peer: str, engine: Callable[[], None]) -> bytes | None:
         """None: there is nothing to answer, or it was left to ``engine`` (of version 3, whole)."""
@@ -79,14 +82,29 @@ class Answering:
         return encode_message(version, community, pdu)
 
     def note_malformed(self, peer: str, reason: str) -> None:
-        """Counted, and said once a minute."""
+        """Counts what is no message, and says so once a minute."""
         self._view.counted.malformed += 1
-        self._unsaid += 1
-        if (now := self._monotonic()) >= self._say_at:
-            _log.warning("%d malformed SNMP messages, the last from %s: %s",
-                         self._unsaid, peer, reason)  # fmt: skip
-            self._say_at, self._unsaid = now + _SAY_AGAIN_S, 0
+        self._malformed.say(peer, reason)
+
+    def note_greedy(self, peer: str) -> None:
+        """Says once a minute that an address had as much as ``Allowance`` gives."""
+        self._greedy.say(peer)
 
     def _is_known(self, community: bytes) -> bool:
         known = [hmac.compare_digest(community, one) for one in self._communities]
         return any(known)
+
+
+class _Notice:
+    """A warning that is given once a minute. ``text`` begins with how often it was due since."""
+
+    def __init__(self, text: str, monotonic: Callable[[], float]) -> None:
+        self._text, self._monotonic = text, monotonic
+        self._say_at = float("-inf")
+        self._unsaid = 0
+
+    def say(self, *more: str) -> None:
+        self._unsaid += 1
+        if (now := self._monotonic()) >= self._say_at:
+            _log.warning(self._text, self._unsaid, *more)
+            self._say_at, self._unsaid = now + _SAY_AGAIN_S, 0

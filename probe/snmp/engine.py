@@ -17,12 +17,13 @@ from pysnmp.entity.engine import SnmpEngine
 from pysnmp.entity.rfc3413 import cmdrsp, context
 from pysnmp.proto import error, rfc1905
 
+from probe.snmp.allowance import Allowance
 from probe.snmp.answering import Answering
 from probe.snmp.ber import BerError, Reader
 from probe.snmp.message import V2C, decode_request
 from probe.snmp.responder import respond
 from probe.snmp.settings import SnmpSettings, SnmpUser
-from probe.snmp.view import AgentView, Counted
+from probe.snmp.view import AgentView
 
 _USM = 3
 _VACM = 3
@@ -107,14 +108,25 @@ def open_engine(
 ) -> SnmpEngine:
     """Serves ``source`` in the running event loop. ``host``: what no other agent is called."""
     engine = _engine(engine_id(host))
+    _load_late_parts(engine, any(user.priv for user in settings.users))
     for user in settings.users:
         _add_user(engine, user)
     _Responder(engine, context.SnmpContext(engine), view, answering)
     kind = udp6 if source.family == socket.AF_INET6 else udp
     base = kind.Udp6AsyncioTransport if kind is udp6 else kind.UdpAsyncioTransport
-    transport = _transport_class(base, engine, kind.DOMAIN_NAME, answering, view.counted)()
+    transport = _transport_class(base, engine, kind.DOMAIN_NAME, answering, view)()
     config.add_transport(engine, kind.DOMAIN_NAME, transport.open_server_mode(sock=source))
     return engine
+
+
+def _load_late_parts(engine: SnmpEngine, has_privacy: bool) -> None:
+    """Loads what pysnmp would read at the first request: by then the agent may not read any more
+    where its packages lie, as below /root."""
+    engine.get_mib_builder().load_modules("__SNMPv2-MIB", "__SNMP-USER-BASED-SM-MIB")
+    if has_privacy:
+        from cryptography.hazmat.backends import default_backend
+
+        default_backend()
 
 
 def engine_id(host: str) -> str:
@@ -160,8 +172,10 @@ def _transport_class(
     engine: SnmpEngine,
     domain: tuple[int, ...],
     answering: Answering,
-    counted: Counted,
+    view: AgentView,
 ) -> type[Any]:
+    counted, allowance = view.counted, Allowance()
+
     class Transport(base):  # type: ignore[misc]
         """Gives the engine what is of version 3, and answers the rest at once."""
 
@@ -184,11 +198,14 @@ def _transport_class(
                 _forget_clocks(engine)
 
         def _send(self, message: bytes, address: Any) -> None:
-            if self.transport.get_write_buffer_size() < _MOST_UNSENT:
+            if self.transport.get_write_buffer_size() >= _MOST_UNSENT:
+                counted.dropped += 1
+            elif not allowance.take(address[0], len(message), view.size):
+                counted.dropped += 1
+                answering.note_greedy(address[0])
+            else:
                 self.transport.sendto(message, tuple(address))
                 counted.sent += 1
-            else:
-                counted.dropped += 1
 
         def error_received(self, problem: OSError) -> None:
             """Who asked does not listen any more."""

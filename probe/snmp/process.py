@@ -19,7 +19,13 @@ from probe.flow.owner import ContainerNames
 from probe.snmp.settings import SnmpSettings, complete
 
 _log = logging.getLogger(__name__)
-_ROOT = Path(__file__).resolve().parents[2]
+#: Runs the agent in isolated mode (-I), so that neither the working directory nor PYTHONPATH is
+#: searched for modules. What comes after -c are folders, appended so that they hide nothing.
+_BOOT = """
+import runpy, sys
+sys.path += sys.argv[3:]
+runpy.run_module("probe.snmp", run_name="__main__", alter_sys=True)
+"""
 _LEAVE_S = 3.0
 _SHORT_ID = 12
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 60.0
@@ -131,11 +137,11 @@ class SnmpAgent:
         descriptors = (theirs.fileno(), self._source.fileno())
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "probe.snmp", *map(str, descriptors)],
+                [sys.executable, "-I", "-c", _BOOT, *map(str, descriptors), *_import_path()],
                 pass_fds=descriptors,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(_import_path())},
+                cwd="/",
             )
         self._control = ours
         self._started_at = self._monotonic()
@@ -143,8 +149,13 @@ class SnmpAgent:
 
 
 def _import_path() -> list[str]:
-    """Where the process finds this very package, however it was installed."""
-    return [str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH", "")])]
+    """Returns the folders that this process has its own packages from, however they were installed.
+
+    In isolated mode Python finds what is in its site-packages, but no clone and no user's folder.
+    """
+    found = (importlib.util.find_spec(name) for name in ("probe", "pysnmp"))
+    origins = [Path(spec.origin).resolve() for spec in found if spec and spec.origin]
+    return list(dict.fromkeys(str(origin.parents[1]) for origin in origins))
 
 
 def _host_id() -> str:

@@ -58,6 +58,10 @@ class Tree:
         self._prefixes = [one.prefix for one in self.columns]
         self._known = {one.prefix for one in columns}
 
+    def __len__(self) -> int:
+        """Returns the number of objects."""
+        return sum(len(column.rows) for column in self.columns)
+
     def find(self, name: Oid) -> Position | bytes:
         """Where that very object is, or the exception to answer with."""
         at = bisect_right(self._prefixes, name) - 1

@@ -52,7 +52,8 @@ class Counted:
 
 
 class AgentView:
-    """``read_links``: all interfaces, by index; ``pen``: the enterprise of sysObjectID."""
+    """``read_links``: all interfaces, by index; ``pen``: the enterprise of sysObjectID;
+    ``count_refused``: datagrams that the kernel refused for their community, see ``gate``."""
 
     def __init__(
         self,
@@ -61,8 +62,10 @@ class AgentView:
         pen: int,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
+        count_refused: Callable[[], int] = int,
     ) -> None:
         self.counted = Counted()
+        self._count_refused = count_refused
         self._settings = settings
         self._read_links = read_links
         self._pen = pen
@@ -91,6 +94,11 @@ class AgentView:
         if self._tree is None or now - self._built > _BURST_S:
             self._tree, self._built = self._build(), now
         return self._tree
+
+    @property
+    def size(self) -> int:
+        """How many objects there are, as of the latest request."""
+        return len(self._tree) if self._tree else 0
 
     def uptime(self) -> int:
         """sysUpTime."""
@@ -149,8 +157,13 @@ class AgentView:
         return [*columns, no_traps, _scalar((*SNMP, 32), encode_integer(0, COUNTER32))]
 
     def _counter(self, name: str) -> Callable[[int], bytes]:
-        mask = 0xFFFFFFFF
-        return lambda _: encode_integer(getattr(self.counted, name) & mask, COUNTER32)
+        is_refused = name in ("received", "bad_communities")
+
+        def read(_: int) -> bytes:
+            count = getattr(self.counted, name) + (self._count_refused() if is_refused else 0)
+            return encode_integer(count & 0xFFFFFFFF, COUNTER32)
+
+        return read
 
 
 def _scalar(prefix: Oid, value: bytes) -> Column:

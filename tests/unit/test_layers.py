@@ -14,9 +14,9 @@ PROBE = ROOT / "probe"
 
 #: From top to bottom. Modules of the front door may use each other; so may the leaves.
 LAYERS = [
-    {"cli", "__main__", "api", "app", "loop", "version", "summary", "exporting", "stream",
-     "self_report", "own_traffic", "collect", "stop", "heap", "config", "view", "show_templates",
-     "sink", "sinks", "prometheus", "snmp"},
+    {"cli", "__main__", "api", "app", "loop", "process", "version", "summary", "exporting",
+     "stream", "self_report", "own_traffic", "collect", "stop", "heap", "config", "view",
+     "show_templates", "sink", "sinks", "prometheus", "snmp"},
     {"collectors"},
     {"kernel"},
     {"metadata"},
