@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from probe.flow.batch import Rows
+from probe.flow.batch import EndReason, Rows
 from probe.flow.ends import take_rows
+from probe.flow.index import KeyIndex
 
 Words = NDArray[np.uint64]
 
@@ -20,6 +21,8 @@ _SHIFT = np.uint64(33)
 #: Records hashed at a time, so that what is computed stays in the cache.
 _LOT = 8192
 _ODD = np.uint64(0x9E3779B97F4A7C15)
+#: Flows that go on and whose hash is remembered, in each of two generations.
+_REMEMBERED = 65536
 
 
 class ShareGroup:
@@ -27,7 +30,8 @@ class ShareGroup:
 
     hash: rendezvous hashing of the Flow Key. It depends on the key and the names only: after a
     restart, and from another probe, a flow goes where it went. While a member is down its flows
-    go to the others, and no other flow moves.
+    go to the others, and no other flow moves. A flow keeps the hash of its first records: what NAT
+    made of it may be known of one direction only, or be looked up later.
 
     round-robin: evenly by the number of the flow, which is new in every run; when a member goes
     or comes back, all flows are dealt anew.
@@ -40,6 +44,7 @@ class ShareGroup:
         # Not hashlib: libcrypto would be 4 MB for the sake of some names.
         checksums = np.array([zlib.crc32(name.encode()) for name in names], np.uint64)
         self._seeds = list(_mix(checksums + _ODD))
+        self._memory = _Memory()
 
     def split(self, records: Rows, is_up: Sequence[bool]) -> list[Rows]:
         """One array for each member, of the same dtype as ``records`` and in their order.
@@ -52,16 +57,31 @@ class ShareGroup:
             chosen = up[0]
             return [records if member == chosen else records[:0] for member in range(count)]
         choose = self._by_hash if self._is_hash else self._in_turn
+        words = self._keys_of(records) if self._is_hash else records["flow_id"]
         lots = range(0, len(records), _LOT)
-        position = np.concatenate([choose(records[at : at + _LOT], up) for at in lots])
+        position = np.concatenate([choose(words[at : at + _LOT], up) for at in lots])
         shares = [records[:0]] * count
         for number, member in enumerate(up):
             shares[member] = take_rows(records, np.flatnonzero(position == number))
         return shares
 
-    def _by_hash(self, records: Rows, up: list[int]) -> NDArray[np.intp]:
+    def _keys_of(self, records: Rows) -> Words:
+        """A hash for each record that all records of its flow have, earlier ones too."""
+        lots = range(0, len(records), _LOT)
+        keys = np.concatenate([flow_hash(records[at : at + _LOT]) for at in lots])
+        flows = records["flow_id"]
+        order = np.argsort(flows, kind="stable")
+        is_first = np.ones(len(order), bool)
+        is_first[1:] = flows[order[1:]] != flows[order[:-1]]
+        first = np.flatnonzero(is_first)
+        each = np.minimum.reduceat(keys[order], first)
+        goes_on = records["end_reason"] == EndReason.ACTIVE_TIMEOUT
+        self._memory.apply(flows[order[first]], each, np.maximum.reduceat(goes_on[order], first))
+        keys[order] = each[np.cumsum(is_first) - 1]
+        return keys
+
+    def _by_hash(self, keys: Words, up: list[int]) -> NDArray[np.intp]:
         """Index into ``up`` of the member with the greatest weight for each flow."""
-        keys = flow_hash(records)
         best = np.zeros(len(keys), np.intp)
         weight = _mix(keys ^ self._seeds[up[0]])
         for number, member in enumerate(up[1:], 1):
@@ -70,9 +90,54 @@ class ShareGroup:
             np.maximum(weight, other, out=weight)
         return best
 
-    def _in_turn(self, records: Rows, up: list[int]) -> NDArray[np.intp]:
+    def _in_turn(self, flows: Words, up: list[int]) -> NDArray[np.intp]:
         """As ``_by_hash``. Numbers hold the time and the CPU: their own low bits say little."""
-        return (_mix(records["flow_id"]) % np.uint64(len(up))).astype(np.intp)
+        return (_mix(flows) % np.uint64(len(up))).astype(np.intp)
+
+
+class _Memory:
+    """Hashes of flows that go on. It has two generations, and forgets the older one when the
+    younger is full; a flow that is met again is young again."""
+
+    def __init__(self) -> None:
+        self._young, self._old = _Generation(), _Generation()
+
+    def apply(self, flows: Words, keys: Words, goes_on: NDArray[np.bool_]) -> None:
+        """Put what is remembered into ``keys``, and remember those that go on.
+
+        ``flows`` are distinct.
+        """
+        for generation in (self._old, self._young):
+            generation.read(flows, keys)
+        going = np.flatnonzero(goes_on)
+        for at in range(0, len(going), _REMEMBERED):
+            few = going[at : at + _REMEMBERED]
+            if self._young.count + len(few) > _REMEMBERED:
+                self._young, self._old = _Generation(), self._young
+            self._young.write(flows[few], keys[few])
+
+
+class _Generation:
+    def __init__(self) -> None:
+        self.count = 0
+        self._index = KeyIndex()
+        self._keys: Words = np.zeros(256, np.uint64)
+
+    def read(self, flows: Words, keys: Words) -> None:
+        if self.count:
+            places = self._index.find(flows)
+            known = np.flatnonzero(places)
+            keys[known] = self._keys[places[known]]
+
+    def write(self, flows: Words, keys: Words) -> None:
+        fresh = np.flatnonzero(self._index.find(flows) == 0)
+        places = np.arange(self.count + 1, self.count + 1 + len(fresh))
+        self.count += len(fresh)
+        if self.count >= len(self._keys):
+            more = np.zeros(self.count + 1, np.uint64)  # twice as many as are in use
+            self._keys = np.append(self._keys, more)
+        self._index.insert(flows[fresh], places)
+        self._keys[places] = keys[fresh]
 
 
 def flow_hash(records: Rows) -> Words:

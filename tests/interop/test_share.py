@@ -8,12 +8,23 @@ import signal
 from pathlib import Path
 
 import pytest
-from lab import Host
+from lab import Host, inside
+from metering import actors, translated_hosts
 
 from tests.interop.collectors import Collect
 from tests.interop.programs import probing, wait_until
 from tests.interop.test_transports import HURRY, assert_same, records, settle
 from tests.interop.workload import Workload
+
+#: UDP port 53 of the router is a server behind it, which never sees who asks.
+_RULES = """
+table ip shares {
+  chain to { type nat hook prerouting priority -100;
+    ip daddr 10.77.1.254 udp dport 53 dnat to 10.77.2.2:7053; }
+  chain from { type nat hook postrouting priority 100;
+    oifname "r2" udp dport 7053 masquerade to :40000-60000; }
+}
+"""
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +64,45 @@ def test_both_directions_of_every_flow_at_one_collector(
         assert {flow.reverse for flow in member.flows()} == keys(member)
         assert len(keys(member)) > 0.25 * len(keys(witness))
     assert not keys(one) & keys(two)
+
+
+def test_both_directions_of_translated_datagrams_at_one_collector(tmp_path: Path) -> None:
+    """In every record of a flow, also in those of later active timeouts."""
+    asked = 40
+    with contextlib.ExitStack() as stack:
+        client, server = stack.enter_context(translated_hosts("ns", _RULES))
+        stack.enter_context(inside("nsr"))
+        one, two, witness = open_members(tmp_path, stack)
+        options = [word for member in (one, two) for word in ("-e", f"{member.url}&share=hash")]
+        probe = stack.enter_context(
+            probing(tmp_path, *options, "-e", witness.url, *HURRY, "--include", "cidr=10.77.0.0/16")
+        )
+        with actors(client, server) as (asking, answering):
+            answering.do("s = socket.socket(type=socket.SOCK_DGRAM); s.bind(('', 7053))")
+            asking.do(f"c = [socket.socket(type=socket.SOCK_DGRAM) for _ in range({asked})]")
+            asking.do("for s in c: s.connect(('10.77.1.254', 53)); s.settimeout(20)")
+            for _ in range(3):
+                asking.do("for s in c: s.send(b'question')")
+                answering.do(f"for _ in range({asked}): s.sendto(b'answer', s.recvfrom(99)[1])")
+                asking.do("for s in c: s.recv(99)")
+                settle(one, two, witness)
+        assert probe.stop() == 0, probe.errors
+        for collector in (one, two, witness):
+            collector.finish()
+    directions = [_directions(collector) for collector in (one, two, witness)]
+    assert all(len(ways) == 2 for flows in directions for ways in flows.values())
+    assert not set(directions[0]) & set(directions[1])
+    assert {**directions[0], **directions[1]} == directions[2]
+    assert min(len(directions[0]), len(directions[1])) >= 5
+    assert max(len(records(witness)), len(directions[2])) >= asked
+
+
+def _directions(collector: Collect) -> dict[int, set[object]]:
+    """The Flow Keys under which records of each flow came, by flowId."""
+    found: dict[int, set[object]] = {}
+    for record, one in zip(collector.records(), collector.flows(), strict=True):
+        found.setdefault(record["flowId"], set()).add(one.key)
+    return found
 
 
 def test_flows_of_a_killed_collector_go_to_the_other(workload: Workload, tmp_path: Path) -> None:

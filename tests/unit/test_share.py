@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from probe.export.share import ShareGroup, flow_hash
-from probe.flow.batch import RECORD_DTYPE, Rows
+from probe.flow.batch import RECORD_DTYPE, EndReason, Rows
 from tests.records import flow_records
 
 NAMES = [f"ipfix://collector-{number}.example:4739" for number in range(4)]
@@ -154,6 +154,72 @@ def test_both_directions_of_a_translated_flow_go_together() -> None:
     assert flow_hash(there).tolist() == flow_hash(back).tolist()
     group = ShareGroup("hash", NAMES)
     assert members(group.split(there, [True] * 4)) == members(group.split(back, [True] * 4))
+
+
+def outgoing(count: int) -> tuple[Rows, Rows]:
+    """Flows of clients behind this host's NAT, as one socket sees both directions of each.
+
+    Requests leave with another source. Answers are told with the addresses that the client sees,
+    so nothing of the NAT is in their records.
+    """
+    there = flow_records(count)
+    back = reverse(there)
+    there["translated"] = 1
+    for side in ("source", "destination"):
+        there[f"nat_{side}_address"] = there[f"{side}_address"][:, :4]
+        there[f"nat_{side}_port"] = there[f"{side}_port"]
+    there["nat_source_address"] = (203, 0, 113, 9)
+    there["nat_source_port"] += 7
+    return there, back
+
+
+def untranslated(records: Rows) -> Rows:
+    """What they are when there was no time to look them up."""
+    found = records.copy()
+    for column in ("address", "port"):
+        found[f"nat_source_{column}"] = found[f"nat_destination_{column}"] = 0
+    found["translated"] = 0
+    return found
+
+
+def test_answers_to_translated_requests_go_with_them() -> None:
+    there, back = outgoing(20_000)
+    shares = ShareGroup("hash", NAMES).split(np.concatenate([there, back]), [True] * 4)
+    found = [members([share]) for share in shares]
+    assert sum(map(len, found)) == 20_000, "the directions of a flow are with two members"
+    assert all(4700 < len(share) < 5300 for share in found)
+
+
+@pytest.mark.parametrize("seen_first", ["there", "back", "both", "untranslated"])
+def test_later_records_of_a_translated_flow_go_where_the_first_went(seen_first: str) -> None:
+    there, back = outgoing(20_000)
+    both = np.concatenate([there, back])
+    first = {"there": there, "back": back, "both": both, "untranslated": untranslated(both)}
+    first[seen_first]["end_reason"] = EndReason.ACTIVE_TIMEOUT
+    group = ShareGroup("hash", NAMES)
+    expected = members(group.split(first[seen_first], [True] * 4))
+    for later in (back, there, untranslated(there), both):
+        assert members(group.split(later, [True] * 4)) == expected
+
+
+def test_a_joined_flow_whose_two_ends_see_other_addresses_stays_together() -> None:
+    """Before and behind the host's own NAT, where there was no time to look either up."""
+    there, back = flow_records(5000), reverse(flow_records(5000))
+    back["source_address"][:, 0] = 172
+    shares = ShareGroup("hash", NAMES).split(np.concatenate([there, back]), [True] * 4)
+    assert sum(len(members([share])) for share in shares) == 5000
+
+
+def test_what_is_remembered_of_flows_is_bounded() -> None:
+    group = ShareGroup("hash", NAMES)
+    for number in range(6):
+        records = flow_records(50_000)
+        records["flow_id"] += number * 50_000
+        records["end_reason"] = EndReason.ACTIVE_TIMEOUT
+        group.split(records, [True] * 4)
+    memory = group._memory
+    assert memory._young.count + memory._old.count <= 2 * 65536
+    assert len(memory._young._keys) <= 4 * 65536
 
 
 def test_unknown_kinds() -> None:
