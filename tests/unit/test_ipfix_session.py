@@ -66,7 +66,8 @@ def test_sequence_counts_data_records_only() -> None:
     first = messages_of(session.messages(flow_records(25), NOW_S))
     types = session.statistics.option_records
     # 11 records of 120 octets fit beside 20 octets of headers; type records are Data Records too.
-    assert [header(message)[3] for message in first] == [0, 0, *[types] * 3, types + 11, types + 22]
+    sequences = [header(message)[3] for message in first]
+    assert sequences == [0, 0, *[types] * 4, types + 11, types + 22]
     (second,) = messages_of(session.messages(flow_records(1), NOW_S))
     assert header(second)[3] == types + 25
 
@@ -197,7 +198,7 @@ def test_nothing_waits() -> None:
 
 def test_messages_of_equal_length_travel_together() -> None:
     trains = make_session("numeric").messages(flow_records(1000), NOW_S)
-    assert [len(train) for train in trains] == [1, 1, 1, 1, 91]
+    assert [len(train) for train in trains] == [1, 1, 1, 1, 1, 91]
     assert sum(train.records for train in trains) == 1000 + 17
 
 

@@ -10,6 +10,7 @@ from probe.ipfix.template import Template, parse_template
 from probe.ipfix.types import TYPES, VARIABLE
 from probe.ipfix.wire import IPFIX
 from probe.mapping import load_elements, load_template
+from probe.mapping.tables import TRANSLATION
 
 ELEMENTS = """
 # comment
@@ -103,8 +104,10 @@ def test_template_without_any_field_left(elements: ElementTable) -> None:
 
 def test_shipped_templates() -> None:
     elements = load_elements(private_pen=4711)
-    numeric = Template(256, load_template("numeric", elements).fields(4))
+    definition = load_template("numeric", elements)
+    numeric = Template(256, definition.fields(4, lambda found: found.name not in TRANSLATION))
     assert numeric.fixed_length == 120
+    assert Template(256, definition.fields(4)).fixed_length == 120 + 12
     assert not numeric.has_variable_length
     full = Template(256, load_template("full", elements).fields(4))
     assert {f.element.pen for f in full.fields} == {0, 35632, 56506, 4711}

@@ -69,7 +69,7 @@ def test_options_are_sent_with_the_templates_and_when_they_change() -> None:
     session = make_session(["ring", "map"], refresh_s=600)
     losses = session.templates[1].id
     start = messages_of(session.messages(flow_records(0), NOW_S))
-    assert set_ids(start) == [3, session.templates[0].id, 3, 2, 2, losses]
+    assert set_ids(start) == [3, session.templates[0].id, 3, 2, 2, 2, losses]
     assert session.messages(flow_records(0), NOW_S + 599) == []
     session.resend_options()
     assert set_ids(messages_of(session.messages(flow_records(0), NOW_S + 599))) == [losses]
@@ -93,9 +93,9 @@ def test_on_a_stream_templates_begin_each_connection() -> None:
     for connection in range(2):
         trains = session.restart(backlog, NOW_S + connection)
         messages = messages_of(trains)
-        assert set_ids(messages) == [3, types, 3, 2, 2, losses, data, data, data]
+        assert set_ids(messages) == [3, types, 3, 2, 2, 2, losses, data, data, data]
         described = trains[1].records
-        before = [0, 0, *[described] * 4, described + 1, described + 12, described + 23]
+        before = [0, 0, *[described] * 5, described + 1, described + 12, described + 23]
         assert sequences(messages) == before
         following = session.messages(flow_records(1), NOW_S + connection)
         assert sequences(messages_of(following)) == [described + 26]
@@ -132,7 +132,7 @@ def test_counters_are_sent_on_a_timetable_of_their_own() -> None:
     options = Options([OPTIONS["counters"]], periodic={"counters": read}, period_s=60)
     session = ExportSession(encoder, options=options, refresh_s=600)
     counters = session.templates[0].id
-    assert set_ids(messages_of(session.messages(flow_records(0), NOW_S))) == [3, 2, 2, counters]
+    assert set_ids(messages_of(session.messages(flow_records(0), NOW_S))) == [3, 2, 2, 2, counters]
     session.resend_options()
     assert session.messages(flow_records(0), NOW_S + 59) == []
     (message,) = messages_of(session.messages(flow_records(0), NOW_S + 60))
