@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from probe.flow.batch import RECORD_DTYPE, EndReason, Mark, Rows
 from probe.flow.ends import TCP, Slots, take_rows
-from probe.flow.record import fill_sent
+from probe.flow.record import fill_loopback, fill_sent
 
 _HALF = np.uint64(32)
 _LAST_OF_NEW = np.uint8(Mark.CLOSED | Mark.PREEXISTING)
@@ -61,5 +61,6 @@ def build_brief_records(rows: Rows, a: Slots, b: Slots, now_ns: int, host_netns:
     records["end_reason"] = EndReason.END_OF_FLOW
     fill_sent(records, senders, senders[::-1], host_netns)
     records = records.reshape(-1)
+    fill_loopback(records, host_netns)
     silent = records["packets"] == 0
     return take_rows(records, np.flatnonzero(~silent)) if silent.any() else records

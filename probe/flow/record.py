@@ -24,8 +24,12 @@ from probe.flow.ends import (
     EndTable,
     Flags,
     Slots,
+    take_rows,
 )
 
+#: LOOPBACK_IFINDEX: what the loopback interface has in every namespace.
+LOOPBACK = 1
+_LOOPBACK_NET = 127
 _FLIPPED_ROLE = np.array([0, 2, 1], np.uint8)
 _ADDRESSES = ("local_address", "remote_address", "source_address", "destination_address")
 #: record column, column of the end's row: what describes the end that is at the source.
@@ -68,6 +72,7 @@ def build_records(
     ends, others = table.take_rows(senders[sent]), table.take_rows(receivers[sent])
     fill_sent(records[: len(sent)], ends, others, host_netns)
     _fill_received(records[len(sent) :], table, receivers[received], host_netns)
+    fill_loopback(records, host_netns)
     return records
 
 
@@ -170,6 +175,35 @@ def _copy(records: Rows, rows: Rows, columns: tuple[tuple[str, str], ...]) -> No
 def _host_interface(rows: Rows, host_netns: int) -> NDArray[np.uint32]:
     """An index is meaningless outside of its namespace."""
     return np.where((rows["netns"] == host_netns) & (host_netns != 0), rows["ifindex"], 0)
+
+
+def fill_loopback(records: Rows, host_netns: int) -> None:
+    """Name the loopback interface where a socket of the host did not.
+
+    TCP learns its interface from a packet that it receives with a route. On loopback, the answer to
+    a SYN often comes while connect() holds the socket, and then the kernel drops that route.
+    """
+    sent = records["flow_direction"] != 0
+    for column, side, is_side in (
+        ("egress_interface", "source_netns", sent),
+        ("ingress_interface", "destination_netns", ~sent),
+    ):
+        is_host = (records[side] == host_netns) & (host_netns != 0)
+        few = np.flatnonzero(is_side & is_host & (records[column] == 0))
+        if len(few):
+            records[column][few[stays_inside(take_rows(records, few))]] = LOOPBACK
+
+
+def stays_inside(records: Rows) -> Flags:
+    """What is loopback traffic even where the socket does not tell its interface."""
+    address = records["source_address"]
+    stays = (records["ip_version"] == 4) & (address[:, 0] == _LOOPBACK_NET)
+    same = records["source_netns"] == records["destination_netns"]
+    stays |= same & (records["source_netns"] != 0)
+    few = np.flatnonzero(~stays)
+    stays[few] |= (address[few] == records["destination_address"][few]).all(axis=1)
+    found: Flags = stays
+    return found
 
 
 def _by_address(rows: Rows) -> Rows:

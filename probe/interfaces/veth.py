@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probe.flow.batch import Rows
+from probe.flow.record import LOOPBACK, stays_inside
 from probe.interfaces.links import (
     Interface,
     open_route,
@@ -27,7 +28,6 @@ from probe.interfaces.links import (
 )
 from probe.interfaces.namespaces import NetworkNamespaces
 
-_LOOPBACK, _LOOPBACK_NET = 1, 127
 _KEPT = 4096  # namespaces
 _KEPT_OF_AN_INODE = 8
 #: A whole look at all processes, where a veth has nobody behind it that we know.
@@ -171,11 +171,11 @@ class VethMap:
         egress_interface of those that go into one."""
         if not len(records) or not self._by_inode:
             return
-        stays = _stays_inside(records)
+        stays = stays_inside(records)
         for side, column in (("source", "ingress"), ("destination", "egress")):
             inodes = records[f"{side}_netns_inode"]
             ifindices = records[f"{side}_ifindex"]
-            ifindices = np.where(stays & (ifindices == 0), _LOOPBACK, ifindices)
+            ifindices = np.where(stays & (ifindices == 0), LOOPBACK, ifindices)
             for at, inode, ifindex in _groups(inodes, ifindices):
                 if inode in self._by_inode:
                     self._fill(records, f"{column}_interface", at, inode, ifindex)
@@ -250,18 +250,6 @@ class VethMap:
             return True
         is_other = bool(container_id) and container_id != space.container_id
         return is_other and not self._namespaces.is_in(space.pid, space.inode)
-
-
-def _stays_inside(records: Rows) -> NDArray[np.bool_]:
-    """What is loopback traffic even where the socket does not tell its interface."""
-    address = records["source_address"]
-    stays = (records["ip_version"] == 4) & (address[:, 0] == _LOOPBACK_NET)
-    same = records["source_netns"] == records["destination_netns"]
-    stays |= same & (records["source_netns"] != 0)
-    few = np.flatnonzero(~stays)
-    stays[few] |= (address[few] == records["destination_address"][few]).all(axis=1)
-    found: NDArray[np.bool_] = stays
-    return found
 
 
 def _groups(

@@ -75,6 +75,41 @@ def test_loopback(process: MeteringProcess, address: str) -> None:
     assert back["octets"] == back["packets"] * (header + 32) + 8 + 1  # the SYN-ACK is 8 longer
 
 
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
+def test_short_connections_on_loopback_have_its_interface(
+    process: MeteringProcess, address: str
+) -> None:
+    """Of all shapes; half of them are read by the snapshot while they live."""
+    many = 200
+    with actors(None, None) as (client, server):
+        port = listen(server, address)
+        server.do(
+            "import threading\n"
+            "def serve(l):\n"
+            f"    for number in range({2 * many}):\n"
+            "        c, _ = l.accept()\n"
+            "        if number % 2: c.recv(9)\n"
+            "        if number % 4 < 2: c.sendall(b'answer')\n"
+            "        c.close()\n"
+            "threading.Thread(target=serve, args=(l,), daemon=True).start()"
+        )
+        for _ in range(2):
+            client.do(
+                f"for number in range({many}):\n"
+                f"    s = socket.create_connection(({address!r}, {port}), 20)\n"
+                "    if number % 2: s.sendall(b'ask')\n"
+                "    if number % 4 < 2:\n"
+                "        while s.recv(9): pass\n"
+                "    s.close()"
+            )
+            process.tick()
+        process.tick_for(1.5)
+    records = of_port(process, port)
+    assert len(np.unique(records["flow_id"])) == 2 * many
+    assert set(records["egress_interface"].tolist()) == {1}
+    assert set(records["ingress_interface"].tolist()) == {0}
+
+
 def test_a_process_that_talks_to_itself(process: MeteringProcess, pair: tuple[Host, Host]) -> None:
     with actors(pair[0]) as (both,):
         connect(both, both, "127.0.0.1", listen(both, "127.0.0.1"))

@@ -64,6 +64,38 @@ CLOSED: dict[str, Any] = {"mark": Mark.CLOSED}
 PAIR = (end(1, **isn(7, 9)), other(2, **isn(9, 7)))
 
 
+@pytest.mark.parametrize(
+    ("local", "remote", "netns", "ifindex", "interfaces"),
+    [
+        ("127.0.0.1", "127.0.0.2", HOST, 0, 1),
+        ("::1", "::1", HOST, 0, 1),
+        (A, A, HOST, 0, 1),  # its own address
+        (A, B, HOST, 0, 0),
+        (A, A, HOST, 3, 3),
+        ("127.0.0.1", "127.0.0.1", 78, 0, 0),  # the loopback interface of a container
+    ],
+)
+def test_a_lone_end_on_loopback_has_its_interface(
+    local: str, remote: str, netns: int, ifindex: int, interfaces: int
+) -> None:
+    cache = FlowCache(host_netns=HOST)
+    addresses = {"local_address": local, "remote_address": remote}
+    cache.observe(batch(end(1, netns=netns, ifindex=ifindex, **addresses)), 10 * S)
+    names = ("flow_direction", "egress_interface", "ingress_interface")
+    received, sent = shown(cache.flush(11 * S, 0), *names)
+    assert (received, sent) == ((0, 0, interfaces), (1, interfaces, 0))
+
+
+@pytest.mark.parametrize("marks", [{}, CLOSED], ids=["lasting", "brief"])
+def test_two_ends_in_one_namespace_talk_by_its_loopback(marks: dict[str, Any]) -> None:
+    cache = FlowCache(host_netns=HOST)
+    one = end(1, netns=HOST, ifindex=0, **isn(7, 9), **marks)
+    two = other(2, netns=HOST, ifindex=1, **isn(9, 7), **marks)
+    cache.observe(batch(one, two), 10 * S)
+    records = cache.flush(11 * S, 0)
+    assert shown(records, "egress_interface", "ingress_interface") == [(1, 0), (1, 0)]
+
+
 def test_a_lone_end_yields_both_directions() -> None:
     cache = FlowCache(host_netns=HOST)
     cache.observe(
