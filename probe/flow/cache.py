@@ -155,10 +155,36 @@ class FlowCache:
             return
         asked, found, peers = find(table.take_rows(ends), table.packets(ends).sum(axis=1))
         table.asked[ends[asked]] = True
-        if len(found):
-            words, _ = meeting_words(peers)
-            table.translate(ends[found], words, hash_words(words))
-            self._join_seekers(ends[found], now_ns)
+        alone = self._unite_halves(ends[found], peers)
+        if len(alone):
+            slots = ends[found][alone]
+            words, _ = meeting_words(take_rows(peers, alone))
+            table.translate(slots, words, hash_words(words))
+            self._join_seekers(slots, now_ns)
+
+    def _unite_halves(self, slots: Slots, peers: Rows) -> Slots:
+        """Which of the translated ends at ``slots``, with these ``peers``, are ends of their own.
+
+        Where a host translates what its own socket sends, UDP is metered behind the translation on
+        the way out and before it on the way in. So the socket has two ends, one for each direction.
+        What the half at a slot has counted goes to the other, and the half is forgotten.
+        """
+        if not len(slots):
+            return slots
+        outside = self._table.take_rows(slots)
+        for here, there in (("local", "remote"), ("remote", "local")):
+            outside[f"{here}_address"] = peers[f"{there}_address"]
+            outside[f"{here}_port"] = peers[f"{there}_port"]
+        words = end_words(outside)
+        others = self._ids.find(end_ids(words))
+        is_half = (others != NOBODY) & (others != slots) & are_equal(words, self._keys_of(others))
+        is_half &= self._table.state[others] == OPEN
+        halves = np.flatnonzero(is_half)
+        if len(halves):
+            self._table.absorb(others[halves], slots[halves])
+            self._remove(slots[halves])
+            self.observed_flows -= len(halves)
+        return np.flatnonzero(~is_half)
 
     def _observe_pairs(self, rows: Rows, a: Slots, b: Slots, now_ns: int) -> None:
         """Closed connections: brief ones become records, others are known to the table."""

@@ -160,6 +160,11 @@ class EndTable:
         since = np.minimum(np.maximum(self.since_ns[slots], since_ns), self.last_ns[slots])
         self.since_ns[slots] = self.armed_ns[slots] = since
 
+    def absorb(self, slots: Slots, others: Slots) -> None:
+        """Add what ``others`` have counted and not exported to the ends at ``slots``."""
+        np.add.at(self.total, slots, self.total[others] - self.out[others])
+        np.maximum.at(self.last_ns, slots, self.last_ns[others])
+
     def translate(self, slots: Slots, words: Words, keys: NDArray[np.uint64]) -> None:
         """The peer's Flow Key is not the reverse of the end's own, but these ``words``."""
         self.mirror[slots] = keys

@@ -330,3 +330,31 @@ def test_a_port_that_docker_publishes(
     (back,) = records[records["source_port"] == 80]
     assert translation(to) == (name, (address, 80))
     assert translation(back) == ((str(daemon.host.four), 8080), name)
+
+
+@pytest.mark.parametrize("where", ["outside", "host"])
+def test_datagrams_to_a_port_that_docker_publishes(
+    process: MeteringProcess, docker: tuple[Docker, Host], where: str
+) -> None:
+    """From another host; and from the host itself, which sees its own packets as they leave."""
+    daemon, outside = docker
+    server = daemon.python("swserver", "-p", "8053:53/udp")
+    place = outside if where == "outside" else daemon.host
+    try:
+        server.do("u = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); u.settimeout(5)")
+        server.do("u.bind(('', 53))")
+        with actors(place) as (client,):
+            client.do("u = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); u.settimeout(5)")
+            for _ in range(3):
+                client.do(f"u.sendto(b'question', ('{daemon.host.four}', 8053))")
+                server.do("d, peer = u.recvfrom(99); u.sendto(b'an answer', peer)")
+                client.do("u.recv(99)")
+                join(process, daemon.host.name)
+            process.flush()
+            pid, inside = client.pid, daemon.pid("swserver")
+    finally:
+        server.leave()
+    records = process.of([place], UDP)
+    assert sorted(records["packets"].tolist()) == [3, 3]
+    assert len(set(records["flow_id"].tolist())) == 1
+    assert {process.pids(record) for record in records} == {(pid, inside), (inside, pid)}

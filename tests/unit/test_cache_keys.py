@@ -238,3 +238,89 @@ def test_another_receiver_counts_when_the_first_one_does_not_any_more(how: str) 
     cache.observe(batch(receiver(6, 60, 7, last_ns=18 * S)), 18 * S)
     found = cache.flush(19 * S, 0)
     assert int(found["packets"].sum()) == 47
+
+
+# -- translated tuples -----------------------------------------------------------------------------
+def find_peers(entries: dict[int, dict[str, Any]], asked: list[int]) -> Any:
+    """Connection tracking that knows, by the port of an end, what its peer sees."""
+
+    def find(rows: Rows, packets: Any) -> Any:
+        ports = rows["local_port"].tolist()
+        asked.extend(ports)
+        found = [at for at, port in enumerate(ports) if port in entries]
+        peers = batch(*(end(0, **entries[ports[at]]) for at in found)).rows
+        peers["protocol"] = rows["protocol"][found]
+        return np.arange(len(rows)), np.array(found, np.int64), peers
+
+    return find
+
+
+VIP = "10.96.0.10"
+SERVER_SEES = {
+    "local_address": "10.0.0.2", "local_port": 80, "remote_address": "10.0.0.9",
+    "remote_port": 41000,
+}  # fmt: skip
+CLIENT_SEES = {
+    "local_address": "10.0.0.1", "local_port": 1000, "remote_address": VIP, "remote_port": 53,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mark", [UDP_ONLY, BY_TUPLE], ids=["udp", "tcp by tuple"])
+@pytest.mark.parametrize("order", [(0, 1), (1, 0), (0,), (1,)], ids=str)
+def test_ends_whose_tuples_nat_made_different(order: tuple[int, ...], mark: dict[str, Any]) -> None:
+    """Whoever of both is asked about, and whoever comes first."""
+    rows = [
+        end(1, netns=5, owner=1, **mark, **CLIENT_SEES),
+        other(2, netns=6, owner=2, **mark, **SERVER_SEES),
+    ]
+    entries = {1000: SERVER_SEES, 80: CLIENT_SEES}
+    if len(order) == 1:
+        del entries[rows[1 - order[0]]["local_port"]]
+    cache, asked = FlowCache(), list[int]()
+    for at, which in enumerate(order if len(order) == 2 else (0, 1)):
+        cache.observe(batch(rows[which]), (10 + at) * S)
+        cache.join_translated(find_peers(entries, asked), (10 + at) * S)
+    cache.observe(batch(*rows), 12 * S)
+    cache.join_translated(find_peers(entries, asked), 12 * S)
+    assert sorted(asked) == [80, 1000]
+    assert cache.entries == cache.observed_flows == 1
+    found = cache.flush(13 * S, 0)
+    assert len(set(found["flow_id"].tolist())) == 1
+    assert parties(found) == [(1, 2, 6), (2, 1, 4)]
+    assert shown(found, "source_port", "destination_port") == [(80, 41000), (1000, 53)]
+
+
+def test_a_peer_with_another_tuple_than_nat_told_is_no_peer() -> None:
+    rows = [
+        end(1, protocol=UDP, netns=5, **CLIENT_SEES),
+        other(2, protocol=UDP, netns=6, **(SERVER_SEES | {"remote_port": 41001})),
+    ]
+    cache = FlowCache()
+    cache.observe(batch(*rows), 10 * S)
+    cache.join_translated(find_peers({1000: SERVER_SEES}, []), 10 * S)
+    assert cache.entries == 2
+
+
+def test_the_two_halves_of_a_socket_whose_own_host_translates() -> None:
+    """What it sends is metered behind the translation, what it receives before it."""
+    sent = {
+        "local_address": "10.0.0.9", "local_port": 41000, "remote_address": "10.0.0.2",
+        "remote_port": 80, "rx_packets": 0, "rx_octets": 0,
+    }  # fmt: skip
+    received = CLIENT_SEES | {"tx_packets": 0, "tx_octets": 0}
+    rows = [
+        end(1, protocol=UDP, netns=5, owner=1, **sent),
+        end(2, protocol=UDP, netns=5, owner=1, **received),
+    ]
+    server = other(3, protocol=UDP, netns=6, owner=2, **SERVER_SEES)
+    for some, expected in (
+        (rows, [(0, 1, 6), (1, 0, 9)]),
+        ([*rows, server], [(1, 2, 9), (2, 1, 6)]),
+    ):
+        cache = FlowCache()
+        for at in range(3):
+            cache.observe(batch(*some), (10 + at) * S)
+            cache.join_translated(find_peers({1000: SERVER_SEES}, []), (10 + at) * S)
+        assert cache.entries == cache.observed_flows == 1
+        assert parties(cache.flush(13 * S, 0)) == expected
+        assert len(cache._ids) == len(cache._place) == len(cache._table) == 0
