@@ -5,18 +5,20 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from probe.collectors.source import Collector, open_collector
 from probe.config import RunConfig
-from probe.errors import ConfigError
+from probe.errors import ConfigError, MeteringError, SockflowError
 from probe.exporting import Exporter
 from probe.flow.batch import RECORD_DTYPE, FlowBatch, Rows
 from probe.flow.cache import FlowCache
 from probe.flow.filter import FlowFilter, LateNames, parse_rule
+from probe.guard import Guard, close_quietly
+from probe.guarded import GuardedLinks, GuardedOwners, GuardedRuntime
 from probe.heap import keep_freed
 from probe.interfaces.names import InterfaceList
 from probe.interfaces.veth import VethMap, read_default_route
@@ -24,8 +26,8 @@ from probe.loop import Loop
 from probe.metadata.docker import open_docker
 from probe.metadata.kubernetes import KubernetesSettings, open_kubernetes
 from probe.metadata.kubernetes.remote import RemoteEnds
-from probe.metadata.naming import ContainerOwners, WaitingRecords
-from probe.metadata.nat import Nat
+from probe.metadata.naming import WaitingRecords
+from probe.metadata.nat import Nat, no_peers
 from probe.metadata.users import UserNames
 from probe.own_traffic import OwnTraffic
 from probe.prometheus.durations import Durations
@@ -40,6 +42,7 @@ from probe.view.flows import SHORT_ID
 from probe.view.shown import Shown
 
 if TYPE_CHECKING:
+    from probe.metadata.runtime import Runtime
     from probe.prometheus.server import MetricsServer
     from probe.sink import Sink
     from probe.snmp.process import SnmpAgent
@@ -57,8 +60,18 @@ class Probe:
 
     def __init__(self, config: RunConfig, is_guest: bool = False) -> None:
         self.config = config
+        self.guard = guard = Guard()
+        self.links_part = guard.part("interfaces")
+        self._veths = guard.part("containers behind interfaces")
+        self._nat = guard.part("NAT")
+        self._remote = guard.part("names of remote ends")
+        self._events = guard.part("events")
+        self._feed = guard.part("open sockets and counters of interfaces")
+        self.metrics_part = guard.part("Prometheus")
+        self.snmp_part = guard.part("SNMP")
         self._is_guest = is_guest
-        self.owners = ContainerOwners(find_addresses=lambda: veths.addresses())
+        self.owners = GuardedOwners(find_addresses=lambda: veths.addresses())
+        self.owners.part = guard.part("names of containers")
         self.remote: RemoteEnds | None = None
         self.waiting = WaitingRecords()
         rules = [[parse_rule(text) for text in texts] for texts in (config.include, config.exclude)]
@@ -67,14 +80,16 @@ class Probe:
         self._closing = contextlib.ExitStack()
         veths = VethMap(self.owners.container_of, read_default_route)
         self.interfaces = InterfaceList(veths, self._container_name, self.owners.find_names)
-        self.links = self.interfaces.links
-        self.exporter = Exporter(config, self.owners, self, self.interfaces)
+        self.links = GuardedLinks(self.interfaces, self.owners, self.links_part)
+        self.interfaces.links = self.links
+        self.exporter = Exporter(config, self.owners, self, self.interfaces, guard)
         self.exported = Exported()
         self.nat: Nat | None = None
         self.tick_times, self.tick_delays = Durations(), Durations()
         self.traffic: ContainerTraffic | None = None
         self.metrics: MetricsServer | None = None
         self.snmp: SnmpAgent | None = None
+        self._collector_losses: dict[str, int] = {}
         self._is_metering = False  # until then there is nothing to tell about it
 
     def open(self, destinations: Sequence[str], sinks: Sequence[Sink] = ()) -> None:
@@ -96,7 +111,7 @@ class Probe:
             self.config.privacy.command_lines,
             self.config.events,
         )
-        self._closing.callback(self.collector.close)
+        self._at_close("the collector", self.collector.close)
         self.cache = FlowCache(
             max_entries=self.config.max_flows,
             active_timeout_ns=round(self.config.active_timeout * 1e9),
@@ -121,38 +136,42 @@ class Probe:
             self.config.interface_interval,
             self.filter,
         )
-        self._closing.callback(self.feed.close)
+        self._at_close("open sockets", self.feed.close)
         self._sweep_at = 0.0
 
     def tick(self) -> None:
         """One snapshot, and the records that are due."""
         started = time.monotonic()
         self.exporter.forget(self.owners.refresh())
-        self.interfaces.refresh()
+        self.links_part.call(self.interfaces.refresh)
         self.observe(self.collector.read())
-        self.events.pass_on()
+        self._events.call(self.events.pass_on)
         self._send_brief()
         self._join_translated()
         self._send(self.cache.expire(time.monotonic_ns(), _wall_offset_ns()))
-        self.feed.tick(time.monotonic())
+        self._feed.call(self.feed.tick, time.monotonic())
         self._sweep()
         if self.snmp:
-            self.snmp.tell(self.links.containers())
+            self.snmp_part.call(self._tell_snmp, self.snmp)
         self.tick_times.observe(time.monotonic() - started)
 
     def drain(self) -> None:
         """Make room in the kernel's rings; records that are due at once leave."""
         self.observe(self.collector.drain())
-        self.events.pass_on()
+        self._events.call(self.events.pass_on)
         self._send_brief()
 
+    def read_last(self) -> None:
+        """The last snapshot; ``finish`` gives out what it brought."""
+        self.observe(self.collector.read(is_last=True))
+
     def finish(self) -> Iterator[int]:
-        """The last snapshot and all that the cache holds; yields after each lot of records.
+        """All that the cache holds; yields after each lot of records.
 
         A full cache is more than the destinations' queues hold, so the caller sends between lots.
         """
-        self.observe(self.collector.read(is_last=True))
-        self.events.pass_on(may_wait=False)
+        self.exporter.forget(self.owners.refresh())
+        self._events.call(self.events.pass_on, may_wait=False)
         self._join_translated()
         now_ns, offset_ns = time.monotonic_ns(), _wall_offset_ns()
         for records in (
@@ -182,11 +201,22 @@ class Probe:
         self.cache.observe(batch, time.monotonic_ns())
 
     def close(self) -> None:
-        self.interfaces.close()
+        close_quietly("interfaces", self.interfaces.close)
         if self.nat:
-            self.nat.close()
+            close_quietly("NAT", self.nat.close)
         self.exporter.close()
         self._closing.close()
+
+    @property
+    def has_purpose(self) -> bool:
+        """Whether anything is left that somebody could see of what is metered."""
+        polled = (self.metrics and self.metrics_part.is_on) or (self.snmp and self.snmp_part.is_on)
+        return bool(polled or self.exporter.has_outlets or not self.exporter.outlets)
+
+    def retry_interfaces_at(self) -> float:
+        """When ``interfaces`` may have news without an event (monotonic seconds)."""
+        found = self.links_part.call(self.interfaces.retry_at)
+        return float("inf") if found is None else found
 
     @property
     def observed_flows(self) -> int:
@@ -200,8 +230,10 @@ class Probe:
         """What was lost before it became a Flow Record, by cause."""
         if not self._is_metering:
             return {}
+        with contextlib.suppress(Exception):  # of a collector that broke the latest stay
+            self._collector_losses = self.collector.losses()
         lost = {
-            **self.collector.losses(),
+            **self._collector_losses,
             "late_packets": self.cache.late_packets,
             "flows_evicted": self.cache.evicted,
         }
@@ -211,8 +243,9 @@ class Probe:
         return lost
 
     def _join_translated(self) -> None:
-        if self.nat:
-            self.cache.join_translated(self.nat.find_peers, time.monotonic_ns())
+        if self.nat and self._nat.is_on:
+            find_peers = self._nat.wrap(self.nat.find_peers, no_peers)
+            self.cache.join_translated(find_peers, time.monotonic_ns())
 
     def _send_brief(self) -> None:
         for records in self.cache.take_brief(_wall_offset_ns()):
@@ -220,17 +253,17 @@ class Probe:
 
     def _send(self, records: Rows, may_wait: bool = True) -> None:
         if self.nat:
-            self.nat.apply(records)
+            self._nat.call(self.nat.apply, records)
         if self.interfaces.veths:
-            self.interfaces.veths.apply(records)
+            self._veths.call(self.interfaces.veths.apply, records)
         if self.remote:
-            self.remote.apply(records)
+            self._remote.call(self.remote.apply, records)
         nameless = self.owners.nameless(time.monotonic())
         records = self.waiting.hold(records, nameless if may_wait else nameless[:0])
         records = self.filter.select_records(records, self.owners)
         self.exported.count(records)
         if self.traffic:
-            self.traffic.count(records)
+            self.metrics_part.call(self.traffic.count, records)
         self.exporter.send(records, time.time())
 
     def _sweep(self) -> None:
@@ -240,12 +273,19 @@ class Probe:
         in_use = set(self.cache.owners_in_use().tolist()) | self.waiting.owners_in_use()
         in_use |= self.exporter.owners_in_use() | self.events.owners_in_use()
         in_use |= self.feed.owners_in_use()
-        released = self.collector.sweep_owners(in_use) + self.feed.sweep_owners()
+        released = self.collector.sweep_owners(in_use)
+        released += self._feed.call(self.feed.sweep_owners) or []
         if self.remote:
-            released += self.remote.sweep(in_use, now)
+            released += self._remote.call(self.remote.sweep, in_use, now) or []
         if released:
             self.exporter.forget(released)
-        self.exporter.announce_interfaces()
+        self.links_part.call(self.exporter.announce_interfaces)
+
+    def _tell_snmp(self, snmp: SnmpAgent) -> None:
+        snmp.tell(self.links.containers())
+
+    def _at_close(self, name: str, close: Callable[[], object]) -> None:
+        self._closing.callback(close_quietly, name, close)
 
     def _open_runtimes(self) -> None:
         """Kubernetes first: where it runs its Pods in Docker, it knows more of them."""
@@ -258,9 +298,12 @@ class Probe:
         )  # fmt: skip
         if kubernetes and kubernetes.remote is not None:
             self.remote = RemoteEnds(kubernetes.remote, self.owners)
-        found = [one for one in (kubernetes, open_docker(config.docker)) if one]
-        for runtime in found:
-            self._closing.callback(runtime.close)
+        opened = {"Kubernetes": kubernetes, "Docker": open_docker(config.docker)}
+        found: list[Runtime] = []
+        for name, runtime in opened.items():
+            if runtime is not None:
+                self._at_close(name, runtime.close)
+                found.append(GuardedRuntime(runtime, self.guard.part(name)))
         self.owners.set_runtimes(tuple(found))
 
     def _open_metrics(self, address: str, limit: int) -> None:
@@ -268,14 +311,14 @@ class Probe:
 
         self.traffic = ContainerTraffic(self.owners, limit)
         self.metrics = MetricsServer(address, limit, lambda: take_snapshot(self))
-        self._closing.callback(self.metrics.close)
+        self._at_close("Prometheus", self.metrics.close)
         self.metrics.open()
 
     def _open_snmp(self, settings: SnmpSettings) -> None:
         from probe.snmp.process import SnmpAgent
 
         self.snmp = SnmpAgent(settings, self.config.pen, self.config.verbose)
-        self._closing.callback(self.snmp.close)
+        self._at_close("SNMP", self.snmp.close)
         self.snmp.open()
 
     def _container_name(self, container_id: str) -> str:
@@ -289,16 +332,22 @@ def run(config: RunConfig) -> None:
     keep_freed()
     probe = Probe(config)
     shown = None if config.destinations else Shown(config.pen)
+    failure: SockflowError | None = None
     try:
         probe.open(config.destinations or (shown.destination if shown else "",))
         with StopSignals(probe.exporter.reopening()) as stop:
-            Loop(probe, stop, shown).run(config.duration)
+            try:
+                Loop(probe, stop, shown).run(config.duration)
+            except MeteringError as error:
+                failure = error
         losses = probe.losses()
     finally:
         if shown:
-            shown.close()
+            close_quietly("the view", shown.close)
         probe.close()
     print(summarize(probe, losses, shown.source if shown else None), file=sys.stderr)
+    if failure:
+        raise failure
 
 
 def _lots(records: Rows) -> Iterator[Rows]:

@@ -16,6 +16,7 @@ from probe import __version__, log
 from probe.config import COLLECTORS, LIVE_ACTIVE_TIMEOUT_S, RunConfig, build, check
 from probe.errors import ConfigError, SockflowError
 from probe.process import prepare_process
+from probe.stop import ignore_hangup
 from probe.view import options as view_options
 
 _DEFAULTS = RunConfig()
@@ -29,6 +30,7 @@ _FILTER_HELP = (
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit status."""
     prepare_process()
+    ignore_hangup()
     try:
         return _main(sys.argv[1:] if arguments is None else arguments)
     except SockflowError as error:

@@ -13,5 +13,10 @@ class KernelError(SockflowError):
     """A privilege, kernel feature or kernel object that the eBPF collector needs is missing."""
 
 
+class MeteringError(SockflowError):
+    """Metering broke while it ran, or nobody is left to tell of it. What was metered before has
+    been given to the destinations."""
+
+
 class DecodeError(Exception):
     """Octets that are not a valid message: counted by the Collecting Process, never fatal."""

@@ -16,6 +16,7 @@ from probe.export.share import ShareGroup
 from probe.export.targets import parse_target
 from probe.flow.batch import Rows
 from probe.flow.owner import OwnerTable
+from probe.guard import Guard, Part
 from probe.interfaces.names import Interface, InterfaceList
 from probe.ipfix.options import OptionsDefinition
 from probe.ipfix.options import for_netflow9 as options_for_netflow9
@@ -34,9 +35,10 @@ from probe.mapping import (
     load_template,
 )
 from probe.metadata.kubernetes import is_wanted
+from probe.outlet import Outlet
 from probe.own_traffic import Endpoint
 from probe.self_report import Metering, SelfReport
-from probe.sink import EventSink, OwnerKeeping, Reopening, Sink
+from probe.sink import EventSink, Reopening, Sink
 from probe.sinks import open_sink
 from probe.stream import Burst, Stream
 
@@ -57,41 +59,52 @@ class Exporter:
         owners: OwnerTable,
         metering: Metering,
         interfaces: InterfaceList | None = None,
+        guard: Guard | None = None,
     ) -> None:
         self._config = config
         self._owners = owners
         self._metering = metering
-        self._groups: list[tuple[list[Sink], ShareGroup | None]] = []
+        self._guard = guard or Guard()
+        self._groups: list[tuple[list[Outlet], ShareGroup | None]] = []
         self._interfaces = interfaces or InterfaceList()
         self._announced: list[Interface] = []
         self._burst: Burst | None = None
+        self.outlets: list[Outlet] = []
         self.sinks: list[Sink] = []
         #: Those of ``sinks`` that take more than flows.
         self.event_sinks: list[EventSink] = []
 
     def open(self, destinations: Iterable[str]) -> None:
+        """One that cannot be opened is an error of the configuration, for all of them."""
         self._interfaces.refresh()
         self._announced = self._interfaces.described()
-        workshop = Workshop(self._config, self._owners, self._metering, self._interfaces)
-        shared: dict[str, list[Sink]] = {}
+        workshop = Workshop(
+            self._config, self._owners, self._metering, self._interfaces, guard=self._guard
+        )
+        shared: dict[str, list[Outlet]] = {}
         for target in [parse_target(text) for text in destinations]:
-            sink = workshop.sink(target)
+            outlet = self._keep(workshop.sink(target), self._guard.part(f"destination {target}"))
             if target.share:
-                self._keep(sink)
-                shared.setdefault(target.share, []).append(sink)
+                shared.setdefault(target.share, []).append(outlet)
             else:
-                self.add(sink)
+                self._groups.append(([outlet], None))
         for kind, members in shared.items():
             self._groups.append((members, ShareGroup(kind, [member.name for member in members])))
 
     def add(self, sink: Sink) -> None:
-        """One more, which shares with none."""
-        self._keep(sink)
-        self._groups.append(([sink], None))
+        """One more, of this process, which shares with none. A reader that is gone is no error of
+        it, but the end."""
+        part = self._guard.part(f"view {sink.name!r}", passing=(BrokenPipeError,))
+        self._groups.append(([self._keep(sink, part)], None))
+
+    @property
+    def has_outlets(self) -> bool:
+        """Whether anything is left that takes records."""
+        return any(outlet.part.is_on for outlet in self.outlets)
 
     def send(self, records: Rows, now_s: float) -> None:
-        for sink, share in self._shares(records):
-            sink.send(share, now_s)
+        for outlet, share in self._shares(records):
+            outlet.send(share, now_s)
 
     @property
     def takes_events(self) -> bool:
@@ -99,29 +112,33 @@ class Exporter:
 
     def send_events(self, events: Rows, now_s: float) -> None:
         """EVENT_DTYPE, to those that take events."""
-        for sink in self.event_sinks:
-            sink.send_events(events, now_s)
+        for outlet in self.outlets:
+            outlet.send_events(events, now_s)
 
     def send_sockets(self, sockets: Rows, now_s: float) -> None:
         """SOCKET_DTYPE, likewise."""
-        for sink in self.event_sinks:
-            sink.send_sockets(sockets, now_s)
+        for outlet in self.outlets:
+            outlet.send_sockets(sockets, now_s)
 
     def send_interfaces(self, links: Sequence[Link], now_s: float) -> None:
-        for sink in self.event_sinks:
-            sink.send_interfaces(links, now_s)
+        for outlet in self.outlets:
+            outlet.send_interfaces(links, now_s)
 
     def finish(self, now_s: float) -> None:
-        for sink in self.sinks:
-            sink.finish(now_s)
+        for outlet in self.outlets:
+            outlet.finish(now_s)
 
     def reopening(self) -> Callable[[], None] | None:
         """What SIGHUP has to call, as files of lines may have been moved away; None: no such."""
-        found = [one for one in self.event_sinks if isinstance(one, Reopening) and one.can_reopen]
+        found = [
+            (outlet, outlet.sink)
+            for outlet in self.outlets
+            if isinstance(outlet.sink, Reopening) and outlet.sink.can_reopen
+        ]
 
         def reopen() -> None:
-            for sink in found:
-                sink.reopen()
+            for outlet, sink in found:
+                outlet.do(sink.reopen)
 
         return reopen if found else None
 
@@ -130,16 +147,20 @@ class Exporter:
         described = self._interfaces.described()
         if described != self._announced:
             self._announced = described
-            for sink in self.sinks:
-                sink.announce_interfaces()
+            for outlet in self.outlets:
+                outlet.announce_interfaces()
 
     def pump(self, now: float) -> float | None:
         """Send what is due; when to call again (monotonic seconds), None: nothing waits."""
-        if self._burst and (due := self._burst(now)) is not None:
-            return due
+        if self._burst and not self.outlets[0].part.error:
+            try:
+                if (due := self._burst(now)) is not None:
+                    return due
+            except Exception as error:
+                self.outlets[0].fail(error)
         earliest: float | None = None
-        for sink in self.sinks:
-            due = sink.pump(now)
+        for outlet in self.outlets:
+            due = outlet.pump(now)
             if due is not None and (earliest is None or due < earliest):
                 earliest = due
         return earliest
@@ -147,41 +168,40 @@ class Exporter:
     @property
     def backlog(self) -> int:
         """Octets that wait to be sent, none of them to a destination that is unreachable."""
-        return sum(sink.backlog for sink in self.sinks if not sink.is_down)
+        return sum(outlet.backlog for outlet in self.outlets if not outlet.is_down)
 
     def local_addresses(self) -> list[Endpoint]:
-        found = [sink.local_address() for sink in self.sinks]
+        found = [outlet.local_address() for outlet in self.outlets]
         return [address for address in found if address]
 
     def forget(self, owners: list[int]) -> None:
-        for sink in self.sinks:
-            sink.forget(owners)
+        for outlet in self.outlets:
+            outlet.forget(owners)
 
     def owners_in_use(self) -> set[int]:
         """Owners that sinks have not described yet."""
-        keepers = (sink for sink in self.sinks if isinstance(sink, OwnerKeeping))
-        return set().union(*(keeper.owners_in_use() for keeper in keepers))
+        return set().union(*(outlet.owners_in_use() for outlet in self.outlets))
 
     def close(self) -> None:
         """What still waits is dropped and counted."""
-        for sink in self.sinks:
-            sink.flush(time.monotonic())
-            sink.close()
+        for outlet in self.outlets:
+            outlet.close(time.monotonic())
 
-    def _keep(self, sink: Sink) -> None:
+    def _keep(self, sink: Sink, part: Part) -> Outlet:
         self.sinks.append(sink)
+        self.outlets.append(outlet := Outlet(sink, part))
         is_alone = len(self.sinks) == 1  # with others, each wake-up has to look after all
         self._burst = sink.burst if is_alone and isinstance(sink, Stream) else None
         if isinstance(sink, EventSink):
             self.event_sinks.append(sink)
+        return outlet
 
-    def _shares(self, records: Rows) -> Iterator[tuple[Sink, Rows]]:
+    def _shares(self, records: Rows) -> Iterator[tuple[Outlet, Rows]]:
         for members, group in self._groups:
             if group is None:
                 yield members[0], records
             else:
-                shares = group.split(records, _which_are_up(members))
-                yield from zip(members, shares, strict=True)
+                yield from zip(members, _split(group, records, members), strict=True)
 
 
 def _is_netflow9(target: Destination) -> bool:
@@ -197,7 +217,17 @@ def _naming(target: Destination) -> Iterator[None]:
         raise ConfigError(f"destination {target}: {error}") from None
 
 
-def _which_are_up(members: Sequence[Sink]) -> list[bool]:
+def _split(group: ShareGroup, records: Rows, members: Sequence[Outlet]) -> list[Rows]:
+    """The share of each; what cannot be divided is lost to all, and counted at the first."""
+    try:
+        return group.split(records, _which_are_up(members))
+    except Exception as error:
+        for member in members:
+            member.fail(error)
+        return [records, *(records[:0] for _ in members[1:])]
+
+
+def _which_are_up(members: Sequence[Outlet]) -> list[bool]:
     """Those that may be given flows; who has only just come back waits while others are there."""
     is_reliable = [member.is_reliable for member in members]
     return is_reliable if any(is_reliable) else [not one.is_down for one in members]
@@ -213,7 +243,9 @@ class Workshop:
         metering: Metering,
         interfaces: InterfaceList,
         boot_s: float | None = None,
+        guard: Guard | None = None,
     ) -> None:
+        self._report_part = (guard or Guard()).part("the probe's report of itself")
         self._config = config
         self._owners = owners
         self._metering = metering
@@ -272,9 +304,9 @@ class Workshop:
             NETFLOW9 if _is_netflow9(target) else IPFIX,
             Options(
                 options,
-                report.read,
+                self._report_part.wrap(report.read, dict),
                 self._netflow9 if _is_netflow9(target) else None,
-                {"counters": report.counters},
+                {"counters": self._report_part.wrap(report.counters, list)},
                 self._config.interface_interval,
             ),
             self._boot_s,

@@ -95,3 +95,19 @@ class OwnerKeeping(Protocol):
     """A destination that keeps indices of the OwnerTable, and describes the owners later."""
 
     def owners_in_use(self) -> set[int]: ...
+
+
+@runtime_checkable
+class Abandoning(Protocol):
+    """A destination that knows what it has not sent when it was given up in the midst of a call."""
+
+    def abandon(self, records: Rows | None) -> None:
+        """Close without sending, and count what waits as dropped, ``records`` of the call too."""
+
+
+@runtime_checkable
+class Pairing(Protocol):
+    """A destination that may make one thing of both directions of a flow."""
+
+    @property
+    def pairs_directions(self) -> bool: ...

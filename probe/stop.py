@@ -14,11 +14,17 @@ from typing import Any
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
+def ignore_hangup() -> None:
+    """A program that runs on is told by SIGHUP to open its files anew. Until it can, and where it
+    has none, the signal means nothing; its default is to end."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+
 class StopSignals:
     """A context in which the first SIGINT or SIGTERM sets ``received`` and makes it readable.
 
     A second one acts as it would without us, so that nobody has to wait for a slow end. SIGHUP
-    makes it readable too, and ``drain`` then calls ``reopen``.
+    never ends anything: it makes this readable too, and ``drain`` then calls ``reopen``, if any.
     """
 
     def __init__(self, reopen: Callable[[], None] | None = None) -> None:
@@ -34,14 +40,12 @@ class StopSignals:
         self._writer.setblocking(False)
         self._former_wakeup = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
         self._former = {number: signal.signal(number, self._receive) for number in _SIGNALS}
-        if self._reopen:
-            self._former_hangup = signal.signal(signal.SIGHUP, self._hang_up)
+        self._former_hangup = signal.signal(signal.SIGHUP, self._hang_up)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._restore()
-        if self._reopen:
-            signal.signal(signal.SIGHUP, self._former_hangup)
+        signal.signal(signal.SIGHUP, self._former_hangup)
         signal.set_wakeup_fd(self._former_wakeup)
         self._reader.close()
         self._writer.close()
@@ -53,9 +57,10 @@ class StopSignals:
         """Take the octets that woke the selector, and do what SIGHUP asks for."""
         with contextlib.suppress(BlockingIOError):
             self._reader.recv(64, socket.MSG_DONTWAIT)
-        if self._hung_up and self._reopen:
+        if self._hung_up:
             self._hung_up = False
-            self._reopen()
+            if self._reopen:
+                self._reopen()
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         self.received = True

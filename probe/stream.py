@@ -42,22 +42,25 @@ class Stream:
         self.encoder = encoder
         self.name = str(sender.destination)
         self.burst: Burst | None = sender.burst if isinstance(sender, PacedSender) else None
-        self._biflow = biflow
+        self.pairs_directions = biflow
         self._room = session.max_message  # of the path, as it was when messages were last made
         self._is_fragmenting = False
         self._lots: deque[Rows] = deque()
         self._waiting = 0  # octets of ``_lots``
+        self._taken = 0  # records, since the start
 
     def send(self, records: Rows, now_s: float) -> None:
         """Take ``records``, and queue Templates when these are due; ``now_s`` is Unix time.
 
         As many become messages as the sender wants now, the others when it is pumped.
         """
+        self._taken += len(records)
+        if self.pairs_directions:
+            records, before = pair_directions(records), len(records)
+            self._taken += len(records) - before
         self._fit_path()
         if self.sender.needs_templates():
             self._begin(now_s)
-        if self._biflow:
-            records = pair_directions(records)
         for start in range(0, len(records), _LOT):
             self._lots.append(records[start : start + _LOT])
         self._waiting += records.nbytes
@@ -186,3 +189,22 @@ class Stream:
     def close(self) -> None:
         self._encode_all(time.time())
         self.sender.close()
+
+    def abandon(self, records: Rows | None) -> None:
+        """Close after something here raised: whatever was taken and not sent is dropped."""
+        try:
+            self.sender.close()
+        finally:
+            for lot in self._lots:
+                self.statistics.count_lost(len(lot), _sum(lot, "packets"), _sum(lot, "octets"))
+            self._lots.clear()
+            self._waiting = 0
+            sent = self.statistics
+            known = sent.sent_flow_records + sent.dropped_flow_records
+            sent.count_lost(max(0, self._taken - known))  # those of a lot that broke on its way
+
+
+def _sum(records: Rows, name: str) -> int:
+    """Of both directions, where a record has both."""
+    names = [one for one in (name, f"reverse_{name}") if one in (records.dtype.names or ())]
+    return sum(int(records[one].sum()) for one in names)

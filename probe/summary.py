@@ -12,7 +12,6 @@ from probe.view.text import octets
 if TYPE_CHECKING:
     from probe.app import Probe
     from probe.collect import CollectorSocket
-    from probe.sink import Sink
 
 
 @dataclass(slots=True)
@@ -36,7 +35,7 @@ def summarize(probe: Probe, losses: Mapping[str, int], shown: CollectorSocket | 
         f"{probe.cache.observed_flows} flows, {total.packets} packets, {octets(total.octets)} "
         f"in {total.records} records"
     ]
-    lines += [_sink_line(sink) for sink in probe.exporter.sinks]
+    lines += [f"{outlet.name}: {outlet.summary()}" for outlet in probe.exporter.outlets]
     lines.append(f"own traffic left out: {own.packets} packets, {octets(own.octets)}")
     excluded = probe.filter
     if excluded.excluded_rows:
@@ -49,6 +48,10 @@ def summarize(probe: Probe, losses: Mapping[str, int], shown: CollectorSocket | 
         lines.append(shown.summary())
     if probe.snmp and probe.snmp.deaths:
         lines.append(f"the SNMP agent ended by itself: {probe.snmp.deaths} times")
+    destinations = [outlet.part for outlet in probe.exporter.outlets]
+    for part in probe.guard.failed:
+        if part not in destinations:
+            lines.append(f"{part.name} ended by {part.error}")
     lines.append(lost_line({**losses, **_own_losses(probe)}))
     return "\n".join(f"sockflow: {line}" for line in lines)
 
@@ -65,8 +68,3 @@ def _own_losses(probe: Probe) -> dict[str, int]:
         "records_dropped": sum(counted.dropped_records for counted in streams),
         "messages_dropped": sum(counted.dropped_messages for counted in streams),
     }
-
-
-def _sink_line(sink: Sink) -> str:
-    errors = sink.statistics.errors
-    return f"{sink.name}: {sink.summary()}" + (f", {errors} errors" if errors else "")

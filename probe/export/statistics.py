@@ -39,6 +39,13 @@ class SendStatistics:
         self.sent_records += records
         self.sent_flow_records += records if of_flows else 0
 
+    def count_lost(self, records: int, packets: int = 0, octets: int = 0) -> None:
+        """Records of flows that became no message, with the packets and octets they report."""
+        self.dropped_records += records
+        self.dropped_flow_records += records
+        self.dropped_packets += packets
+        self.dropped_octets += octets
+
     def count_dropped(self, trains: Iterable[Train]) -> None:
         for train in trains:
             self.dropped_messages += len(train)

@@ -247,6 +247,12 @@ class Nat:
             log.warning(text, argument)
 
 
+def no_peers() -> tuple[Positions, Positions, Rows]:
+    """What ``find_peers`` returns where nobody can be asked."""
+    none = np.zeros(0, np.intp)
+    return none, none, np.zeros(0, row_dtype())
+
+
 def _tuples_of(
     rows: Rows, chosen: Positions, sides: tuple[str, str] = ("source", "destination")
 ) -> Tuples:

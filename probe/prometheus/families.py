@@ -150,6 +150,16 @@ def _health(snapshot: Snapshot) -> Iterator[Metric]:
         "What was lost before it became a flow record, by cause.",
         [({"cause": cause}, count) for cause, count in snapshot.losses.items()],
     )
+    yield _gauge(
+        "sockflow_failed_parts",
+        "Parts of the probe that an error of their own has ended: destinations, runtimes, others.",
+        [({}, len(snapshot.failed_parts))],
+    )
+    yield _gauge(
+        "sockflow_failed_part",
+        "1 for each part that an error of its own has ended.",
+        [({"part": text(name)}, 1.0) for name in dict.fromkeys(snapshot.failed_parts)],
+    )
     for name, help_, value in (
         ("sockflow_cache_flows", "Flows in the cache.", snapshot.cache_flows),
         ("sockflow_cache_limit_flows", "The most that the cache holds.", snapshot.cache_limit),

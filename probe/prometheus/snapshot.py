@@ -11,7 +11,7 @@ from probe.prometheus.traffic import ContainerLabels
 
 if TYPE_CHECKING:
     from probe.app import Probe
-    from probe.sink import Sink
+    from probe.outlet import Outlet
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +52,7 @@ class Snapshot:
     destinations: Sequence[DestinationFigures]
     ticks: tuple[tuple[int, ...], float]
     tick_delays: tuple[tuple[int, ...], float]
+    failed_parts: Sequence[str] = ()
 
 
 def take_snapshot(probe: Probe) -> Snapshot:
@@ -73,28 +74,29 @@ def take_snapshot(probe: Probe) -> Snapshot:
         waiting_records=len(probe.waiting),
         agent_deaths=probe.snmp.deaths if probe.snmp else 0,
         losses=probe.losses(),
-        destinations=_figures(probe.exporter.sinks),
+        destinations=_figures(probe.exporter.outlets),
+        failed_parts=[part.name for part in probe.guard.failed],
         ticks=probe.tick_times.copy(),
         tick_delays=probe.tick_delays.copy(),
     )
 
 
-def _figures(sinks: Sequence[Sink]) -> list[DestinationFigures]:
+def _figures(outlets: Sequence[Outlet]) -> list[DestinationFigures]:
     found: list[DestinationFigures] = []
-    for sink in sinks:
-        twins = sum(one.name.partition("#")[0] == sink.name for one in found)
-        sent = sink.statistics
+    for outlet in outlets:
+        twins = sum(one.name.partition("#")[0] == outlet.name for one in found)
+        sent = outlet.statistics
         found.append(
             DestinationFigures(
-                name=f"{sink.name}#{twins + 1}" if twins else sink.name,
+                name=f"{outlet.name}#{twins + 1}" if twins else outlet.name,
                 messages=sent.sent_messages,
                 octets=sent.sent_octets,
                 records=sent.sent_records,
                 dropped_messages=sent.dropped_messages,
                 dropped_records=sent.dropped_records,
                 errors=sent.errors,
-                queued_octets=sink.backlog,
-                is_up=not sink.is_down,
+                queued_octets=outlet.backlog,
+                is_up=not outlet.is_down,
             )
         )
     return found

@@ -28,6 +28,7 @@ class ObjectSink:
     """Encodes; a subclass gets lines by ``_put`` and is otherwise a Sink."""
 
     takes_events = True
+    pairs_directions = True
 
     def __init__(self, target: Destination, config: RunConfig, owners: OwnerTable) -> None:
         self.name = str(target)

@@ -63,6 +63,8 @@ _DOCUMENTATION = "192.0.2.1"  # RFC 5737: nothing is sent, but a route is chosen
 class ZmqSink:
     """An ``EventSink``. ConfigError: the package, the key file or the address cannot be used."""
 
+    pairs_directions = True
+
     def __init__(
         self,
         target: Destination,

@@ -17,8 +17,9 @@ from probe.snmp.privileges import drop_privileges, keep_reading
 
 def main() -> None:
     keep_reading()  # root's packages may lie where only root may read
-    for number in (signal.SIGINT, signal.SIGTERM):  # the terminal's and systemd's, for the parent,
-        signal.signal(number, signal.SIG_IGN)  # which ends us
+    # The terminal's and systemd's signals are for the parent, which ends us.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     from probe.snmp.agent import serve
 
     control, source = map(int, sys.argv[1:3])

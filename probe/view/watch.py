@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from probe.app import Probe
 from probe.config import RunConfig
+from probe.errors import MeteringError
 from probe.flow.event import EventKind
 from probe.flow.filter import Choice, Rule
 from probe.flow.owner import OwnerTable
@@ -53,16 +54,23 @@ def show_events(config: RunConfig, request: Request, kinds: Collection[EventKind
 def _show(config: RunConfig, make: Callable[[OwnerTable], View]) -> None:
     probe = Probe(config)
     view = make(probe.owners)
+    failure: MeteringError | None = None
     try:
         probe.open((), [view])
+        (outlet,) = probe.exporter.outlets
         with StopSignals() as stop:
-            for _ in Loop(probe, stop).steps(config.duration):
-                view.refresh()
-        view.end()
+            try:
+                for _ in Loop(probe, stop).steps(config.duration):
+                    outlet.do(view.refresh)
+            except MeteringError as error:
+                failure = error
+        outlet.do(view.end)
         losses = probe.losses()
     finally:
         probe.close()
-    print(f"sockflow: {view.summary()} shown, {lost_line(losses)}", file=sys.stderr)
+    print(f"sockflow: {outlet.summary()} shown, {lost_line(losses)}", file=sys.stderr)
+    if failure:
+        raise failure
 
 
 def _flow_view(owners: OwnerTable, asked: Request) -> View:

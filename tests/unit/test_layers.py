@@ -16,7 +16,8 @@ PROBE = ROOT / "probe"
 LAYERS = [
     {"cli", "__main__", "api", "app", "loop", "process", "version", "summary", "exporting",
      "stream", "self_report", "own_traffic", "collect", "stop", "heap", "config", "view",
-     "show_templates", "sink", "sinks", "prometheus", "snmp"},
+     "show_templates", "sink", "sinks", "prometheus", "snmp", "guard", "guarded",
+     "outlet"},
     {"collectors"},
     {"kernel"},
     {"metadata"},

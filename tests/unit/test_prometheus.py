@@ -46,7 +46,7 @@ DESTINATION = DestinationFigures("ipfix://192.0.2.7:4739", 1, 2, 3, 4, 5, 6, 7, 
 SNAPSHOT = Snapshot(
     LINKS, {WEB: tuple(range(1, 12)), ContainerLabels("db"): (0,) * 11}, 9, "ebpf", 10, 11, 12, 13,
     14, 15, 16, 17, 18, 20, {"flow_ring_full": 19}, [DESTINATION], ((1, *[0] * 10, 2), 6.0),
-    ((0, 4, *[0] * 10), 0.008),
+    ((0, 4, *[0] * 10), 0.008), ["NAT"],
 )  # fmt: skip
 
 Series = dict[tuple[str, tuple[tuple[str, str], ...]], float]

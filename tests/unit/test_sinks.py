@@ -99,8 +99,14 @@ def test_sighup_is_answered_by_drain() -> None:
         stop.drain()
         assert calls == [1]
     assert signal.getsignal(signal.SIGHUP) == before
-    with StopSignals():
-        assert signal.getsignal(signal.SIGHUP) == before
+
+
+def test_sighup_ends_nothing_where_there_is_nothing_to_reopen() -> None:
+    with StopSignals() as stop:
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert select.select([stop], [], [], 10)[0]
+        stop.drain()
+        assert not stop.received
 
 
 def test_the_feed_tells_of_interfaces_in_its_interval(tmp_path: Path) -> None:

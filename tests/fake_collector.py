@@ -1,0 +1,94 @@
+"""A probe whose collector makes rows up: for what the loop does, and not what the kernel says."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Collection
+
+import numpy as np
+import pytest
+
+from probe.app import Probe
+from probe.config import RunConfig
+from probe.flow.batch import FlowBatch, Mark, Rows, row_dtype
+from probe.flow.event import EVENT_DTYPE, EventKind
+from probe.flow.owner import Owner, OwnerTable
+
+
+class FakeCollector:
+    """``each_read`` connections to port 443 begin and end at each read, each with 3 packets out and
+    2 in, owned by a process in container ``CONTAINER``."""
+
+    CONTAINER = "c0" * 32
+    tells_events = True
+
+    def __init__(self, owners: OwnerTable, each_read: int = 5) -> None:
+        self.owners = owners
+        self.hooks: list[str] = []
+        self.each_read = each_read
+        self.snapshot_ns = 0
+        self.host_netns = 1
+        self.made = 0
+        self.reads = 0
+        self._reader, self._writer = os.pipe()
+        self._owner = 0
+
+    def open(self) -> None:
+        owner = Owner(pid=77, process_name="curl", user_name="ada", container_id=self.CONTAINER)
+        self._owner = self.owners.add(owner)
+
+    def fileno(self) -> int:
+        return self._reader
+
+    def read(self, is_last: bool = False) -> FlowBatch:
+        self.reads += 1
+        return FlowBatch(self._connections())
+
+    def drain(self) -> FlowBatch:
+        return FlowBatch(np.zeros(0, row_dtype()))
+
+    def read_events(self) -> Rows:
+        events = np.zeros(1, EVENT_DTYPE)
+        events["kind"], events["ip_version"], events["protocol"] = EventKind.CONNECT, 4, 6
+        events["time_ns"], events["flow_id"] = time.time_ns(), self.made
+        events["owner"], events["local_port"] = self._owner, 1
+        return events
+
+    def losses(self) -> dict[str, int]:
+        return {"flow_ring_full": 0}
+
+    def sweep_owners(self, in_use: Collection[int]) -> list[int]:
+        return []
+
+    def close(self) -> None:
+        os.close(self._reader)
+        os.close(self._writer)
+
+    def _connections(self) -> Rows:
+        rows: Rows = np.zeros(self.each_read, row_dtype())
+        numbers = self.made + 1 + np.arange(self.each_read)
+        self.made += self.each_read
+        rows["id"] = rows["cookie"] = numbers
+        rows["owner"], rows["owner_source"], rows["netns"] = self._owner, 1, 1
+        rows["mark"], rows["role"], rows["ip_version"], rows["protocol"] = Mark.CLOSED, 1, 4, 6
+        rows["local_address"][:, 0], rows["remote_address"][:, 0] = 10, 192
+        rows["local_port"], rows["remote_port"] = 1024 + numbers % 60000, 443
+        rows["isn_local"], rows["isn_remote"] = numbers, numbers + 2**31
+        rows["tx_packets"], rows["rx_packets"] = 3, 2
+        rows["tx_octets"], rows["rx_octets"] = 300, 200
+        rows["start_ns"] = rows["last_ns"] = time.monotonic_ns()
+        return rows
+
+
+def fake_probe(patch: pytest.MonkeyPatch, config: RunConfig) -> tuple[Probe, FakeCollector]:
+    """To be opened: its collector is the other one."""
+    probe = Probe(config)
+    collector = FakeCollector(probe.owners)
+
+    def open_fake(*_: object, **__: object) -> FakeCollector:
+        collector.open()
+        return collector
+
+    patch.setattr("probe.app.open_collector", open_fake)
+    return probe, collector
