@@ -8,15 +8,20 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+# SIGHUP tells a program that runs on to open its files anew, and never ends one (probe.stop). The
+# imports below take a while, so what comes meanwhile has to be ignored from here on.
+signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+# ruff: noqa: E402
 from probe import __version__, log
 from probe.config import COLLECTORS, LIVE_ACTIVE_TIMEOUT_S, RunConfig, build, check
 from probe.errors import ConfigError, SockflowError
 from probe.process import prepare_process
-from probe.stop import ignore_hangup
 from probe.view import options as view_options
 
 _DEFAULTS = RunConfig()
@@ -30,7 +35,6 @@ _FILTER_HELP = (
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit status."""
     prepare_process()
-    ignore_hangup()
     try:
         return _main(sys.argv[1:] if arguments is None else arguments)
     except SockflowError as error:

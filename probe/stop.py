@@ -14,12 +14,6 @@ from typing import Any
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-def ignore_hangup() -> None:
-    """A program that runs on is told by SIGHUP to open its files anew. Until it can, and where it
-    has none, the signal means nothing; its default is to end."""
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
-
-
 class StopSignals:
     """A context in which the first SIGINT or SIGTERM sets ``received`` and makes it readable.
 
