@@ -55,6 +55,7 @@ def build_brief_records(rows: Rows, a: Slots, b: Slots, now_ns: int, host_netns:
     ended = np.minimum(np.maximum(senders["last_ns"].max(axis=0), started), now_ns)
     records: Rows = np.zeros(both, RECORD_DTYPE)
     records["first_ns"], records["last_ns"] = started, ended
+    records["begun_ns"] = started
     records["flow_id"] = senders["id"].min(axis=0)
     records["octets"], records["packets"] = senders["tx_octets"], senders["tx_packets"]
     records["retransmitted"], records["lost"] = senders["retransmitted"], senders["lost"]

@@ -28,6 +28,7 @@ from probe.flow.ends import (
     take_rows,
 )
 from probe.flow.fold import drop_copies, fold_rows
+from probe.flow.handover import build_part_records, find_parts
 from probe.flow.index import KeyIndex, distinct
 from probe.flow.join import (
     MeetingPlace,
@@ -83,7 +84,7 @@ class FlowCache:
         self._table = EndTable()
         self._ids = KeyIndex()
         self._place = MeetingPlace()
-        self._brief: list[Rows] = []  # records of brief connections, times as in their rows
+        self._brief: list[Rows] = []  # records that are due, times as in their rows
         self._observed_ns = 0
         self.observed_flows = 0
         self.evicted = 0
@@ -208,12 +209,15 @@ class FlowCache:
             rows, slots = drop_copies(self._table, rows, slots)
         else:
             slots = self._locate(rows["id"])
+        parts = find_parts(self._table, rows, slots) if len(udp) else None
         rows, slots = fold_rows(rows, slots, self._table.scratch)
         is_new = self._table.state[slots] == FREE
         new, known = np.flatnonzero(is_new), np.flatnonzero(~is_new)
         self._open(slots[new], take_rows(rows, new), now_ns)
         self._update(slots[known], take_rows(rows, known), now_ns)
         self._join(slots, now_ns)
+        if parts:
+            self._brief.append(build_part_records(self._table, parts, now_ns, self._host_netns))
 
     def expire(self, now_ns: int, wall_offset_ns: int) -> Rows:
         """Records (RECORD_DTYPE) that are due by timeout, end of flow or lack of room."""
@@ -242,12 +246,13 @@ class FlowCache:
         return self._with_brief(records, wall_offset_ns)
 
     def take_brief(self, wall_offset_ns: int) -> list[Rows]:
-        """Records of brief connections, which are due as soon as they were observed; by blocks."""
+        """Records that are due as soon as they were observed, by blocks: of brief connections, and
+        of former owners of UDP flows."""
         blocks, self._brief = self._brief, []
         for records in blocks:
             records["first_ns"] += wall_offset_ns
             records["last_ns"] += wall_offset_ns
-            records["begun_ns"] = records["first_ns"]
+            records["begun_ns"] += wall_offset_ns
         return blocks
 
     def _with_brief(self, records: Rows, wall_offset_ns: int) -> Rows:

@@ -109,7 +109,7 @@ class EndTable:
     def open(self, slots: Slots, rows: Rows, now_ns: int) -> None:
         """Start ends in FREE slots with their first rows."""
         self._opaque()[slots] = _opaque(rows)
-        self.total[slots] = _deltas(rows)
+        self.total[slots] = deltas_of(rows)
         self.out[slots] = 0
         self.state[slots] = OPEN
         self.key[slots] = 0
@@ -131,7 +131,7 @@ class EndTable:
         self.rows["owner_source"][kept["owner"][0]] = source
         for name, values in united.items():
             self.rows[name][slots] = values | rows[name]
-        self.total[slots] += _deltas(rows)
+        self.total[slots] += deltas_of(rows)
         last = np.minimum(rows["last_ns"].astype(np.int64), now_ns)
         self.last_ns[slots] = np.maximum(self.last_ns[slots], last)
         closed, closing = self.closed_ns[slots], _closed_ns(rows, now_ns)
@@ -218,7 +218,8 @@ def _opaque(rows: Rows) -> Rows:
     return rows.view(f"V{rows.dtype.itemsize}")
 
 
-def _deltas(rows: Rows) -> NDArray[np.int64]:
+def deltas_of(rows: Rows) -> NDArray[np.int64]:
+    """(n, lane, column), as the table sums them."""
     deltas = np.zeros((len(rows), 2, 4), np.int64)
     deltas[:, TX, OCTETS], deltas[:, RX, OCTETS] = rows["tx_octets"], rows["rx_octets"]
     deltas[:, TX, PACKETS], deltas[:, RX, PACKETS] = rows["tx_packets"], rows["rx_packets"]

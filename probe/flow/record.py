@@ -57,7 +57,7 @@ def build_records(
 ) -> Rows:
     """Records of the entries led by ``leaders``, which is brought up to date in the table."""
     peers = table.peer[leaders].astype(np.int64)
-    back = np.where(_is_to_itself(table, leaders, peers), NOBODY, leaders)
+    back = np.where(is_to_itself(table, leaders, peers), NOBODY, leaders)
     senders, receivers = np.concatenate([leaders, peers]), np.concatenate([peers, back])
     deltas, due = _take_deltas(table, senders, receivers)
     sent = np.flatnonzero(due & (senders != NOBODY))
@@ -71,12 +71,12 @@ def build_records(
     _fill_times(records, table, leaders, peers, entry, now_ns, wall_offset_ns)
     ends, others = table.take_rows(senders[sent]), table.take_rows(receivers[sent])
     fill_sent(records[: len(sent)], ends, others, host_netns)
-    _fill_received(records[len(sent) :], table, receivers[received], host_netns)
+    fill_received(records[len(sent) :], table.take_rows(receivers[received]), host_netns)
     fill_loopback(records, host_netns)
     return records
 
 
-def _is_to_itself(table: EndTable, leaders: Slots, peers: Slots) -> Flags:
+def is_to_itself(table: EndTable, leaders: Slots, peers: Slots) -> Flags:
     """What such a socket receives is what it sent."""
     rows = table.rows
     same: Flags = (rows["local_port"][leaders] == rows["remote_port"][leaders]) & (peers == NOBODY)
@@ -146,9 +146,9 @@ def fill_sent(records: Rows, rows: Rows, others: Rows, host_netns: int) -> None:
         records[name] = rows[name]
 
 
-def _fill_received(records: Rows, table: EndTable, receivers: Slots, host_netns: int) -> None:
-    """The sender is remote: flow_direction, dscp and its owner stay 0."""
-    rows = table.take_rows(receivers)
+def fill_received(records: Rows, rows: Rows, host_netns: int) -> None:
+    """What ``rows`` of receivers say. The sender is remote: flow_direction, dscp and its owner
+    stay 0."""
     _fill_counting(records, rows, "remote", "local")
     _copy(records, rows, _DESTINATION)
     records["ingress_interface"] = _host_interface(rows, host_netns)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
 import pytest
@@ -42,3 +43,44 @@ def test_a_port_that_is_used_again(pair: tuple[Host, Host], count: int, pause: f
     answered = records[records["source_port"] == 7000]["packets"].sum()
     assert sent == here.counted()["udp_out"].packets == count
     assert answered == there.counted()["udp_out"].packets == count
+
+
+_CLIENTS = """
+pids = []
+for _ in range({count}):
+    pid = os.fork()
+    if not pid:
+        s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        s.settimeout(30)
+        s.bind(("", 5353))
+        s.sendto(b"q" * 100, ("{server}", 7000))
+        s.recv(1000)
+        os._exit(0)
+    os.waitpid(pid, 0)
+    pids.append(pid)
+result = pids
+"""
+
+
+def test_processes_that_follow_each_other_on_a_port(pair: tuple[Host, Host]) -> None:
+    """Each has its record, with its one datagram each way."""
+    here, there = pair
+    there.start_traffic("udp-serve", 7000)
+    pids: list[int] = []
+    with metering() as process, actors(here) as (client,):
+        client.do("import os")
+        process.tick()
+        for _ in range(3):
+            pids += client.do(_CLIENTS.format(count=50, server=there.four))
+            process.tick_for(0.2)
+        process.flush()
+        records = process.of(pair, UDP)
+        sent = records[records["source_port"] == 5353]
+        answers = records[records["source_port"] == 7000]
+        senders = Counter(dict.fromkeys(pids, 0))
+        receivers = Counter(senders)
+        for record in sent:
+            senders[process.owner(record, "source").pid or 0] += int(record["packets"])
+        for record in answers:
+            receivers[process.owner(record, "destination").pid or 0] += int(record["packets"])
+    assert senders == receivers == dict.fromkeys(pids, 1)

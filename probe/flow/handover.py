@@ -1,0 +1,190 @@
+"""UDP flows that get another owner: what each of them sent and got becomes a record of its own.
+
+A Flow Key goes from one socket to the next, as ports of short-lived DNS clients do, and a socket
+from one process to the next. The flow goes on in the table of ends with its latest owner. What
+its former owners have is a *part*, told at once and counted as exported in both lanes of the end,
+so that no packet is told twice.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from probe.flow.batch import RECORD_DTYPE, EndReason, Mark, OwnerSource, Rows
+from probe.flow.ends import (
+    NOBODY,
+    OPEN,
+    PACKETS,
+    RX,
+    TX,
+    UDP,
+    EndTable,
+    Flags,
+    Slots,
+    concatenate_rows,
+    deltas_of,
+    take_rows,
+)
+from probe.flow.index import distinct
+from probe.flow.record import fill_loopback, fill_received, fill_sent, is_to_itself
+
+
+@dataclass(slots=True)
+class Parts:
+    """In order of time within each slot. ``deltas``: (n, lane, column), as of the end's own lanes.
+
+    ``until``: the slots' sums up to and with each part; ``of_slot``: of all that the slot has.
+    """
+
+    rows: Rows
+    slots: Slots
+    deltas: NDArray[np.int64]
+    until: NDArray[np.int64]
+    of_slot: NDArray[np.int64]
+    first_ns: NDArray[np.int64]
+    last_ns: NDArray[np.int64]
+
+
+def find_parts(table: EndTable, rows: Rows, slots: Slots) -> Parts | None:
+    """What former owners have, in the table and in a batch that will be added to it; else None."""
+    some = _with_changes(table, rows, slots)
+    if not len(some):
+        return None
+    at = distinct(slots[some])
+    at = at[table.state[at] == OPEN]
+    rows, slots = take_rows(rows, some), slots[some]
+    order = np.lexsort((rows["last_ns"], slots))
+    rows, slots = take_rows(rows, order), slots[order]
+    pending = table.take_rows(at)
+    _take_next_owner(pending, at, rows, slots)
+    deltas = np.concatenate([_untold(table, at), deltas_of(rows)])
+    first = np.concatenate([table.since_ns[at], rows["start_ns"].astype(np.int64)])
+    rows = concatenate_rows([pending, rows.astype(pending.dtype, copy=False)])
+    slots = np.concatenate([at, slots])
+    order = np.argsort(slots, kind="stable")  # what is pending comes first
+    return _group(take_rows(rows, order), slots[order], deltas[order], first[order])
+
+
+def _with_changes(table: EndTable, rows: Rows, slots: Slots) -> Slots:
+    """Rows of the slots that have several owners, in the batch or with the one in the table."""
+    fits = (rows["protocol"] == UDP) & (rows["owner"] != 0)
+    fits &= (rows["owner_source"] != OwnerSource.SHARED) & (
+        rows["mark"] & np.uint8(Mark.GROUP) == 0
+    )
+    where = np.flatnonzero(fits)
+    at, owners = slots[where], rows["owner"][where].astype(np.int32)
+    table.scratch[at] = owners
+    changes = table.scratch[at] != owners
+    known = (table.state[at] == OPEN) & _is_told_apart(table.rows, at)
+    changes |= known & (table.rows["owner"][at] != owners)
+    if not changes.any():
+        return where[:0]
+    table.scratch[at] = 0
+    table.scratch[at[changes]] = 1
+    changing: Slots = where[table.scratch[at] == 1]
+    return changing
+
+
+def _is_told_apart(rows: Rows, at: Slots) -> Flags:
+    told: Flags = (rows["owner"][at] != 0) & (rows["owner_source"][at] != OwnerSource.SHARED)
+    return told
+
+
+def _take_next_owner(pending: Rows, at: Slots, rows: Rows, slots: Slots) -> None:
+    """Who is not known, or one of many, hands nothing over."""
+    next_row = np.searchsorted(slots, at)
+    unknown = np.flatnonzero(~_is_told_apart(pending, np.arange(len(pending))))
+    for name in ("owner", "owner_source"):
+        pending[name][unknown] = rows[name][next_row[unknown]]
+
+
+def _untold(table: EndTable, slots: Slots) -> NDArray[np.int64]:
+    """What each end has in its own lanes that neither it nor its peer has exported."""
+    peers = table.peer[slots].astype(np.int64)
+    told = table.out[slots] + table.out[peers][:, ::-1]
+    untold: NDArray[np.int64] = np.maximum(table.total[slots] - told, 0)
+    return untold
+
+
+def _group(rows: Rows, slots: Slots, deltas: NDArray[np.int64], first: NDArray[np.int64]) -> Parts:
+    """Rows next to each other with one owner are one part; the last one of each slot is none."""
+    is_new_slot = np.r_[True, slots[1:] != slots[:-1]]
+    starts = np.flatnonzero(is_new_slot | np.r_[True, rows["owner"][1:] != rows["owner"][:-1]])
+    ends = np.r_[starts[1:], len(rows)] - 1
+    sums = np.add.reduceat(deltas, starts)
+    grouped = slots[ends]
+    until = np.cumsum(sums, axis=0)
+    slot_starts = np.flatnonzero(np.r_[True, grouped[1:] != grouped[:-1]])
+    slot_of = np.cumsum(np.r_[True, grouped[1:] != grouped[:-1]]) - 1
+    until -= (until - sums)[slot_starts][slot_of]
+    of_slot = np.add.reduceat(sums, slot_starts)[slot_of]
+    last = np.maximum.reduceat(rows["last_ns"].astype(np.int64), starts)
+    began = np.minimum.reduceat(first, starts)
+    began[1:] = np.where(is_new_slot[starts[1:]], began[1:], np.maximum(began[1:], last[:-1]))
+    former = np.flatnonzero(np.r_[grouped[1:] == grouped[:-1], False])
+    return Parts(
+        take_rows(rows, ends[former]), grouped[former], sums[former], until[former],
+        of_slot[former], np.minimum(began, last)[former], last[former],
+    )  # fmt: skip
+
+
+def build_part_records(table: EndTable, parts: Parts, now_ns: int, host_netns: int) -> Rows:
+    """Records of the parts, whose ends are joined by now; their times are CLOCK_MONOTONIC."""
+    peers = table.peer[parts.slots].astype(np.int64)
+    is_first = (peers == NOBODY) | (parts.slots < peers)
+    # where both ends change owners, the other end's parts are what the first one's left
+    turns = (np.flatnonzero(is_first), np.flatnonzero(~is_first))
+    found = [_build(table, parts, at, now_ns, host_netns) for at in turns if len(at)]
+    return concatenate_rows([np.zeros(0, RECORD_DTYPE), *found])
+
+
+def _build(table: EndTable, parts: Parts, where: Slots, now_ns: int, host_netns: int) -> Rows:
+    slots = parts.slots[where]
+    peers = table.peer[slots].astype(np.int64)
+    deltas = _take(table, parts, where, peers)
+    own, others = take_rows(parts.rows, where), table.take_rows(peers)
+    received = np.where(is_to_itself(table, slots, peers), 0, deltas[:, RX, PACKETS])
+    from_local = np.flatnonzero((received > 0) & (peers != NOBODY))
+    from_remote = np.flatnonzero((received > 0) & (peers == NOBODY))
+    sent = np.flatnonzero(deltas[:, TX, PACKETS] > 0)
+    at = np.concatenate([sent, from_local, from_remote])
+    records: Rows = np.zeros(len(at), RECORD_DTYPE)
+    ends = np.cumsum([len(sent), len(from_local)])
+    fill_sent(records[: ends[0]], own[sent], others[sent], host_netns)
+    fill_sent(records[ends[0] : ends[1]], others[from_local], own[from_local], host_netns)
+    fill_received(records[ends[1] :], own[from_remote], host_netns)
+    fill_loopback(records, host_netns)
+    lane = np.where(np.arange(len(at)) < ends[0], TX, RX)
+    for column, name in enumerate(("octets", "packets", "retransmitted", "lost")):
+        records[name] = deltas[at, lane, column]
+    last = np.minimum(parts.last_ns[where], now_ns)
+    records["last_ns"] = last[at]
+    records["first_ns"] = np.minimum(parts.first_ns[where], last)[at]
+    records["begun_ns"] = np.minimum(table.begun_ns[slots[at]], records["first_ns"])
+    records["flow_id"] = table.flow[slots[at]]
+    records["end_reason"] = EndReason.END_OF_FLOW
+    _go_on(table, slots, peers, last)
+    return records
+
+
+def _take(table: EndTable, parts: Parts, where: Slots, peers: Slots) -> NDArray[np.int64]:
+    """Deltas that nobody has exported yet, marked as exported. What the peer's lane already told
+    was the earliest."""
+    slots = parts.slots[where]
+    left = table.total[slots] - table.out[slots] - table.out[peers][:, ::-1]
+    told = np.maximum(parts.of_slot[where] - left, 0)
+    deltas: NDArray[np.int64] = np.clip(parts.until[where] - told, 0, parts.deltas[where])
+    np.add.at(table.out, slots, deltas)
+    return deltas
+
+
+def _go_on(table: EndTable, slots: Slots, peers: Slots, last: NDArray[np.int64]) -> None:
+    """The entries' next records begin where the parts end."""
+    for ends in (slots, peers[peers != NOBODY]):
+        table.reported[ends] = True
+    np.maximum.at(table.since_ns, slots, last)
+    joined = np.flatnonzero(peers != NOBODY)
+    np.maximum.at(table.since_ns, peers[joined], last[joined])
