@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -22,6 +21,7 @@ from probe.guarded import GuardedLinks, GuardedOwners, GuardedRuntime
 from probe.heap import keep_freed
 from probe.interfaces.names import InterfaceList
 from probe.interfaces.veth import VethMap, read_default_route
+from probe.log import say
 from probe.loop import Loop
 from probe.metadata.docker import open_docker
 from probe.metadata.kubernetes import KubernetesSettings, open_kubernetes
@@ -345,7 +345,7 @@ def run(config: RunConfig) -> None:
         if shown:
             close_quietly("the view", shown.close)
         probe.close()
-    print(summarize(probe, losses, shown.source if shown else None), file=sys.stderr)
+    say(*summarize(probe, losses, shown.source if shown else None))
     if failure:
         raise failure
 

@@ -7,6 +7,7 @@ Exit status: 0 done, 2 for anything the user can act on, said in one line.
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import signal
 import sys
@@ -35,10 +36,12 @@ _FILTER_HELP = (
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit status."""
     prepare_process()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # the terminal's encoding may lack a character
     try:
         return _main(sys.argv[1:] if arguments is None else arguments)
     except SockflowError as error:
-        print(f"sockflow: {' '.join(str(error).split())}", file=sys.stderr)
+        log.say(" ".join(str(error).split()))
         return 2
     except BrokenPipeError:  # the reader of our output is gone, as with `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import sys
 
+from probe.printable import printable
+
 _LEVELS = (logging.WARNING, logging.INFO, logging.DEBUG)
 
 
@@ -14,7 +16,20 @@ def configure(verbosity: int) -> None:
     Modules log through ``logging.getLogger(__name__)``, below ``probe``.
     """
     stream = logging.StreamHandler(sys.stderr)
-    stream.setFormatter(logging.Formatter("sockflow: %(levelname)s: %(message)s"))
+    stream.setFormatter(_Printable("sockflow: %(levelname)s: %(message)s"))
     logger = logging.getLogger("probe")
     logger.handlers[:] = [stream]
     logger.setLevel(_LEVELS[min(verbosity, 2)])
+
+
+def say(*lines: str) -> None:
+    """Tell what is no warning: an error that ends the command, a summary."""
+    for line in lines:
+        print(f"sockflow: {printable(line)}", file=sys.stderr)
+
+
+class _Printable(logging.Formatter):
+    """What a message quotes may come from anybody; a traceback below it keeps its lines."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return printable(super().formatMessage(record))

@@ -28,7 +28,7 @@ class Exported:
         self.octets += int(records["octets"].sum())
 
 
-def summarize(probe: Probe, losses: Mapping[str, int], shown: CollectorSocket | None) -> str:
+def summarize(probe: Probe, losses: Mapping[str, int], shown: CollectorSocket | None) -> list[str]:
     """``losses`` are those of metering, by name; ``shown`` the built-in collector."""
     total, own = probe.exported, probe.own.statistics
     lines = [
@@ -53,7 +53,7 @@ def summarize(probe: Probe, losses: Mapping[str, int], shown: CollectorSocket | 
         if part not in destinations:
             lines.append(f"{part.name} ended by {part.error}")
     lines.append(lost_line({**losses, **_own_losses(probe)}))
-    return "\n".join(f"sockflow: {line}" for line in lines)
+    return lines
 
 
 def lost_line(losses: Mapping[str, int]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import selectors
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -15,6 +14,7 @@ from probe.collect.files import MessageFile
 from probe.collect.output import JsonLines, Live, Output, Printed, to_json
 from probe.collect.source import Source, collecting_process, summary
 from probe.ipfix.decode import CollectingProcess
+from probe.log import say
 from probe.stop import StopSignals
 
 __all__ = ["CollectorSocket", "collect", "parse_listen", "read", "to_json"]
@@ -47,7 +47,7 @@ def collect(
     finally:
         for source in sources:
             source.close()
-    _say(summary(process.statistics, losses))
+    say(summary(process.statistics, losses))
 
 
 def read(paths: Sequence[str], pen: int, as_json: bool = False, with_options: bool = False) -> None:
@@ -63,7 +63,7 @@ def read(paths: Sequence[str], pen: int, as_json: bool = False, with_options: bo
                 output.show(decoded)
     finally:
         output.close()
-        _say(*(line for file in files for line in file.summary()), summary(process.statistics, {}))
+        say(*(line for file in files for line in file.summary()), summary(process.statistics, {}))
 
 
 def _open(listen: Listen, process: CollectingProcess) -> Source:
@@ -97,8 +97,3 @@ def _collect_until(
 def _receive(sources: Iterable[Source], output: Output) -> None:
     for source in sources:
         output.show(source.receive())
-
-
-def _say(*lines: str) -> None:
-    for line in lines:
-        print(f"sockflow: {line}", file=sys.stderr)

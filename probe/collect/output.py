@@ -11,6 +11,7 @@ from typing import Protocol
 from probe.ipfix.decode import Decoded, Record
 from probe.view.flows import FlowTable
 from probe.view.screen import open_view, print_flows
+from probe.view.text import write_lines
 
 
 class Output(Protocol):
@@ -30,12 +31,11 @@ class JsonLines:
         self._with_options = with_options
 
     def show(self, decoded: Decoded) -> None:
-        lines = [to_json(record) + "\n" for record in decoded.flows]
+        lines = [to_json(record) for record in decoded.flows]
         if self._with_options:
-            lines += [to_json({"options": True, **record}) + "\n" for record in decoded.options]
+            lines += [to_json({"options": True, **record}) for record in decoded.options]
         if lines:
-            sys.stdout.writelines(lines)
-            sys.stdout.flush()
+            write_lines(sys.stdout, lines)
 
     def refresh(self, where: str) -> None:
         """Nothing waits."""

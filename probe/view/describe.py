@@ -7,7 +7,7 @@ from typing import Any
 
 from probe.flow.owner import Owner, OwnerTable
 from probe.mapping.objects import CONN_STATES
-from probe.view.flows import ENDED, PROTOCOLS, SHORT_ID, End, Flow, clean
+from probe.view.flows import ENDED, PROTOCOLS, SHORT_ID, End, Flow
 
 
 def process_text(owner: Owner) -> str:
@@ -20,18 +20,18 @@ def parent_text(owner: Owner) -> str:
 
 
 def user_text(owner: Owner) -> str:
-    return clean(owner.user_name) or ("" if owner.uid is None else str(owner.uid))
+    return owner.user_name or ("" if owner.uid is None else str(owner.uid))
 
 
 def container_text(owner: Owner) -> str:
     """namespace/pod/container, the name, or the beginning of the id."""
     if owner.pod_name:
-        return f"{pod_text(owner)}/{clean(owner.container_name)}"
-    return clean(owner.container_name) or owner.container_id[:SHORT_ID]
+        return f"{pod_text(owner)}/{owner.container_name}"
+    return owner.container_name or owner.container_id[:SHORT_ID]
 
 
 def pod_text(owner: Owner) -> str:
-    return clean(f"{owner.pod_namespace}/{owner.pod_name}") if owner.pod_name else ""
+    return f"{owner.pod_namespace}/{owner.pod_name}" if owner.pod_name else ""
 
 
 def protocol_text(number: int) -> str:
@@ -72,4 +72,4 @@ def _end(row: Any, end: str, owners: OwnerTable) -> End:
 
 
 def _process(name: str, pid: int | None) -> str:
-    return f"{clean(name) or '?'}({pid})" if pid else clean(name)
+    return f"{name or '?'}({pid})" if pid else name

@@ -26,7 +26,7 @@ from probe.view.groups import GROUP_COLUMNS, Groups, Totals, group_cells, group_
 from probe.view.live import LiveFlows
 from probe.view.order import sort_flows
 from probe.view.terminal import Drawn, Terminal
-from probe.view.text import ALL_COLUMNS, NUMBERS, aligned, cells, line
+from probe.view.text import ALL_COLUMNS, NUMBERS, aligned, cells, line, write_lines
 from probe.view.tree import tree_lines
 
 _KEEP_ENDED_NS = 10 * 10**9
@@ -63,8 +63,7 @@ class View(LocalSink):
 
     def write(self, lines: Sequence[str]) -> None:
         self._shown += len(lines)
-        self._stream.writelines(f"{line}\n" for line in lines)
-        self._stream.flush()
+        write_lines(self._stream, lines)
 
 
 class JsonFlows(View):

@@ -39,6 +39,7 @@ _TIMES = [
     )
 ]  # fmt: skip
 SHORT_ID = 12  # as docker ps shows it
+_LONGEST = 256
 
 
 @dataclass(slots=True)
@@ -127,22 +128,22 @@ def _update(flow: Flow, record: Record, now_s: float) -> None:
     source, destination = flow.client, flow.server
     if source.endpoint != _endpoint(record, "source"):
         source, destination = destination, source
-    source.octets += int(record.get("octetDeltaCount") or 0)
-    source.packets += int(record.get("packetDeltaCount") or 0)
-    destination.octets += int(record.get("reverseOctetDeltaCount") or 0)  # a biflow, RFC 5103
-    destination.packets += int(record.get("reversePacketDeltaCount") or 0)
+    source.octets += _number(record, "octetDeltaCount")
+    source.packets += _number(record, "packetDeltaCount")
+    destination.octets += _number(record, "reverseOctetDeltaCount")  # a biflow, RFC 5103
+    destination.packets += _number(record, "reversePacketDeltaCount")
     _name(source, record, 0)
     _name(destination, record, 1)
     first_s, last_s = _times(record, now_s)
     flow.first_s, flow.last_s = min(flow.first_s, first_s), max(flow.last_s, last_s)
-    reason = int(record.get("flowEndReason") or 0)
+    reason = _number(record, "flowEndReason")
     flow.ended = reason in ENDED
-    flow.state = ENDED.get(reason, "") or clean(record.get("tcpState")) or flow.state
+    flow.state = ENDED.get(reason, "") or _text(record.get("tcpState")) or flow.state
     flow.seen_s, flow.changed = now_s, True
 
 
 def _new_flow(record: Record, from_client: bool, now_s: float) -> Flow:
-    number = record["protocolIdentifier"]
+    number = _number(record, "protocolIdentifier")
     source, destination = End(_endpoint(record, "source")), End(_endpoint(record, "destination"))
     client, server = (source, destination) if from_client else (destination, source)
     first_s, last_s = _times(record, now_s)
@@ -153,17 +154,17 @@ def _name(end: End, record: Record, side: int) -> None:
     """Who is at this end; an empty value never overwrites a known one."""
     name, pid, user, uid, container, *names = (record.get(two[side]) for two in _SIDES.values())
     if name or pid:
-        end.process = f"{clean(name) or '?'}({pid})" if pid else clean(name)
-        end.user = clean(user) or ("" if uid is None else str(uid))
-    called, pod, namespace, workload = map(clean, names)
+        end.process = f"{_text(name) or '?'}({_text(pid)})" if pid else _text(name)
+        end.user = _text(user) or ("" if uid is None else str(uid)[:_LONGEST])
+    called, pod, namespace, workload = map(_text, names)
     known = full_name(namespace, pod, called, workload)
-    end.container = known or clean(container)[:SHORT_ID] or end.container
+    end.container = known or _text(container)[:SHORT_ID] or end.container
 
 
 def _key(record: Record) -> Key:
     """The same for both directions. flowId keeps equal addresses of isolated namespaces apart."""
     ends = sorted((_endpoint(record, "source"), _endpoint(record, "destination")))
-    return record["protocolIdentifier"], *ends, record.get("flowId")
+    return _number(record, "protocolIdentifier"), *ends, _number(record, "flowId")
 
 
 def _source_is_client(record: Record) -> bool:
@@ -171,17 +172,17 @@ def _source_is_client(record: Record) -> bool:
     direction = record.get("biflowDirection")
     if direction in (_INITIATOR, _RESPONDER):
         return bool(direction == _INITIATOR)
-    source, destination = (record.get(f"{s}TransportPort") or 0 for s in ("source", "destination"))
-    return bool(source >= destination)
+    source, destination = (_number(record, f"{s}TransportPort") for s in ("source", "destination"))
+    return source >= destination
 
 
 def _address(record: Record, side: str) -> str | None:
     address = record.get(f"{side}IPv4Address", record.get(f"{side}IPv6Address"))
-    return None if address is None else str(address)
+    return None if address is None else _text(address)
 
 
 def _endpoint(record: Record, side: str) -> str:
-    address, port = _address(record, side) or "?", record.get(f"{side}TransportPort", "?")
+    address, port = _address(record, side) or "?", _number(record, f"{side}TransportPort") or "?"
     return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
@@ -194,6 +195,12 @@ def _times(record: Record, now_s: float) -> tuple[float, float]:
     return now_s, now_s
 
 
-def clean(text: object) -> str:
-    """Printable characters only: a name from the network must not drive the terminal."""
-    return "".join(c if c.isprintable() else "?" for c in str(text or ""))
+def _number(record: Record, name: str) -> int:
+    """0 where there is none: an exporter may send any octets, and name its own elements at will."""
+    value = record.get(name)
+    return value if isinstance(value, int) else 0
+
+
+def _text(value: object) -> str:
+    """The same for names; one that is longer than any real one would be kept with each flow."""
+    return str(value or "")[:_LONGEST]

@@ -12,14 +12,13 @@ from probe.flow.batch import Rows
 from probe.flow.owner import Owner, OwnerTable
 from probe.mapping.owner_objects import container_members
 from probe.view.describe import container_text, pod_text, user_text
-from probe.view.flows import clean
 from probe.view.text import milliseconds, octets
 
 #: What an end is counted under; '' for those that are in no container, no Pod, ...
 GROUPS: dict[str, Callable[[Owner], str]] = {
     "container": container_text,
     "pod": pod_text,
-    "process": lambda owner: clean(owner.process_name),
+    "process": lambda owner: owner.process_name,
     "user": user_text,
 }
 _NONE = "-"

@@ -20,7 +20,7 @@ from probe.metadata.naming import ContainerOwners
 from probe.sinks.objects import exporter_address
 from probe.stop import StopSignals
 from probe.view.terminal import Drawn, Terminal
-from probe.view.text import aligned, octets
+from probe.view.text import aligned, octets, write_lines
 
 COLUMNS = ("index", "interface", "inside", "container", "state", "in bit/s", "in p/s", "out bit/s",
            "out p/s", "in", "out")  # fmt: skip
@@ -102,10 +102,8 @@ class _JsonLines:
 
     def show(self, links: Sequence[Link], rates: dict[int, tuple[float, ...]]) -> None:
         now_s = time.time()
-        for link in links:
-            found = interface_object(link, now_s, self._address)
-            self._stream.write(json.dumps(found, ensure_ascii=False) + "\n")
-        self._stream.flush()
+        found = [interface_object(link, now_s, self._address) for link in links]
+        write_lines(self._stream, map(json.dumps, found))
 
 
 class _Lines:
@@ -116,8 +114,7 @@ class _Lines:
 
     def show(self, links: Sequence[Link], rates: dict[int, tuple[float, ...]]) -> None:
         rows = [cells(link, rates.get(link.index)) for link in links]
-        self._stream.writelines(f"{line}\n" for line in aligned(COLUMNS, rows, _NUMBERS))
-        self._stream.flush()
+        write_lines(self._stream, aligned(COLUMNS, rows, _NUMBERS))
 
 
 class _Live:

@@ -9,7 +9,7 @@ from typing import Protocol, TextIO
 
 from probe.view.flows import Flow, FlowTable
 from probe.view.terminal import Drawn, Terminal, print_table
-from probe.view.text import COLUMNS, NUMBERS, cells, line
+from probe.view.text import COLUMNS, NUMBERS, cells, line, write_lines
 
 _KEEP_ENDED_S = 10.0
 
@@ -37,9 +37,7 @@ class PlainLines:
 
     def refresh(self, status: str) -> None:
         now_s = time.time()
-        for flow in self._flows.take_changed():
-            self._stream.write(line(flow, now_s) + "\n")
-        self._stream.flush()
+        write_lines(self._stream, [line(flow, now_s) for flow in self._flows.take_changed()])
 
     def close(self) -> None:
         self.refresh("")
@@ -68,8 +66,7 @@ def print_flows(flows: FlowTable, stream: TextIO | None = None) -> None:
     now_s = flows.latest_s
     changed = flows.take_changed()
     if not stream.isatty():
-        stream.writelines(line(flow, now_s) + "\n" for flow in changed)
-        stream.flush()
+        write_lines(stream, [line(flow, now_s) for flow in changed])
     elif changed:
         print_table(stream, _drawn(f"{len(changed)} flows", changed, now_s))
 

@@ -8,7 +8,9 @@ import sys
 import termios
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Literal, TextIO
+
+from probe.printable import printable
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -50,7 +52,8 @@ class Terminal:
     def show_lines(self, title: str, lines: Sequence[str]) -> None:
         from rich.text import Text
 
-        text = Text("\n".join([title, "", *lines]), no_wrap=True, overflow="ellipsis")
+        shown = map(printable, [title, "", *lines])
+        text = Text("\n".join(shown), no_wrap=True, overflow="ellipsis")
         text.stylize("italic", 0, len(title))
         self._show(text)
 
@@ -107,13 +110,14 @@ def _table(drawn: Drawn) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    title = Text(drawn.title) if drawn.title else None
+    title = Text(printable(drawn.title)) if drawn.title else None
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, expand=True,
                   pad_edge=False, padding=(0, 1, 0, 0))  # fmt: skip
     for name in drawn.columns:
-        table.add_column(name, justify="right" if name in drawn.numbers else "left", no_wrap=True,
-                         overflow="ellipsis")  # fmt: skip
+        side: Literal["left", "right"] = "right" if name in drawn.numbers else "left"
+        table.add_column(printable(name), justify=side, no_wrap=True, overflow="ellipsis")
     for number, row in enumerate(drawn.rows):
         # Text, not markup: a process may be called [red].
-        table.add_row(*map(Text, row), style="dim" if number in drawn.dim else "")
+        texts = (Text(printable(text)) for text in row)
+        table.add_row(*texts, style="dim" if number in drawn.dim else "")
     return table

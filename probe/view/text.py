@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from typing import TextIO
 
+from probe.printable import printable
 from probe.view.flows import End, Flow
 
 COLUMNS = ("proto", "client", "server", "sent", "received", "process", "user", "container",
@@ -13,6 +15,13 @@ ALL_COLUMNS = (*COLUMNS[:5], "rtt", "resent", *COLUMNS[5:])
 NUMBERS = ("sent", "received", "rtt", "resent", "age")
 
 _UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
+
+
+def write_lines(stream: TextIO, lines: Iterable[str]) -> None:
+    """All lines of text and JSON that views write go through here; what is drawn anew goes through
+    ``terminal``. Nothing that would drive the terminal gets past either."""
+    stream.writelines(f"{printable(line)}\n" for line in lines)
+    stream.flush()
 
 
 def octets(count: int) -> str:

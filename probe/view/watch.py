@@ -12,6 +12,7 @@ from probe.errors import MeteringError
 from probe.flow.event import EventKind
 from probe.flow.filter import Choice, Rule
 from probe.flow.owner import OwnerTable
+from probe.log import say
 from probe.loop import Loop
 from probe.stop import StopSignals
 from probe.summary import lost_line
@@ -68,7 +69,7 @@ def _show(config: RunConfig, make: Callable[[OwnerTable], View]) -> None:
         losses = probe.losses()
     finally:
         probe.close()
-    print(f"sockflow: {outlet.summary()} shown, {lost_line(losses)}", file=sys.stderr)
+    say(f"{outlet.summary()} shown, {lost_line(losses)}")
     if failure:
         raise failure
 
