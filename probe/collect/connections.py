@@ -126,17 +126,16 @@ class CollectorConnections:
     def _decode(self, connection: Connection, octets: bytes, found: Decoded) -> None:
         """DecodeError when the stream cannot be followed any further."""
         for offset, message in connection.stream.feed(octets):
-            try:
-                decoded = self._process.decode_message(message, connection.peer, is_reliable=True)
-            except DecodeError as error:
-                _log.debug("%s: message at offset %d: %s", connection.peer, offset, error)
-                connection.malformed_in_a_row += 1
-                if connection.malformed_in_a_row < _MALFORMED_IN_A_ROW:
-                    continue
-                raise
-            connection.malformed_in_a_row = 0
+            decoded = self._process.decode_message(message, connection.peer, is_reliable=True)
             found.flows.extend(decoded.flows)
             found.options.extend(decoded.options)
+            if not decoded.losses:
+                connection.malformed_in_a_row = 0
+                continue
+            _log.debug("%s: message at offset %d: %s", connection.peer, offset, decoded.losses)
+            connection.malformed_in_a_row += 1
+            if connection.malformed_in_a_row >= _MALFORMED_IN_A_ROW:
+                raise DecodeError(decoded.losses[0])
 
     def _end(self, connection: Connection) -> None:
         if connection.stream.unread:

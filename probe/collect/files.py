@@ -17,13 +17,16 @@ _NAMED_PROBLEMS = 10
 class MessageFile:
     """One file, a Transport Session of its own; '-' is standard input.
 
-    A message that is not valid is passed over; where no message begins, the rest of the file is.
+    Of a message that is broken all is read that can be; where no message begins, nothing more.
     """
 
     def __init__(self, path: str) -> None:
         self.path = path
         self.problem_count = 0
         self._problems: list[str] = []
+
+    def __str__(self) -> str:
+        return self.path
 
     def check(self) -> None:
         """ConfigError when it cannot be opened."""
@@ -37,7 +40,10 @@ class MessageFile:
             try:
                 while octets := file.read1(_CHUNK):
                     for offset, message in stream.feed(octets):
-                        yield self._decode(process, offset, message)
+                        decoded = process.decode_message(message, self, is_reliable=True)
+                        for loss in decoded.losses:
+                            self._note(offset, f"broken message: {loss}")
+                        yield decoded
                 if stream.unread:
                     raise DecodeError(f"the file ends {stream.unread} octets into a message")
             except (DecodeError, OSError) as error:
@@ -50,13 +56,6 @@ class MessageFile:
         more = self.problem_count - len(self._problems)
         last = [f"{self.path}: {more} more broken messages"] if more else []
         return [f"{self.path}: {problem}" for problem in self._problems] + last
-
-    def _decode(self, process: CollectingProcess, at: int, message: bytes) -> Decoded:
-        try:
-            return process.decode_message(message, self, is_reliable=True)
-        except DecodeError as error:
-            self._note(at, f"broken message: {error}")
-            return Decoded([], [])
 
     def _note(self, at: int, problem: str) -> None:
         self.problem_count += 1

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 from typing import Protocol
 
 from probe.collect.address import Listen
 from probe.errors import ConfigError
 from probe.ipfix.decode import CollectingProcess, CollectorStatistics, Decoded
-from probe.mapping import load_elements, load_netflow9
+from probe.mapping import load_elements, load_netflow9, load_registry
+
+_log = logging.getLogger(__name__)
 
 #: Octets of a socket's receive buffer: a burst of every exporter's whole cache.
 RECEIVE_BUFFER = 8 << 20
@@ -34,7 +37,13 @@ class Source(Protocol):
 def collecting_process(pen: int) -> CollectingProcess:
     """For IPFIX and NetFlow v9, with our names; ``pen`` is that of Sockflow's own elements."""
     elements = load_elements(pen)
-    return CollectingProcess(elements, load_netflow9(elements))
+    return CollectingProcess(elements, load_netflow9(elements), load_registry(), _tell)
+
+
+def _tell(peer: object, text: str) -> None:
+    """``peer`` is an address, or a file."""
+    who = f"{peer[0]} port {peer[1]}" if isinstance(peer, tuple) else peer
+    _log.warning("%s: %s", who, text)
 
 
 def bind(listen: Listen) -> socket.socket:
@@ -70,8 +79,9 @@ def summary(counted: CollectorStatistics, losses: dict[str, int]) -> str:
     seldom = {
         "option records": counted.option_records,
         "messages lost on the way": counted.lost_messages,
-        "messages with a wrong count": counted.count_mismatches,
         "templates not obeyed": counted.template_errors,
+        "domains forgotten to make room": counted.evicted_domains,
+        **{kind.text: count for kind, count in counted.oddities.items()},
         **losses,
     }
     return line + "".join(f", {count} {name}" for name, count in seldom.items() if count)

@@ -5,35 +5,47 @@ dicts from element name to value; ``decode_message`` its option records too. Tem
 information (RFC 5610) and sequence numbers are kept per peer, protocol and Observation Domain
 (NetFlow v9: source id). An element without a name is called 'enterprise/number'.
 
-A message counts as a whole or not at all: when any octet of it cannot be accounted for, it is one
-error, none of its Templates is learnt and none of its records is given out (RFC 7011 section 9.1);
-the gap that it leaves in the sequence is counted as lost with the next message. The one exception
-is a Set whose Template is not known: it is skipped and counted (``unknown_sets``).
+All of a message that can be read is read: devices are lenient, and what nfdump and Wireshark show
+of them is to be seen here too. What is against the letter of the protocols is counted by kind
+(``statistics.oddities``) and told once a kind. Where octets could not be read, the message counts
+as an error besides. Only what has no header of IPFIX or NetFlow v9 is refused.
+
+Whoever sends garbage makes us keep little more than what was sent, and no more than a bound in all.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Hashable
+from collections import Counter
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol as Structural
 
 from probe.errors import DecodeError
-from probe.ipfix.announcement import Elements, Header, Protocol, read_sets
+from probe.ipfix.announcement import SCOPE_PEN, Elements, Protocol
 from probe.ipfix.decode_ipfix import IPFIX
-from probe.ipfix.decode_netflow9 import NETFLOW9
-from probe.ipfix.domain import CollectorStatistics, Domain, MessageReader
+from probe.ipfix.decode_netflow9 import NETFLOW9, scope
+from probe.ipfix.domain import Domain, MessageReader
 from probe.ipfix.elements import Element, ElementTable
+from probe.ipfix.readers import Readers
 from probe.ipfix.record import Record
+from probe.ipfix.statistics import CollectorStatistics
 from probe.ipfix.types import TYPES
 
 __all__ = ["CollectingProcess", "CollectorStatistics", "Decoded", "Record"]
 
 _PROTOCOLS: dict[int, Protocol] = {one.version: one for one in (IPFIX, NETFLOW9)}
 _REVERSE_PEN = 29305  # RFC 5103
-#: Bounds on what senders of garbage may make us keep: domains, and fields and types in all of them.
-_MAX_DOMAINS, _MAX_WEIGHT = 1024, 1 << 18
+#: Bounds on what all domains may keep: their number, octets, and fields of readers in use.
+MAX_DOMAINS, _MAX_WEIGHT, _MAX_READER_FIELDS = 4096, 16 << 20, 1 << 15
+NO_ELEMENTS: Mapping[int, Element] = {}
 _UNKNOWN = Element("", 0, 0, TYPES["octetArray"])
+_OLD_NETFLOW = (1, 5, 6, 7, 8)
+_SFLOW = (b"\0\0\0\2", b"\0\0\0\4", b"\0\0\0\5")
+#: Versions that are told of one by one; sFlow begins with two zeros.
+_FOREIGN = (0, *_OLD_NETFLOW)
+
+_Key = tuple[Hashable, int, int]
 
 
 class FieldTypes(Structural):
@@ -44,23 +56,37 @@ class FieldTypes(Structural):
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """Records of one message, in the order in which they arrived."""
+    """Records of one message, in the order in which they arrived; ``losses``: what of it could not
+    be read."""
 
     flows: list[Record]
     options: list[Record]
+    losses: Sequence[str] = ()
 
 
 class CollectingProcess:
     """Decodes the messages of any number of peers.
 
-    Without ``netflow9`` a field type of NetFlow v9 is IANA's element of that number.
+    Without ``netflow9`` a field type of NetFlow v9 is IANA's element of that number. ``registry``
+    has IANA's elements that are not in ``elements``. ``tell`` gets the peer and what is odd about
+    its message, once a kind.
     """
 
-    def __init__(self, elements: ElementTable, netflow9: FieldTypes | None = None) -> None:
+    def __init__(
+        self,
+        elements: ElementTable,
+        netflow9: FieldTypes | None = None,
+        registry: Mapping[int, Element] = NO_ELEMENTS,
+        tell: Callable[[Hashable, str], None] = lambda peer, text: None,
+    ) -> None:
         self.statistics = CollectorStatistics()
-        self._elements = _ipfix_elements(elements), _netflow9_elements(elements, netflow9)
+        ipfix = _ipfix_elements(elements, registry)
+        self._elements = ipfix, _netflow9_elements(ipfix, netflow9)
+        self._tell = tell
+        self._told: set[Hashable] = set()
         #: The one that was silent longest comes first.
-        self._domains: dict[tuple[Hashable, int, int], Domain] = {}
+        self._domains: dict[_Key, Domain] = {}
+        self._readers = Readers(_MAX_READER_FIELDS)
         self._weight = 0
 
     def decode(self, octets: bytes, peer: Hashable, is_reliable: bool = False) -> list[Record]:
@@ -68,62 +94,118 @@ class CollectingProcess:
         return self.decode_message(octets, peer, is_reliable).flows
 
     def decode_message(self, octets: bytes, peer: Hashable, is_reliable: bool = False) -> Decoded:
-        """One message; DecodeError (counted) when it is not a valid one.
+        """One message; DecodeError (counted) when it is none of IPFIX or NetFlow v9.
 
-        ``peer`` names the Transport Session, which ``is_reliable`` unless it is UDP.
+        ``peer`` names the Transport Session, which ``is_reliable`` unless it is UDP. The first of a
+        tuple is the host.
         """
         try:
-            return self._decode(octets, peer, is_reliable)
+            protocol = _protocol(octets)
+            return self._decode(protocol, octets, peer, is_reliable)
         except (DecodeError, struct.error) as error:
             self.statistics.errors += 1
+            version = int.from_bytes(octets[:2], "big")
+            kind = version if version in _FOREIGN else None
+            self._tell_once(("refused", kind), peer, f"refused: {error}")
             raise DecodeError(str(error)) from None
 
     def forget(self, peer: Hashable) -> None:
         """The Transport Session of ``peer`` has ended, and its Templates with it."""
         for key in [key for key in self._domains if key[0] == peer]:
-            self._weight -= self._domains.pop(key).weight
+            self._remove(key)
 
-    def _decode(self, octets: bytes, peer: Hashable, is_reliable: bool) -> Decoded:
-        protocol, header = _read_header(octets)
-        sets = read_sets(octets, header.octets)
-        key = peer, protocol.version, header.domain
+    def _decode(self, protocol: Protocol, octets: bytes, peer: Hashable, reliable: bool) -> Decoded:
+        if len(octets) < (least := _HEADER_OCTETS[protocol.version]):
+            raise DecodeError(f"{len(octets)} octets are no message: its header has {least}")
+        key = peer, protocol.version, int.from_bytes(octets[least - 4 : least], "big")
         domain = self._domains.get(key) or Domain()
         elements = self._elements[protocol is NETFLOW9]
-        reader = MessageReader(domain, protocol, header, elements, is_reliable)
-        for number, body in sets:
-            reader.read_set(number, body)
-        reader.counted.messages, reader.counted.octets = 1, len(octets)
-        self._weight -= domain.weight
-        reader.commit(self.statistics)
-        self._keep(key, domain)
-        return Decoded(reader.flows, reader.options)
+        reader = MessageReader(domain, protocol, elements, self._readers, reliable)
+        before = domain.weight if key in self._domains else 0
+        reader.read(octets, self.statistics)
+        if domain.knows_something or before:
+            self._keep(key, domain, domain.weight - before)
+        for kind, detail in reader.oddities.first.items():
+            became = "this part was not read" if kind.is_loss else "read all the same"
+            text = f"{kind.text}: {detail}, in domain {key[2]}; {became}"
+            self._tell_once(kind, peer, f"{text}, and more of the kind are only counted")
+        if reader.counted.unknown_sets:
+            text = "records before their Template cannot be read; the exporter sends it in a while"
+            self._tell_once("unknown", peer, text)
+        return Decoded(reader.flows, reader.options, reader.oddities.losses)
 
-    def _keep(self, key: tuple[Hashable, int, int], domain: Domain) -> None:
+    def _tell_once(self, kind: Hashable, peer: Hashable, text: str) -> None:
+        if kind not in self._told:
+            self._told.add(kind)
+            self._tell(peer, text)
+
+    def _keep(self, key: _Key, domain: Domain, growth: int) -> None:
         self._domains.pop(key, None)
         self._domains[key] = domain
-        self._weight += domain.weight
-        while len(self._domains) > _MAX_DOMAINS or (
-            self._weight > _MAX_WEIGHT and len(self._domains) > 1
-        ):
-            self._weight -= self._domains.pop(next(iter(self._domains))).weight
+        self._weight += growth
+        if len(self._domains) > MAX_DOMAINS or self._weight > _MAX_WEIGHT:
+            self._evict(key)
+
+    def _evict(self, latest: _Key) -> None:
+        """Make room, for a while: whoever had the least to say leaves first.
+
+        Among those it is who has most domains from one host, then who was silent longest. So a
+        flood from one host, or from hosts that it made up, takes its own place.
+        """
+        domains, per_host = self._domains, Counter(map(_host, self._domains))
+        order = {key: number for number, key in enumerate(domains)}
+        victims = sorted(
+            (key for key in domains if key != latest),
+            key=lambda key: (domains[key].useful.bit_length(), -per_host[_host(key)], order[key]),
+        )
+        most, heaviest = MAX_DOMAINS * 15 // 16, _MAX_WEIGHT * 15 // 16
+        for key in victims:
+            if len(domains) <= most and self._weight <= heaviest:
+                break
+            self._remove(key)
+            self.statistics.evicted_domains += 1
+
+    def _remove(self, key: _Key) -> None:
+        domain = self._domains.pop(key)
+        self._weight -= domain.weight
+        for known in domain.templates.values():
+            self._readers.drop(known)
 
 
-def _read_header(octets: bytes) -> tuple[Protocol, Header]:
-    if len(octets) < 2:
+_HEADER_OCTETS = {10: 16, 9: 20}
+
+
+def _host(key: _Key) -> Hashable:
+    peer = key[0]
+    return peer[0] if isinstance(peer, tuple) and peer else peer
+
+
+def _protocol(octets: bytes) -> Protocol:
+    """DecodeError says what it is instead, where that can be seen."""
+    if len(octets) < 4:
         raise DecodeError(f"{len(octets)} octets are no message")
     version = int.from_bytes(octets[:2], "big")
-    if version not in _PROTOCOLS:
-        raise DecodeError(f"version {version} is neither IPFIX nor NetFlow v9")
-    return _PROTOCOLS[version], _PROTOCOLS[version].read_header(octets)
+    if version in _PROTOCOLS:
+        return _PROTOCOLS[version]
+    if version in _OLD_NETFLOW:
+        raise DecodeError(
+            f"this is NetFlow v{version}, which is not read: let the exporter send v9 or IPFIX"
+        )
+    if octets[:4] in _SFLOW:
+        raise DecodeError(f"this is sFlow v{octets[3]}, which is not read: only IPFIX, NetFlow v9")
+    raise DecodeError(f"version {version} is neither IPFIX nor NetFlow v9")
 
 
-def _ipfix_elements(table: ElementTable) -> Elements:
-    """Our own list, and the reverse of its elements (RFC 5103); else one without a name."""
+def _ipfix_elements(table: ElementTable, registry: Mapping[int, Element]) -> Elements:
+    """Our own list, IANA's, and the reverse of its elements (RFC 5103); else one without a name."""
+
+    def ianas(number: int) -> Element | None:
+        return table.numbered(0, number) or registry.get(number)
 
     def element(pen: int, number: int) -> Element:
-        if known := table.numbered(pen, number):
+        if known := table.numbered(pen, number) if pen else ianas(number):
             return known
-        if pen == _REVERSE_PEN and (forward := table.numbered(0, number)):
+        if pen == _REVERSE_PEN and (forward := ianas(number)):
             name = f"reverse{forward.name[0].upper()}{forward.name[1:]}"
             return Element(name, pen, number, forward.type)
         return _UNKNOWN
@@ -131,9 +213,13 @@ def _ipfix_elements(table: ElementTable) -> Elements:
     return element
 
 
-def _netflow9_elements(table: ElementTable, netflow9: FieldTypes | None) -> Elements:
-    def element(_: int, number: int) -> Element:
-        known = netflow9.element(number) if netflow9 else table.numbered(0, number)
-        return known or _UNKNOWN
+def _netflow9_elements(ipfix: Elements, netflow9: FieldTypes | None) -> Elements:
+    """Below 128 the meanings are IANA's; above, what vendors took is in ``netflow9``."""
+
+    def element(pen: int, number: int) -> Element:
+        if pen == SCOPE_PEN:
+            return scope(number)
+        known = netflow9.element(number) if netflow9 else None
+        return known or ipfix(0, number)
 
     return element

@@ -5,73 +5,84 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 
-from probe.errors import DecodeError
 from probe.ipfix.announcement import (
     FIRST_DATA_SET,
     Announcement,
-    Elements,
+    Fields,
     Header,
     Protocol,
-    is_padding,
+    note_padding,
+    sets_end_at,
 )
-from probe.ipfix.template import Field, Template
+from probe.ipfix.oddity import Note, Oddity
 
 VERSION = 10
 TEMPLATE_SET, OPTIONS_TEMPLATE_SET = 2, 3
 HEADER = struct.Struct("!HHIII")
 _LATE_RECORDS = 10_000
-#: Octets of the shortest (Options) Template Record that defines something.
-_SHORTEST, _SHORTEST_OPTIONS = 8, 10
+_ENTERPRISE = 0x8000
 
 
-def read_header(octets: bytes) -> Header:
-    """RFC 7011 section 3.1."""
+def read_header(octets: bytes, note: Note) -> Header:
+    """RFC 7011 section 3.1. The length is believed where the Sets agree, or nothing does better."""
     _, length, export_time_s, sequence, odid = HEADER.unpack_from(octets)
-    if length != len(octets):
-        raise DecodeError(f"length {length} of {len(octets)}")
-    return Header(HEADER.size, export_time_s, sequence, odid)
+    end = len(octets)
+    if length > end:
+        note(Oddity.CUT_MESSAGE, f"length {length}, {end} octets came")
+    elif length != end and sets_end_at(octets, HEADER.size, length):
+        note(Oddity.BEHIND_MESSAGE, f"length {length}, {end} octets came")
+        end = length
+    elif length != end:
+        note(Oddity.MESSAGE_LENGTH, f"length {length}, {end} octets came")
+    return Header(HEADER.size, end, export_time_s, sequence, odid)
 
 
-def read_templates(
-    body: memoryview, is_options: bool, elements: Elements
-) -> Iterator[Announcement]:
+def read_templates(body: memoryview, is_options: bool, note: Note) -> Iterator[Announcement]:
     """RFC 7011 sections 3.4.1 and 3.4.2; withdrawals: section 8.1."""
     at = 0
-    shortest = _SHORTEST_OPTIONS if is_options else _SHORTEST
-    while at < len(body) and not is_padding(body[at:], shortest):
-        template, at = _read_template(body, at, is_options, elements)
-        yield Announcement(template, is_options)
+    while len(body) - at >= 4:
+        number, count = struct.unpack_from("!HH", body, at)
+        if not count and number < FIRST_DATA_SET and not _withdraws_all(number, is_options):
+            break
+        try:
+            announced, at = _read_template(body, at, is_options, note)
+        except struct.error:
+            note(Oddity.CUT_TEMPLATE, f"Template {number} of {count} fields")
+            return
+        if number < FIRST_DATA_SET and count:
+            note(Oddity.TEMPLATE_ID, f"Template {number}")
+        elif count and not announced.fields:
+            note(Oddity.NO_OCTETS, f"Template {number}")
+        else:
+            yield announced
+    note_padding(body[at:], note)
+
+
+def _withdraws_all(number: int, is_options: bool) -> bool:
+    return number == (OPTIONS_TEMPLATE_SET if is_options else TEMPLATE_SET)
 
 
 def _read_template(
-    body: memoryview, at: int, is_options: bool, elements: Elements
-) -> tuple[Template, int]:
+    body: memoryview, at: int, is_options: bool, note: Note
+) -> tuple[Announcement, int]:
+    """struct.error: the Set ends before the Template does."""
     number, count = struct.unpack_from("!HH", body, at)
     at += 4
-    withdraws_all = not count and number == (OPTIONS_TEMPLATE_SET if is_options else TEMPLATE_SET)
-    if number < FIRST_DATA_SET and not withdraws_all:
-        raise DecodeError(f"template id {number}")
     scope_count = 0
     if is_options and count:
         (scope_count,) = struct.unpack_from("!H", body, at)
         at += 2
         if not 0 < scope_count <= count:
-            raise DecodeError(f"Options Template {number}: {scope_count} scopes in {count} fields")
-    fields = []
-    for _ in range(count):
-        field, at = _read_field(body, at, elements)
-        fields.append(field)
-    return Template(number, tuple(fields), scope_count), at
-
-
-def _read_field(body: memoryview, at: int, elements: Elements) -> tuple[Field, int]:
-    number, length = struct.unpack_from("!HH", body, at)
-    if not length:
-        raise DecodeError(f"element {number} has no length")
-    if not number & 0x8000:
-        return Field(elements(0, number), length), at + 4
-    (pen,) = struct.unpack_from("!I", body, at + 4)
-    return Field(elements(pen, number & 0x7FFF), length), at + 8
+            note(Oddity.NO_SCOPE, f"Options Template {number}: {scope_count} of {count} fields")
+    fields = Fields(note)
+    for position in range(count):
+        element, length = struct.unpack_from("!HH", body, at)
+        pen, at = 0, at + 4
+        if element & _ENTERPRISE:
+            (pen,) = struct.unpack_from("!I", body, at)
+            at += 4
+        fields.add(pen, element & ~_ENTERPRISE, length, position < scope_count)
+    return Announcement(number, fields.octets(), is_options, fields.scope_count), at
 
 
 IPFIX = Protocol(

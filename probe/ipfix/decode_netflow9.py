@@ -1,30 +1,27 @@
-"""NetFlow v9 on the wire: header, Template and Options Template FlowSets (RFC 3954).
-
-Stricter than RFC 3954, which only recommends it: padding is zero and shorter than a record.
-"""
+"""NetFlow v9 on the wire: header, Template and Options Template FlowSets (RFC 3954)."""
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
 
-from probe.errors import DecodeError
 from probe.ipfix.announcement import (
     FIRST_DATA_SET,
+    SCOPE_PEN,
     Announcement,
-    Elements,
+    Fields,
     Header,
     Protocol,
-    is_padding,
+    note_padding,
 )
 from probe.ipfix.elements import Element
-from probe.ipfix.template import Field, Template
+from probe.ipfix.oddity import Note, Oddity
 from probe.ipfix.types import TYPES, VARIABLE
 
 VERSION = 9
 HEADER = struct.Struct("!HHIIII")
 _LATE_MESSAGES = 100
-_SHORTEST, _SHORTEST_OPTIONS = 8, 10
+_FIELD_OCTETS = 4
 
 #: Scope types (RFC 3954 section 6.1): IANA's element of the same meaning where there is one.
 _SCOPES = {
@@ -36,58 +33,81 @@ _SCOPES = {
 }
 
 
-def read_header(octets: bytes) -> Header:
+def read_header(octets: bytes, note: Note) -> Header:
     """RFC 3954 section 5.1."""
     _, count, uptime_ms, unix_s, sequence, source_id = HEADER.unpack_from(octets)
-    return Header(HEADER.size, unix_s, sequence, source_id, uptime_ms, count)
+    return Header(HEADER.size, len(octets), unix_s, sequence, source_id, uptime_ms, count)
 
 
-def read_templates(
-    body: memoryview, is_options: bool, elements: Elements
-) -> Iterator[Announcement]:
+def read_templates(body: memoryview, is_options: bool, note: Note) -> Iterator[Announcement]:
     """RFC 3954 sections 5.2 and 6.1."""
-    at = 0
-    shortest = _SHORTEST_OPTIONS if is_options else _SHORTEST
+    at, head = 0, 6 if is_options else 4
     read = _read_options_template if is_options else _read_template
-    while at < len(body) and not is_padding(body[at:], shortest):
-        template, at = read(body, at, elements)
-        if template.id < FIRST_DATA_SET:
-            raise DecodeError(f"template id {template.id}")
-        if not template.fields:
-            raise DecodeError(f"Template {template.id} has no fields")
-        yield Announcement(template, is_options)
+    while len(body) - at >= head:
+        number, first = struct.unpack_from("!HH", body, at)
+        if not number and at % 4 and len(body) - at >= 2 + head:
+            at += 2  # padding behind each Options Template, and not only behind the last
+            continue
+        if number < FIRST_DATA_SET and not first:
+            break
+        try:
+            announced, at = read(body, at, note)
+        except struct.error:
+            note(Oddity.CUT_TEMPLATE, f"Template {number}")
+            return
+        if number < FIRST_DATA_SET:
+            note(Oddity.TEMPLATE_ID, f"Template {number}")
+        elif announced.fields:
+            yield announced
+    note_padding(body[at:], note)
 
 
-def _read_template(body: memoryview, at: int, elements: Elements) -> tuple[Template, int]:
+def _read_template(body: memoryview, at: int, note: Note) -> tuple[Announcement, int]:
+    """struct.error: the Set ends before the Template does."""
     number, count = struct.unpack_from("!HH", body, at)
-    at += 4
-    return Template(number, _read_fields(body, at, count, elements)), at + 4 * count
+    fields = Fields(note)
+    at = _read_fields(body, at + 4, count, fields, note)
+    return _announced(number, count, fields, False, note), at
 
 
-def _read_options_template(body: memoryview, at: int, elements: Elements) -> tuple[Template, int]:
-    """Its two lengths are octets, not numbers of fields."""
+def _read_options_template(body: memoryview, at: int, note: Note) -> tuple[Announcement, int]:
+    """The same. Its two lengths are octets, not numbers of fields."""
     number, scope_octets, option_octets = struct.unpack_from("!HHH", body, at)
-    if scope_octets % 4 or option_octets % 4:
-        raise DecodeError(f"Options Template {number}: lengths {scope_octets}, {option_octets}")
-    at += 6
-    scopes = _read_fields(body, at, scope_octets // 4, _scope)
-    at += scope_octets
-    options = _read_fields(body, at, option_octets // 4, elements)
-    return Template(number, scopes + options, len(scopes)), at + option_octets
+    if scope_octets % _FIELD_OCTETS or option_octets % _FIELD_OCTETS:
+        detail = f"Options Template {number}: {scope_octets} and {option_octets} octets"
+        note(Oddity.OPTIONS_LENGTH, detail)
+    scopes, options = scope_octets // _FIELD_OCTETS, option_octets // _FIELD_OCTETS
+    fields = Fields(note)
+    at = _read_fields(body, at + 6, scopes, fields, note, is_scope=True)
+    at = _read_fields(body, at, options, fields, note)
+    return _announced(number, scopes + options, fields, True, note), at
 
 
-def _read_fields(body: memoryview, at: int, count: int, elements: Elements) -> tuple[Field, ...]:
-    fields = []
-    for number, length in struct.iter_unpack("!HH", body[at : at + 4 * count]):
-        if length in (0, VARIABLE):
-            raise DecodeError(f"field type {number} has length {length}")
-        fields.append(Field(elements(0, number), length))
-    if len(fields) != count:
-        raise DecodeError(f"{len(fields)} of {count} fields are there")
-    return tuple(fields)
+def _read_fields(
+    body: memoryview, at: int, count: int, fields: Fields, note: Note, is_scope: bool = False
+) -> int:
+    """Where they end."""
+    end = at + _FIELD_OCTETS * count
+    if end > len(body):
+        raise struct.error
+    for number, length in struct.iter_unpack("!HH", body[at:end]):
+        if length == VARIABLE:
+            note(Oddity.VARIABLE_LENGTH, f"field type {number}")
+        fields.add(SCOPE_PEN if is_scope else 0, number, length, is_scope)
+    return end
 
 
-def _scope(_: int, number: int) -> Element:
+def _announced(
+    number: int, count: int, fields: Fields, is_options: bool, note: Note
+) -> Announcement:
+    """There is no withdrawal in NetFlow v9, so one without fields says nothing."""
+    octets = fields.octets()
+    if not octets:
+        note(Oddity.NO_OCTETS if count else Oddity.NO_FIELDS, f"Template {number}")
+    return Announcement(number, octets, is_options, fields.scope_count)
+
+
+def scope(number: int) -> Element:
     return _SCOPES.get(number) or Element(f"scope{number}", 0, number, TYPES["octetArray"])
 
 

@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
+from functools import lru_cache
 
-from probe.errors import DecodeError
-from probe.ipfix.announcement import FIRST_DATA_SET, Announcement, Elements, Header, Protocol
+from probe.ipfix.announcement import (
+    FIRST_DATA_SET,
+    Announcement,
+    Elements,
+    Header,
+    Protocol,
+    note_padding,
+    read_sets,
+)
 from probe.ipfix.elements import Element
-from probe.ipfix.record import Record, RecordReader
-from probe.ipfix.template import Field, Template
+from probe.ipfix.oddity import Oddities, Oddity
+from probe.ipfix.readers import KnownTemplate, Readers
+from probe.ipfix.record import Record
+from probe.ipfix.statistics import CollectorStatistics
 from probe.ipfix.types import TYPES, TYPES_BY_CODE
 from probe.ipfix.uptime import add_unix_times
 
 #: Bounds on what senders of garbage may make us keep, for each domain.
 MAX_TEMPLATES, MAX_FIELDS, MAX_TYPES = 1024, 1 << 15, 4096
 _MAX_NAME = 128
+#: Octets that a domain and a description of an element take, about.
+_DOMAIN_OCTETS, _TYPE_OCTETS = 1024, 512
 _TYPE_SCOPE = {"privateEnterpriseNumber", "informationElementId", "informationElementDataType"}
 
 #: (enterprise number, element id) to what RFC 5610 records say of it.
@@ -22,198 +34,179 @@ Types = dict[tuple[int, int], Element]
 
 
 @dataclass(slots=True)
-class CollectorStatistics:
-    messages: int = 0
-    octets: int = 0
-    records: int = 0
-    option_records: int = 0
-    template_records: int = 0
-    #: Data Records that the sequence numbers say were sent and did not arrive (IPFIX).
-    lost_records: int = 0
-    #: Messages that the sequence numbers say were sent and did not arrive (NetFlow v9).
-    lost_messages: int = 0
-    #: Messages that are neither IPFIX nor NetFlow v9, or broken; nothing of them was used.
-    errors: int = 0
-    #: Sets whose Template is not known (yet).
-    unknown_sets: int = 0
-    #: NetFlow v9 packets whose Count is not the number of their records.
-    count_mismatches: int = 0
-    #: Withdrawals over UDP or of what is not there, new meanings of an id that was not withdrawn,
-    #: and Templates beyond what is kept of one domain.
-    template_errors: int = 0
-
-    def add(self, other: CollectorStatistics) -> None:
-        for name in _COUNTERS:
-            if count := getattr(other, name):
-                setattr(self, name, getattr(self, name) + count)
-
-
-_COUNTERS = tuple(one.name for one in fields(CollectorStatistics))
-
-
-@dataclass(slots=True)
 class Domain:
-    """Readers by Template id; ``began_ms`` is the start of the exporter's system in Unix time."""
+    """``began_ms`` is the start of the exporter's system in Unix time; ``useful``: how many of its
+    messages had records that could be read."""
 
-    readers: dict[int, RecordReader] = field(default_factory=dict)
+    templates: dict[int, KnownTemplate] = field(default_factory=dict)
     types: Types = field(default_factory=dict)
     next_sequence: int | None = None
     began_ms: int | None = None
     field_count: int = 0
+    useful: int = 0
+    weight: int = _DOMAIN_OCTETS
 
     @property
-    def weight(self) -> int:
-        """How much it keeps."""
-        return self.field_count + len(self.types)
+    def knows_something(self) -> bool:
+        return bool(self.templates or self.types)
 
 
 class MessageReader:
-    """One message: all of it is read before ``commit`` lets any of it have happened.
-
-    The domain's dicts are shared until the message changes them, then copied.
-    """
+    """Reads one message into ``flows`` and ``options``, and lets ``domain`` know what it said."""
 
     def __init__(
-        self, domain: Domain, protocol: Protocol, header: Header, elements: Elements,
+        self, domain: Domain, protocol: Protocol, elements: Elements, readers: Readers,
         is_reliable: bool,
     ) -> None:  # fmt: skip
         self.counted = CollectorStatistics()
+        self.oddities = Oddities()
         self.flows: list[Record] = []
         self.options: list[Record] = []
-        self._domain, self._protocol, self._header = domain, protocol, header
-        self._elements, self._is_reliable = elements, is_reliable
-        self._readers, self._types = domain.readers, domain.types
-        self._field_count, self._began_ms = domain.field_count, domain.began_ms
+        self._domain, self._protocol = domain, protocol
+        self._elements, self._readers, self._is_reliable = elements, readers, is_reliable
         self._emptied: set[bool] = set()
-        self._described: Types = {}
+        self._set_count = 0
+        self._has_new_types = False
 
-    def read_set(self, number: int, body: memoryview) -> None:
-        """DecodeError or struct.error: the message is not valid."""
+    def read(self, octets: bytes, statistics: CollectorStatistics) -> None:
+        """DecodeError or struct.error: there is no header to go by. Else all that can be read is,
+        and ``statistics`` are complete."""
+        header = self._protocol.read_header(octets, self.oddities.note)
+        for number, body, is_whole in read_sets(octets, header, self._protocol, self.oddities.note):
+            self._set_count += 1
+            self._read_set(number, body, header, is_whole)
+        for known in self._domain.templates.values() if self._has_new_types else ():
+            self._readers.drop(known)
+        counted = self.counted
+        counted.messages, counted.octets = 1, len(octets)
+        self._check_count(header)
+        self._follow_sequence(header, statistics)
+        counted.errors = int(bool(self.oddities.losses))
+        counted.oddities = self.oddities.counts
+        self._domain.useful += bool(self.flows or self.options)
+        statistics.add(counted)
+
+    def _read_set(self, number: int, body: memoryview, header: Header, is_whole: bool) -> None:
         protocol = self._protocol
-        if number in (protocol.template_set, protocol.options_template_set):
+        if number < FIRST_DATA_SET:
             is_options = number == protocol.options_template_set
-            for announced in protocol.read_templates(body, is_options, self._element):
+            for announced in protocol.read_templates(body, is_options, self.oddities.note):
                 self._learn(announced)
-        elif number < FIRST_DATA_SET:
-            raise DecodeError(f"set id {number} is reserved")
-        elif reader := self._readers.get(number):
-            self._read_data(reader, body)
+        elif known := self._domain.templates.get(number):
+            rest = self._read_data(known, body, header)
+            if is_whole:
+                note_padding(rest, self.oddities.note)
         else:
-            self.counted.unknown_sets += 1
+            self.counted.unknown_sets += is_whole
 
-    def commit(self, statistics: CollectorStatistics) -> None:
-        """Let the domain know what the message said, and count it."""
-        domain = self._domain
-        self._follow_sequence(statistics)
-        self._check_count()
-        self._rename()
-        domain.readers, domain.types = self._readers, self._types
-        domain.field_count, domain.began_ms = self._field_count, self._began_ms
-        statistics.add(self.counted)
-
-    def _read_data(self, reader: RecordReader, body: memoryview) -> None:
-        records = reader.records(body)
+    def _read_data(self, known: KnownTemplate, body: memoryview, header: Header) -> memoryview:
+        """What is left of a Set behind its records."""
+        if len(body) < known.minimum:
+            if any(body):
+                detail = f"set {known.announced.id}: {len(body)} octets, {known.minimum} expected"
+                self.oddities.note(Oddity.SHORT_SET, detail)
+            return body[:0]
+        reader = self._readers.of(known, self._element)
+        records, rest = reader.records(body, self.oddities.note)
         if reader.has_uptimes:
-            add_unix_times(records, self._header.export_time_s * 1000, self._uptime_ms())
-        if not reader.is_options:
+            add_unix_times(records, header.export_time_s * 1000, self._uptime_ms(header))
+        if not known.announced.is_options:
             self.counted.records += len(records)
             self.flows += records
-            return
+            return rest
         self.counted.option_records += len(records)
         self.options += records
         if reader.names >= _TYPE_SCOPE:
             self._learn_types(records)
         if "systemInitTimeMilliseconds" in reader.names and records:
             began_ms = records[-1]["systemInitTimeMilliseconds"]
-            self._began_ms = began_ms if isinstance(began_ms, int) else None
+            self._domain.began_ms = began_ms if isinstance(began_ms, int) else None
+        return rest
 
-    def _uptime_ms(self) -> int | None:
+    def _uptime_ms(self, header: Header) -> int | None:
         """The uptime of the exporter's system when it sent this message, if that can be known."""
-        if self._header.uptime_ms is None and self._began_ms is not None:
-            return self._header.export_time_s * 1000 - self._began_ms
-        return self._header.uptime_ms
+        began_ms = self._domain.began_ms
+        if header.uptime_ms is None and began_ms is not None:
+            return header.export_time_s * 1000 - began_ms
+        return header.uptime_ms
 
     # -- Templates ---------------------------------------------------------------------------------
 
     def _learn(self, announced: Announcement) -> None:
+        domain = self._domain
         self.counted.template_records += 1
-        template = announced.template
-        if not template.fields:
+        if not announced.fields:
             self._withdraw(announced)
             return
-        known = self._readers.get(template.id)
-        if known and known.template == template and known.is_options == announced.is_options:
+        former = domain.templates.get(announced.id)
+        if former and former.announced == announced:
             return
-        if known and self._is_reliable:  # RFC 7011 section 8.1: the exporter is at fault
+        if former and self._is_reliable:  # RFC 7011 section 8.1: the exporter is at fault
             self.counted.template_errors += 1
-        former = len(known.template.fields) if known else 0
-        count = self._field_count + len(template.fields) - former
-        if count > MAX_FIELDS or (not known and len(self._readers) >= MAX_TEMPLATES):
+        former_fields = former.announced.field_count if former else 0
+        count = domain.field_count + announced.field_count - former_fields
+        if count > MAX_FIELDS or (not former and len(domain.templates) >= MAX_TEMPLATES):
             self.counted.template_errors += 1
             return
-        self._own_readers()[template.id] = RecordReader(template, announced.is_options)
+        if former:
+            self._drop([announced.id])
+        domain.templates[announced.id] = known = KnownTemplate(announced)
+        domain.field_count = count
+        domain.weight += known.weight
         self._emptied.discard(announced.is_options)
-        self._field_count = count
 
     def _withdraw(self, announced: Announcement) -> None:
         """RFC 7011 section 8.1, and 8.4: not over UDP."""
-        number, is_options = announced.template.id, announced.is_options
+        number, is_options, known = announced.id, announced.is_options, self._domain.templates
         if number < FIRST_DATA_SET and self._is_reliable:
             if is_options not in self._emptied:  # a message of nothing else must not take long
-                self._drop([n for n, one in self._readers.items() if one.is_options == is_options])
+                alike = [n for n, one in known.items() if one.announced.is_options == is_options]
+                self._drop(alike)
                 self._emptied.add(is_options)
             return
-        known = self._readers.get(number)
-        if self._is_reliable and known and known.is_options == is_options:
+        found = known.get(number)
+        if self._is_reliable and found and found.announced.is_options == is_options:
             self._drop([number])
         else:
             self.counted.template_errors += 1
 
     def _drop(self, numbers: list[int]) -> None:
+        domain = self._domain
         for number in numbers:
-            self._field_count -= len(self._own_readers().pop(number).template.fields)
-
-    def _own_readers(self) -> dict[int, RecordReader]:
-        if self._readers is self._domain.readers:
-            self._readers = dict(self._readers)
-        return self._readers
+            known = domain.templates.pop(number)
+            domain.field_count -= known.announced.field_count
+            domain.weight -= known.weight
+            self._readers.drop(known)
 
     # -- names and types ---------------------------------------------------------------------------
 
     def _element(self, pen: int, number: int) -> Element:
         known = self._elements(pen, number)
-        return known if known.name else self._types.get((pen, number)) or _nameless(pen, number)
+        return (
+            known if known.name else self._domain.types.get((pen, number)) or nameless(pen, number)
+        )
 
     def _learn_types(self, records: list[Record]) -> None:
-        """Names and types of enterprise elements that are not in our own list (RFC 5610)."""
+        """Names and types of enterprise elements that are not in our own list (RFC 5610).
+
+        Templates that came before the description are read with it from the next message on.
+        """
+        types = self._domain.types
         for record in records:
             element = _described(record)
             number = element.pen, element.id
-            if self._elements(*number).name or len(self._types) >= MAX_TYPES:
+            if self._elements(*number).name or (number not in types and len(types) >= MAX_TYPES):
                 continue
-            if self._types.get(number) != element:
-                if self._types is self._domain.types:
-                    self._types = dict(self._types)
-                self._types[number] = self._described[number] = element
-
-    def _rename(self) -> None:
-        """Read Templates that came before the description of their element with it.
-
-        Once per message, whose Data Sets still have the element without its name.
-        """
-        for number, reader in list(self._readers.items()) if self._described else ():
-            template = reader.template
-            renamed = tuple(_with_type(item, self._described) for item in template.fields)
-            if renamed != template.fields:
-                self._own_readers()[number] = RecordReader(
-                    Template(number, renamed, template.scope_count), reader.is_options
-                )
+            if types.get(number) != element:
+                self._domain.weight += 0 if number in types else _TYPE_OCTETS
+                types[number] = element
+                self._has_new_types = True
 
     # -- what the header says ----------------------------------------------------------------------
 
-    def _follow_sequence(self, statistics: CollectorStatistics) -> None:
+    def _follow_sequence(self, header: Header, statistics: CollectorStatistics) -> None:
         """Count gaps (RFC 7011 section 3.1; RFC 3954 section 5.1)."""
-        domain, sequence, protocol = self._domain, self._header.sequence, self._protocol
+        domain, sequence, protocol = self._domain, header.sequence, self._protocol
         lost = "lost_messages" if protocol.counts_messages else "lost_records"
         count = self._sequence_count()
         if domain.next_sequence is not None:
@@ -230,16 +223,22 @@ class MessageReader:
         if self._protocol.counts_messages:
             return 1
         counted = self.counted
-        return None if counted.unknown_sets else counted.records + counted.option_records
+        if counted.unknown_sets or self.oddities.losses:
+            return None
+        return counted.records + counted.option_records
 
-    def _check_count(self) -> None:
-        counted, count = self.counted, self._header.count
-        if count is not None and not counted.unknown_sets:
-            found = counted.records + counted.option_records + counted.template_records
-            counted.count_mismatches += found != count
+    def _check_count(self, header: Header) -> None:
+        counted, count = self.counted, header.count
+        if count is None or counted.unknown_sets or self.oddities.losses:
+            return
+        found = counted.records + counted.option_records + counted.template_records
+        if found != count:
+            kind = Oddity.COUNT_OF_SETS if count == self._set_count else Oddity.COUNT
+            self.oddities.note(kind, f"{count}, there are {found} records")
 
 
-def _nameless(pen: int, number: int) -> Element:
+@lru_cache(4096)
+def nameless(pen: int, number: int) -> Element:
     return Element(f"{pen}/{number}", pen, number, TYPES["octetArray"])
 
 
@@ -255,8 +254,3 @@ def _described(record: Record) -> Element:
     name = str(record.get("informationElementName") or f"{pen}/{element_id}")[:_MAX_NAME]
     semantics, units = number("informationElementSemantics"), number("informationElementUnits")
     return Element(name, pen, element_id, kind, semantics, units)
-
-
-def _with_type(item: Field, described: Types) -> Field:
-    element = described.get((item.element.pen, item.element.id))
-    return Field(element, item.length) if element else item

@@ -72,6 +72,19 @@ def parse_elements(
     return table
 
 
+def parse_registry(text: str, source: str) -> dict[int, Element]:
+    """Read IANA's registry (``templates/iana_registry.txt``); ConfigError names ``source`` and
+    line."""
+    found: dict[int, Element] = {}
+    for number, line in content_lines(text):
+        try:
+            identifier, name, kind = line.split()
+            found[int(identifier)] = Element(name, 0, int(identifier), TYPES[kind])
+        except (ValueError, KeyError):
+            raise ConfigError(f"{source}:{number}: cannot read {line!r}") from None
+    return found
+
+
 def content_lines(text: str) -> Iterator[tuple[int, str]]:
     """(line number, text) of the lines that are neither blank nor comment."""
     for number, line in enumerate(text.splitlines(), 1):

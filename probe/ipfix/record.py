@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 
 from probe.errors import DecodeError
+from probe.ipfix.oddity import Note, Oddity
 from probe.ipfix.template import Field, Template
 from probe.ipfix.value import Value, converter
 
@@ -22,36 +23,32 @@ class RecordReader:
     """Reads the records of one Template: a struct per run of fields of fixed length.
 
     An element's second occurrence in a Template is called 'name#2' (RFC 7011 section 8 allows it).
-    DecodeError: records of such a Template would have no octets, so no Set could be read.
+    The fields of the Template have octets, all of them.
     """
 
-    def __init__(self, template: Template, is_options: bool = False) -> None:
+    def __init__(self, template: Template) -> None:
         self.template = template
-        self.is_options = is_options
         self._minimum = sum(1 if f.is_variable else f.length for f in template.fields)
-        if not self._minimum:
-            raise DecodeError(f"Template {template.id} is one of records without octets")
         named = list(_named(template.fields))
         self.names = frozenset(name for name, _ in named)
         self.has_uptimes = not _UPTIMES.isdisjoint(self.names)
         self._steps = [_step(run) for run in _runs(named)]
 
-    def records(self, body: memoryview) -> list[Record]:
-        """All records of a Set; DecodeError when octets are left that are no padding.
-
-        Padding is zero and shorter than the shortest record (RFC 7011 section 3.3.1).
-        """
+    def records(self, body: memoryview, note: Note) -> tuple[list[Record], memoryview]:
+        """The whole records of a Set, and what is left of it as padding."""
         octets, at = bytes(body), 0
         last = len(octets) - self._minimum
-        found = []
-        while at <= last:
-            record: Record = {}
-            for step in self._steps:
-                at = step(octets, at, record)
-            found.append(record)
-        if any(octets[at:]):
-            raise DecodeError(f"set {self.template.id}: {len(octets) - at} octets left")
-        return found
+        found: list[Record] = []
+        try:
+            while at <= last:
+                record: Record = {}
+                for step in self._steps:
+                    at = step(octets, at, record)
+                found.append(record)
+        except DecodeError as error:
+            note(Oddity.CUT_RECORD, f"set {self.template.id}: {error}")
+            return found, body[:0]
+        return found, body[at:]
 
 
 def _named(fields: tuple[Field, ...]) -> Iterator[_Named]:

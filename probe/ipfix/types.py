@@ -18,7 +18,7 @@ class DataType:
 
     @property
     def is_integer(self) -> bool:
-        return 1 <= self.code <= 8
+        return 1 <= self.code <= 8 or self.name == "unsigned256"
 
     def allows(self, length: int) -> bool:
         """Whether a field may have this length (reduced-size encoding: RFC 7011 section 6.2)."""
@@ -56,6 +56,7 @@ TYPES: dict[str, DataType] = {
             ("basicList", VARIABLE),
             ("subTemplateList", VARIABLE),
             ("subTemplateMultiList", VARIABLE),
+            ("unsigned256", 32),
         ]
     )
 }

@@ -18,12 +18,19 @@ _LONGEST_INTEGER = 8
 def converter(kind: DataType, length: int) -> Callable[[bytes], Value]:
     """Octets of a field to its value; hexadecimal text for what has no other form.
 
-    A number that is longer than its type (NetFlow v9 has such) is a number all the same.
+    Exporters are lenient with lengths: a number that is longer than its type is a number all the
+    same, and an address is of the version that its length tells.
     """
     if length == VARIABLE and kind.length != VARIABLE:
         return lambda octets: converter(kind, len(octets))(octets)
-    if kind.is_integer and length <= _LONGEST_INTEGER:
+    if kind.is_integer and length <= max(_LONGEST_INTEGER, kind.length):
         return _signed if kind.name.startswith("signed") else _integer
+    if kind.name in _PLAIN_TIMES and length <= _LONGEST_INTEGER:
+        return _integer
+    if kind.name == "boolean":
+        return _boolean
+    if kind.name in _OF_LENGTH:
+        return _OF_LENGTH[kind.name].get(length, bytes.hex)
     return _CONVERTERS.get(kind.name, bytes.hex) if kind.allows(length) else bytes.hex
 
 
@@ -41,7 +48,7 @@ def _float(octets: bytes) -> float:
 
 
 def _boolean(octets: bytes) -> bool:
-    return octets == b"\x01"
+    return _integer(octets) == 1
 
 
 def _text(octets: bytes) -> str:
@@ -78,15 +85,17 @@ def _ntp(octets: bytes, per_second: int) -> int:
 
 
 _CONVERTERS: dict[str, Callable[[bytes], Value]] = {
-    "float32": _float,
-    "float64": _float,
-    "boolean": _boolean,
     "macAddress": _mac,
     "string": _text,
-    "dateTimeSeconds": _integer,
-    "dateTimeMilliseconds": _integer,
     "dateTimeMicroseconds": _ntp_microseconds,
     "dateTimeNanoseconds": _ntp_nanoseconds,
-    "ipv4Address": _ipv4,
-    "ipv6Address": _ipv6,
+}
+_PLAIN_TIMES = ("dateTimeSeconds", "dateTimeMilliseconds")
+_FLOATS: dict[int, Callable[[bytes], Value]] = {4: _float, 8: _float}
+_ADDRESSES: dict[int, Callable[[bytes], Value]] = {4: _ipv4, 16: _ipv6}
+_OF_LENGTH = {
+    "float32": _FLOATS,
+    "float64": _FLOATS,
+    "ipv4Address": _ADDRESSES,
+    "ipv6Address": _ADDRESSES,
 }

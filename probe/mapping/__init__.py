@@ -8,7 +8,13 @@ from __future__ import annotations
 
 from probe.mapping.definitions import for_biflow, for_netflow9
 from probe.mapping.encoder import Encoder
-from probe.mapping.files import load_elements, load_netflow9, load_options, load_template
+from probe.mapping.files import (
+    load_elements,
+    load_netflow9,
+    load_options,
+    load_registry,
+    load_template,
+)
 from probe.mapping.profiles import Profile, load_profile, load_profiles
 from probe.mapping.tables import Privacy
 
@@ -23,5 +29,6 @@ __all__ = [
     "load_options",
     "load_profile",
     "load_profiles",
+    "load_registry",
     "load_template",
 ]

@@ -6,13 +6,19 @@ from pathlib import Path
 
 import probe
 from probe.errors import ConfigError
-from probe.ipfix.elements import DOCUMENTATION_PEN, ElementTable, parse_elements
+from probe.ipfix.elements import (
+    DOCUMENTATION_PEN,
+    Element,
+    ElementTable,
+    parse_elements,
+    parse_registry,
+)
 from probe.ipfix.netflow9 import Netflow9Table, parse_netflow9
 from probe.ipfix.options import OptionsDefinition, parse_options
 from probe.ipfix.template import TemplateDefinition, parse_template
 
 #: Files beside the Templates that are none.
-_NO_TEMPLATES = {"elements", "netflow9", "options", "profiles"}
+_NO_TEMPLATES = {"elements", "iana_registry", "netflow9", "options", "profiles"}
 
 
 def load_elements(private_pen: int = DOCUMENTATION_PEN) -> ElementTable:
@@ -21,6 +27,13 @@ def load_elements(private_pen: int = DOCUMENTATION_PEN) -> ElementTable:
         raise ConfigError(f"private enterprise number {private_pen}: must be 1 to 4294967295")
     path = _directory() / "elements.txt"
     return parse_elements(_read(path), str(path), private_pen)
+
+
+def load_registry() -> dict[int, Element]:
+    """IANA's elements by number, those that Sockflow never sends too; for who reads what others
+    send."""
+    path = _directory() / "iana_registry.txt"
+    return parse_registry(_read(path), str(path))
 
 
 def load_netflow9(elements: ElementTable) -> Netflow9Table:

@@ -124,7 +124,7 @@ def test_a_flood_starves_nobody_and_is_read_in_turns(collector: Collector) -> No
 @pytest.mark.parametrize(
     "garbage",
     [b"GET / HTTP/1.1\r\n\r\n", struct.pack("!HH", 9, 30) + bytes(40), message()[:2] + b"\0\x0f",
-     message((256, bytes(7) + b"\1\1")) * 5],
+     message((4, b"")) * 5],
 )  # fmt: skip
 def test_a_broken_stream_ends_alone(
     collector: Collector, garbage: bytes, caplog: pytest.LogCaptureFixture
@@ -142,7 +142,7 @@ def test_a_broken_stream_ends_alone(
 
 
 def test_single_malformed_messages_are_survived(collector: Collector) -> None:
-    broken = message((256, bytes(7) + b"\1\1"))
+    broken = message((4, b""))
     with collector.connect() as exporter:
         exporter.sendall(KNOWN + (broken * 4 + data(1)) * 3)
         collector.read_until(lambda: len(collector.flows) == 3)

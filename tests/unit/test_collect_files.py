@@ -109,14 +109,15 @@ def test_broken_messages_are_passed_over(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     known, data = message((2, template(256, (1, 8)))), message((256, bytes(8)))
-    broken = message((256, bytes(7) + b"\1\1"))
+    broken = message((4, b""))
     (tmp_path / "flows").write_bytes(known + data + broken * 25 + message((256, bytes(16))))
     assert main(["collect", "--json", "--read", str(tmp_path / "flows")]) == 0
     captured = capsys.readouterr()
     assert len(captured.out.splitlines()) == 3
     assert ", 25 broken messages" in captured.err
     assert captured.err.count("offset ") == 10
-    assert f"flows: offset {len(known + data)}: broken message: set 256: 1 octets" in captured.err
+    offset = f"flows: offset {len(known + data)}: broken message: "
+    assert f"{offset}Sets with a reserved id: set id 4" in captured.err
     assert "flows: 15 more broken messages" in captured.err
 
 

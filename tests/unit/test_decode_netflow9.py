@@ -8,6 +8,7 @@ import pytest
 
 from probe.errors import DecodeError
 from probe.ipfix.decode import CollectingProcess
+from probe.ipfix.oddity import Oddity
 from probe.mapping import load_elements, load_netflow9
 from tests.messages import message, options_template, options_template9, packet, template
 
@@ -45,7 +46,8 @@ def test_a_flow_with_unix_times(collector: CollectingProcess) -> None:
     }
     statistics = collector.statistics
     assert (statistics.records, statistics.template_records, statistics.messages) == (1, 1, 1)
-    assert statistics.count_mismatches == statistics.lost_messages == 0
+    assert statistics.lost_messages == 0
+    assert not statistics.oddities
 
 
 @pytest.mark.parametrize(
@@ -122,7 +124,7 @@ def test_options_with_scopes(collector: CollectingProcess) -> None:
         },
     ]
     assert collector.statistics.option_records == 2
-    assert collector.statistics.count_mismatches == 0
+    assert not collector.statistics.oddities
 
 
 def test_several_options_templates_in_one_set(collector: CollectingProcess) -> None:
@@ -138,10 +140,10 @@ def test_several_options_templates_in_one_set(collector: CollectingProcess) -> N
 def test_count_is_checked_where_it_can_be(collector: CollectingProcess) -> None:
     known = (0, template(256, (1, 4)) + template(257, (2, 4)))
     collector.decode(packet(known, (256, bytes(8)), count=4), "peer")
-    assert collector.statistics.count_mismatches == 0
-    collector.decode(packet((256, bytes(8)), count=1, sequence=1), "peer")
-    collector.decode(packet((256, bytes(8)), (999, bytes(8)), count=1, sequence=2), "peer")
-    assert collector.statistics.count_mismatches == 1
+    assert not collector.statistics.oddities
+    collector.decode(packet((256, bytes(8)), count=7, sequence=1), "peer")
+    collector.decode(packet((256, bytes(8)), (999, bytes(8)), count=7, sequence=2), "peer")
+    assert collector.statistics.oddities == {Oddity.COUNT: 1}
     assert collector.statistics.lost_messages == 0
 
 
@@ -168,29 +170,29 @@ def test_both_protocols_of_one_peer_do_not_meet(collector: CollectingProcess) ->
 
 
 @pytest.mark.parametrize(
-    "octets",
+    ("octets", "kind"),
     [
-        packet()[:19],
-        packet() + b"\0",
-        packet() + b"\0\0\0\0",
-        packet((2, b"")),
-        packet((255, b"")),
-        packet((0, template(255, (1, 4)))),
-        packet((0, template(256))),
-        packet((0, template(256, (1, 0)))),
-        packet((0, template(256, (371, 65535)))),
-        packet((0, template(256, (1, 4), (2, 4))[:-4])),
-        packet((0, template(256, (1, 4)) + b"\0\0\0\1")),
-        packet((0, template(256, (1, 4)) + bytes(8))),
-        packet((1, struct.pack("!HHHHH", 256, 3, 4, 1, 4))),
-        packet((1, struct.pack("!HHHHH", 256, 4, 8, 1, 4))),
-        packet((1, struct.pack("!HHH", 256, 0, 0))),
-        packet((0, template(256, (1, 4), (2, 4))), (256, bytes(8) + b"\0\1")),
-        packet((0, template(256, (1, 4), (2, 4))), (256, b"\1\2\3")),
+        (packet() + b"\1", Oddity.BEHIND_SETS),
+        (packet((2, b"")), Oddity.RESERVED_SET),
+        (packet((255, b"")), Oddity.RESERVED_SET),
+        (packet((0, template(255, (1, 4)))), Oddity.TEMPLATE_ID),
+        (packet((0, template(256))), Oddity.NO_FIELDS),
+        (packet((0, template(256, (1, 0)))), Oddity.NO_OCTETS),
+        (packet((0, template(256, (1, 4), (2, 4))[:-4])), Oddity.CUT_TEMPLATE),
+        (packet((1, struct.pack("!HHHHH", 256, 4, 8, 1, 4))), Oddity.CUT_TEMPLATE),
+        (packet((1, struct.pack("!HHH", 256, 0, 0))), Oddity.NO_FIELDS),
+        (packet((0, template(256, (1, 4), (2, 4))), (256, b"\1\2\3")), Oddity.SHORT_SET),
     ],
 )
-def test_garbage_is_refused_and_counted(collector: CollectingProcess, octets: bytes) -> None:
-    with pytest.raises(DecodeError):
-        collector.decode(octets, "peer")
+def test_garbage_is_counted_by_kind(
+    collector: CollectingProcess, octets: bytes, kind: Oddity
+) -> None:
+    assert collector.decode(octets, "peer") == []
+    assert collector.statistics.oddities == {kind: 1}
     assert collector.statistics.errors == 1
-    assert collector.statistics.template_records == 0
+
+
+def test_what_has_no_header_is_refused(collector: CollectingProcess) -> None:
+    with pytest.raises(DecodeError):
+        collector.decode(packet()[:19], "peer")
+    assert collector.statistics.errors == 1

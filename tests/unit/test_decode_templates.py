@@ -1,13 +1,13 @@
-"""Templates in the Collecting Process: withdrawals, whole messages or none of them, bounds."""
+"""Templates in the Collecting Process: withdrawals, broken messages, floods and bounds."""
 
 from __future__ import annotations
 
 import time
+import tracemalloc
 
 import pytest
 
-from probe.errors import DecodeError
-from probe.ipfix.decode import CollectingProcess
+from probe.ipfix.decode import MAX_DOMAINS, CollectingProcess
 from probe.mapping import load_elements
 from tests.messages import message, options_template, template
 
@@ -85,63 +85,96 @@ def test_sessions_and_domains_have_their_own_templates(collector: CollectingProc
     assert is_known(collector, 256, "udp")
 
 
-BROKEN = [(258, bytes(8) + b"\1"), (2, template(260, (1, 0))), (4, b"")]
+BROKEN = [(2, template(260, (1, 0))), (4, b""), (2, template(261, OCTETS)[:-2])]
 
 
 @pytest.mark.parametrize("broken", BROKEN)
-def test_nothing_of_a_broken_message_is_used(
+def test_the_rest_of_a_broken_message_is_used(
     collector: CollectingProcess, broken: tuple[int, bytes]
 ) -> None:
-    before = collector.statistics.records, collector.statistics.template_records
-    good = [(256, bytes(16)), (2, template(2) + template(258, OCTETS)), (258, bytes(8))]
-    with pytest.raises(DecodeError):
-        collector.decode(message(*good, broken), "stream", is_reliable=True)
-    statistics = collector.statistics
-    assert (statistics.records, statistics.template_records) == before
-    assert (statistics.errors, statistics.messages) == (1, 2)
-    assert [is_known(collector, number) for number in (256, 257, 258)] == [True, True, False]
+    more = (2, template(2) + template(258, OCTETS)), broken, (258, bytes(8))
+    decoded = collector.decode_message(message(*more), "stream", is_reliable=True)
+    assert decoded.flows == [{"octetDeltaCount": 0}]
+    assert len(decoded.losses) == 1
+    assert (collector.statistics.errors, collector.statistics.messages) == (1, 3)
+    assert [is_known(collector, number) for number in (256, 257, 258)] == [False, False, True]
 
 
-def test_what_a_broken_message_held_is_lost(collector: CollectingProcess) -> None:
+def test_what_a_broken_message_held_is_not_guessed(collector: CollectingProcess) -> None:
     collector.decode(message((256, bytes(8)), sequence=0), "udp")
-    with pytest.raises(DecodeError):
-        collector.decode(message((256, bytes(8)), BROKEN[2], sequence=1), "udp")
-    collector.decode(message((256, bytes(8)), sequence=2), "udp")
-    assert (collector.statistics.lost_records, collector.statistics.errors) == (1, 1)
+    collector.decode(message((256, bytes(8)), (4, b""), sequence=1), "udp")
+    collector.decode(message((256, bytes(8)), sequence=9), "udp")
+    assert (collector.statistics.lost_records, collector.statistics.errors) == (0, 1)
 
 
 def test_garbage_pushes_nobody_out(collector: CollectingProcess) -> None:
-    for odid in range(3000):
-        with pytest.raises(DecodeError):
-            collector.decode(message((2, b"\1"), odid=odid), "stranger")
+    for odid in range(5000):
+        collector.decode(message((2, b"\1"), (999, bytes(8)), odid=odid), ("192.0.2.9", 1))
     assert is_known(collector, 256)
+    assert len(collector._domains) == 2
 
 
-def test_the_longest_silent_domain_goes_first(collector: CollectingProcess) -> None:
-    for odid in range(1022):
-        collector.decode(message((2, template(256, OCTETS)), odid=odid), "new")
-        if odid == 500:
-            assert is_known(collector, 256, "stream")
-    collector.decode(message(odid=5000), "new")
-    assert is_known(collector, 256, "stream")
-    assert not is_known(collector, 256, "udp")
+TEMPLATE, DATA = (2, template(256, OCTETS)), (256, bytes(8))
+
+
+@pytest.mark.parametrize("with_data", [False, True])
+@pytest.mark.parametrize("from_many", [False, True])
+def test_a_flood_takes_its_own_place(with_data: bool, from_many: bool) -> None:
+    """Template floods of one source, and of sources that somebody made up."""
+    collector = CollectingProcess(load_elements())
+    good = ("192.0.2.1", 4739)
+    for sequence in range(2):
+        collector.decode(message(TEMPLATE, DATA, sequence=sequence), good)
+    for number in range(3 * MAX_DOMAINS):
+        peer = (f"198.51.{number >> 8}.{number & 255}" if from_many else "198.51.100.1", 1)
+        sets = (TEMPLATE, DATA) if with_data else (TEMPLATE,)
+        collector.decode(message(*sets, odid=number), peer)
+    assert len(collector.decode(message(DATA, sequence=2), good)) == 1
+    assert len(collector._domains) <= MAX_DOMAINS
+    assert collector.statistics.evicted_domains > MAX_DOMAINS
+
+
+def test_of_equals_the_longest_silent_goes_first() -> None:
+    collector = CollectingProcess(load_elements())
+    for number in range(MAX_DOMAINS + 1):
+        collector.decode(message(TEMPLATE, DATA), (f"host {number}", 1))
+        if number == 500:
+            collector.decode(message(DATA, sequence=1), ("host 0", 1))
+    assert collector.decode(message(DATA), ("host 1", 1)) == []
+    assert len(collector.decode(message(DATA, sequence=2), ("host 0", 1))) == 1
+    assert len(collector.decode(message(DATA), (f"host {MAX_DOMAINS}", 1))) == 1
 
 
 def test_senders_of_garbage_cannot_fill_memory(collector: CollectingProcess) -> None:
     for number in range(256, 3000):
         collector.decode(message((2, template(number, OCTETS))), "other")
-    assert max(len(domain.readers) for domain in collector._domains.values()) == 1024
+    assert max(len(domain.templates) for domain in collector._domains.values()) == 1024
     wide = [(3, 4, 64000 + number) for number in range(8000)]
-    for odid in range(12):
-        for number in (256, 257, 258, 259, 260):
-            collector.decode(message((2, template(number, *wide)), odid=odid), "wide")
-    fields = [
-        sum(len(reader.template.fields) for reader in domain.readers.values())
-        for domain in collector._domains.values()
-    ]
-    assert max(fields) == 32000, "of five Templates the last was refused"
-    assert sum(fields) <= 1 << 18
+    messages = [message((2, template(number, *wide))) for number in range(256, 261)]
+    tracemalloc.start()
+    for source in range(100):
+        for octets in messages:
+            collector.decode(octets, (f"host {source}", 1))
+    used, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    domains = collector._domains.values()
+    assert max(domain.field_count for domain in domains) == 32000, "the last of five was refused"
+    assert collector._weight == sum(domain.weight for domain in domains) <= 16 << 20
+    assert used < 20 << 20
     assert collector.statistics.template_errors > 0
+
+
+def test_readers_are_bounded_too(collector: CollectingProcess) -> None:
+    """Of Templates that are used, which costs who floods at least an octet a field."""
+    names = [(1, 1, 64000 + number) for number in range(7000)]
+    tracemalloc.start()
+    for source in range(20):
+        known = message((2, template(256, *names)), (256, bytes(7000)))
+        assert len(collector.decode(known, (f"host {source}", 1))) == 1
+    used, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert collector._readers._fields <= 1 << 15
+    assert used < 30 << 20
 
 
 def test_no_message_takes_long() -> None:

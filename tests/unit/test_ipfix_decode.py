@@ -8,6 +8,7 @@ import pytest
 
 from probe.errors import DecodeError
 from probe.ipfix.decode import CollectingProcess
+from probe.ipfix.oddity import Oddity
 from probe.mapping import load_elements
 from tests.messages import message, options_template, template
 
@@ -55,19 +56,17 @@ def test_padding_is_skipped(collector: CollectingProcess) -> None:
         [(256, b"\1")],
         [(257, b"\3abc" + bytes(8) + b"\0\0\2")],
         [(2, template(260, (1, 8)) + b"\0\0\1")],
-        [(2, template(260, (1, 8)) + bytes(8))],
-        [(3, options_template(260, 1, (1, 8)) + bytes(10))],
         [(3, options_template(260, 1, (1, 8)) + b"\0\0\0\0\0\0\1")],
     ],
 )
-def test_octets_that_are_no_padding_are_refused(
+def test_octets_that_are_no_padding_are_noted(
     collector: CollectingProcess, sets: list[tuple[int, bytes]]
 ) -> None:
-    """RFC 7011 section 3.3.1: zero, and shorter than any record of the Set."""
+    """RFC 7011 section 3.3.1: padding is zero."""
     known = (2, template(256, (1, 8)) + template(257, (371, 65535), (1, 8)))
     collector.decode(message(known), "peer")
-    with pytest.raises(DecodeError):
-        collector.decode(message(*sets), "peer")
+    collector.decode(message(*sets), "peer")
+    assert len(collector.statistics.oddities) == 1
 
 
 def test_type_records_may_come_after_the_template(collector: CollectingProcess) -> None:
@@ -106,31 +105,38 @@ def test_a_template_may_be_redefined(collector: CollectingProcess) -> None:
     assert collector.statistics.template_errors == 0, "over UDP that is normal (section 8.4)"
 
 
-@pytest.mark.parametrize(
-    "datagram",
-    [
-        b"",
-        b"\x00\x0a",
-        message(version=5),
-        message() + b"x",
-        message((4, b"")),
-        message((2, struct.pack("!HHHH", 256, 2, 1, 8))),
-        message((2, struct.pack("!HHHH", 256, 1, 1, 0))),
-        message((2, template(255, (1, 8)))),
-        message((2, template(2, (1, 8)))),
-        message((3, struct.pack("!HH", 256, 1))),
-        message((3, options_template(256, 0, (1, 8)))),
-        message((3, options_template(256, 2, (1, 8)))),
-        message((3, template(2))),
-        message((0, b"")),
-        message((1, template(256, (1, 8)))),
-        message()[:2] + b"\x00\x14" + message()[4:] + b"\x00\x02\x00\x03",
-        message()[:2] + b"\x00\x14" + message()[4:] + b"\x00\x02\x00\x05",
-        message((2, template(256, (371, 65535))), (256, b"\x05abc")),
-        message((2, template(256, (371, 65535), (1, 8))), (256, b"\x07abcdefg\x00")),
-    ],
-)
-def test_garbage_is_refused_and_counted(collector: CollectingProcess, datagram: bytes) -> None:
+@pytest.mark.parametrize("datagram", [b"", b"\x00\x0a", message(version=5), message()[:15]])
+def test_what_has_no_header_is_refused(collector: CollectingProcess, datagram: bytes) -> None:
     with pytest.raises(DecodeError):
         collector.decode(datagram, "peer")
+    assert collector.statistics.errors == 1
+
+
+def with_length(length: int, rest: bytes) -> bytes:
+    return message()[:2] + struct.pack("!H", length) + message()[4:] + rest
+
+
+@pytest.mark.parametrize(
+    ("datagram", "kind"),
+    [
+        (with_length(17, b"x"), Oddity.BEHIND_SETS),
+        (message((4, b"")), Oddity.RESERVED_SET),
+        (message((2, struct.pack("!HHHH", 256, 2, 1, 8))), Oddity.CUT_TEMPLATE),
+        (message((2, template(255, (1, 8)))), Oddity.TEMPLATE_ID),
+        (message((2, template(2, (1, 8)))), Oddity.TEMPLATE_ID),
+        (message((3, struct.pack("!HH", 256, 1))), Oddity.CUT_TEMPLATE),
+        (message((0, b"")), Oddity.RESERVED_SET),
+        (message((1, template(256, (1, 8)))), Oddity.RESERVED_SET),
+        (with_length(20, b"\x00\x02\x00\x03"), Oddity.SET_LENGTH),
+        (with_length(20, b"\x00\x02\x00\x05"), Oddity.SET_LENGTH),
+        (message((2, template(256, (371, 65535))), (256, b"\x05abc")), Oddity.CUT_RECORD),
+        (message((2, template(256, (371, 65535), (1, 8))), (256, b"\x07abcdefg\x00")),
+         Oddity.CUT_RECORD),
+    ],
+)  # fmt: skip
+def test_garbage_is_counted_by_kind(
+    collector: CollectingProcess, datagram: bytes, kind: Oddity
+) -> None:
+    assert collector.decode(datagram, "peer") == []
+    assert collector.statistics.oddities == {kind: 1}
     assert collector.statistics.errors == 1
