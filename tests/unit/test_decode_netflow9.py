@@ -177,7 +177,6 @@ def test_both_protocols_of_one_peer_do_not_meet(collector: CollectingProcess) ->
         (packet((255, b"")), Oddity.RESERVED_SET),
         (packet((0, template(255, (1, 4)))), Oddity.TEMPLATE_ID),
         (packet((0, template(256))), Oddity.NO_FIELDS),
-        (packet((0, template(256, (1, 0)))), Oddity.NO_OCTETS),
         (packet((0, template(256, (1, 4), (2, 4))[:-4])), Oddity.CUT_TEMPLATE),
         (packet((1, struct.pack("!HHHHH", 256, 4, 8, 1, 4))), Oddity.CUT_TEMPLATE),
         (packet((1, struct.pack("!HHH", 256, 0, 0))), Oddity.NO_FIELDS),
