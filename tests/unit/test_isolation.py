@@ -104,7 +104,7 @@ class Run:
         return self
 
     def summary(self) -> str:
-        return summarize(self.probe, self.losses, None)
+        return "\n".join(summarize(self.probe, self.losses, None))
 
     def outlet(self, name: str) -> Outlet:
         (found,) = [one for one in self.probe.exporter.outlets if one.name.startswith(name)]
