@@ -11,6 +11,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from socketserver import ThreadingMixIn
 from typing import Any
 from urllib.parse import urlsplit
@@ -26,7 +27,7 @@ _HOST, _PORT = "127.0.0.1", 9709
 DEFAULT = f"{_HOST}:{_PORT}"
 _ANSWER_S = 5.0
 _CLIENT_S = 5.0
-_CLIENTS = 8
+_CLIENTS = 16
 #: How long ``close`` may take.
 _POLL_S = 0.1
 #: The loop's thread asks for the interpreter after each system call, while text is made: not 5 ms.
@@ -140,14 +141,23 @@ def _listen(host: str, port: int, application: Callable[..., Any]) -> WSGIServer
     return server
 
 
+@dataclass(slots=True)
+class _Client:
+    connection: socket.socket
+    address: str
+    has_asked: bool = False  # its whole request is here
+
+
 class _Server(ThreadingMixIn, WSGIServer):
-    """A thread for each client, of which there are not many at a time."""
+    """A thread for each client. Where there are too many, one that has not asked yet has to go."""
 
     daemon_threads = True
     block_on_close = False
+    request_queue_size = 64
 
     def __init__(self, *arguments: Any) -> None:
-        self._room = threading.BoundedSemaphore(_CLIENTS)
+        self._clients: dict[socket.socket, _Client] = {}  # the oldest first
+        self._changing = threading.Lock()
         super().__init__(*arguments)
 
     def server_bind(self) -> None:
@@ -159,16 +169,49 @@ class _Server(ThreadingMixIn, WSGIServer):
         self.setup_environ()
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        if self._room.acquire(blocking=False):
-            super().process_request(request, client_address)
-        else:
+        with self._changing:
+            has_room = len(self._clients) < _CLIENTS or self._end_one()
+            if has_room:
+                self._clients[request] = _Client(request, str(client_address[0]))
+        if not has_room:
             self.shutdown_request(request)
+            return
+        try:
+            super().process_request(request, client_address)
+        except RuntimeError:  # no thread can be had
+            self._forget(request)
+            raise
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         try:
             super().process_request_thread(request, client_address)
         finally:
-            self._room.release()
+            self._forget(request)
+
+    def note_asked(self, request: Any) -> None:
+        """Notes that a client has sent its whole request: it is answered, whoever else comes."""
+        with self._changing:
+            if client := self._clients.get(request):
+                client.has_asked = True
+
+    def _forget(self, request: Any) -> None:
+        with self._changing:
+            self._clients.pop(request, None)
+
+    def _end_one(self) -> bool:
+        """Ends the oldest client that has not asked, of the address that has most of them.
+
+        Returns False if all have asked. A scraper asks at once, so it is never the oldest for long.
+        """
+        silent = [client for client in self._clients.values() if not client.has_asked]
+        if not silent:
+            return False
+        addresses = [client.address for client in silent]
+        victim = max(silent, key=lambda client: addresses.count(client.address))
+        del self._clients[victim.connection]
+        with contextlib.suppress(OSError):
+            victim.connection.shutdown(socket.SHUT_RDWR)  # which wakes its thread up
+        return True
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that went away, or said nothing for too long."""
@@ -177,6 +220,12 @@ class _Server(ThreadingMixIn, WSGIServer):
 
 class _Request(WSGIRequestHandler):
     timeout = _CLIENT_S
+
+    def parse_request(self) -> bool:
+        is_whole = super().parse_request()
+        if is_whole and isinstance(self.server, _Server):
+            self.server.note_asked(self.request)
+        return is_whole
 
     def log_message(self, format: str, *arguments: Any) -> None:
         """Nothing is logged of requests."""

@@ -21,13 +21,14 @@ from zmq.utils.monitor import parse_monitor_message
 from probe.errors import ConfigError
 from probe.export.destination import Destination
 from probe.sinks.ntopng_frames import topic_frame_matches
+from probe.sinks.zmq_listener import Peers, listen
 
 #: Messages that the library holds for each subscriber.
 SEND_MESSAGES = 64
 #: Who does not answer for so long is gone; until then one that stands still holds up all others.
 _HEARTBEAT_MS, _SILENCE_MS = 3000, 9000
 _FIRST_PAUSE_MS, _LONGEST_PAUSE_MS = 500, 10_000
-_CONNECT_MS = 5000
+_CONNECT_MS, _HANDSHAKE_MS = 5000, 5000
 _LINGER_MS = 2000
 _KEY_CHARACTERS = 40
 _FAILED: dict[int, str] = {
@@ -36,6 +37,7 @@ _FAILED: dict[int, str] = {
     zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL: "the ZMQ handshake failed: is CURVE set on both sides?",
 }
 _OPENED = (zmq.EVENT_CONNECTED, zmq.EVENT_ACCEPTED)
+_GONE = (zmq.EVENT_DISCONNECTED, zmq.EVENT_CLOSED)
 
 
 class Publisher:
@@ -46,6 +48,7 @@ class Publisher:
         #: Why the last connection failed, until it is asked for.
         self.failure = ""
         self._prefixes: set[bytes] = set()
+        self._peers: Peers | None = None  # of a bound socket
         self._context: zmq.Context[Any] = zmq.Context(io_threads=1)
         self._socket = self._context.socket(zmq.XPUB)
         self._monitor = self._socket.get_monitor_socket()
@@ -100,6 +103,7 @@ class Publisher:
             (zmq.IMMEDIATE, 1),  # a broken connection takes its subscriptions with it
             (zmq.IPV6, 1),
             (zmq.CONNECT_TIMEOUT, _CONNECT_MS),
+            (zmq.HANDSHAKE_IVL, _HANDSHAKE_MS),
             (zmq.RECONNECT_IVL, _FIRST_PAUSE_MS),
             (zmq.RECONNECT_IVL_MAX, _LONGEST_PAUSE_MS),
             (zmq.HEARTBEAT_IVL, _HEARTBEAT_MS),
@@ -108,14 +112,30 @@ class Publisher:
             self._socket.setsockopt(option, value)
         if path := destination.options.get("curve"):
             self._use_curve(path, str(destination))
-        host = f"[{destination.host}]" if ":" in destination.host else destination.host
-        is_bound = destination.options.get("bind") == "1"
-        open_ = self._socket.bind if is_bound else self._socket.connect
+        if destination.options.get("bind") == "1":
+            self._bind(destination)
+        else:
+            self._connect(destination)
+
+    def _connect(self, destination: Destination) -> None:
         try:
-            open_(f"tcp://{host}:{destination.port}")
+            self._socket.connect(_endpoint(destination))
         except zmq.ZMQError as error:
-            verb = "bind" if is_bound else "connect to"
-            raise ConfigError(f"destination {destination}: cannot {verb} it: {error}") from None
+            raise ConfigError(f"destination {destination}: cannot connect to it: {error}") from None
+
+    def _bind(self, destination: Destination) -> None:
+        """Bind to a socket of our own making, which the library closes."""
+        try:
+            with listen(destination.host, destination.port) as listener:
+                self._peers = Peers(str(destination), listener.getsockname()[1])
+                self._socket.setsockopt(zmq.USE_FD, listener.fileno())
+                self._socket.bind(_endpoint(destination))
+                listener.detach()
+        except OSError as error:  # zmq.ZMQError is none
+            reason = error.strerror or error
+            raise ConfigError(f"destination {destination}: cannot bind it: {reason}") from None
+        except zmq.ZMQError as error:
+            raise ConfigError(f"destination {destination}: cannot bind it: {error}") from None
 
     def _use_curve(self, path: str, name: str) -> None:
         """Encrypt to the server's key in the file at ``path``, with a key pair of our own."""
@@ -129,6 +149,10 @@ class Publisher:
             while True:
                 told = parse_monitor_message(self._monitor.recv_multipart(zmq.DONTWAIT))
                 event = int(told["event"])
+                if self._peers is not None and event == zmq.EVENT_ACCEPTED:
+                    self._peers.accept(int(told["value"]))
+                elif self._peers is not None and event in _GONE:
+                    self._peers.leave(int(told["value"]))
                 if event in _OPENED:
                     self.local_address = _local_address(int(told["value"])) or self.local_address
                 self.failure = _FAILED.get(event, self.failure)
@@ -146,6 +170,11 @@ def read_server_key(path: str, name: str) -> bytes:
     raise ConfigError(
         f"destination {name}: {path} must hold the public key of ntopng, 40 characters of Z85"
     )
+
+
+def _endpoint(destination: Destination) -> str:
+    host = f"[{destination.host}]" if ":" in destination.host else destination.host
+    return f"tcp://{host}:{destination.port}"
 
 
 def _local_address(descriptor: int) -> tuple[str, int] | None:

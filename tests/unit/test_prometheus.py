@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
+import socket
 import threading
 import time
 import urllib.error
@@ -363,6 +365,28 @@ def test_many_scrapes_at_once(served: MetricsServer) -> None:
     assert all("sockflow_records_total 11" in text for text in found)
 
 
+@pytest.mark.parametrize("words", [b"", b"GET /metrics HTTP/1.1\r\nHost: "])
+def test_clients_that_are_slow_to_ask_hold_up_nobody(served: MetricsServer, words: bytes) -> None:
+    """Eight of them used to block all scrapes."""
+    with contextlib.ExitStack() as stack:
+        slow = []
+        for _ in range(100):
+            one = socket.create_connection(("127.0.0.1", served.port), 60)
+            slow.append(stack.enter_context(one))
+            one.sendall(words)
+        for _ in range(5):
+            assert "sockflow_records_total 11" in get(served)
+        assert slow[0].recv(1) == b""  # the first had to go
+
+
+def test_a_client_that_drips_is_ended_before_one_that_asked(served: MetricsServer) -> None:
+    with contextlib.ExitStack() as stack:
+        for _ in range(server_module._CLIENTS):
+            one = stack.enter_context(socket.create_connection(("127.0.0.1", served.port), 60))
+            one.sendall(b"G")
+        assert "sockflow_records_total 11" in get(served)
+
+
 def test_a_loop_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server_module, "_ANSWER_S", 0.1)
     server = MetricsServer("127.0.0.1:0", 100, lambda: SNAPSHOT)
@@ -377,8 +401,6 @@ def test_a_loop_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_closing_does_not_wait_for_clients(served: MetricsServer) -> None:
-    import socket
-
     with socket.create_connection(("127.0.0.1", served.port)):
         get(served)
         started = time.monotonic()

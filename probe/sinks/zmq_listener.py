@@ -1,0 +1,150 @@
+"""The listening socket of a ZMQ destination, and a bound on the connections that come in.
+
+The library accepts whoever connects and lets them be silent, so strangers could take every
+descriptor of the probe. Three things stop that: the kernel keeps connections that have not said
+anything to itself (TCP_DEFER_ACCEPT), the library gives up on a handshake after some seconds, and
+``Peers`` ends connections beyond a number.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import struct
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+_log = logging.getLogger(__name__)
+
+#: Connections at a time, and from one address. An ntopng has one for each of its interfaces.
+MOST_PEERS, MOST_OF_ONE_ADDRESS = 64, 16
+#: So long the kernel waits for the first octets of a connection.
+_DEFER_S = 10
+_BACKLOG = 100
+#: Octets of a ZMTP 3 greeting (https://rfc.zeromq.org/spec/23): who has not sent more is silent.
+_GREETING = 64
+# include/uapi/linux/tcp.h: struct tcp_info.tcpi_bytes_received
+_BYTES_RECEIVED_AT = 128
+_SAY_AGAIN_S = 60.0
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Returns a socket that listens at ``host``, '*' for every address. Raises OSError."""
+    if host == "*":
+        family, address = (
+            (socket.AF_INET6, ("::", port)) if socket.has_ipv6 else (socket.AF_INET, ("", port))
+        )
+    else:
+        flags = socket.AI_PASSIVE
+        family, _, _, _, found = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=flags
+        )[0]
+        address = (str(found[0]), port)
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, _DEFER_S)
+        if family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(host != "*"))
+        listener.setblocking(False)
+        listener.bind(address)
+        listener.listen(_BACKLOG)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+@dataclass(frozen=True, slots=True)
+class _Peer:
+    descriptor: int  # the library's, which may be closed and given anew at any time
+    address: str
+
+
+class Peers:
+    """Connections that the library has accepted at ``port``, as its monitor tells."""
+
+    def __init__(
+        self, name: str, port: int, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._name, self._port, self._monotonic = name, port, monotonic
+        self._open: dict[int, _Peer] = {}
+        self._say_at = float("-inf")
+        #: Connections that were ended since there were too many.
+        self.refused = 0
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def accept(self, descriptor: int) -> None:
+        """Notes a new connection, and ends one where there are too many of them.
+
+        The oldest that has said nothing goes first, else the new one.
+        """
+        self._open.pop(descriptor, None)
+        with _Borrowed(descriptor, self._port) as connection:
+            if connection is None:
+                return
+            address = str(connection.getpeername()[0]).removeprefix("::ffff:")
+            peer = _Peer(descriptor, address)
+        alike = [one for one in self._open.values() if one.address == peer.address]
+        self._open[descriptor] = peer
+        if len(alike) >= MOST_OF_ONE_ADDRESS:
+            self._end_one([*alike, peer])
+        elif len(self._open) > MOST_PEERS:
+            self._end_one(list(self._open.values()))
+
+    def leave(self, descriptor: int) -> None:
+        """Notes that a connection is gone."""
+        self._open.pop(descriptor, None)
+
+    def _end_one(self, peers: list[_Peer]) -> None:
+        victim = next((one for one in peers if self._is_silent(one)), peers[-1])
+        self._open.pop(victim.descriptor, None)
+        with _Borrowed(victim.descriptor, self._port) as connection:
+            if connection is not None:
+                connection.shutdown(socket.SHUT_RDWR)
+        self.refused += 1
+        if (now := self._monotonic()) >= self._say_at:
+            self._say_at = now + _SAY_AGAIN_S
+            _log.warning(
+                "%s: ended %d connections so far, the last from %s, since it takes %d at a time "
+                "and %d of an address. Let only ntopng reach this port",
+                self._name, self.refused, victim.address, MOST_PEERS, MOST_OF_ONE_ADDRESS,
+            )  # fmt: skip
+
+    def _is_silent(self, peer: _Peer) -> bool:
+        with _Borrowed(peer.descriptor, self._port) as connection:
+            if connection is None:
+                return True
+            octets = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
+        if len(octets) < _BYTES_RECEIVED_AT + 8:
+            return False
+        return int(struct.unpack_from("Q", octets, _BYTES_RECEIVED_AT)[0]) <= _GREETING
+
+
+class _Borrowed:
+    """A duplicate of the library's descriptor for a moment, or None.
+
+    The library's thread may have closed it, and the number may be another file's by now. So only a
+    connection of the right port is given out.
+    """
+
+    def __init__(self, descriptor: int, port: int) -> None:
+        self._descriptor, self._port = descriptor, port
+        self._socket: socket.socket | None = None
+
+    def __enter__(self) -> socket.socket | None:
+        try:
+            self._socket = socket.socket(fileno=os.dup(self._descriptor))
+            self._socket.getpeername()
+            is_ours = self._socket.getsockname()[1] == self._port
+        except (OSError, ValueError, IndexError):
+            is_ours = False
+        return self._socket if is_ours else None
+
+    def __exit__(self, *_: object) -> None:
+        if self._socket is not None:
+            self._socket.close()
