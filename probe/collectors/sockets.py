@@ -91,7 +91,7 @@ class OpenSockets:
     def _look(self, spaces: Namespaces) -> Rows:
         spaces.open_own()
         spaces.refresh(is_new=False)
-        self.unseen_namespaces = len(spaces.unseen) + len(spaces.processes.hidden)
+        self.unseen_namespaces = spaces.unseen_count
         found, answered = self._read(spaces)
         came = found[~np.isin(found["key"], self._known["key"])]
         absent = ~np.isin(self._known["key"], found["key"])

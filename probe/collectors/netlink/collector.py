@@ -297,7 +297,7 @@ class NetlinkCollector:
     def losses(self) -> dict[str, int]:
         """What could not be seen or was missed, by cause, never reset."""
         return {
-            "namespaces_unseen": len(self._spaces.unseen) + len(self._spaces.processes.hidden),
+            "namespaces_unseen": self._spaces.unseen_count,
             "owners_unreadable": self._attribution.unreadable,
             "endings_lost": self._ledger.lost_endings,
             "ending_bursts_lost": self._lost_events,

@@ -11,6 +11,7 @@ import contextlib
 import ctypes
 import logging
 import os
+import resource
 import threading
 import time
 from collections.abc import Callable
@@ -23,6 +24,8 @@ log = logging.getLogger(__name__)
 _CLONE_NEWNET = 0x40000000
 _SHARE = 200  # looking takes at most half a per cent of one core
 _MOST_NUMBERS = 1 << 15
+#: Descriptors that our sockets in a namespace take, and those that are left for everything else.
+_EACH, _RESERVE = 3, 256
 
 
 @dataclass(slots=True)
@@ -76,12 +79,18 @@ class Namespaces:
         self.processes = Processes()
         self.looked_ns = 0  # when ``processes`` were
         self.unseen: set[int] = set()  # inodes of those that may not be entered, ever
+        self.crowded = 0  # namespaces that there are no descriptors for, as of the latest look
         self._refused: set[int] = set()  # ... and are there now
         self._failed: set[int] = set()  # of which our sockets were no longer good
         self._leave = leave
         self._has_events = has_events
         self._last_number = 0
         self._due_ns = 0
+
+    @property
+    def unseen_count(self) -> int:
+        """How many namespaces hold a process and are not looked into, for whatever reason."""
+        return len(self.unseen) + len(self.processes.hidden) + self.crowded
 
     def open_own(self) -> Namespace:
         """The namespace of this process, which needs no privilege. Raises OSError."""
@@ -101,6 +110,7 @@ class Namespaces:
         self._failed &= present.keys()
         coming = [inode for inode in present
                   if inode not in self.entered and inode not in self._refused]  # fmt: skip
+        coming = self._choose(coming)
         if coming:
             self._enter({inode: present[inode] for inode in coming}, is_new)
         own = os.stat("/proc/self/ns/net").st_ino
@@ -117,6 +127,20 @@ class Namespaces:
             self._failed.add(inode)
         self._leave(gone)
         gone.close()
+
+    def _choose(self, coming: list[int]) -> list[int]:
+        """Returns those of ``coming`` that there are descriptors for, and warns of the others."""
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        room = max(0, (limit - _RESERVE) // _EACH - len(self.entered))
+        crowded = max(0, len(coming) - room)
+        if crowded and not self.crowded and self._has_events:  # others look anew each time
+            log.warning(
+                "%d network namespaces are not looked into: the limit of %d open files is too low. "
+                "Raise it, as with LimitNOFILE= of systemd or ulimit -n",
+                crowded, limit,
+            )  # fmt: skip
+        self.crowded = crowded
+        return coming[:room]
 
     def _enter(self, coming: dict[int, list[int]], is_new: bool) -> None:
         thread = threading.Thread(target=self._enter_all, args=(coming, is_new))
