@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from probe.errors import ConfigError
+from probe.export.opening import warn_if_readable
 from probe.mapping import Privacy
 from probe.snmp.settings import SnmpSettings, check_snmp
 
@@ -115,6 +116,8 @@ def read_file(path: str) -> dict[str, object]:
         checked = check(values)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
+    if "snmp" in checked:
+        warn_if_readable(path, "communities or keys of SNMP")
     return checked
 
 

@@ -38,6 +38,7 @@ class Authority:
         if password:
             encryption = serialization.BestAvailableEncryption(password)
         path = self._folder / f"{name}.key"
+        path.touch(mode=0o600)
         path.write_bytes(
             key.private_bytes(
                 serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption

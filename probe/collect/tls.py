@@ -10,6 +10,7 @@ from collections.abc import Callable
 from probe.collect.address import Listen
 from probe.collect.connection import RECEIVE_OCTETS, Connection, Peer
 from probe.errors import ConfigError
+from probe.export.opening import warn_if_readable
 
 
 def server_context(listen: Listen) -> ssl.SSLContext:
@@ -18,6 +19,7 @@ def server_context(listen: Listen) -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.num_tickets = 0  # nothing is ever written to an exporter, which may close at once
     _load(listen.cert, lambda: context.load_cert_chain(listen.cert, listen.key or None))
+    warn_if_readable(listen.key or listen.cert, "a private key")
     if listen.ca:
         _load(listen.ca, lambda: context.load_verify_locations(listen.ca))
         context.verify_mode = ssl.CERT_REQUIRED

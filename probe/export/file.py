@@ -17,11 +17,12 @@ import time
 from probe.errors import ConfigError
 from probe.export.contents import Contents, next_sequence, read_contents
 from probe.export.destination import Destination
+from probe.export.opening import open_output
 from probe.export.reach import Retry, reason_of
 from probe.export.stream import DEFAULT_STREAM_QUEUE_OCTETS, StreamDestination
 
 _MODE = 0o640  # names of users and processes are in it
-_FLAGS = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
+_FLAGS = os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
 
 _log = logging.getLogger(__name__)
 
@@ -129,7 +130,7 @@ class FileDestination(StreamDestination):
 
     def _open(self) -> None:
         """Raises OSError, its text with the path."""
-        file = os.open(self._path, _FLAGS, _MODE)
+        file = open_output(self._path, _FLAGS, _MODE)
         try:
             if not stat.S_ISREG(os.fstat(file).st_mode):
                 raise OSError(errno.EINVAL, "not a regular file")

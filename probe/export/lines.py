@@ -18,6 +18,7 @@ import numpy as np
 
 from probe.errors import ConfigError
 from probe.export.destination import Destination
+from probe.export.opening import open_output
 from probe.export.queue import StreamQueue
 from probe.export.reach import Retry, reason_of
 from probe.export.statistics import SendStatistics
@@ -199,7 +200,7 @@ def _open(path: str) -> _Output:
     """Raises OSError."""
     if path == STDOUT:
         return _open_stdout()
-    file = os.open(path, _FLAGS | os.O_CREAT, _MODE)
+    file = open_output(path, _FLAGS, _MODE)
     output = _Output(file, waits=False)
     try:
         if output.is_regular:

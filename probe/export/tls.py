@@ -15,6 +15,7 @@ from contextlib import suppress
 from probe.errors import ConfigError
 from probe.export.connection import TcpConnection
 from probe.export.destination import Destination
+from probe.export.opening import warn_if_readable
 from probe.export.reach import DEFAULT_LOOK_UP_S, reason_of
 from probe.export.resolve import Address
 from probe.export.stream import DEFAULT_STREAM_QUEUE_OCTETS
@@ -39,6 +40,7 @@ class TlsDestination(TcpDestination):
         look_up_s: float = DEFAULT_LOOK_UP_S,
     ) -> None:
         tls_context(destination)
+        warn_if_readable(destination.key or destination.cert, "a private key")
         super().__init__(destination, queue_octets, look_up_s)
 
     def _new_connection(self, address: Address, now: float) -> TcpConnection:

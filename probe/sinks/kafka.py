@@ -16,6 +16,7 @@ from typing import Any
 from probe.config import RunConfig
 from probe.errors import ConfigError
 from probe.export.destination import Destination
+from probe.export.opening import warn_if_readable
 from probe.export.share import flow_hash
 from probe.export.statistics import SendStatistics
 from probe.export.targets import KAFKA_SETTINGS
@@ -218,6 +219,8 @@ def _read_settings(target: Destination) -> dict[str, str]:
             if not equals or key.strip() not in KAFKA_SETTINGS | _SECRETS:
                 raise ConfigError(f"destination {target}: {path}: unknown setting {key.strip()!r}")
             settings[key.strip()] = value.strip()
+        if settings.keys() & _SECRETS:
+            warn_if_readable(path, "a password")
     return settings | {
         key: value for key, value in target.options.items() if "." in key or key == "acks"
     }
