@@ -106,6 +106,9 @@ def _describe_template(request: Request, elements: ElementTable) -> str:
         "",
         *_table(definition, request.netflow9),
     ]
+    if definition.limit:
+        spare = ", ".join(name for name in definition.spare if name in definition.names())
+        lines += ["", f"left out of Templates with more than {definition.limit} fields: {spare}"]
     if left_out:
         lines += ["", f"NetFlow v9 has no field type for: {', '.join(left_out)}"]
     return "\n".join(lines) + "\n"

@@ -13,6 +13,7 @@ from probe.ipfix.session import ExportSession, Options
 from probe.ipfix.wire import IPFIX, NETFLOW9
 from probe.mapping import (
     Encoder,
+    Privacy,
     for_biflow,
     for_netflow9,
     load_elements,
@@ -35,6 +36,7 @@ class ProfileSession:
     now_s: float = NOW_S
     max_message: int = 1400
     owners: OwnerTable = field(default_factory=owner_table)
+    privacy: Privacy = field(default_factory=Privacy)
 
     def __post_init__(self) -> None:
         elements = load_elements()
@@ -49,7 +51,7 @@ class ProfileSession:
             definition = for_biflow(definition, elements)
         boot_s = self.now_s - 3600
         self._session = ExportSession(
-            Encoder(definition, self.owners, boot_s=boot_s),
+            Encoder(definition, self.owners, self.privacy, boot_s),
             odid=3,
             max_message=self.max_message,
             wire=NETFLOW9 if table else IPFIX,

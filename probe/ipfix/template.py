@@ -6,7 +6,7 @@ import re
 import struct
 import zlib
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from probe.errors import ConfigError
 from probe.ipfix.elements import Element, ElementTable, content_lines
@@ -55,10 +55,16 @@ class Template:
 
 @dataclass(frozen=True, slots=True)
 class TemplateDefinition:
-    """What a template file says: for every position the field for IPv4 and the one for IPv6."""
+    """What a template file says: for every position the field for IPv4 and the one for IPv6.
+
+    A Template of more than ``limit`` fields (0: no limit) is made without those that are named in
+    ``spare``, the first ones first.
+    """
 
     source: str
     positions: tuple[tuple[Field, Field], ...]
+    limit: int = 0
+    spare: tuple[str, ...] = ()
 
     def fields(
         self, ip_version: int, keep: Callable[[Element], bool] = lambda _: True
@@ -68,7 +74,14 @@ class TemplateDefinition:
         found = tuple(pair[side] for pair in self.positions if keep(pair[side].element))
         if not found:
             raise ConfigError(f"{self.source}: no Information Element is left in this template")
-        return found
+        return self._limited(found)
+
+    def _limited(self, fields: tuple[Field, ...]) -> tuple[Field, ...]:
+        """``fields`` without as many spare ones as are too many."""
+        excess = len(fields) - self.limit if self.limit else 0
+        present = {field.element.name for field in fields}
+        leaving = [name for name in self.spare if name in present][: max(0, excess)]
+        return tuple(field for field in fields if field.element.name not in leaving)
 
     def names(self) -> set[str]:
         return {field.element.name for pair in self.positions for field in pair}
@@ -82,7 +95,7 @@ class TemplateDefinition:
                 if not seen & {field.element for field in fields}:
                     positions.append((fields[0], fields[1]))
                     seen |= {field.element for field in fields}
-        return TemplateDefinition(self.source, tuple(positions))
+        return replace(self, positions=tuple(positions))
 
 
 def template_id(fields: Sequence[Field], taken: Collection[int], scope_count: int = 0) -> int:
@@ -102,8 +115,13 @@ def parse_template(text: str, source: str, elements: ElementTable) -> TemplateDe
     """Read a template file (see ``templates/full.txt``); ConfigError names ``source`` and line."""
     positions: list[tuple[Field, Field]] = []
     seen: set[Element] = set()
+    limit, spare = 0, list[str]()
     for number, line in content_lines(text):
         try:
+            if line.startswith("limit "):
+                limit, names = _parse_limit(line, elements)
+                spare += names
+                continue
             pair = _parse_position(line, elements)
             _refuse_repetition(pair, seen)
         except ConfigError as error:
@@ -111,7 +129,17 @@ def parse_template(text: str, source: str, elements: ElementTable) -> TemplateDe
         positions.append(pair)
     if not positions:
         raise ConfigError(f"{source}: no Information Element in this template")
-    return TemplateDefinition(source, tuple(positions))
+    return TemplateDefinition(source, tuple(positions), limit, tuple(spare))
+
+
+def _parse_limit(line: str, elements: ElementTable) -> tuple[int, list[str]]:
+    _, limit, *names = line.split()
+    if not (limit.isascii() and limit.isdecimal() and int(limit)):
+        raise ConfigError(f"{line!r}: expected: limit, the most fields, names of spare elements")
+    for name in names:
+        if elements.get(name) is None:
+            raise ConfigError(f"{name} is not in the list of Information Elements")
+    return int(limit), names
 
 
 def _parse_position(line: str, elements: ElementTable) -> tuple[Field, Field]:

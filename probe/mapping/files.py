@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import probe
@@ -60,7 +61,12 @@ def read_wireshark() -> str:
 
 
 def load_template(name: str, elements: ElementTable) -> TemplateDefinition:
-    """The Template of that name in ``templates/`` ('full', 'numeric'), else of that path."""
+    """The Template of that name in ``templates/`` ('full', 'numeric'), else of that path.
+
+    A * behind the name lifts the limit of the fields that it may have.
+    """
+    if name.endswith("*"):
+        return replace(load_template(name[:-1], elements), limit=0)
     shipped = _directory() / f"{name}.txt"
     is_shipped = name not in _NO_TEMPLATES and "/" not in name and shipped.is_file()
     path = shipped if is_shipped else Path(name)

@@ -309,13 +309,11 @@ class Capture(Listener):
     def _tshark(self, *options: str) -> str:
         return subprocess.run(
             ["tshark", "-r", str(self.file), "-d", f"udp.port=={self.port},cflow",
-             *_MORE_FIELDS, *options],
+             *options],
             check=True, text=True, capture_output=True, timeout=60,
         ).stdout  # fmt: skip
 
 
-#: Of a Template with more than 60 fields, as Biflows in full have, it takes no notice otherwise.
-_MORE_FIELDS = "-o", "cflow.max_template_fields:128"
 #: NetFlow v9's header: its times count from the difference.
 _CLOCK = "cflow.sysuptime", "cflow.unix_secs"
 

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from probe.flow.owner import Owner, OwnerTable
+from probe.mapping import Privacy
 from tests.interop.collectors import Capture, Nfacctd, Nfcapd
 from tests.interop.programs import LOOPBACK, SOCKFLOW, Datagrams, wait_until
 from tests.profiles import ProfileSession
@@ -219,6 +220,28 @@ def test_tshark_filters_by_names(tmp_path: Path) -> None:
         assert capture.values("SRC_PROC_NAME", condition='sockflow.SRC_PROC_NAME == "nobody"') == (
             [[]]
         )  # fmt: skip
+
+
+@pytest.mark.parametrize("protocol", ["ipfix", "netflow9", "biflow"])
+@pytest.mark.parametrize("profile", ["full", "kubernetes"])
+def test_tshark_shows_all_that_the_defaults_send_without_a_preference(
+    profile: str, protocol: str, tmp_path: Path
+) -> None:
+    """With command lines, of flows that were translated and of others: the longest Templates."""
+    session = ProfileSession(
+        profile, protocol, now_s=time.time(), privacy=Privacy(command_lines=True)
+    )
+    with contextlib.ExitStack() as stack:
+        target = stack.enter_context(contextlib.closing(Datagrams()))
+        capture = stack.enter_context(contextlib.closing(Capture(tmp_path, target.port)))
+        records = session.records(_FLOWS)
+        send(target.port, session.messages(records))
+        capture.finish()
+        octets = capture.columns("cflow.octets")
+        translated = capture.columns("cflow.post_natsource_ipv4_address")
+    expected = len(records) * (2 if protocol == "biflow" else 1)
+    assert sum(len(values) for (values,) in octets) == expected
+    assert sum(len(values) for (values,) in translated) == records["translated"].sum() > 0
 
 
 def test_tshark_shows_the_other_direction_of_a_biflow(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -11,9 +13,10 @@ from probe.flow.biflow import pair_directions
 from probe.flow.owner import Owner, OwnerTable
 from probe.ipfix.decode import CollectingProcess, Record
 from probe.ipfix.session import ExportSession
-from probe.ipfix.template import Field, TemplateDefinition, parse_template
+from probe.ipfix.template import Field, Template, TemplateDefinition, parse_template
 from probe.mapping import (
     Encoder,
+    Privacy,
     for_biflow,
     for_netflow9,
     load_elements,
@@ -61,8 +64,8 @@ def decoded(
 
 def test_there_are_the_profiles_that_were_asked_for() -> None:
     assert set(PROFILES) == {
-        "full", "kubernetes", "numeric", "iana", "nfdump", "pmacct", "goflow2", "akvorado",
-        "nprobe", "antrea",
+        "full", "kubernetes", "everything", "numeric", "iana", "nfdump", "pmacct", "goflow2",
+        "akvorado", "nprobe", "antrea",
     }  # fmt: skip
     assert next(iter(PROFILES)) == "full"
     assert all(profile.note for profile in PROFILES.values())
@@ -111,6 +114,71 @@ def test_standard_profiles_have_numbers_of_registries_only(name: str, biflow: bo
     assert {field.element.pen for field in fields} == ({0, 29305} if biflow else {0})
     assert not any(field.is_variable for field in fields)
     assert "string" not in {field.element.type.name for field in fields}
+
+
+def made(profile: str, protocol: str, privacy: Privacy) -> list[Template]:
+    found = definition(profile)
+    if protocol == "netflow9":
+        found, _ = for_netflow9(found, NETFLOW9)
+    elif protocol == "biflow":
+        found = for_biflow(found, ELEMENTS)
+    return list(Encoder(found, owner_table(), privacy).templates)
+
+
+@pytest.mark.parametrize("protocol", ["ipfix", "netflow9", "biflow"])
+@pytest.mark.parametrize("privacy", list(itertools.product([True, False], repeat=4)))
+@pytest.mark.parametrize("profile", ["full", "kubernetes"])
+def test_wireshark_takes_every_template_of_the_defaults(
+    profile: str, privacy: tuple[bool, bool, bool, bool], protocol: str
+) -> None:
+    """Its limit is 60 fields. IPv4, IPv6 and translated flows have Templates of their own."""
+    templates = made(profile, protocol, Privacy(*privacy))
+    assert len(templates) == 3
+    for template in templates:
+        assert len(template.fields) <= 60
+        names = {field.element.name for field in template.fields}
+        pairs = {name for name in names if name.startswith(("source", "SRC_"))}
+        others = {other_side(name) for name in pairs}
+        assert others <= names, "an element of one side without that of the other"
+        assert "SRC_PROC_NAME" in names or not privacy[2]
+        assert "SRC_PROC_CMDLINE" in names or not privacy[3]
+        assert profile == "full" or "sourcePodName" in names
+
+
+def other_side(name: str) -> str:
+    return name.replace("source", "destination", 1).replace("SRC_", "DST_", 1)
+
+
+def test_nothing_is_left_out_without_need() -> None:
+    found = definition("full")
+    plain, _, translated = made("full", "ipfix", Privacy())
+    assert len(plain.fields) == 56
+    assert len(translated.fields) == 60
+    assert {field.element.name for field in translated.fields} == {
+        name for name in found.names() if not name.endswith(("IPv6Address", "_CMDLINE"))
+    }
+
+
+def test_everything_has_no_limit() -> None:
+    assert definition("everything").names() == definition("kubernetes").names()
+    (template, *_) = made("everything", "biflow", Privacy(command_lines=True))
+    assert {field.element.name for field in template.fields} >= {
+        name for name in definition("kubernetes").names()
+        if not name.startswith("post") and "IPv6" not in name
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("limit sixty flowId", "expected: limit, the most fields"),
+        ("limit 0 flowId", "expected: limit"),
+        ("limit 60 nope", "nope is not in the list"),
+    ],
+)
+def test_a_bad_limit_is_refused(line: str, reason: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^given:2: .*{reason}"):
+        parse_template(f"octetDeltaCount\n{line}\n", "given", ELEMENTS)
 
 
 @pytest.mark.parametrize("name", PROFILES)

@@ -28,7 +28,7 @@ def test_profiles_are_listed_with_their_notes(capsys: pytest.CaptureFixture[str]
     lines = shown(capsys).splitlines()
     profiles = load_profiles()
     assert [line.split()[0] for line in lines] == list(profiles)
-    assert lines[4].endswith(profiles["nfdump"].note)
+    assert lines[5].endswith(profiles["nfdump"].note)
 
 
 def test_a_template_as_a_table(capsys: pytest.CaptureFixture[str]) -> None:
