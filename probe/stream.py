@@ -85,8 +85,7 @@ class Stream:
         due = sender.pump(now)
         is_new = self._fit_path()
         if sender.needs_templates():
-            self._begin(time.time())
-            is_new = True
+            is_new |= self._begin(time.time())
         return sender.pump(now) if is_new else due
 
     def _encode_next(self, now_s: float) -> None:
@@ -101,11 +100,15 @@ class Stream:
         while self._lots:
             self._encode_next(now_s)
 
-    def _begin(self, now_s: float) -> None:
-        """A Transport Session is new: Templates first, then what waits."""
-        backlog = self.sender.take_backlog()
+    def _begin(self, now_s: float) -> bool:
+        """The sender needs Templates. Whether they are on their way: a Transport Session is new."""
         first = self.sender.first_sequence(self.session.odid)
+        if first is None:
+            self.session.resend_templates()
+            return False
+        backlog = self.sender.take_backlog()
         self.sender.enqueue(self.session.restart(backlog, now_s, first))
+        return True
 
     def _fit_path(self) -> bool:
         """Make messages as large as the path takes now; whether that has changed.

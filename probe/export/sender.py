@@ -41,13 +41,17 @@ class Sender(Protocol):
         """It has all that can leave soon: further records had better wait to become messages."""
 
     def needs_templates(self) -> bool:
-        """True once in each Transport Session.
+        """True once whenever the Templates have to be sent before any more records.
 
-        The next thing is ``enqueue(session.restart(take_backlog(), now_s, first_sequence(odid)))``.
+        Where ``first_sequence`` is None that is ``session.resend_templates()``. Else the next thing
+        is ``enqueue(session.restart(take_backlog(), now_s, first_sequence(odid)))``.
         """
 
-    def first_sequence(self, domain: int) -> int:
-        """What a new Transport Session's sequence numbers begin with in an Observation Domain."""
+    def first_sequence(self, domain: int) -> int | None:
+        """What the sequence numbers of a new Transport Session begin with in a domain.
+
+        None: they go on, for the collector is the same and sees what was lost.
+        """
 
     def take_backlog(self) -> list[Train]:
         """Remove and give all that waits, the oldest first."""

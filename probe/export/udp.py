@@ -34,8 +34,8 @@ class UdpDestination:
     """A destination with a bounded queue before its socket.
 
     ``max_message`` is the largest message to make: less than the destination's where the path takes
-    less. When it changes, or templates are needed, ``pump`` sends nothing more until the next call,
-    so that the caller can first change what waits.
+    less. When that becomes less, ``pump`` sends nothing more until the next call, so that what waits
+    can be cut anew; at another address it sends nothing before ``needs_templates`` has said so.
     ``queue_octets`` bounds what waits for the pace; what finds no room is dropped and counted.
     The destination's name is looked up again every ``look_up_s``.
     """
@@ -56,6 +56,7 @@ class UdpDestination:
         self._socket: DatagramSocket | None = None
         self._reach = Reach(destination, self._statistics, look_up_s)
         self._needs_templates = True
+        self._has_moved = False
         self._refusals = 0
         self._due = 0.0  # when all of a burst may leave
         self._connect(time.monotonic())
@@ -92,8 +93,9 @@ class UdpDestination:
         self._needs_templates = False
         return True
 
-    def first_sequence(self, domain: int) -> int:
-        return 0
+    def first_sequence(self, domain: int) -> int | None:
+        """A new address is a new Transport Session, and one that was away reads on."""
+        return 0 if self._has_moved else None
 
     def take_backlog(self) -> list[Train]:
         """Remove and give all that waits."""
@@ -161,7 +163,8 @@ class UdpDestination:
         self._close_socket()
 
     def _use(self, sender: DatagramSocket, now: float) -> None:
-        if self._follow_path(sender):
+        awaits_templates = self._has_moved and self._needs_templates
+        if self._follow_path(sender) or awaits_templates:
             return
         if self._queue.left:
             self._send_queue(sender, now)
@@ -244,7 +247,7 @@ class UdpDestination:
     def _move(self, now: float) -> None:
         """The name has another address: what waits goes there, in a new Transport Session."""
         self._close_socket()
-        self._needs_templates = True
+        self._needs_templates = self._has_moved = True
         self._connect(now)
 
     def _fail(self, reason: str, now: float) -> None:
@@ -252,7 +255,7 @@ class UdpDestination:
         self._reach.fail(reason, now)
         self._close_socket()
         self._drop_queue()
-        self._needs_templates = True
+        self._needs_templates, self._has_moved = True, False
 
     def _close_socket(self) -> None:
         if self._socket:

@@ -10,8 +10,8 @@ Sans-io: records and the time go in, messages come out. How the parts fit togeth
 
     # every tick, per destination
     session.max_message = destination.max_message            # what the path takes
-    if destination.needs_templates():          # a new Transport Session
-        destination.enqueue(session.restart(destination.take_backlog(), time.time()))
+    if destination.needs_templates():          # at start and after it was unreachable
+        session.resend_templates()
     destination.enqueue(session.messages(records, time.time()))
     due = destination.pump(time.monotonic())   # call again at that time, or None: all is sent
     # when owners are released:  encoder.forget(indices)

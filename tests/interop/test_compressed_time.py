@@ -59,8 +59,8 @@ class Recorder:
     def enqueue(self, trains: Iterable[Train]) -> None:
         self.trains += trains
 
-    def first_sequence(self, domain: int) -> int:
-        return 0
+    def first_sequence(self, domain: int) -> int | None:
+        return None
 
     def take_backlog(self) -> list[Train]:
         return self.take()
@@ -85,6 +85,9 @@ class StreamRecorder(Recorder):
     """A connection."""
 
     keeps_order = True
+
+    def first_sequence(self, domain: int) -> int | None:
+        return 0
 
 
 class Metered:
@@ -169,7 +172,8 @@ def test_no_rule_is_broken(url: str) -> None:
     sent = play(reader, url, 0, "first run", 3)
     sent += play(reader, url, _MINUTES * 60, "after a restart", 1)
     reader.finish()
-    assert reader.broken(Severity.ERROR, Severity.WARNING, but=_MEANT) == []
+    meant = (*_MEANT, "type.missing") if "antrea" in url else _MEANT  # it has no options at all
+    assert reader.broken(Severity.ERROR, Severity.WARNING, but=meant) == []
     assert reader.totals["flows"] == sent
     assert reader.totals["templates"] >= (2 if "tcp" in url else 6)
 
