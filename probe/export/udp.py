@@ -34,8 +34,8 @@ class UdpDestination:
     """A destination with a bounded queue before its socket.
 
     ``max_message`` is the largest message to make: less than the destination's where the path takes
-    less. When that becomes less, ``pump`` sends nothing more until the next call, so that what waits
-    can be cut anew; at another address it sends nothing before ``needs_templates`` has said so.
+    less. When that becomes less, ``pump`` sends nothing more until the next call, so that what
+    waits can be cut anew; at another address nothing before ``needs_templates`` has said so.
     ``queue_octets`` bounds what waits for the pace; what finds no room is dropped and counted.
     The destination's name is looked up again every ``look_up_s``.
     """
