@@ -9,10 +9,18 @@ PYTHON ?= python3
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip --quiet --disable-pip-version-check
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+# What root writes into a user's clone the user cannot delete. So where root was asked to (`sudo make run`), all that
+# is made in the tree is made as the tree's owner, and what has to run as root writes no bytecode and no caches there.
+OWNER := $(shell stat -c %u .)
+AS_OWNER := $(shell [ "$$(id -u)" != 0 ] || [ $(OWNER) = 0 ] || echo setpriv --reuid $(OWNER) --regid $$(stat -c %g .) \
+	--clear-groups env HOME=$$(getent passwd $(OWNER) | cut -d: -f6))
+AS_ROOT := $(SUDO) env PYTHONDONTWRITEBYTECODE=1
 
-BUILD_PACKAGES := clang llvm libbpf-dev libbpf1 make python3 python3-venv
-TEST_PACKAGES := bpftool busybox-static debootstrap docker-compose docker.io ethtool gcc iperf3 iproute2 iptables \
-	mrtg nfdump nftables pmacct procps prometheus prometheus-snmp-exporter snmp softflowd tcpdump tshark
+# Since Debian 13 docker.io comes without the command.
+DOCKER := docker.io docker-compose $(shell . /etc/os-release; [ "$${VERSION_ID:-}" = 12 ] || echo docker-cli)
+BUILD_PACKAGES := clang llvm libbpf-dev libbpf1 linux-libc-dev make python3 python3-venv
+TEST_PACKAGES := bpftool busybox-static debootstrap $(DOCKER) ethtool gcc git iperf3 iproute2 iptables \
+	libc6-dev mrtg nfdump nftables pmacct procps prometheus prometheus-snmp-exporter snmp softflowd tcpdump tshark
 BENCH_PACKAGES := snmp snmpd softflowd
 
 # $(call install,packages): only what is missing; never starts the daemons that come along.
@@ -24,26 +32,28 @@ install = @missing=$$(for p in $(1); do dpkg-query -W -f='$${Status}' $$p 2>/dev
 			apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
 	fi
 
-.PHONY: build run test lint unit bench system system-test system-bench kernel clean
+.PHONY: build run test lint unit bench system system-test system-bench packages kernel clean
 
 build: system kernel $(VENV)/.installed
 
 run: build
-	@$(SUDO) $(VENV)/bin/sockflow run $(ARGS)
+	@$(AS_ROOT) $(VENV)/bin/sockflow run $(ARGS)
 
 test: build system-test $(VENV)/.installed-test lint
-	@$(SUDO) env CI=$${CI:-} $(VENV)/bin/python -m pytest $(ARGS)
+	@caches=$$(mktemp -d); trap '$(SUDO) rm -rf $$caches' EXIT; \
+	$(AS_ROOT) CI=$${CI:-} HYPOTHESIS_STORAGE_DIRECTORY=$$caches/hypothesis \
+		$(VENV)/bin/python -m pytest -o cache_dir=$$caches/pytest $(ARGS)
 
 lint: $(VENV)/.installed-test
-	@$(VENV)/bin/ruff check --quiet .
-	@$(VENV)/bin/mypy
+	@$(AS_OWNER) $(VENV)/bin/ruff check --quiet .
+	@$(AS_OWNER) $(VENV)/bin/mypy
 
-# Seconds, no root, no kernel.
+# Minutes, no root, no eBPF.
 unit: $(VENV)/.installed-test
-	@$(VENV)/bin/python -m pytest tests/unit $(ARGS)
+	@$(AS_OWNER) $(VENV)/bin/python -m pytest tests/unit $(ARGS)
 
 bench: build system-test system-bench $(VENV)/.installed-test
-	@$(SUDO) $(VENV)/bin/python -m bench $(ARGS)
+	@$(AS_ROOT) $(VENV)/bin/python -m bench $(ARGS)
 
 system:
 	$(call install,$(BUILD_PACKAGES))
@@ -54,21 +64,25 @@ system-test:
 system-bench:
 	$(call install,$(BENCH_PACKAGES))
 
+# Every Debian package that any of these installs.
+packages:
+	@echo $(BUILD_PACKAGES) $(TEST_PACKAGES) $(BENCH_PACKAGES)
+
 kernel: system
-	@$(MAKE) --silent -C bpf
+	@$(AS_OWNER) $(MAKE) --silent -C bpf
 
 $(VENV)/bin/python: | system
-	@$(PYTHON) -m venv $(VENV)
+	@$(AS_OWNER) $(PYTHON) -m venv $(VENV)
 
-$(VENV)/.installed: setup.cfg pyproject.toml | $(VENV)/bin/python
-	@$(PIP) install -e '.[docker]'
-	@touch $@
+$(VENV)/.installed: setup.py setup.cfg pyproject.toml | $(VENV)/bin/python
+	@$(AS_OWNER) $(PIP) install -e '.[docker]'
+	@$(AS_OWNER) touch $@
 
-$(VENV)/.installed-test: setup.cfg pyproject.toml | $(VENV)/.installed
-	@$(PIP) install -e '.[test]'
-	@touch $@
+$(VENV)/.installed-test: setup.py setup.cfg pyproject.toml | $(VENV)/.installed
+	@$(AS_OWNER) $(PIP) install -e '.[test]'
+	@$(AS_OWNER) touch $@
 
 clean:
 	@$(MAKE) -C bpf clean
-	@rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	@rm -rf $(VENV) build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

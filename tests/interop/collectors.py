@@ -13,6 +13,7 @@ from typing import Any
 
 from tests.interop.flows import Flow, flow, flow_of
 from tests.interop.programs import (
+    AS_NOBODY,
     LOOPBACK,
     ROOT,
     SOCKFLOW,
@@ -307,8 +308,9 @@ class Capture(Listener):
         return found
 
     def _tshark(self, *options: str) -> str:
+        """Not as root, for whom tshark 4.4 loads no Lua."""
         return subprocess.run(
-            ["tshark", "-r", str(self.file), "-d", f"udp.port=={self.port},cflow",
+            [*AS_NOBODY, "tshark", "-r", str(self.file), "-d", f"udp.port=={self.port},cflow",
              *options],
             check=True, text=True, capture_output=True, timeout=60,
         ).stdout  # fmt: skip

@@ -11,6 +11,7 @@ import csv
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -24,6 +25,7 @@ from lab import Host
 
 from tests.interop.collectors import Nfacctd, Nfcapd
 from tests.interop.programs import (
+    AS_NOBODY,
     ROOT,
     Program,
     free_port,
@@ -49,6 +51,10 @@ if [ "$1" = run ]; then
 else
     PYTHONPATH='{root}' exec '{python}' -m probe "$@"
 fi
+"""
+#: A user's command, as which tshark 4.4 loads Lua.
+_TSHARK = """#!/bin/sh
+exec {as_nobody} {tshark} "$@"
 """
 
 
@@ -122,9 +128,9 @@ def sections(
     hosts: tuple[Host, Host], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[dict[str, Section]]:
     folder = tmp_path_factory.mktemp("documented")
-    stand_in = folder / "sockflow"
-    stand_in.write_text(_STAND_IN.format(root=ROOT, python=sys.executable))
-    stand_in.chmod(0o755)
+    _write_command(folder / "sockflow", _STAND_IN.format(root=ROOT, python=sys.executable))
+    tshark = _TSHARK.format(as_nobody=" ".join(AS_NOBODY), tshark=shutil.which("tshark"))
+    _write_command(folder / "tshark", tshark)
     with contextlib.ExitStack() as stack:
         patch = stack.enter_context(pytest.MonkeyPatch.context())
         patch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
@@ -142,6 +148,11 @@ def sections(
         for section in found.values():
             section.end()
         yield found
+
+
+def _write_command(path: Path, text: str) -> None:
+    path.write_text(text)
+    path.chmod(0o755)
 
 
 def _read_sections(folder: Path) -> Iterator[Section]:
