@@ -103,11 +103,14 @@ class KubernetesServer:
     def selected(self, path: str, selector: str) -> list[Object]:
         return [one for one in self.objects[path].values() if is_selected(one, selector)]
 
-    def kubeconfig(self, folder: Path) -> Path:
+    def kubeconfig(self, folder: Path, authority: Path | None = None) -> Path:
         path = folder / "kubeconfig.json"  # YAML as well
+        cluster = {"server": self.url}
+        if authority:
+            cluster["certificate-authority"] = str(authority)
         config = {
             "apiVersion": "v1", "kind": "Config", "current-context": "it",
-            "clusters": [{"name": "it", "cluster": {"server": self.url}}],
+            "clusters": [{"name": "it", "cluster": cluster}],
             "contexts": [{"name": "it", "context": {"cluster": "it", "user": "it"}}],
             "users": [{"name": "it", "user": {"token": self.token}}],
         }  # fmt: skip

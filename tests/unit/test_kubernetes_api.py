@@ -315,6 +315,35 @@ def test_in_a_pod(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     server.stop()
 
 
+def test_an_authority_without_a_key_identifier(
+    tmp_path: Path, server: KubernetesServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python 3.13 refuses those, and here any Python does."""
+    from urllib3 import PoolManager, connection
+    from urllib3.util import ssl_
+
+    made = ssl_.create_urllib3_context
+
+    def strict(*arguments: Any, **settings: Any) -> ssl.SSLContext:
+        context = made(*arguments, **settings)
+        context.verify_flags |= ssl.VERIFY_X509_STRICT
+        return context
+
+    for module in (ssl_, connection):
+        monkeypatch.setattr(module, "create_urllib3_context", strict)
+    authority = Authority(tmp_path, "ca")
+    server.stop()
+    server.tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.tls.load_cert_chain(*authority.issue("api"))
+    server.start()
+    pool = PoolManager(ca_certs=str(authority.path))
+    with pytest.raises(Exception, match="Missing Authority Key Identifier"):
+        pool.request("GET", server.url, retries=False)
+    one = KubernetesApi(str(server.kubeconfig(tmp_path, authority.path)), 5.0)
+    assert "items" in one.get(PODS)
+    one.close()
+
+
 def test_an_authority_that_nobody_knows(
     tmp_path: Path, server: KubernetesServer, caplog: pytest.LogCaptureFixture
 ) -> None:

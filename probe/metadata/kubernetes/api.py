@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import ssl
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,7 @@ class KubernetesApi:
             config.load_incluster_config(client_configuration=settings)
         self._settings, self._answer_s = settings, answer_s
         self._rest: Any = rest.RESTClientObject(settings)
+        self._rest.pool_manager.connection_pool_kw["ssl_context"] = _tls_context(settings)
         self.url = str(settings.host)
 
     def get(self, path: str, **parameters: object) -> dict[str, Any]:
@@ -104,6 +106,21 @@ class KubernetesApi:
             response.close()
             raise ApiError(response.status, _message(octets) or str(response.reason))
         return response
+
+
+def _tls_context(settings: Any) -> ssl.SSLContext:
+    """Trusts, and checks names and dates, as kubectl does.
+
+    Python 3.13 also demands the form of RFC 5280, by default. Authorities of many clusters, managed
+    ones among them, have no Authority Key Identifier, and would be refused for that alone.
+    """
+    urllib3_ssl = importlib.import_module("urllib3.util.ssl_")
+    required = ssl.CERT_REQUIRED if settings.verify_ssl else ssl.CERT_NONE
+    context: ssl.SSLContext = urllib3_ssl.create_urllib3_context(cert_reqs=required)
+    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    if not (settings.ssl_ca_cert or getattr(settings, "ca_cert_data", None)):
+        context.load_default_certs()
+    return context
 
 
 def _decode(octets: bytes) -> dict[str, Any]:
