@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.tree import ROOT, copy_tree
+
 #: What no clone has beside it, and paths and hosts that no user has. This file names them.
 _OUTSIDE = re.compile(
     r"\.\./shared|shared/(tools|cases|facts|hooks)|/root/|/work/|deb\.debian\.org|pypi\.org"
@@ -20,29 +20,12 @@ _OUTSIDE = re.compile(
 _PARENTS = re.compile(r"__file__.*\.parents\[(\d+)\]")
 #: It runs the validator beside a checkout where there is one.
 _MAY = {Path(".ci/run"), Path(__file__).resolve().relative_to(ROOT)}
-_NOT_OURS = {".git", ".venv", "build", "dist", "__pycache__"}
-
-
-def tracked() -> list[Path]:
-    """What a clone has, new files too; without git (an sdist), all that is there."""
-    command = ("git", "-c", f"safe.directory={ROOT}", "ls-files", "-z", "--cached", "--others",
-               "--exclude-standard")  # fmt: skip
-    if not (ROOT / ".git").exists():
-        found = (path.relative_to(ROOT) for path in ROOT.rglob("*") if path.is_file())
-        return [path for path in found if not _NOT_OURS & set(path.parts)]
-    done = subprocess.run(command, cwd=ROOT, text=True, capture_output=True, check=True)
-    paths = map(Path, filter(None, done.stdout.split("\0")))
-    return [path for path in paths if (ROOT / path).is_file()]
 
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """In a folder that has nothing beside it."""
-    folder = tmp_path_factory.mktemp("empty") / "sockflow"
-    for path in tracked():
-        (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(ROOT / path, folder / path)
-    return folder
+    return copy_tree(tmp_path_factory.mktemp("empty") / "sockflow")
 
 
 def texts(folder: Path) -> list[tuple[Path, str]]:
