@@ -261,6 +261,7 @@ class Probe:
         nameless = self.owners.nameless(time.monotonic())
         records = self.waiting.hold(records, nameless if may_wait else nameless[:0])
         records = self.filter.select_records(records, self.owners)
+        self.owners.mark_unconfirmed(records)
         self.exported.count(records)
         if self.traffic:
             self.metrics_part.call(self.traffic.count, records)

@@ -36,6 +36,11 @@ class OwnerSource(IntEnum):
     SHARED = 6  # one of several processes that take turns at using the socket
 
 
+#: Added to an OwnerSource of a record: no runtime confirms the container of that owner; the path of
+#: its executable is only what the process was told, and may have overwritten.
+UNCONFIRMED, UNCONFIRMED_PATH = 16, 32
+
+
 class Mark(IntFlag):
     CLOSED = 1
     PREEXISTING = 2

@@ -14,8 +14,9 @@ class Owner:
     Virtual memory (``vm_size``, and ``vm_peak`` so far) is in KiB, as of when the identity was
     first seen. ``has_own_users``: the names of user and group are those of the container itself,
     and say nothing of users of the host. ``outer_container_id``: of the container that the
-    innermost one runs in; ``is_proxy``: the process is in none, and stands for the one that is told
-    (docker-proxy).
+    innermost one runs in; ``is_doubtful``: others than a runtime could have made a cgroup of that
+    name; ``is_unconfirmed``: no runtime says that the process is in that container; ``is_proxy``:
+    the process is in none, and stands for the one that is told (docker-proxy).
     ``workload``: what owns the Pod, as 'Deployment/web'; ``labels``: those of the Pod that the user
     chose. ``node``: the name of the host that the process runs on. ``unit``: of systemd, for a
     process in no container.
@@ -43,6 +44,8 @@ class Owner:
     command_line: str = ""
     cgroup: str = ""
     container_id: str = ""
+    is_doubtful: bool = False
+    is_unconfirmed: bool = False
     outer_container_id: str = ""
     is_proxy: bool = False
     container_name: str = ""

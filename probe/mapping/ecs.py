@@ -51,9 +51,9 @@ class EcsLines(ObjectLines):
         pod_key: str = "KUBE",
     ) -> None:
         local = Fragments(owners, lambda owner: _owner(owner, privacy))
-        own = Fragments(owners, _own)
+        own = Fragments(owners, lambda owner: _own(owner, privacy))
         remote = Fragments(
-            owners, lambda owner: _below_remote({**_owner(owner, privacy), **_own(owner)})
+            owners, lambda owner: _below_remote({**_owner(owner, privacy), **_own(owner, privacy)})
         )
         self._local = local.of("local_owner")
         self._own = own.of("local_owner")
@@ -258,11 +258,14 @@ def _orchestrator(owner: Owner) -> dict[str, Any]:
     return {"type": "kubernetes", "namespace": owner.pod_namespace, "resource": resource}
 
 
-def _own(owner: Owner) -> dict[str, Any]:
+def _own(owner: Owner, privacy: Privacy) -> dict[str, Any]:
     """What ECS has no name for."""
+    is_told_path = owner.path_source == "exec" and privacy.paths
     return _pruned(
         {
             "unit": owner.unit,
+            "executable_unconfirmed": is_told_path or "",
+            "container_unconfirmed": owner.is_unconfirmed or "",
             "outer_container": {"id": owner.outer_container_id},
             "kubernetes": (
                 {"workload": owner.workload, "node": owner.node} if owner.pod_namespace else {}

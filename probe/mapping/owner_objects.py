@@ -32,6 +32,8 @@ def container_members(owner: Owner, pod_key: str) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if owner.container_id:
         found["ID"] = owner.container_id
+    if owner.is_unconfirmed:
+        found["UNCONFIRMED"] = True
     if owner.outer_container_id:
         found["OUTER_ID"] = owner.outer_container_id
     if owner.pod_namespace:
@@ -70,6 +72,8 @@ def _process(owner: Owner, privacy: Privacy) -> dict[str, Any]:
             "VM_SIZE": (owner.vm_size, True),
             "VM_PEAK": (owner.vm_peak, True),
             "PROCESS_PATH": (owner.process_path, privacy.paths),
+            # the path is what exec was told, and anything may be written over that
+            "PATH_UNCONFIRMED": (True if owner.path_source == "exec" else None, privacy.paths),
             "CMDLINE": (owner.command_line, privacy.command_lines),
             "UNIT": (owner.unit, True),
         }

@@ -34,6 +34,7 @@ OWNER_ITEMS: tuple[tuple[str, str, _Read], ...] = (
     ("FATHER_PROC_USER_NAME", "users", lambda owner: owner.parent_user_name),
     # Not ntop's: it keeps them as extra fields of the flow.
     ("CONTAINER_NAME", "", lambda owner: owner.container_name),
+    ("CONTAINER_UNCONFIRMED", "", lambda owner: 1 if owner.is_unconfirmed else None),
     ("POD_NAME", "", lambda owner: owner.pod_name),
     ("POD_NAMESPACE", "", lambda owner: owner.pod_namespace),
 )

@@ -12,6 +12,7 @@ from collections.abc import Collection
 
 from ..flow.owner import OwnerTable
 from .process import somewhere
+from .procfs import count_delegated
 
 _SHARE = 200  # looking takes at most half a per cent of one core
 _PAUSE_NS = 1_000_000_000
@@ -69,7 +70,7 @@ class CgroupOwners:
         path = self._paths.find(cgroup_id) if self._paths and cgroup_id else ""
         if path in self._indices:
             return self._indices[path]
-        owner = somewhere(path, self._node)
+        owner = somewhere(path, self._node, count_delegated(path))
         tells = bool(owner.container_id or owner.pod_uid or owner.unit)
         self._indices[path] = index = self._owners.add(owner) if tells else 0
         return index

@@ -44,18 +44,38 @@ class Place:
     """Where a process runs, as its cgroup tells: strings are '' where there is none.
 
     ``container_id``: of the innermost container, ``outer_container_id`` of the one around it;
-    ``unit``: of systemd, in no container.
+    ``unit``: of systemd, in no container. ``is_doubtful``: the cgroup is inside of another
+    container, or of one that is not root's: there others than the runtime may make cgroups of any
+    name.
     """
 
     container_id: str = ""
     outer_container_id: str = ""
     pod_uid: str = ""
     unit: str = ""
+    is_doubtful: bool = False
 
 
-def read_place(cgroup: str) -> Place:
+def read_place(cgroup: str, delegated: int = 0) -> Place:
+    """``delegated``: how many components, counted from the innermost, it takes to reach the
+    outermost one that is not root's; 0: all are."""
     *outer, inner = ("", *container_ids(cgroup))
-    return Place(inner, outer[-1] if outer else "", pod_uid(cgroup), systemd_unit(cgroup))
+    return Place(
+        inner,
+        outer[-1] if outer else "",
+        pod_uid(cgroup),
+        systemd_unit(cgroup),
+        len(outer) > 1 or (delegated > 0 and _is_below(cgroup, delegated)),
+    )
+
+
+def _is_below(cgroup: str, delegated: int) -> bool:
+    """Whether the outermost component of a container or Pod is below the one that is delegated. One
+    that is itself delegated is as its runtime made it."""
+    parts = cgroup.strip("/").split("/")
+    before = "/".join(parts[: len(parts) - delegated + 1])
+    names_any = container_ids(cgroup) or pod_uid(cgroup)
+    return bool(names_any) and not (container_ids(before) or pod_uid(before))
 
 
 def container_ids(cgroup: str) -> list[str]:
@@ -80,6 +100,15 @@ def _match_container(part: str) -> str:
         match = pattern.fullmatch(part)
         if match:
             return _ESCAPED.sub(lambda code: chr(int(code[1], 16)), match["id"])
+    return ""
+
+
+def container_cgroup(cgroup: str, container_id: str) -> str:
+    """The part of a cgroup path that ends in the component of a container, '' where it has none."""
+    parts = cgroup.split("/")
+    for count, part in enumerate(parts, 1):
+        if _match_container(part) == container_id:
+            return "/".join(parts[:count])
     return ""
 
 

@@ -21,7 +21,9 @@ from typing import Any
 
 from probe.errors import ConfigError
 from probe.flow.owner import ContainerNames
+from probe.metadata.container import container_cgroup
 from probe.metadata.listener import Listener
+from probe.metadata.procfs import read_cgroup
 from probe.metadata.runtime import KnownContainers
 
 log = logging.getLogger(__name__)
@@ -55,6 +57,8 @@ class DockerNames:
         self.url = url
         self._answer_s, self._silence_s = answer_s, silence_s
         self._known = KnownContainers()
+        self._in_pods = KnownContainers()  # as cri-dockerd's labels have it
+        self._cgroups: dict[str, str] = {}  # id -> the cgroup of its first process
         self._heard_s: float | None = None
         is_near = url.startswith("unix://")
         self._listener = Listener(f"Docker at {url}", self._listen, self.is_there, is_near)
@@ -64,10 +68,20 @@ class DockerNames:
         self._listener.open()
 
     def find(self, container_id: str, pod_uid: str = "") -> ContainerNames | None:
+        """As a container of a Pod only if its cgroup says so, too: an image may have any label."""
+        in_pod = self._in_pods.find(container_id)
+        if in_pod and pod_uid and in_pod.pod_uid == pod_uid:
+            return in_pod
         return self._known.find(container_id)
 
     def take_changed(self) -> set[str]:
-        return self._known.take_changed()
+        return self._known.take_changed() | self._in_pods.take_changed()
+
+    def is_at(self, container_id: str, cgroup: str, pod_uid: str) -> bool | None:
+        known = self._cgroups.get(container_id)
+        if not known:
+            return None
+        return cgroup == known or cgroup.startswith(f"{known}/")
 
     def patience_s(self, in_pod: bool = False) -> float:
         if self._listener.is_live:
@@ -89,7 +103,7 @@ class DockerNames:
         with contextlib.closing(_client(self.url, self._answer_s)) as api:
             since_s = (self._heard_s or time.time()) - _REPLAY_S
             asked_s = time.time()
-            self._known.replace_all(_listed(api.containers(all=True)))
+            self._take_list(api, api.containers(all=True))
             self._heard_s = asked_s
             for event in _events(api, since_s, self._answer_s, self._silence_s):
                 if event is None:
@@ -97,25 +111,53 @@ class DockerNames:
                         log.info("names of %d containers from %s", len(self._known),
                                  self._listener.who)  # fmt: skip
                     continue
-                self._take(event)
+                self._take(api, event)
                 self._heard_s = time.time()
                 if self._listener.is_closed:
                     return
 
-    def _take(self, event: Mapping[str, Any]) -> None:
+    def _take_list(self, api: Any, found: list[Mapping[str, Any]]) -> None:
+        named = {str(one["Id"]): (_own_name(one), str(one.get("Image", ""))) for one in found}
+        labels = {str(one["Id"]): one.get("Labels") or {} for one in found}
+        self._known.replace_all({key: _names(*named[key], labels[key]) for key in named})
+        in_pods = ((key, _names_in_pod(image, labels[key])) for key, (_, image) in named.items())
+        self._in_pods.replace_all({key: names for key, names in in_pods if names})
+        self._cgroups = {key: path for key, path in self._cgroups.items() if key in named}
+        for one in found:
+            if one.get("State") == "running" and str(one["Id"]) not in self._cgroups:
+                self._find_cgroup(api, str(one["Id"]))
+
+    def _find_cgroup(self, api: Any, container_id: str) -> None:
+        """So that nobody else's cgroup of that name passes for it. It stays unknown where we see
+        other processes or other paths than the daemon does."""
+        try:
+            pid = int(api.inspect_container(container_id)["State"]["Pid"])
+        except Exception:  # it is gone, or the answer is strange: there is another way to tell
+            return
+        cgroup = container_cgroup(read_cgroup(f"/proc/{pid}") if pid else "", container_id)
+        if cgroup and not cgroup.startswith("/.."):
+            self._cgroups[container_id] = cgroup
+
+    def _take(self, api: Any, event: Mapping[str, Any]) -> None:
         actor = event["Actor"]
         container_id, attributes = str(actor["ID"]), actor.get("Attributes") or {}
         if event["Action"] == "destroy":
             self._take_names(container_id, attributes)
             self._known.remove(container_id)
+            self._in_pods.remove(container_id)
+            self._cgroups.pop(container_id, None)
         else:
             self._take_names(container_id, attributes)
+        if event["Action"] == "start":
+            self._find_cgroup(api, container_id)
 
     def _take_names(self, container_id: str, attributes: Mapping[str, Any]) -> None:
         name = str(attributes.get("name", ""))
         if name:
             image = str(attributes.get("image", ""))
             self._known.add(container_id, _names(name, image, attributes))
+            if in_pod := _names_in_pod(image, attributes):
+                self._in_pods.add(container_id, in_pod)
 
 
 def open_docker(setting: bool | str, socket: str = SOCKET) -> DockerNames | None:
@@ -185,13 +227,6 @@ def _events(
                 yield json.loads(line)
 
 
-def _listed(found: list[Mapping[str, Any]]) -> dict[str, ContainerNames]:
-    return {
-        str(one["Id"]): _names(_own_name(one), str(one.get("Image", "")), one.get("Labels") or {})
-        for one in found
-    }
-
-
 def _own_name(listed: Mapping[str, Any]) -> str:
     """Not the aliases '/other/alias' that links give it."""
     names = [str(name).lstrip("/") for name in listed.get("Names") or ()]
@@ -199,14 +234,18 @@ def _own_name(listed: Mapping[str, Any]) -> str:
 
 
 def _names(name: str, image: str, labels: Mapping[str, Any]) -> ContainerNames:
-    """A kubelet that runs its containers in Docker (cri-dockerd) tells of their Pods in labels."""
-    if pod := str(labels.get(f"{_KUBERNETES}.pod.name", "")):
-        container = str(labels.get(f"{_KUBERNETES}.container.name", ""))
-        return ContainerNames(
-            "" if container == _SANDBOX else container,
-            image,
-            pod=pod,
-            namespace=str(labels.get(f"{_KUBERNETES}.pod.namespace", "")),
-            pod_uid=str(labels.get(f"{_KUBERNETES}.pod.uid", "")),
-        )
     return ContainerNames(name, image, str(labels.get(_PROJECT, "")), str(labels.get(_SERVICE, "")))
+
+
+def _names_in_pod(image: str, labels: Mapping[str, Any]) -> ContainerNames | None:
+    """A kubelet that runs its containers in Docker (cri-dockerd) tells of their Pods in labels."""
+    if not (pod := str(labels.get(f"{_KUBERNETES}.pod.name", ""))):
+        return None
+    container = str(labels.get(f"{_KUBERNETES}.container.name", ""))
+    return ContainerNames(
+        "" if container == _SANDBOX else container,
+        image,
+        pod=pod,
+        namespace=str(labels.get(f"{_KUBERNETES}.pod.namespace", "")),
+        pod_uid=str(labels.get(f"{_KUBERNETES}.pod.uid", "")),
+    )

@@ -14,9 +14,10 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from probe.flow.batch import RECORD_DTYPE, Rows
+from probe.flow.batch import RECORD_DTYPE, UNCONFIRMED, UNCONFIRMED_PATH, Rows
 from probe.flow.owner import ContainerNames, Owner, OwnerTable
-from probe.metadata.process import read_process_place
+from probe.metadata.container import read_place
+from probe.metadata.procfs import read_cgroup
 from probe.metadata.proxy import Proxies
 from probe.metadata.runtime import Runtime
 
@@ -39,6 +40,7 @@ class ContainerOwners(OwnerTable):
         self._proxies = Proxies(find_addresses)
         self._by_key: dict[str, set[int]] = {}  # id of a container, or UID of a Pod -> owners
         self._pods: dict[str, str] = {}  # id of a container -> UID of its Pod; the latest
+        self._doubts: dict[int, int] = {}  # owner -> what is added to its source
         self._nameless: dict[str, float] = {}  # container id -> when it was first asked for
 
     def set_runtimes(self, runtimes: tuple[Runtime, ...]) -> None:
@@ -51,7 +53,10 @@ class ContainerOwners(OwnerTable):
     def container_of(self, pid: int) -> str:
         """The id of the container that a process is in, '' for none; ``find_names`` will know its
         Pod, also of one that the runtime does not tell of, such as the one that holds the Pod."""
-        place = read_process_place(pid)
+        cgroup = read_cgroup(f"/proc/{pid}")
+        place = read_place(cgroup)
+        if self._is_at(place.container_id, cgroup, place.pod_uid) is False:
+            return place.outer_container_id
         self._note_pod(place.container_id, place.pod_uid)
         return place.container_id
 
@@ -59,15 +64,32 @@ class ContainerOwners(OwnerTable):
         """What is known of a container, or else of the Pod that it is in."""
         return self._find(container_id, self._pods.get(container_id, ""))
 
+    def mark_unconfirmed(self, records: Rows) -> None:
+        """Says so in the owner sources of ``records`` (RECORD_DTYPE)."""
+        if not self._doubts:
+            return
+        doubts = np.zeros(1 + max(self._doubts), np.uint8)
+        doubts[list(self._doubts)] = list(self._doubts.values())
+        for side in _SIDES:
+            owners = records[side]
+            told = doubts.take(np.where(owners < len(doubts), owners, 0))
+            records[f"{side}_source"] |= told
+
     def add(self, owner: Owner) -> int:
-        index = super().add(self._named(owner))
+        index = super().add(named := self._named(owner))
+        self._note_doubt(index, named)
         self._note_pod(owner.container_id, owner.pod_uid)
         self._note_keys(index, owner)
         self._proxies.note(index, owner, time.monotonic())
         return index
 
+    def replace(self, index: int, owner: Owner) -> None:
+        super().replace(index, owner)
+        self._note_doubt(index, owner)
+
     def release(self, index: int) -> None:
         owner = self[index]
+        self._doubts.pop(index, None)
         for key in _keys(owner):
             indices = self._by_key.get(key, set())
             indices.discard(index)
@@ -115,6 +137,14 @@ class ContainerOwners(OwnerTable):
         for key in _keys(owner):
             self._by_key.setdefault(key, set()).add(index)
 
+    def _note_doubt(self, index: int, owner: Owner) -> None:
+        doubts = UNCONFIRMED * owner.is_unconfirmed
+        doubts |= UNCONFIRMED_PATH * (owner.path_source == "exec")
+        if doubts:
+            self._doubts[index] = doubts
+        else:
+            self._doubts.pop(index, None)
+
     def _place_proxies(self) -> list[int]:
         """Who stands for a container is told with it."""
         found = self._proxies.resolve(time.monotonic())
@@ -136,12 +166,26 @@ class ContainerOwners(OwnerTable):
         container_id = owner.container_id
         if not self._runtimes or not (container_id or owner.pod_uid):
             return owner
+        is_at = None
+        if not owner.is_proxy:
+            is_at = self._is_at(container_id, owner.cgroup, owner.pod_uid)
+        if is_at is False:
+            return dataclasses.replace(with_names(owner, ContainerNames()), is_unconfirmed=True)
         found = self._find(container_id, owner.pod_uid)
         if found and found.name:
             self._nameless.pop(container_id, None)
         elif container_id:
             self._nameless.setdefault(container_id, 0.0)
-        return with_names(owner, found) if found else owner
+        is_unconfirmed = found is None or (owner.is_doubtful and not is_at)
+        named = with_names(owner, found) if found else owner
+        return dataclasses.replace(named, is_unconfirmed=is_unconfirmed)
+
+    def _is_at(self, container_id: str, cgroup: str, pod_uid: str) -> bool | None:
+        """Whether a container has that cgroup: no, where one runtime that knows it says no."""
+        if not cgroup:
+            return None
+        said = [one.is_at(container_id, cgroup, pod_uid) for one in self._runtimes]
+        return False if False in said else True if True in said else None
 
 
 def with_names(owner: Owner, names: ContainerNames) -> Owner:

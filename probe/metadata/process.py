@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,11 +12,15 @@ from numpy.typing import NDArray
 
 from ..flow.owner import Owner
 from .container import Place, read_place
-from .procfs import read_cgroup
+from .procfs import read_cgroup, read_identity, read_path
 from .users import Namespaces, Users
 
 #: Of 255 octets, those that leave no room for 'docker-<64 digits>.scope'.
 _LONG_CGROUP = 176
+_TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
+#: Components of a path that the kernel half may have given up at (PATH_DEPTH of bpf/owner.h counts
+#: mounts, too).
+_DEEP = 20
 _PATH_SOURCES = {0: "", 1: "walked", 2: "exec"}
 
 
@@ -45,7 +50,8 @@ def owner_from_row(
     has none. ``node``: the name of this host. A row without a pid is a cgroup as such.
     """
     pid = int(row["pid"])
-    where = somewhere(_whole_cgroup(_text(row["cgroup"]), pid), node)
+    cgroup = _whole_cgroup(_text(row["cgroup"]), pid)
+    where = somewhere(cgroup, node, int(row["cgroup_delegated"]))
     if not pid:
         return where
     own = users.find(
@@ -55,12 +61,13 @@ def owner_from_row(
         int(row["parent_pid"]), int(row["parent_uid"]), int(row["parent_gid"]),
         _namespaces(row, "parent_"), where.container_id,
     )  # fmt: skip
+    path, path_source = _find_path(row, pid)
     return dataclasses.replace(
         where,
         pid=pid,
         process_name=_text(row["name"]),
-        process_path=_text(row["path"]),
-        path_source=_PATH_SOURCES.get(int(row["path_source"]), ""),
+        process_path=path,
+        path_source=path_source,
         parent_pid=int(row["parent_pid"]),
         parent_name=_text(row["parent_name"]),
         parent_path=_text(row["parent_path"]),
@@ -80,16 +87,31 @@ def owner_from_row(
     )
 
 
+def _find_path(row: np.void, pid: int) -> tuple[str, str]:
+    """The path of the executable, and how it was found. What a process was told that it is called
+    can be overwritten by it, so it counts only where the kernel's own path is not to be had."""
+    path, source = _text(row["path"]), _PATH_SOURCES.get(int(row["path_source"]), "")
+    now = read_identity(pid) if source != "walked" else None
+    told = int(row["start_ns"]) // _TICK_NS, _text(row["name"])
+    if now and (now.start_ticks, now.name) == told:
+        found = read_path(f"/proc/{pid}")
+        if len(found) > len(row["path"]) or found.count("/") > _DEEP:  # else it is of a later exec
+            return found, "walked"
+    return path, source
+
+
 def _namespaces(row: np.void, whose: str) -> Namespaces:
     return Namespaces(int(row[f"{whose}mount_ns"]), int(row[f"{whose}user_ns"]))
 
 
-def somewhere(cgroup: str, node: str) -> Owner:
-    """Somebody in a cgroup, without any process."""
-    place = read_place(cgroup)
+def somewhere(cgroup: str, node: str, delegated: int = 0) -> Owner:
+    """Somebody in a cgroup, without any process; ``delegated`` as of ``read_place``."""
+    place = read_place(cgroup, delegated)
     return Owner(
         cgroup=cgroup,
         container_id=place.container_id,
+        is_doubtful=place.is_doubtful,
+        is_unconfirmed=place.is_doubtful,
         outer_container_id=place.outer_container_id,
         pod_uid=place.pod_uid,
         unit=place.unit,

@@ -13,6 +13,10 @@ from .users import Names, Namespaces, Users, read_namespaces
 
 #: Where container runtimes put containers, in the order of kernel/host.container_hierarchy.
 _HIERARCHIES = ("memory", "pids", "devices", "")
+#: Where the file systems of cgroups are mounted: v2, hybrid, v1.
+_CGROUP_MOUNTS = tuple(
+    f"/sys/fs/cgroup{below}" for below in ("", "/unified", "/memory", "/pids", "/devices")
+)
 _DELETED = " (deleted)"
 _STATUS = ("Uid", "Gid", "VmSize", "VmPeak")
 
@@ -51,9 +55,9 @@ def owner_from_proc(
     parent = read_identity(identity.parent_pid, proc) if identity.parent_pid else None
     own = _read_status(process)
     of_parent = _read_status(f"{proc}/{identity.parent_pid}") if parent else {}
-    path = _read_path(process)
+    path = read_path(process)
     cgroup = read_cgroup(process)
-    place = read_place(cgroup)
+    place = read_place(cgroup, count_delegated(cgroup))
     names = _find_names(users, identity.pid, own, place.container_id, proc)
     of_parents = _find_names(users, identity.parent_pid, of_parent, place.container_id, proc)
     return Owner(
@@ -63,7 +67,7 @@ def owner_from_proc(
         path_source="walked" if path else "",
         parent_pid=identity.parent_pid,
         parent_name=parent.name if parent else "",
-        parent_path=_read_path(f"{proc}/{identity.parent_pid}") if parent else "",
+        parent_path=read_path(f"{proc}/{identity.parent_pid}") if parent else "",
         uid=own.get("Uid"),
         gid=own.get("Gid"),
         user_name=names.user,
@@ -79,6 +83,8 @@ def owner_from_proc(
         command_line=command_line(identity.pid),
         cgroup=cgroup,
         container_id=place.container_id,
+        is_doubtful=place.is_doubtful,
+        is_unconfirmed=place.is_doubtful,
         outer_container_id=place.outer_container_id,
         pod_uid=place.pod_uid,
         unit=place.unit,
@@ -96,7 +102,8 @@ def _find_names(
     return users.find(pid, status["Uid"], status["Gid"], namespaces, container_id)
 
 
-def _read_path(process: str) -> str:
+def read_path(process: str) -> str:
+    """Of the executable of /proc/PID; '' when it is gone, or may not be looked at."""
     try:
         return os.readlink(f"{process}/exe").removesuffix(_DELETED)
     except OSError:
@@ -120,6 +127,24 @@ def read_cgroup(process: str) -> str:
     except OSError:
         return ""
     return choose_cgroup(text)
+
+
+def count_delegated(cgroup: str) -> int:
+    """How many components of a cgroup's path, counted from the innermost, it takes to reach the
+    outermost one that is not root's; 0: all are, or it is gone."""
+    parts = cgroup.strip("/").split("/")
+    for mount in _CGROUP_MOUNTS:
+        path = mount
+        for count, part in enumerate(parts):
+            path = f"{path}/{part}"
+            try:
+                if os.stat(path).st_uid:
+                    return len(parts) - count
+            except OSError:
+                break
+        else:
+            return 0
+    return 0
 
 
 def choose_cgroup(text: str) -> str:

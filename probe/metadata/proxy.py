@@ -13,7 +13,7 @@ from pathlib import Path
 
 from probe.flow.owner import Owner
 
-_NAME = "docker-proxy"
+_NAME, _DAEMON = "docker-proxy", "dockerd"
 _FLAGS = ("-container-ip", "--container-ip")
 _PAUSE_S = 1.0
 #: Its first connections wait for so long; the proxy is there before its container is.
@@ -38,6 +38,16 @@ def _values(arguments: list[str]) -> Iterator[str]:
             yield value if separator else following
 
 
+def _is_proxy(owner: Owner) -> bool:
+    """Anybody may give a program that name and those arguments, but neither make it root's child of
+    root's dockerd, nor have it run as root."""
+    is_named = owner.process_name == _NAME and owner.process_path.endswith(f"/{_NAME}")
+    is_of_daemon = owner.parent_name == _DAEMON and owner.parent_path.endswith(f"/{_DAEMON}")
+    is_roots = owner.uid == owner.parent_uid == 0 and not owner.has_own_users
+    is_exact = owner.path_source == "walked" and bool(owner.pid) and not owner.container_id
+    return is_named and is_of_daemon and is_roots and is_exact
+
+
 class Proxies:
     """Owners that stand for a container which is not known yet. ``find_addresses``: address -> id
     of the container that has it now."""
@@ -48,9 +58,8 @@ class Proxies:
         self._due_s = 0.0
 
     def note(self, index: int, owner: Owner, now_s: float) -> None:
-        """Looks at a process that has the name of a proxy, and is in no container itself."""
-        is_proxy = owner.process_name == _NAME and not owner.container_id and owner.pid
-        if is_proxy and owner.process_path.endswith(f"/{_NAME}"):
+        """Looks at a process that is a proxy of Docker's daemon."""
+        if _is_proxy(owner):
             target = read_target(owner.pid or 0)
             if target:
                 self._targets[index] = target, now_s

@@ -20,6 +20,9 @@ class Runtime(Protocol):
     def patience_s(self, in_pod: bool = False) -> float:
         """How long it is worth to wait for the names of a container that is not known yet."""
 
+    def is_at(self, container_id: str, cgroup: str, pod_uid: str) -> bool | None:
+        """Whether a cgroup is where the runtime has put that container; None: it cannot tell."""
+
     def close(self) -> None: ...
 
 
@@ -41,6 +44,9 @@ class KnownContainers:
 
     def find(self, container_id: str, pod_uid: str = "") -> ContainerNames | None:
         return self._names.get(container_id)
+
+    def is_at(self, container_id: str, cgroup: str, pod_uid: str) -> bool | None:
+        return None
 
     def add(self, container_id: str, names: ContainerNames) -> None:
         self._gone.pop(container_id, None)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from probe.flow.batch import EndReason, Role, Rows
 from probe.flow.owner import Owner, OwnerTable
 
+_DOUBT = "?"
 _SHORT_ID = 12
 #: A container that no record named for so long has no series any more.
 _IDLE_S = 3600.0
@@ -129,6 +130,8 @@ class ContainerTraffic:
         if not owner.container_id or owner.is_proxy:  # what it passes on is counted at its end
             return _NOBODY
         name = owner.container_name or owner.container_id[:_SHORT_ID]
+        if owner.is_unconfirmed:  # its traffic must not pass for that of another
+            name += _DOUBT
         labels = ContainerLabels(name, owner.pod_name, owner.pod_namespace)
         slot = self._slots.get(labels)
         if slot is None:

@@ -27,6 +27,7 @@ NTOP_PEN = 35632
 #: Elements of ours that say what the extra fields say.
 _EXTRA = {
     "CONTAINER_NAME": "ContainerName",
+    "CONTAINER_UNCONFIRMED": "OwnerOrigin",
     "POD_NAME": "PodName",
     "POD_NAMESPACE": "PodNamespace",
 }

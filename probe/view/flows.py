@@ -38,6 +38,9 @@ _TIMES = [
         ("Milliseconds", 1e3), ("Nanoseconds", 1e9), ("Microseconds", 1e6), ("Seconds", 1.0)
     )
 ]  # fmt: skip
+_ORIGINS = ("sourceOwnerOrigin", "destinationOwnerOrigin")
+_UNCONFIRMED = 16  # of them: see elements.txt
+DOUBT = "?"  # behind a container that no runtime confirms
 SHORT_ID = 12  # as docker ps shows it
 _LONGEST = 256
 
@@ -157,8 +160,11 @@ def _name(end: End, record: Record, side: int) -> None:
         end.process = f"{_text(name) or '?'}({_text(pid)})" if pid else _text(name)
         end.user = _text(user) or ("" if uid is None else str(uid)[:_LONGEST])
     called, pod, namespace, workload = map(_text, names)
-    known = full_name(namespace, pod, called, workload)
-    end.container = known or _text(container)[:SHORT_ID] or end.container
+    known = full_name(namespace, pod, called, workload) or _text(container)[:SHORT_ID]
+    origin = record.get(_ORIGINS[side])
+    if known:
+        is_doubted = isinstance(origin, int) and origin & _UNCONFIRMED
+        end.container = known + (DOUBT if is_doubted else "")
 
 
 def _key(record: Record) -> Key:

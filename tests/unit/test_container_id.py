@@ -160,7 +160,7 @@ def test_nothing_around(path: str) -> None:
 
 
 def test_all_of_a_place() -> None:
-    assert read_place(KUBERNETES["kind, cgroupfs"]) == Place(ID, OUTER, POD)
+    assert read_place(KUBERNETES["kind, cgroupfs"]) == Place(ID, OUTER, POD, is_doubtful=True)
     assert read_place("/system.slice/nginx.service") == Place(unit="nginx.service")
     assert read_place("/") == Place()
 

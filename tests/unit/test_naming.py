@@ -70,7 +70,7 @@ def test_an_index_that_is_given_anew() -> None:
     assert owners.add(Owner(container_id="bb")) == 1
     runtime.add("aa", WEB)
     assert owners.refresh() == []
-    assert owners[1] == Owner(container_id="bb")
+    assert owners[1] == Owner(container_id="bb", is_unconfirmed=True)
     assert owners.nameless(0.5).tolist() == [1]
 
 

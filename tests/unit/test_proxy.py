@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,10 @@ ARGUMENTS = (
     "/usr/bin/docker-proxy", "-proto", "tcp", "-host-ip", "0.0.0.0", "-host-port", "8080",
     "-container-ip", "172.17.0.2", "-container-port", "80",
 )  # fmt: skip
-PROXY = Owner(pid=7, process_name="docker-proxy", process_path="/usr/bin/docker-proxy")
+PROXY = Owner(
+    pid=7, process_name="docker-proxy", process_path="/usr/bin/docker-proxy", path_source="walked",
+    parent_pid=5, parent_name="dockerd", parent_path="/usr/bin/dockerd", uid=0, parent_uid=0,
+)  # fmt: skip
 
 
 def process(proc: Path, *arguments: str) -> str:
@@ -63,10 +67,17 @@ def target(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 @pytest.mark.parametrize(
     "owner",
     [
-        Owner(pid=7, process_name="nginx", process_path="/usr/bin/docker-proxy"),
-        Owner(pid=7, process_name="docker-proxy", process_path="/tmp/other"),
-        Owner(process_name="docker-proxy", process_path="/usr/bin/docker-proxy"),
-        Owner(7, "docker-proxy", "/usr/bin/docker-proxy", container_id="inner"),
+        replace(PROXY, process_name="nginx"),
+        replace(PROXY, process_path="/tmp/other"),
+        replace(PROXY, path_source="exec"),
+        replace(PROXY, pid=None),
+        replace(PROXY, container_id="inner"),
+        replace(PROXY, uid=1000),
+        replace(PROXY, parent_uid=1000),
+        replace(PROXY, parent_name="bash"),
+        replace(PROXY, parent_path="/tmp/other"),
+        replace(PROXY, parent_path=""),
+        replace(PROXY, has_own_users=True),
     ],
 )
 def test_nobody_else_is_asked(target: list[int], owner: Owner) -> None:

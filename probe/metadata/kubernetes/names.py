@@ -112,6 +112,11 @@ class KubernetesNames:
     def find(self, container_id: str, pod_uid: str = "") -> ContainerNames | None:
         return self._here.containers.find(container_id) or self._here.pods.find(pod_uid)
 
+    def is_at(self, container_id: str, cgroup: str, pod_uid: str) -> bool | None:
+        """It tells of no cgroups, but a container never leaves its Pod."""
+        known = self._here.containers.find(container_id)
+        return False if known and known.pod_uid != pod_uid else None
+
     def take_changed(self) -> set[str]:
         return self._here.containers.take_changed() | self._here.pods.take_changed()
 
