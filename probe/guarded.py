@@ -30,6 +30,9 @@ class GuardedRuntime:
     def patience_s(self, in_pod: bool = False) -> float:
         return self._part.call(self.runtime.patience_s, in_pod) or 0.0
 
+    def is_at(self, container_id: str, cgroup: str, pod_uid: str) -> bool | None:
+        return self._part.call(self.runtime.is_at, container_id, cgroup, pod_uid)
+
     def close(self) -> None:
         self.runtime.close()
 
