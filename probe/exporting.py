@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 from probe.config import RunConfig
 from probe.errors import ConfigError
 from probe.export.destination import OTHER_SCHEMES, Destination
-from probe.export.sender import Sender, StreamSender, open_sender
+from probe.export.sender import PacedSender, Sender, StreamSender, open_sender
 from probe.export.share import ShareGroup
 from probe.export.targets import parse_target
 from probe.flow.batch import Rows
+from probe.flow.ends import TCP, UDP
 from probe.flow.owner import OwnerTable
 from probe.guard import Guard, Part
 from probe.interfaces.names import Interface, InterfaceList
@@ -36,7 +37,7 @@ from probe.mapping import (
 )
 from probe.metadata.kubernetes import is_wanted
 from probe.outlet import Outlet
-from probe.own_traffic import Endpoint
+from probe.own_traffic import OwnSocket
 from probe.self_report import Metering, SelfReport
 from probe.sink import EventSink, Reopening, Sink
 from probe.sinks import open_sink
@@ -170,9 +171,10 @@ class Exporter:
         """Octets that wait to be sent, none of them to a destination that is unreachable."""
         return sum(outlet.backlog for outlet in self.outlets if not outlet.is_down)
 
-    def local_addresses(self) -> list[Endpoint]:
-        found = [outlet.local_address() for outlet in self.outlets]
-        return [address for address in found if address]
+    def local_addresses(self) -> list[OwnSocket]:
+        """Where the destinations' sockets send from."""
+        found = [(outlet.local_address(), outlet.sink) for outlet in self.outlets]
+        return [(*address, _protocol(sink)) for address, sink in found if address]
 
     def forget(self, owners: list[int]) -> None:
         for outlet in self.outlets:
@@ -330,3 +332,9 @@ class Workshop:
         if left_out:
             _log.warning("%s: NetFlow v9 has no field for %s", target, ", ".join(left_out))
         return changed
+
+
+def _protocol(sink: Sink) -> int:
+    """Only datagrams have a pace."""
+    paced = isinstance(sink, Stream) and isinstance(sink.sender, PacedSender)
+    return UDP if paced else TCP

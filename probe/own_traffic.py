@@ -17,6 +17,8 @@ from probe.flow.ends import take_rows
 from probe.flow.owner import OwnerTable
 
 Endpoint = tuple[str, int]
+#: With the number of the protocol that the socket is of: the same port of another is somebody else's.
+OwnSocket = tuple[str, int, int]
 
 #: Inode of the first pid namespace (include/linux/proc_ns.h): only there is our pid the kernel's.
 _INITIAL_PID_NAMESPACE = 0xEFFFFFFC
@@ -43,9 +45,9 @@ class OwnTraffic:
         self._owners = owners
         self._netns = netns
         self._pid = os.getpid() if _pid_is_kernels() and not is_guest else None
-        self._addresses: dict[Endpoint, float] = {}
+        self._addresses: dict[OwnSocket, float] = {}
 
-    def remember(self, addresses: list[Endpoint], now_s: float) -> None:
+    def remember(self, addresses: list[OwnSocket], now_s: float) -> None:
         """The addresses that export sockets are bound to at ``now_s`` (monotonic)."""
         self._addresses.update(dict.fromkeys(addresses, now_s))
         for address in [a for a, t in self._addresses.items() if now_s - t > _REMEMBERED_S]:
@@ -89,10 +91,11 @@ class OwnTraffic:
         matches: NDArray[np.bool_] = np.isin(indices, own)
         return matches
 
-    def _matches(self, rows: Rows, side: str, address: Endpoint) -> NDArray[np.bool_]:
+    def _matches(self, rows: Rows, side: str, address: OwnSocket) -> NDArray[np.bool_]:
         packed, port = _packed(address[0]), address[1]
         found: NDArray[np.bool_] = rows[f"{side}_port"] == port
         if found.any():
+            found &= rows["protocol"] == address[2]
             found &= (rows[f"{side}_address"] == packed).all(axis=1)
             if _is_loopback(packed) and self._netns:  # every namespace has a loopback of its own
                 found &= rows["netns"] == self._netns

@@ -207,9 +207,11 @@ def test_rules_hold_for_events() -> None:
 
 def test_own_traffic_is_no_event() -> None:
     feed = Feed()
-    feed.own.remember([("192.0.2.1", 5000)], 0.0)
+    feed.own.remember([("192.0.2.1", 5000, 17)], 0.0)
     ours = {"local_address": [192, 0, 2, 1] + [0] * 12, "local_port": 5000, "flow_id": 1}
+    ours["protocol"] = 17
     theirs = {"remote_address": [192, 0, 2, 1] + [0] * 12, "remote_port": 5000, "flow_id": 2}
+    theirs["protocol"] = 17
     assert feed.pass_on(ours, {"flow_id": 3}, theirs) == [[3]]
 
 

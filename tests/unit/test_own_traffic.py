@@ -23,6 +23,7 @@ def batch(*rows: dict[str, Any]) -> FlowBatch:
                 family = socket.AF_INET6 if ":" in value else socket.AF_INET
                 value = np.frombuffer(socket.inet_pton(family, value).ljust(16, b"\0"), np.uint8)
             row[name] = value
+        row["protocol"] = values.get("protocol", 17)
     return FlowBatch(array)
 
 
@@ -55,7 +56,7 @@ def test_a_pid_of_another_namespace_says_nothing(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize("address", ["192.0.2.1", "2001:db8::1"])
 def test_both_ends_of_an_export_session(address: str) -> None:
     own = OwnTraffic(OwnerTable())
-    own.remember([(address, 5000)], 0.0)
+    own.remember([(address, 5000, 17)], 0.0)
     rows = [
         {"id": 1, "local_address": address, "local_port": 5000, "tx_octets": 8, "tx_packets": 1},
         {"id": 2, "remote_address": address, "remote_port": 5000, "rx_octets": 8},
@@ -68,7 +69,7 @@ def test_both_ends_of_an_export_session(address: str) -> None:
 
 def test_loopback_is_a_namespaces_own() -> None:
     own = OwnTraffic(OwnerTable(), netns=1)
-    own.remember([("127.0.0.1", 5000)], 0.0)
+    own.remember([("127.0.0.1", 5000, 17)], 0.0)
     end = {"remote_address": "127.0.0.1", "remote_port": 5000}
     assert ids(own.take_out(batch({"id": 1, "netns": 1, **end}, {"id": 2, "netns": 2, **end}))) == [
         2
@@ -77,11 +78,27 @@ def test_loopback_is_a_namespaces_own() -> None:
 
 def test_addresses_are_forgotten() -> None:
     own = OwnTraffic(OwnerTable())
-    own.remember([("192.0.2.1", 5000)], 0.0)
-    own.remember([("192.0.2.1", 5001)], 60.0)
+    own.remember([("192.0.2.1", 5000, 17)], 0.0)
+    own.remember([("192.0.2.1", 5001, 17)], 60.0)
     end = {"remote_address": "192.0.2.1", "remote_port": 5000}
     assert ids(own.take_out(batch({"id": 1, **end}))) == [1]
 
 
 def test_empty_batch() -> None:
     assert ids(OwnTraffic(OwnerTable()).take_out(batch())) == []
+
+
+@pytest.mark.parametrize("protocol", [6, 17])
+def test_the_same_port_of_another_protocol_is_somebody_elses(protocol: int) -> None:
+    """A TCP connection of this host may well get the number of our UDP socket."""
+    own = OwnTraffic(OwnerTable())
+    own.remember([("127.0.0.1", 45745, protocol)], 0.0)
+    end = {"local_address": "127.0.0.1", "local_port": 45745}
+    peer = {"remote_address": "127.0.0.1", "remote_port": 45745}
+    rows = [
+        {"id": 10 * number + at, "protocol": number, **side}
+        for number in (6, 17)
+        for at, side in enumerate((end, peer))
+    ]
+    others = 23 - protocol
+    assert ids(own.take_out(batch(*rows))) == [10 * others, 10 * others + 1]
