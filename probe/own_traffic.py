@@ -17,7 +17,7 @@ from probe.flow.ends import take_rows
 from probe.flow.owner import OwnerTable
 
 Endpoint = tuple[str, int]
-#: With the number of the protocol that the socket is of: the same port of another is somebody else's.
+#: With the protocol of the socket: the same port of another protocol is somebody else's.
 OwnSocket = tuple[str, int, int]
 
 #: Inode of the first pid namespace (include/linux/proc_ns.h): only there is our pid the kernel's.
