@@ -297,6 +297,31 @@ int snapshot_udp_peers(struct bpf_iter__bpf_map_elem *ctx)
 	return 0;
 }
 
+/* Which end of a connection older than the probe a socket is. The octet of a SYN or FIN that was acknowledged is
+ * in bytes_acked, but not in bytes_sent: so the one that opened it has one more. 0: it cannot be told. */
+static __noinline u32 opening_octets(struct tcp_sock *tp, u8 state)
+{
+	u64 once = tp->bytes_sent - tp->bytes_retrans + is_one_of(state, FIN_SENT);
+
+	return tp->snd_nxt - tp->snd_una + (u32)tp->bytes_acked - (u32)once;
+}
+
+static __always_inline u8 find_older_role(struct sock *sk, struct tcp_sock *tp)
+{
+	u8 state = sk->__sk_common.skc_state;
+	u32 octets = opening_octets(tp, state);
+	struct listener *listener;
+
+	if (state == TCP_SYN_SENT)
+		return ROLE_INITIATOR;
+	if (octets < 2 && octets == opening_octets(tp, state)) /* nothing changed while it was read */
+		return octets ? ROLE_INITIATOR : ROLE_RESPONDER;
+	if (!use_seats)
+		return ROLE_UNKNOWN;
+	listener = listener_at(tp);
+	return listener && listener->cookie ? ROLE_RESPONDER : ROLE_UNKNOWN;
+}
+
 static __always_inline void adopt_tcp(struct sock_flow *f, struct sock *sk, struct tcp_sock *tp)
 {
 	u8 state = sk->__sk_common.skc_state;
@@ -304,14 +329,14 @@ static __always_inline void adopt_tcp(struct sock_flow *f, struct sock *sk, stru
 
 	if (state == TCP_LISTEN || state == TCP_CLOSE)
 		return; /* no flow, but accepted children shall inherit the owner */
-	begin(&f->row, bpf_get_socket_cookie(sk),
-	      state == TCP_SYN_SENT ? ROLE_INITIATOR : ROLE_UNKNOWN);
+	begin(&f->row, bpf_get_socket_cookie(sk), find_older_role(sk, tp));
 	f->is_guess = 1;
 	if (state == TCP_SYN_SENT)
 		return;
 	f->row.mark = MARK_PREEXISTING;
 	set_key(&f->row, sk, tp);
-	f->row.isn_local = tp->snd_una - (u32)tp->bytes_acked;
+	f->row.isn_local = tp->snd_una - (u32)tp->bytes_acked +
+			   (f->row.role == ROLE_INITIATOR); /* as in initial_sent() */
 	f->row.isn_remote = tp->rcv_nxt - (u32)tp->bytes_received;
 	f->row.tx_flags = f->row.rx_flags = FLAG_ACK;
 	read_totals(&before, f, &f->row, sk, tp);

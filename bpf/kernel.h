@@ -217,6 +217,7 @@ struct sock {
 		int counter;
 	} sk_drops;
 	u16 sk_protocol;
+	u8 sk_userlocks : 4;
 	unsigned long sk_pacing_rate;
 	int sk_rx_dst_ifindex;
 	int sk_err;
@@ -269,6 +270,7 @@ struct tcp_sock {
 	u16 tcp_header_len;
 	struct tcp_options_received rx_opt;
 	u32 snd_una;
+	u32 snd_nxt;
 	u32 rcv_nxt;
 	u32 srtt_us;
 	u32 mdev_us;
@@ -286,6 +288,7 @@ struct tcp_sock {
 	u32 lost;
 	u32 rcv_ooopack;
 	u64 bytes_sent;
+	u64 bytes_retrans;
 	u64 bytes_acked;
 	u64 bytes_received;
 };

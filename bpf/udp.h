@@ -85,7 +85,50 @@ static __always_inline bool same_peer(struct flow_row *r, struct datagram *d, bo
 	       !(is_on_link(here, d->ip_version) || is_on_link(there, d->ip_version));
 }
 
-static __always_inline void set_peer(struct flow_row *r, struct datagram *d, bool egress)
+/* include/net/sock.h: what bind() has chosen */
+#define SOCK_BINDADDR_LOCK 4
+#define SOCK_BINDPORT_LOCK 8
+#define WELL_KNOWN 1024
+
+static __always_inline struct sock *socket_of(struct __sk_buff *skb)
+{
+	struct sk_buff *packet = (void *)skb; /* in the kernel they are the same */
+	struct sock *sk = 0;
+
+	bpf_probe_read_kernel(&sk, sizeof(sk), (void *)packet + bpf_core_field_offset(packet->sk));
+	return sk;
+}
+
+/* Who sent first is the client, unless an earlier part of the conversation may be forgotten: that of a
+ * socket older than the probe, or before a silence. Then a server is who has the well-known port; else who
+ * called bind(), or is spoken to by several, without being connected. */
+static __noinline int find_role(struct sock_flow *f, struct datagram *d, int egress,
+				struct __sk_buff *skb)
+{
+	int first = egress ? ROLE_INITIATOR : ROLE_RESPONDER;
+	bool is_young, local, remote;
+	struct sock *sk;
+	u32 locks;
+
+	if (!f || !d)
+		return first;
+	is_young = f->slot != SLOT_READY || bpf_ktime_get_ns() - f->row.start_ns < udp_idle_ns;
+	if (is_young && !(f->row.mark & MARK_PREEXISTING))
+		return first;
+	local = bpf_ntohs(egress ? d->source_port : d->destination_port) < WELL_KNOWN;
+	remote = bpf_ntohs(egress ? d->destination_port : d->source_port) < WELL_KNOWN;
+	if (local != remote)
+		return local ? ROLE_RESPONDER : ROLE_INITIATOR;
+	sk = socket_of(skb);
+	locks = BPF_CORE_READ_BITFIELD_PROBED(sk, sk_userlocks);
+	if (BPF_CORE_READ(sk, __sk_common.skc_state) == TCP_ESTABLISHED)
+		return locks & SOCK_BINDPORT_LOCK ? first : ROLE_INITIATOR;
+	if (locks & (SOCK_BINDADDR_LOCK | SOCK_BINDPORT_LOCK))
+		return ROLE_RESPONDER;
+	return f->slot == SLOT_READY ? first : ROLE_INITIATOR;
+}
+
+static __always_inline void set_peer(struct flow_row *r, struct datagram *d, bool egress, u8 role)
 {
 	for (int i = 0; i < 4; i++) {
 		words(r->local_address)[i] = egress ? d->source[i] : d->destination[i];
@@ -99,7 +142,7 @@ static __always_inline void set_peer(struct flow_row *r, struct datagram *d, boo
 	r->dscp = egress ? d->dscp : 0;
 	if (d->is_copy)
 		r->mark |= MARK_GROUP;
-	r->role = egress ? ROLE_INITIATOR : ROLE_RESPONDER; /* who sent first */
+	r->role = role;
 }
 
 /* In the kernel last_ns counts jiffies, if we know how long one is: they have the resolution of the
@@ -153,7 +196,7 @@ static __always_inline u64 peer_key(struct sock_flow *f, struct datagram *d, boo
 	return mix(key, (f->row.cookie ^ hash_secret) << 32 | (u32)local << 16 | remote);
 }
 
-static __noinline void add_peer(struct sock_flow *f, struct datagram *d, int egress, u64 *key)
+static __noinline void add_peer(struct sock_flow *f, struct datagram *d, int egress, u64 *key, int role)
 {
 	struct flow_row fresh;
 
@@ -164,13 +207,14 @@ static __noinline void add_peer(struct sock_flow *f, struct datagram *d, int egr
 	fresh.last_ns = stamp();
 	fresh.id = new_id(fresh.start_ns);
 	fresh.cookie = f->row.cookie;
-	set_peer(&fresh, d, egress);
+	set_peer(&fresh, d, egress, role);
 	if (!bpf_map_update_elem(&udp_peers, key, &fresh, BPF_NOEXIST))
 		__sync_fetch_and_add(&udp_peer_count, 1);
 }
 
 /* A datagram of any but the socket's first peer: counted in the table of peers. */
-static __always_inline void count_other_peer(struct sock_flow *f, struct datagram *d, bool egress)
+static __always_inline void count_other_peer(struct sock_flow *f, struct datagram *d, bool egress,
+					     struct __sk_buff *skb)
 {
 	struct flow_row *r;
 	u64 key = peer_key(f, d, egress);
@@ -178,7 +222,7 @@ static __always_inline void count_other_peer(struct sock_flow *f, struct datagra
 	for (int i = 0; i < PEER_ATTEMPTS; i++, key++) {
 		r = bpf_map_lookup_elem(&udp_peers, &key);
 		if (!r) {
-			add_peer(f, d, egress, &key);
+			add_peer(f, d, egress, &key, find_role(f, d, egress, skb));
 			r = bpf_map_lookup_elem(&udp_peers, &key);
 		}
 		if (!r)
@@ -196,7 +240,8 @@ static __always_inline void count_other_peer(struct sock_flow *f, struct datagra
 }
 
 /* The socket's first peer gets the slot in its storage; true when it is this datagram's. */
-static __always_inline bool claim_slot(struct sock_flow *f, struct datagram *d, bool egress)
+static __always_inline bool claim_slot(struct sock_flow *f, struct datagram *d, bool egress,
+				       struct __sk_buff *skb)
 {
 	if (f->slot == SLOT_READY)
 		return same_peer(&f->row, d, egress);
@@ -205,7 +250,7 @@ static __always_inline bool claim_slot(struct sock_flow *f, struct datagram *d, 
 	/* the fine clock: both ends of a conversation begin within microseconds, which tells it apart */
 	f->row.start_ns = bpf_ktime_get_ns();
 	f->row.id = new_id(f->row.start_ns);
-	set_peer(&f->row, d, egress);
+	set_peer(&f->row, d, egress, find_role(f, d, egress, skb));
 	__sync_val_compare_and_swap(&f->slot, SLOT_CLAIMED, SLOT_READY);
 	return true;
 }
@@ -214,13 +259,8 @@ static __always_inline bool claim_slot(struct sock_flow *f, struct datagram *d, 
  * snapshot to know, which asks the same. */
 static __always_inline void note_arrival(struct sock_flow *f, struct __sk_buff *skb)
 {
-	struct sk_buff *packet = (void *)skb; /* in the kernel they are the same */
-	struct sock *sk = 0;
-
-	if (f->row.told & HEARD || set_told(&f->row, HEARD) || f->user)
-		return;
-	bpf_probe_read_kernel(&sk, sizeof(sk), (void *)packet + bpf_core_field_offset(packet->sk));
-	find_receiver(f, sk);
+	if (!(f->row.told & HEARD || set_told(&f->row, HEARD) || f->user))
+		find_receiver(f, socket_of(skb));
 }
 
 static __always_inline int meter(struct __sk_buff *skb, bool egress)
@@ -272,6 +312,7 @@ static __always_inline int meter(struct __sk_buff *skb, bool egress)
 			return 1;
 		}
 		f->row.cookie = bpf_get_socket_cookie(skb);
+		f->row.mark = MARK_PREEXISTING; /* its creation was not seen */
 	}
 	d.packets = skb->gso_segs > 1 ? skb->gso_segs : 1;
 	d.ifindex = skb->ifindex;
@@ -282,10 +323,10 @@ static __always_inline int meter(struct __sk_buff *skb, bool egress)
 		note_sender(f);
 	else
 		note_arrival(f, skb);
-	if (claim_slot(f, &d, egress))
+	if (claim_slot(f, &d, egress, skb))
 		count(&f->row, &d, egress);
 	else
-		count_other_peer(f, &d, egress);
+		count_other_peer(f, &d, egress, skb);
 	return 1;
 }
 

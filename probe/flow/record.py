@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from probe.flow.batch import RECORD_DTYPE, Mark, Rows
+from probe.flow.batch import RECORD_DTYPE, Mark, Role, Rows
 from probe.flow.ends import (
     LOST,
     NOBODY,
@@ -139,11 +139,21 @@ def fill_sent(records: Rows, rows: Rows, others: Rows, host_netns: int) -> None:
     _copy(records, others, _DESTINATION)
     records["egress_interface"] = _host_interface(rows, host_netns)
     records["flow_direction"] = 1
-    role, peer_role = rows["role"], _FLIPPED_ROLE[others["role"]]
-    records["biflow_direction"] = np.where(role, role, peer_role)
+    records["biflow_direction"] = _agreed_role(rows, others)
     records["tcp_flags"], records["dscp"] = rows["tx_flags"], rows["dscp"]
     for name in _SENDING:
         records[name] = rows[name]
+
+
+def _agreed_role(rows: Rows, others: Rows) -> NDArray[np.uint8]:
+    """Where both ends of an older UDP conversation take the same side, the lower port serves."""
+    role, peer_role = rows["role"], _FLIPPED_ROLE[others["role"]]
+    agreed: NDArray[np.uint8] = np.where(role, role, peer_role)
+    unlike = (agreed != peer_role) & (peer_role != Role.UNKNOWN)
+    if unlike.any():
+        serves = rows["local_port"][unlike] < rows["remote_port"][unlike]
+        agreed[unlike] = np.where(serves, Role.RESPONDER, Role.INITIATOR)
+    return agreed
 
 
 def fill_received(records: Rows, rows: Rows, host_netns: int) -> None:
