@@ -80,7 +80,9 @@ class Collector:
         address: tuple[str, int] = ("127.0.0.1", 0),
         context: ssl.SSLContext | None = None,
         reads: bool = True,
+        sips: int = 0,
     ) -> None:
+        """``sips``: where it does not read, it reads so many octets now and then."""
         family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         self._listener = socket.socket(family, socket.SOCK_STREAM)
         self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -93,7 +95,7 @@ class Collector:
         #: Connections that ended, and what TLS said about those that failed.
         self.ended = 0
         self.errors: list[str] = []
-        self._context, self._reads = context, reads
+        self._context, self._reads, self._sips = context, reads, sips
         self._current: socket.socket | None = None
         self._stopped, self._hang_up = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -162,9 +164,10 @@ class Collector:
             while not self._stopped.is_set() and not self._hang_up.is_set():
                 if not self._reads:
                     time.sleep(_POLL_S)
-                    continue
+                    if not self._sips:
+                        continue
                 try:
-                    octets = connection.recv(65536)
+                    octets = connection.recv(self._sips or 65536)
                 except TimeoutError:
                     continue
                 if not octets:

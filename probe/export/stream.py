@@ -69,8 +69,8 @@ class StreamDestination:
 
     @property
     def backlog(self) -> int:
-        """Octets that wait to be sent, those for a collector that is down included."""
-        return self._queue.waiting
+        """Octets that have not arrived yet, those for a collector that is down included."""
+        return self._queue.octets
 
     @property
     def is_stocked(self) -> bool:

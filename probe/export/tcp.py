@@ -17,6 +17,8 @@ from probe.export.resolve import Address
 from probe.export.stream import DEFAULT_STREAM_QUEUE_OCTETS, StreamDestination
 
 _RESOLVING_POLL_S = 0.05
+#: A collector that has taken nothing for so long, though something waits, hangs.
+_PATIENCE_S = 3.0
 
 
 class TcpDestination(StreamDestination):
@@ -34,12 +36,18 @@ class TcpDestination(StreamDestination):
         super().__init__(destination, queue_octets)
         self._connection: TcpConnection | None = None
         self._reach = Reach(destination, self.statistics, look_up_s)
+        self._arrived = 0  # octets, of all connections
+        self._progress_at = 0.0
+        self._hangs = False
         self.pump(time.monotonic())
 
     @property
     def is_down(self) -> bool:
-        """No connection, and the last attempt failed; while another one is made, too."""
-        return not self._is_open and self._reach.is_failing
+        """No connection, and the last attempt failed, also while another one is made; or it hangs.
+
+        What waits for one that is down is not waited for when the probe ends.
+        """
+        return self._hangs or (not self._is_open and self._reach.is_failing)
 
     def pump(self, now: float) -> float | None:
         """Send what can be at ``now`` (monotonic s); when to call again, None: nothing waits."""
@@ -80,16 +88,26 @@ class TcpDestination(StreamDestination):
             if not self._is_open:
                 return self._wait.next(now)
             self._wait.progress()
+            self._progress_at = now
         return self._use(self._connection, now)
 
     def _use(self, connection: TcpConnection, now: float) -> float | None:
         connection.listen()
-        self._count_arrived(self._queue.acknowledge(connection.unacknowledged()))
+        unacknowledged = connection.unacknowledged()
+        self._count_arrived(self._queue.acknowledge(unacknowledged))
+        self._watch_progress(unacknowledged, now)
         self._reach.works(now)
         self._reach.notice_recovery(now)
         if self._is_announced and self._send_waiting() and self._queue.waiting:
             return now
-        return self._wait.next(now) if self._queue.waiting or connection.held else None
+        # What is on its way has to be watched, too: it is lost if it is not waited for at the end.
+        return self._wait.next(now) if self._queue or connection.held else None
+
+    def _watch_progress(self, unacknowledged: int, now: float) -> None:
+        arrived = self.statistics.sent_octets + self._queue.taken - unacknowledged
+        if arrived != self._arrived or not self._queue:
+            self._arrived, self._progress_at = arrived, now
+        self._hangs = now - self._progress_at > _PATIENCE_S
 
     def _write(self, pieces: list[memoryview]) -> int:
         return self._connection.write(pieces) if self._connection else 0
@@ -111,4 +129,4 @@ class TcpDestination(StreamDestination):
                 self._connection.close()
             self._connection = None
         self.statistics.count_dropped(self._queue.rewind())
-        self._is_open = self._is_announced = False
+        self._is_open = self._is_announced = self._hangs = False
