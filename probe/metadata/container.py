@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 _HEX = r"(?P<id>[0-9a-f]{64})"
 _NAME = r"(?P<id>[^/]+?)"
+_UUID = r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+_BUILD = r"(?P<id>[0-9a-z]{25})"  # of BuildKit
 
 #: One path component each; the innermost component that matches wins. Monitors (conmon) and
 #: virtual machines (machine-qemu) are no containers and match none of them.
@@ -19,8 +23,31 @@ _COMPONENTS = tuple(
         # kubelet with the systemd driver over containerd without: POD.slice:cri-containerd:ID
         rf"[^:]+:(?:docker|cri-containerd|crio|containerd):{_HEX}",
         rf"lxc\.payload\.{_NAME}",  # LXC 4 and Incus
+        rf"machine-lxc\\x2d(?:\d+\\x2d)?{_NAME}\.scope",  # libvirt: lxc-NUMBER-NAME
         rf"machine-(?!qemu\\x2d){_NAME}\.scope",  # systemd-nspawn
         rf"systemd-nspawn@{_NAME}\.service",
+        rf"(?:lxc-\d+-)?{_NAME}\.libvirt-lxc",  # libvirt without systemd
+        rf"(?P<id>{_UUID}\.[^/]+?)(?:\.scope)?",  # Nomad: ALLOCATION.TASK
+        rf"docker-{_BUILD}\.scope",  # BuildKit within Docker, systemd driver
+        r"(?:apptainer|singularity)-(?P<id>\d+)\.scope",  # the number of its first process
+        rf"(?:runc|crun|youki)-{_NAME}\.scope",  # without a runtime above them
+        rf"kata_(?!overhead$){_NAME}",  # the virtual machine of a sandbox
+    )
+)
+#: Where the component before says whose it is: (that one, the container's).
+_BELOW = tuple(
+    (re.compile(before), re.compile(pattern))
+    for before, pattern in (
+        ("lxc", _NAME),  # before LXC 4, and Proxmox: /lxc/NAME
+        ("buildkit", _BUILD),
+        (r"garden(?:-[^/]+)?", rf"(?!(?:good|bad)$){_NAME}"),  # Cloud Foundry, Concourse
+        (r"garden(?:-[^/]+)?/(?:good|bad)", _NAME),
+        ("apptainer|singularity", r"(?P<id>\d+)"),
+        ("kata_overhead", rf"(?!kubepods){_NAME}"),
+        ("mesos", rf"(?P<id>{_UUID})"),
+        (r"[0-9a-f]{32}", r"(?P<id>[0-9a-f]{32}-\d+)"),  # ECS on Fargate
+        # containerd's namespaces, which `ctr` puts at the top: /default/NAME
+        (r"/(?:default|k8s\.io|moby)", _NAME),
     )
 )
 #: The kubelet's component for a Pod: "pod2c48913c-b29f-..." with the cgroupfs driver, and with
@@ -31,7 +58,6 @@ _POD = re.compile(
     r"(?P<uid>[0-9a-f]{8}(?:[-_][0-9a-f]{4}){3}[-_][0-9a-f]{12}|[0-9a-f]{32})"
     r"(?:\.slice)?(?::[^:]+:[0-9a-f]{64})?"
 )
-_LXC_PARENT = "lxc"  # before LXC 4, and Proxmox: /lxc/NAME
 _ESCAPED = re.compile(r"\\x([0-9a-f]{2})")  # systemd.unit(5)
 
 #: Kinds of units that have processes. systemd puts a "_" before a name that cgroupfs has a use for.
@@ -81,12 +107,9 @@ def _is_below(cgroup: str, delegated: int) -> bool:
 def container_ids(cgroup: str) -> list[str]:
     """Ids of the containers that a cgroup path names, the outermost first."""
     found: list[str] = []
-    before = ""
-    for part in cgroup.strip("/").split("/"):
-        container = _match_container(part) or (part if before == _LXC_PARENT else "")
-        if container and container not in found[-1:]:
+    for _, container in _containers(cgroup):
+        if container not in found[-1:]:
             found.append(container)
-        before = part
     return found
 
 
@@ -95,20 +118,39 @@ def container_id(cgroup: str) -> str:
     return next(reversed(container_ids(cgroup)), "")
 
 
-def _match_container(part: str) -> str:
+def _containers(cgroup: str) -> Iterator[tuple[int, str]]:
+    """How many components of a cgroup path end in one that names a container, and its id."""
+    parts = cgroup.strip("/").split("/")
+    for count, part in enumerate(parts, 1):
+        if container := _match_component(part) or _match_below(parts[:count]):
+            yield count, container
+
+
+@lru_cache(4096)
+def _match_component(part: str) -> str:
     for pattern in _COMPONENTS:
-        match = pattern.fullmatch(part)
-        if match:
+        if match := pattern.fullmatch(part):
             return _ESCAPED.sub(lambda code: chr(int(code[1], 16)), match["id"])
+    return ""
+
+
+def _match_below(parts: list[str]) -> str:
+    """Of the last one, which the one or two before it explain."""
+    *before, part = parts
+    names = ["/".join(before[-count:]) for count in (1, 2) if len(before) >= count]
+    if len(before) == 1:
+        names.append(f"/{before[0]}")
+    for above, pattern in _BELOW:
+        if any(map(above.fullmatch, names)) and (match := pattern.fullmatch(part)):
+            return match["id"]
     return ""
 
 
 def container_cgroup(cgroup: str, container_id: str) -> str:
     """The part of a cgroup path that ends in the component of a container, '' where it has none."""
-    parts = cgroup.split("/")
-    for count, part in enumerate(parts, 1):
-        if _match_container(part) == container_id:
-            return "/".join(parts[:count])
+    for count, found in _containers(cgroup):
+        if found == container_id:
+            return "/" + "/".join(cgroup.strip("/").split("/")[:count])
     return ""
 
 

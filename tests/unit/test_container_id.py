@@ -79,12 +79,70 @@ NAMED = {
     "/machine.slice/machine-web.scope": "web",
     "/machine.slice/machine-web.scope/payload/system.slice/nginx.service": "web",
     r"/machine.slice/machine-web\x2d1.scope/payload": "web-1",
-    r"/machine.slice/machine-lxc\x2d4711\x2dweb.scope": "lxc-4711-web",
+    r"/machine.slice/machine-lxc\x2d4711\x2dweb.scope": "web",
+    r"/machine.slice/machine-lxc\x2dweb.scope": "web",
+    r"/machine.slice/machine-lxc\x2d4711\x2dweb\x2d1.scope/libvirt": "web-1",
+    "/machine/web.libvirt-lxc": "web",
+    "/machine.partition/lxc-11111-web.libvirt-lxc": "web",
     "/machine.slice/systemd-nspawn@web.service/payload": "web",
     "/machine.slice/systemd-nspawn@web-1.service/payload/init.scope": "web-1",
 }
+ALLOCATION = "4744f0ea-7616-ab3a-a420-8e25056e3861"
+HANDLE = "2f57368b-0eda-4e52-64d8-af5c"
+BUILD = "k3v5b9l2m8n4p6q7r1s0t3u5w"
+#: Path of a cgroup -> id, of runtimes that most hosts do not have.
+OTHERS = {
+    "/default/redis": "redis",  # ctr run IMAGE redis
+    "/default/redis/init.scope": "redis",
+    f"/k8s.io/{ID}": ID,
+    f"/nomad.slice/share.slice/{ALLOCATION}.web.scope": f"{ALLOCATION}.web",
+    f"/nomad.slice/reserve.slice/{ALLOCATION}.web-1.scope": f"{ALLOCATION}.web-1",
+    f"/nomad.slice/{ALLOCATION}.web.scope": f"{ALLOCATION}.web",  # 1.4
+    f"/nomad/{ALLOCATION}.web": f"{ALLOCATION}.web",  # cgroup v1
+    f"/nomad/share/{ALLOCATION}.web": f"{ALLOCATION}.web",
+    f"/system.slice/garden.service/garden/good/{HANDLE}": HANDLE,
+    f"/system.slice/garden.service/garden/bad/{HANDLE}": HANDLE,
+    f"/garden/{HANDLE}": HANDLE,
+    f"/garden-1/{HANDLE}/init": HANDLE,
+    f"/buildkit/{BUILD}": BUILD,
+    f"/docker/buildkit/{BUILD}": BUILD,
+    f"/system.slice/docker-{BUILD}.scope": BUILD,
+    f"/default/{BUILD}": BUILD,
+    "/apptainer/4711": "4711",
+    "/system.slice/apptainer-4711.scope": "4711",
+    "/user.slice/user-1000.slice/user@1000.service/user.slice/apptainer-4711.scope": "4711",
+    "/singularity/4711": "4711",
+    f"/kubepods/pod{POD}/kata_{ID}": ID,
+    f"/kata_overhead/{ID}": ID,
+    f"/kata_overhead/kubepods/burstable/pod{POD}/{ID}": ID,
+    "/kata_web": "web",
+    f"/mesos/{POD}": POD,
+    f"/mesos/{POD}/mesos/{ALLOCATION}": ALLOCATION,
+    "/ecs/8f3f4d5e6a7b48c9a0b1c2d3e4f50617/8f3f4d5e6a7b48c9a0b1c2d3e4f50617-265927825":
+        "8f3f4d5e6a7b48c9a0b1c2d3e4f50617-265927825",
+    f"/system.slice/ecstasks.slice/ecstasks-1.slice/docker-{ID}.scope": ID,
+    "/system.slice/runc-web.scope": "web",
+    "/user.slice/crun-web.scope/container": "web",
+}  # fmt: skip
 NONE = (
     "",
+    "/default",
+    "/nomad.slice/share.slice",
+    f"/nomad.slice/{ALLOCATION}",
+    "/garden",
+    "/system.slice/garden.service/garden/good",
+    "/buildkit",
+    "/buildkit/short",
+    "/kata_overhead",
+    "/kata_overhead/kubepods/burstable",
+    "/apptainer",
+    "/apptainer/name",
+    "/mesos/name",
+    "/system.slice/default/x",
+    "/system.slice/docker-short.scope",
+    "/user.slice/user-1000.slice/user@1000.service/app.slice/app-flatpak-org.x-47.scope",
+    "/system.slice/snap.lxd.daemon.service",
+    "/system.slice/slurmstepd.scope/job_1/step_0/user/task_0",
     "/",
     "/init.scope",
     "/system.slice/docker.service",
@@ -130,6 +188,16 @@ def test_podman(path: str) -> None:
 @pytest.mark.parametrize(("path", "name"), NAMED.items())
 def test_lxc_and_nspawn(path: str, name: str) -> None:
     assert container_id(path) == name
+
+
+@pytest.mark.parametrize(("path", "name"), OTHERS.items())
+def test_other_runtimes(path: str, name: str) -> None:
+    assert container_id(path) == name
+
+
+def test_a_virtual_machine_around_the_container_of_a_pod() -> None:
+    """Kata's is known by its sandbox, in the Pod that it is."""
+    assert read_place(f"/kubepods/pod{POD}/kata_{ID}") == Place(ID, "", POD)
 
 
 NESTED = {
