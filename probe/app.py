@@ -47,7 +47,8 @@ if TYPE_CHECKING:
     from probe.sink import Sink
     from probe.snmp.process import SnmpAgent
 
-_SNAPSHOT_SHARE = 100  # a snapshot costs at most one per cent of one core
+_SNAPSHOT_SHARE = 100  # a snapshot costs at most one per cent of one core,
+_LONGEST_INTERVAL_S = 3.0  # unless that means to wait longer than this
 _SWEEP_S = 10.0
 _FLUSH_LOT = 16384  # records
 
@@ -142,7 +143,6 @@ class Probe:
     def tick(self) -> None:
         """One snapshot, and the records that are due."""
         started = time.monotonic()
-        self.exporter.forget(self.owners.refresh())
         self.links_part.call(self.interfaces.refresh)
         self.observe(self.collector.read())
         self._events.call(self.events.pass_on)
@@ -170,7 +170,6 @@ class Probe:
 
         A full cache is more than the destinations' queues hold, so the caller sends between lots.
         """
-        self.exporter.forget(self.owners.refresh())
         self._events.call(self.events.pass_on, may_wait=False)
         self._join_translated()
         now_ns, offset_ns = time.monotonic_ns(), _wall_offset_ns()
@@ -188,10 +187,15 @@ class Probe:
         yield 0
 
     def interval_s(self) -> float:
-        """Time between snapshots: as configured, longer on a host with very many sockets."""
-        return max(self.config.interval, _SNAPSHOT_SHARE * self.collector.snapshot_ns / 1e9)
+        """Time between snapshots: as configured, longer on a host with very many sockets.
+
+        Timeouts and the names of containers wait as long, so it is bounded.
+        """
+        due_s = _SNAPSHOT_SHARE * self.collector.snapshot_cpu_ns / 1e9
+        return max(self.config.interval, min(due_s, _LONGEST_INTERVAL_S))
 
     def observe(self, batch: FlowBatch) -> None:
+        self._refresh_names()
         self.own.remember(self.exporter.local_addresses(), time.monotonic())
         batch = self.own.take_out(batch)
         late = None
@@ -251,7 +255,12 @@ class Probe:
         for records in self.cache.take_brief(_wall_offset_ns()):
             self._send(records)
 
+    def _refresh_names(self) -> None:
+        """Rows are judged, and records leave, with the names that are known by now."""
+        self.exporter.forget(self.owners.refresh())
+
     def _send(self, records: Rows, may_wait: bool = True) -> None:
+        self._refresh_names()
         if self.nat:
             self._nat.call(self.nat.apply, records)
         if self.interfaces.veths:

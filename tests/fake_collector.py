@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import time
 from collections.abc import Collection
 
@@ -27,7 +28,7 @@ class FakeCollector:
         self.owners = owners
         self.hooks: list[str] = []
         self.each_read = each_read
-        self.snapshot_ns = 0
+        self.snapshot_ns = self.snapshot_cpu_ns = 0
         self.host_netns = 1
         self.made = 0
         self.reads = 0
@@ -46,7 +47,22 @@ class FakeCollector:
         return FlowBatch(self._connections())
 
     def drain(self) -> FlowBatch:
-        return FlowBatch(np.zeros(0, row_dtype()))
+        """Where ``ring`` was called: connections within the host, both ends of which are over."""
+        if not select.select([self._reader], [], [], 0)[0]:
+            return FlowBatch(np.zeros(0, row_dtype()))
+        os.read(self._reader, 1)
+        ends = self._connections()
+        peers = ends.copy()
+        peers["id"] += np.uint64(2**32)
+        for one, other in (("isn_local", "isn_remote"), ("local_port", "remote_port"),
+                           ("local_address", "remote_address")):  # fmt: skip
+            peers[one], peers[other] = ends[other], ends[one]
+        peers["role"] = 2
+        return FlowBatch(np.concatenate([ends, peers]))
+
+    def ring(self) -> None:
+        """Connections have ended that are not to wait for the next read."""
+        os.write(self._writer, b"!")
 
     def read_events(self) -> Rows:
         events = np.zeros(1, EVENT_DTYPE)

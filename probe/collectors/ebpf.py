@@ -88,7 +88,7 @@ class EbpfCollector:
         self.owners = owners
         self.tells_events = events
         self.hooks: list[str] = []
-        self.snapshot_ns = 0
+        self.snapshot_ns = self.snapshot_cpu_ns = 0
         self.host_netns = 0
         self._users = users
         self._command_line = read_command_line if command_lines else _no_command_line
@@ -282,7 +282,7 @@ class EbpfCollector:
 
     def _read_snapshot(self) -> list[Rows]:
         parts: list[Rows] = []
-        started = time.perf_counter_ns()
+        started, cpu_started = time.perf_counter_ns(), time.thread_time_ns()
         for _ in range(_MAX_PASSES):
             waiting = int(self._losses["snapshot_full"])
             self._count[0] = 0
@@ -294,6 +294,7 @@ class EbpfCollector:
                 break
             parts[-1] = concatenate_rows(parts[-1:])  # a copy: the next pass fills the same array
         self.snapshot_ns = time.perf_counter_ns() - started
+        self.snapshot_cpu_ns = time.thread_time_ns() - cpu_started
         return parts
 
     def _finish(self, rows: Rows) -> FlowBatch:

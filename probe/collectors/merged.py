@@ -119,7 +119,7 @@ class MergedCollector:
     def __init__(self, ebpf: EbpfCollector, netlink: NetlinkCollector, claims: Claims) -> None:
         self.owners = ebpf.owners
         self.hooks: list[str] = []
-        self.snapshot_ns = 0
+        self.snapshot_ns = self.snapshot_cpu_ns = 0
         self.host_netns = 0
         self.tells_events = ebpf.tells_events
         self._ebpf, self._netlink, self._claims = ebpf, netlink, claims
@@ -146,6 +146,7 @@ class MergedCollector:
         """All TCP and UDP flow ends with traffic since the last read, each from one of the two."""
         first, second = self._netlink.read(is_last).rows, self._ebpf.read(is_last).rows
         self.snapshot_ns = self._netlink.snapshot_ns + self._ebpf.snapshot_ns
+        self.snapshot_cpu_ns = self._netlink.snapshot_cpu_ns + self._ebpf.snapshot_cpu_ns
         return FlowBatch(self._claims.merge(first, second, is_read=True))
 
     def drain(self) -> FlowBatch:

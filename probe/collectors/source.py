@@ -22,6 +22,8 @@ class Collector(Protocol):
     hooks: list[str]
     #: How long the latest ``read`` took in the kernel and over its answers.
     snapshot_ns: int
+    #: Our processor time of that, which does not grow where others keep the machine busy.
+    snapshot_cpu_ns: int
     #: What rows of our own network namespace have in their ``netns`` column, 0 when unknown.
     host_netns: int
     #: Whether ``read_events`` ever has any.

@@ -67,7 +67,7 @@ class NetlinkCollector:
     ) -> None:
         self.owners = owners
         self.hooks: list[str] = []
-        self.snapshot_ns = 0
+        self.snapshot_ns = self.snapshot_cpu_ns = 0
         self.host_netns = 0
         self._are_metered = are_metered
         self._buffer = Buffer()
@@ -145,7 +145,7 @@ class NetlinkCollector:
 
         Nothing waits for a later read that could not be told now, so ``is_last`` changes nothing.
         """
-        started = time.perf_counter_ns()
+        started, cpu_started = time.perf_counter_ns(), time.thread_time_ns()
         self._spaces.refresh(is_new=True)
         parts, slots = self._dump_all()
         if self._are_metered:
@@ -159,6 +159,7 @@ class NetlinkCollector:
         ended = self._read_endings(list(self._spaces.entered.values()))
         left, self._left = self._left, []
         self.snapshot_ns = time.perf_counter_ns() - started
+        self.snapshot_cpu_ns = time.thread_time_ns() - cpu_started
         return _batch([rows for rows, _ in parts] + [self._ledger.renew(late)] + left + ended)
 
     def drain(self) -> FlowBatch:
