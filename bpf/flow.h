@@ -122,7 +122,8 @@ struct event_row {
 	__u8 tcp_state;
 	__u8 role;
 	__u8 owner_source;
-	__u8 pad[6];
+	__u8 pad[2];
+	__u32 remote_owner; /* for user space: whose the remote address is */
 };
 _Static_assert(sizeof(struct event_row) == 144, "event_row");
 

@@ -121,7 +121,14 @@ class Probe:
         )
         self._is_metering = True
         self.own = OwnTraffic(self.owners, self.collector.host_netns, self._is_guest)
-        self.events = EventFeed(self.collector, self.exporter, self.owners, self.own, self.filter)
+        self.events = EventFeed(
+            self.collector,
+            self.exporter,
+            self.owners,
+            self.own,
+            self.filter,
+            self._name_remote if self.remote else None,
+        )
         if self.config.nat:
             self.nat = Nat(self.collector.host_netns)
         if self.config.prometheus:
@@ -255,6 +262,10 @@ class Probe:
         for records in self.cache.take_brief(_wall_offset_ns()):
             self._send(records)
 
+    def _name_remote(self, records: Rows) -> None:
+        if self.remote:
+            self._remote.call(self.remote.apply, records)
+
     def _refresh_names(self) -> None:
         """Rows are judged, and records leave, with the names that are known by now."""
         self.exporter.forget(self.owners.refresh())
@@ -265,8 +276,7 @@ class Probe:
             self._nat.call(self.nat.apply, records)
         if self.interfaces.veths:
             self._veths.call(self.interfaces.veths.apply, records)
-        if self.remote:
-            self._remote.call(self.remote.apply, records)
+        self._name_remote(records)
         nameless = self.owners.nameless(time.monotonic())
         records = self.waiting.hold(records, nameless if may_wait else nameless[:0])
         records = self.filter.select_records(records, self.owners)

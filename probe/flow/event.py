@@ -20,10 +20,11 @@ class EventKind(IntEnum):
 
 
 #: One event of one flow end. ``time_ns`` is Unix time; ``flow_id`` the id of the end in flow rows;
-#: ``owner`` an OwnerTable index; ``error`` the errno of a CONNECT_FAILED, 0 when unknown; ``count``
-#: segments sent again since the last RETRANSMIT of the flow, else 1. Octets are of the IP layer,
-#: since the flow began, and of SEND and RECV those of the datagram. Events of containers have an
-#: owner, a time, the cgroup's id as ``cookie``, and no flow: ``ip_version`` is 0.
+#: ``owner`` an OwnerTable index; ``remote_owner`` one, too, where the remote address is known to be
+#: somebody's elsewhere; ``error`` the errno of a CONNECT_FAILED, 0 when unknown; ``count`` segments
+#: sent again since the last RETRANSMIT of the flow, else 1. Octets are of the IP layer, since the
+#: flow began, and of SEND and RECV those of the datagram. Events of containers have an owner, a
+#: time, the cgroup's id as ``cookie``, and no flow: ``ip_version`` is 0.
 EVENT_DTYPE = np.dtype(
     [
         ("time_ns", "i8"),
@@ -51,7 +52,8 @@ EVENT_DTYPE = np.dtype(
         ("tcp_state", "u1"),
         ("role", "u1"),
         ("owner_source", "u1"),
-        ("pad", "u1", 6),
+        ("pad", "u1", 2),
+        ("remote_owner", "u4"),
     ]
 )
 

@@ -85,7 +85,8 @@ class ContainerNames:
 
 
 def full_name(namespace: str, pod: str, container: str, workload: str = "") -> str:
-    """As people write it: 'shop/web-1/nginx', 'shop/Service/web', or the name of the container."""
+    """As people write it: 'shop/web-1/nginx', 'shop/web-1' where the container is not known,
+    'shop/Service/web', or the name of the container."""
     named = (namespace, pod or workload, container) if namespace else (container,)
     return "/".join(filter(None, named))
 

@@ -127,6 +127,7 @@ class EcsLines(ObjectLines):
             "destination": _end("destination", version),
             "sockflow": {
                 "local_owner": self._own,
+                "remote_owner": self._remote,
                 "flow_id": lines.digits("flow_id"),
                 "count": lines.number("count"),
                 **({"tcp": _tcp()} if is_tcp else {}),

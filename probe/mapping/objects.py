@@ -80,6 +80,7 @@ class AgentLines(ObjectLines):
         }
         if extra & CONTAINER:
             return {**tree, **self._exporter}
+        tree = {**tree, "remote_owner": self._owners["remote_owner"]}
         failed = {"ERRNO": lines.number("error"), "ERROR": lines.name("error", ErrorNames())}
         return {
             **tree,

@@ -7,7 +7,7 @@ from typing import Any
 
 from probe.flow.owner import Owner, OwnerTable
 from probe.mapping.objects import CONN_STATES
-from probe.view.flows import DOUBT, ENDED, PROTOCOLS, SHORT_ID, End, Flow
+from probe.view.flows import ENDED, PROTOCOLS, End, Flow, container_label
 
 
 def process_text(owner: Owner) -> str:
@@ -24,12 +24,15 @@ def user_text(owner: Owner) -> str:
 
 
 def container_text(owner: Owner) -> str:
-    """namespace/pod/container, the name, or the beginning of the id; with a '?' behind it where no
-    runtime confirms it."""
-    doubt = DOUBT if owner.is_unconfirmed else ""
-    if owner.pod_name:
-        return f"{pod_text(owner)}/{owner.container_name}{doubt}"
-    return (owner.container_name or owner.container_id[:SHORT_ID]) + doubt
+    """As ``flows.container_label``."""
+    return container_label(
+        owner.pod_namespace,
+        owner.pod_name,
+        owner.container_name,
+        owner.workload,
+        owner.container_id,
+        owner.is_unconfirmed,
+    )
 
 
 def pod_text(owner: Owner) -> str:

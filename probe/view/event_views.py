@@ -13,7 +13,7 @@ import numpy as np
 from probe.flow.batch import Role, Rows
 from probe.flow.event import EventKind
 from probe.flow.filter import Choice
-from probe.flow.owner import Owner, OwnerTable
+from probe.flow.owner import UNKNOWN, Owner, OwnerTable
 from probe.flow.rules import socket_ends
 from probe.mapping.columns import event_columns, socket_columns
 from probe.mapping.objects import AgentLines
@@ -85,10 +85,14 @@ class Events(EventView):
         if self._lines:
             self.write(self._lines.events(event_columns(events)))
         else:
-            self.write([event_line(event, self._owners[int(event["owner"])]) for event in events])
+            self.write([self._line(event) for event in events])
 
     def summary(self) -> str:
         return f"{self._shown} events"
+
+    def _line(self, event: Any) -> str:
+        owner, remote = (self._owners[int(event[name])] for name in ("owner", "remote_owner"))
+        return event_line(event, owner, remote)
 
 
 class Listening(EventView):
@@ -154,10 +158,11 @@ class ListeningOnScreen(Listening):
         )  # fmt: skip
 
 
-def event_line(event: Any, owner: Owner) -> str:
+def event_line(event: Any, owner: Owner, remote_owner: Owner = UNKNOWN) -> str:
     """A row of EVENT_DTYPE: '12:00:01.250 CONNECT tcp 10.0.0.1:40000 > 10.0.0.2:80, process ...'.
 
-    The arrow points from the client to the server; the local end comes first.
+    The arrow points from the client to the server; the local end comes first, and the container at
+    the remote one last, where it is known.
     """
     kind = EventKind(event["kind"])
     when = datetime.fromtimestamp(event["time_ns"] / 1e9).isoformat(timespec="milliseconds")
@@ -167,7 +172,9 @@ def event_line(event: Any, owner: Owner) -> str:
     arrow = "<" if event["role"] == Role.RESPONDER else ">"
     local, remote = (endpoint_text(event, end) for end in ("local", "remote"))
     flow = f"{protocol_text(int(event['protocol']))} {local} {arrow} {remote}"
-    return ", ".join([f"{head} {flow}", *_details(event, kind), *_who(owner)])
+    peer = container_text(remote_owner)
+    with_peer = [f"peer {peer}"] if peer else []
+    return ", ".join([f"{head} {flow}", *_details(event, kind), *_who(owner), *with_peer])
 
 
 def _details(event: Any, kind: EventKind) -> list[str]:

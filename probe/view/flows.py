@@ -160,11 +160,10 @@ def _name(end: End, record: Record, side: int) -> None:
         end.process = f"{_text(name) or '?'}({_text(pid)})" if pid else _text(name)
         end.user = _text(user) or ("" if uid is None else str(uid)[:_LONGEST])
     called, pod, namespace, workload = map(_text, names)
-    known = full_name(namespace, pod, called, workload) or _text(container)[:SHORT_ID]
     origin = record.get(_ORIGINS[side])
-    if known:
-        is_doubted = isinstance(origin, int) and origin & _UNCONFIRMED
-        end.container = known + (DOUBT if is_doubted else "")
+    is_doubted = isinstance(origin, int) and bool(origin & _UNCONFIRMED)
+    label = container_label(namespace, pod, called, workload, _text(container), is_doubted)
+    end.container = label or end.container
 
 
 def _key(record: Record) -> Key:
@@ -210,3 +209,17 @@ def _number(record: Record, name: str) -> int:
 def _text(value: object) -> str:
     """The same for names; one that is longer than any real one would be kept with each flow."""
     return str(value or "")[:_LONGEST]
+
+
+def container_label(
+    namespace: str,
+    pod: str,
+    container: str,
+    workload: str,
+    container_id: str,
+    is_doubted: bool = False,
+) -> str:
+    """Which container somebody is, as every view shows it: ``full_name``, or else the beginning of
+    the id, with a '?' behind it where no runtime confirms it; '' for nobody."""
+    label = full_name(namespace, pod, container, workload) or container_id[:SHORT_ID]
+    return label + DOUBT if label and is_doubted else label

@@ -34,8 +34,9 @@ def tree_lines(row: Any, owners: OwnerTable, node: str, now_s: float) -> list[st
 def _family(owner: Owner) -> list[str]:
     """The parent, and the process below it."""
     process, parent = process_text(owner), parent_text(owner)
-    if not process:
-        return []
+    if not process:  # a Pod or a Service of another host
+        container = container_text(owner)
+        return [f"└─ container {container}"] if container else []
     named = (("user", user_text(owner)), ("container", container_text(owner)))
     process = ", ".join([process, *(f"{name} {text}" for name, text in named if text)])
     return [f"└─ {parent}", f"   └─ {process}"] if parent else [f"└─ {process}"]

@@ -230,6 +230,28 @@ def test_events_wait_for_the_name_of_their_container() -> None:
     assert feed.feed.owners_in_use() == set()
 
 
+def test_the_other_end_is_named_as_records_are() -> None:
+    """By address and time; events of containers have no other end."""
+    asked: list[Rows] = []
+
+    def name(records: Rows) -> None:
+        asked.append(records.copy())
+        records["destination_owner"] = 9
+
+    feed = Feed()
+    feed.feed._name_remote = name
+    told: list[Rows] = []
+    feed.exporter.send_events = lambda events, now_s: told.append(events)  # type: ignore[method-assign]
+    there = {"flow_id": 1, "ip_version": 4, "protocol": 6, "time_ns": 77, "remote_port": 80,
+             "remote_address": [10, 96, 0, 1] + [0] * 12}  # fmt: skip
+    feed.pass_on(there, {"flow_id": 2, "kind": EventKind.CONTAINER_START, "ip_version": 0})
+    assert told[0]["remote_owner"].tolist() == [9, 0]
+    (records,) = asked
+    assert records["destination_address"][0].tolist() == there["remote_address"]
+    assert records["begun_ns"].tolist()[0] == 77
+    assert not records["destination_netns"].any()
+
+
 def test_at_the_end_nothing_waits() -> None:
     feed = Feed(runtime=Known())
     web = feed.owners.add(Owner(container_id="aa"))

@@ -342,7 +342,7 @@ def test_an_enricher_a_poller_or_a_feed_that_raises_ends_alone(
     errors = [one.getMessage() for one in caplog.records if one.levelname == "ERROR"]
     assert len(errors) == 1
     assert errors[0].startswith(name)
-    assert f"sockflow: {name} ended by Broken: out of order" in run.summary()
+    assert f"{name} ended by Broken: out of order" in run.summary()
     assert run.summary().endswith("lost: nothing")
 
 

@@ -14,8 +14,10 @@ from probe.flow.event import EVENT_DTYPE, SOCKET_DTYPE, EventKind
 from probe.flow.filter import Choice, combine, parse_rule
 from probe.flow.owner import Owner, OwnerTable
 from probe.view import groups, options, order
+from probe.view.describe import container_text, to_flow
 from probe.view.event_views import Events, Listening, event_line
 from probe.view.flow_views import FlowsByLine, GroupsAtEnd, JsonFlows
+from probe.view.flows import FlowTable
 from probe.view.live import LiveFlows
 from probe.view.tree import tree_lines
 from tests.json_schema import check_line
@@ -411,3 +413,52 @@ def test_kinds_of_events() -> None:
         EventKind.CONNECT_FAILED, EventKind.CLOSE, EventKind.SEND,
     ]  # fmt: skip
     assert options.kinds({"kind": []}) == list(EventKind)
+
+
+SERVICE = Owner(pod_namespace="shop", workload="Service/web")
+POD_ONLY = Owner(pod_namespace="shop", pod_name="web-1", pod_uid="u")
+IN_POD = Owner(pod_namespace="shop", pod_name="web-1", container_name="nginx", workload="Job/a")
+LABELS = [
+    (SERVICE, "shop/Service/web"),
+    (POD_ONLY, "shop/web-1"),
+    (IN_POD, "shop/web-1/nginx"),
+    (Owner(container_id="d" * 64), "d" * 12),
+    (Owner(container_name="ab", container_id="d" * 64), "ab"),
+    (Owner(), ""),
+]
+
+
+@pytest.mark.parametrize(("who", "label"), LABELS)
+def test_one_label_for_a_container_in_every_view(who: Owner, label: str) -> None:
+    """From the owner here, and from the elements that a collector gets."""
+    assert container_text(who) == label
+    record = {
+        "protocolIdentifier": 6, "sourceIPv4Address": "10.0.0.1", "sourceTransportPort": 4000,
+        "destinationIPv4Address": "10.0.0.2", "destinationTransportPort": 80,
+        "destinationPodNamespace": who.pod_namespace, "destinationPodName": who.pod_name,
+        "destinationWorkload": who.workload, "destinationContainerName": who.container_name,
+        "DST_PROC_CONTAINER_ID": who.container_id,
+    }  # fmt: skip
+    table = FlowTable()
+    table.observe([record], NOW_S)
+    (flow,) = table.newest(1)
+    assert flow.server.container == label
+
+
+@pytest.mark.parametrize(("who", "label"), LABELS[:3])
+def test_who_is_at_the_other_end_is_told_in_lines_trees_and_events(who: Owner, label: str) -> None:
+    table = owners()
+    other = table.add(who)
+    there = record(1, client=1, server=0, destination_owner=other)
+    (row,) = live(there).rows
+    assert to_flow(row, table).server.container == label
+    assert any(label in line for line in tree_lines(row, table, "node", NOW_S))
+    stream = io.StringIO()
+    events = Events(table, Choice(), stream, False, list(EventKind))
+    events.send_events(event(EventKind.CONNECT, remote_owner=other), NOW_S)
+    assert stream.getvalue().endswith(f"{WHO}, peer {label}\n")
+    in_json = io.StringIO()
+    events = Events(table, Choice(), in_json, True, list(EventKind))
+    events.send_events(event(EventKind.CONNECT, remote_owner=other), NOW_S)
+    found = check_line(in_json.getvalue())
+    assert found["REMOTE_CONTAINER"]["KUBE"]["NS"] == "shop"
