@@ -104,7 +104,8 @@ class Run:
         return self
 
     def summary(self) -> str:
-        return "\n".join(summarize(self.probe, self.losses, None))
+        lines = summarize(self.probe, self.losses, None)
+        return "\n".join(f"sockflow: {line}" for line in lines)
 
     def outlet(self, name: str) -> Outlet:
         (found,) = [one for one in self.probe.exporter.outlets if one.name.startswith(name)]
