@@ -355,6 +355,8 @@ def run(config: RunConfig) -> None:
     failure: SockflowError | None = None
     try:
         probe.open(config.destinations or (shown.destination if shown else "",))
+        if shown:
+            shown.follow(probe.exporter.local_addresses)
         with StopSignals(probe.exporter.reopening()) as stop:
             try:
                 Loop(probe, stop, shown).run(config.duration)

@@ -20,7 +20,7 @@ from probe.stop import StopSignals
 __all__ = ["CollectorSocket", "collect", "parse_listen", "read", "to_json"]
 
 _REFRESH_S = 1.0
-_LAST_READS = 32  # as many batches as the receive buffer holds
+_LAST_S = 10.0  # to read what waits at the end, a full receive buffer of each source
 
 
 def collect(
@@ -88,10 +88,18 @@ def _collect_until(
                 output.refresh(where)
             selector.select(max(0.0, min(refresh_at, end) - now))
             _receive(sources, output)
-        for _ in range(_LAST_READS):  # what already waits was sent in time
+        deadline = time.monotonic() + _LAST_S
+        while _are_readable(sources) and time.monotonic() < deadline:  # it was sent in time
             _receive(sources, output)
     finally:
         output.close()
+
+
+def _are_readable(sources: Iterable[Source]) -> bool:
+    with selectors.DefaultSelector() as selector:
+        for source in sources:
+            selector.register(source, selectors.EVENT_READ)
+        return bool(selector.select(0))
 
 
 def _receive(sources: Iterable[Source], output: Output) -> None:

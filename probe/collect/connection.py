@@ -17,12 +17,14 @@ Peer = tuple[str, int, int]
 class Connection:
     """A socket that does not block.
 
-    ``awaits`` is what a selector must wait for; ``is_ready`` turns True after the handshake.
+    ``awaits`` is what a selector must wait for; ``is_ready`` turns True after the handshake, and
+    ``is_proven`` with the first message that could be read. ``heard_s`` is when the last one came.
     """
 
     def __init__(self, accepted: socket.socket, peer: Peer, since_s: float) -> None:
         self.peer = peer
-        self.since_s = since_s
+        self.since_s = self.heard_s = since_s
+        self.is_proven = False
         self.stream = MessageStream()
         self.malformed_in_a_row = 0
         self.awaits = selectors.EVENT_READ

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Iterator
 
 from probe.collect.address import Listen
-from probe.collect.source import bind, collecting_process, summary
+from probe.collect.source import MOST_RECORDS, bind, collecting_process, summary
 from probe.errors import DecodeError
 from probe.ipfix.decode import CollectingProcess, Decoded, Record
 
@@ -28,6 +28,8 @@ class CollectorSocket:
     ) -> None:
         self.process = process or collecting_process(pen)
         self._socket = bind(Listen("ipfix", host, port))
+        self._only: tuple[str, int] | None = None
+        self.refused = 0
 
     @property
     def address(self) -> tuple[str, int]:
@@ -37,6 +39,16 @@ class CollectorSocket:
     def fileno(self) -> int:
         return self._socket.fileno()
 
+    def hear_only(self, exporter: tuple[str, int]) -> None:
+        """Take datagrams of this address and port from now on.
+
+        The socket is connected to it, so the kernel refuses all others. What others sent before is
+        counted as ``refused``.
+        """
+        if exporter != self._only:
+            self._socket.connect(exporter)
+            self._only = exporter
+
     def read(self) -> list[Record]:
         """Flow records of the datagrams that wait, at most some hundred; garbage is counted."""
         return self.receive().flows
@@ -45,6 +57,9 @@ class CollectorSocket:
         """The same with option records."""
         found = Decoded([], [])
         for datagram, peer in self._datagrams():
+            if self._only and peer[:2] != self._only:
+                self.refused += 1
+                continue
             try:
                 decoded = self.process.decode_message(datagram, peer)
             except DecodeError as error:
@@ -52,10 +67,12 @@ class CollectorSocket:
                 continue
             found.flows.extend(decoded.flows)
             found.options.extend(decoded.options)
+            if len(found.flows) + len(found.options) >= MOST_RECORDS:
+                break
         return found
 
     def losses(self) -> dict[str, int]:
-        return {}
+        return {"datagrams of strangers refused": self.refused}
 
     def summary(self) -> str:
         return summary(self.process.statistics, self.losses())
@@ -63,7 +80,7 @@ class CollectorSocket:
     def close(self) -> None:
         self._socket.close()
 
-    def _datagrams(self) -> Iterator[tuple[bytes, object]]:
+    def _datagrams(self) -> Iterator[tuple[bytes, tuple[str, int]]]:
         with contextlib.suppress(BlockingIOError):
             for _ in range(_BATCH):
                 yield self._socket.recvfrom(_MAX_DATAGRAM)

@@ -31,11 +31,9 @@ class JsonLines:
         self._with_options = with_options
 
     def show(self, decoded: Decoded) -> None:
-        lines = [to_json(record) for record in decoded.flows]
+        write_lines(sys.stdout, map(to_json, decoded.flows))
         if self._with_options:
-            lines += [to_json({"options": True, **record}) for record in decoded.options]
-        if lines:
-            write_lines(sys.stdout, lines)
+            write_lines(sys.stdout, (to_json({"options": True, **one}) for one in decoded.options))
 
     def refresh(self, where: str) -> None:
         """Nothing waits."""

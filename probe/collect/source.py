@@ -15,6 +15,9 @@ _log = logging.getLogger(__name__)
 
 #: Octets of a socket's receive buffer: a burst of every exporter's whole cache.
 RECEIVE_BUFFER = 8 << 20
+#: A source gives no more records at a time, except for the rest of what it reads at once: a
+#: message may have 65 000 of them, and each takes three hundred octets.
+MOST_RECORDS = 4096
 _SO_RCVBUFFORCE = 33
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 import signal
 import socket
+import struct
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -30,6 +32,7 @@ from tests.interop.programs import (
     wait_until,
 )
 from tests.interop.workload import INCLUDE, Workload
+from tests.messages import message, template
 
 
 @pytest.fixture(scope="module")
@@ -150,11 +153,11 @@ def _garbage(messages: list[bytes]) -> list[bytes]:
     source = random.Random(7)
     noise = [source.randbytes(source.randrange(1, 1400)) for _ in range(300)]
     noise += [b"", b"\0", b"\0\x0a\xff\xff" + bytes(500)]
-    for message in messages * 20:
-        broken = bytearray(message)
+    for octets in messages * 20:
+        broken = bytearray(octets)
         for _ in range(source.randrange(1, 8)):
             broken[source.randrange(len(broken))] = source.randrange(256)
-        noise += [bytes(broken), message[: source.randrange(len(message))]]
+        noise += [bytes(broken), octets[: source.randrange(len(octets))]]
     return noise
 
 
@@ -221,3 +224,35 @@ def test_without_a_destination_flows_are_shown(workload: Workload, tmp_path: Pat
     assert "\x1b" not in shown.output
     assert "lost: nothing" in shown.errors
     assert "0 records lost on the way" in shown.errors
+
+
+def test_a_strangers_flows_are_not_shown(workload: Workload, tmp_path: Path) -> None:
+    """Any user may send to a port of the loopback; the live view is believed."""
+    fields = [(8, 4), (12, 4), (7, 2), (11, 2), (4, 1), (1, 4), (2, 4)]
+    ends = bytes([203, 0, 113, 66, 203, 0, 113, 67]) + struct.pack("!HHBII", 1, 2, 6, 3, 4)
+    forged = message((2, template(256, *fields)), (256, ends))
+    sent = 0
+    with running((*SOCKFLOW, "run", *INCLUDE), tmp_path, "shown") as shown:
+        end = time.monotonic() + 60
+        while not shown.output and time.monotonic() < end:
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger:
+                for port in udp_ports(shown.process.pid):
+                    stranger.sendto(forged, (LOOPBACK, port))
+                    sent += 1
+            workload.datagrams(5)
+        assert shown.stop(signal.SIGINT) == 0, shown.errors
+    assert sent > 10
+    assert f"{workload.there.four}:7010" in shown.output
+    assert "203.0.113" not in shown.output
+    assert "lost: nothing" in shown.errors
+    assert "0 records lost on the way" in shown.errors
+
+
+def udp_ports(pid: int) -> set[int]:
+    """Local ports of the process's UDP sockets."""
+    inodes = set()
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(OSError):
+            inodes.add(os.readlink(entry).removeprefix("socket:[").removesuffix("]"))
+    lines = [line.split() for line in Path("/proc/net/udp").read_text().splitlines()[1:]]
+    return {int(words[1].partition(":")[2], 16) for words in lines if words[9] in inodes}

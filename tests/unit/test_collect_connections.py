@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import datetime
 import logging
+import os
+import resource
 import select
 import socket
 import ssl
 import struct
+import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from cryptography import x509
@@ -18,10 +24,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from probe.collect import connections
+from probe.collect import admission, connections
 from probe.collect.address import Listen
 from probe.collect.connections import CollectorConnections
-from probe.collect.source import collecting_process
+from probe.collect.source import MOST_RECORDS, collecting_process
 from probe.errors import ConfigError
 from probe.ipfix.decode import Record
 from tests.messages import message, template
@@ -157,15 +163,119 @@ def test_an_end_within_a_message_is_counted(collector: Collector) -> None:
 
 
 def test_too_many_are_refused(collector: Collector, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "_MAX_CONNECTIONS", 3)
-    exporters = [collector.connect() for _ in range(5)]
+    """As long as those that are there have sent something."""
+    monkeypatch.setattr(admission, "MAX_CONNECTIONS", 3)
+    exporters = [collector.connect() for _ in range(3)]
+    for exporter in exporters:
+        exporter.sendall(KNOWN + data(1))
+    collector.read_until(lambda: len(collector.flows) == 3)
+    exporters += [collector.connect() for _ in range(2)]
     collector.read_until(lambda: collector.refused == 2)
+    assert collector.losses()["connections refused"] == 2
+    collector.flows.clear()
     for exporter in exporters:
         exporter.close()
     collector.read_until(lambda: not collector._connections)
     with collector.connect() as late:
         late.sendall(KNOWN + data(1))
         collector.read_until(lambda: collector.flows)
+
+
+@pytest.mark.parametrize("bound", ["MAX_CONNECTIONS", "MAX_PER_HOST"])
+def test_who_says_nothing_makes_room(
+    collector: Collector, monkeypatch: pytest.MonkeyPatch, bound: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(admission, bound, 3)
+    idle = []
+    for number in range(3):
+        idle.append(collector.connect())
+        collector.read_until(partial(lambda n: len(collector._connections) == n, number + 1))
+    with collector.connect() as exporter:
+        exporter.sendall(KNOWN + data(7))
+        collector.read_until(lambda: collector.flows)
+    assert (collector.octets(), collector.refused, collector.displaced) == ([7], 0, 1)
+    assert idle[0].recv(1) == b"", "the oldest"
+    assert "closed for one of 127.0.0.1, since 3 are open" in caplog.text
+    for one in idle:
+        one.close()
+
+
+def test_silent_connections_are_closed(
+    collector: Collector, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with collector.connect() as good, collector.connect() as drip, collector.connect() as idle:
+        good.sendall(KNOWN + data(1))
+        drip.sendall(KNOWN[:-1])
+        collector.read_until(lambda: collector.flows and len(collector._connections) == 3)
+        monkeypatch.setattr(connections, "FIRST_MESSAGE_S", 0.0)
+        collector.receive()
+        assert (drip.recv(1), idle.recv(1)) == (b"", b"")
+        good.sendall(data(2, sequence=1))
+        collector.read_until(lambda: len(collector.flows) == 2)
+    assert collector.losses()["silent connections closed"] == 2
+    assert caplog.text.count("closed, no message in") == 1
+
+
+def test_without_a_descriptor_for_a_newcomer(collector: Collector) -> None:
+    """It is refused, and does not wake the collector up for ever."""
+    newcomer = socket.socket()
+    newcomer.settimeout(PATIENCE_S)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    collector.receive()
+    newcomer.connect(collector.address)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))), hard))
+    holes: list[int] = []
+    try:
+        while True:
+            holes.append(os.dup(0))
+    except OSError:
+        pass
+    try:
+        collector.receive()
+    finally:
+        for hole in holes:
+            os.close(hole)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert collector.refused == 1
+    assert newcomer.recv(1) == b""
+    assert not select.select([collector], [], [], 0)[0]
+    newcomer.close()
+    with collector.connect() as late:
+        late.sendall(KNOWN + data(1))
+        collector.read_until(lambda: collector.flows)
+
+
+def test_whose_place_it_is() -> None:
+    def connection(host: str, heard_s: float, is_proven: bool) -> Any:
+        return SimpleNamespace(peer=(host, 1, 1), heard_s=heard_s, is_proven=is_proven)
+
+    silent = [connection("flood", 5, False), connection("flood", 3, False),
+              connection("other", 1, False)]  # fmt: skip
+    proven = [connection("good", 0, True), connection("greedy", 4, True),
+              connection("greedy", 2, True), connection("greedy", 6, True)]  # fmt: skip
+    assert admission.find_victim(silent + proven, "new") is silent[1]
+    assert admission.find_victim(proven, "new") is proven[2]
+    assert admission.find_victim(proven, "greedy") is None
+    assert admission.find_victim(proven[:1], "new") is None
+
+
+def test_records_come_in_pieces(collector: Collector) -> None:
+    """A message of 65 000 records of an octet takes twenty megabytes when it is read."""
+    known = message((2, template(256, (4, 1))))
+    one = message((256, bytes(65_000)))
+    most = total = 0
+    with collector.connect() as exporter:
+        sender = threading.Thread(target=exporter.sendall, args=(known + one * 40,))
+        sender.start()
+        end = time.monotonic() + 60
+        while total < 40 * 65_000 and time.monotonic() < end:
+            if select.select([collector], [], [], 0.01)[0]:
+                count = len(collector.receive().flows)
+                most, total = max(most, count), total + count
+        sender.join()
+    assert total == 40 * 65_000
+    assert most <= MOST_RECORDS + 3 * 65_536
 
 
 class Authority:
