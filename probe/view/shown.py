@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from probe.collect import CollectorSocket
+from probe.own_traffic import OwnSocket
 from probe.view.flows import FlowTable
 from probe.view.screen import View, open_view
 
@@ -19,7 +20,7 @@ class Shown:
     """The built-in collector and its view. It hears nobody before ``follow``."""
 
     def __init__(self, pen: int) -> None:
-        self._exporter: Callable[[], Sequence[tuple[str, int]]] = tuple
+        self._exporter: Callable[[], Sequence[OwnSocket]] = tuple
         self.source = CollectorSocket("127.0.0.1", 0, pen)
         self.source.hear_only(self.source.address)
         self.flows = FlowTable()
@@ -29,7 +30,7 @@ class Shown:
     def destination(self) -> str:
         return f"ipfix://127.0.0.1:{self.source.address[1]}"
 
-    def follow(self, exporter: Callable[[], Sequence[tuple[str, int]]]) -> None:
+    def follow(self, exporter: Callable[[], Sequence[OwnSocket]]) -> None:
         """Hear the exporter that sends from the address that this tells, now and later."""
         self._exporter = exporter
         self._hear_exporter()
@@ -50,8 +51,8 @@ class Shown:
         )
 
     def _hear_exporter(self) -> None:
-        for address in self._exporter():
-            self.source.hear_only(address)
+        for address, port, _ in self._exporter():
+            self.source.hear_only((address, port))
 
     def close(self) -> None:
         if self._view:
