@@ -20,7 +20,8 @@ AS_ROOT := $(SUDO) env PYTHONDONTWRITEBYTECODE=1
 DOCKER := docker.io docker-compose $(shell . /etc/os-release; [ "$${VERSION_ID:-}" = 12 ] || echo docker-cli)
 BUILD_PACKAGES := clang llvm libbpf-dev libbpf1 linux-libc-dev make python3 python3-venv
 TEST_PACKAGES := bpftool busybox-static debootstrap $(DOCKER) ethtool gcc git iperf3 iproute2 iptables \
-	libc6-dev mrtg nfdump nftables pmacct procps prometheus prometheus-snmp-exporter snmp softflowd tcpdump tshark
+	libc6-dev libfixbuf-tools mrtg nfdump nftables pmacct procps prometheus prometheus-snmp-exporter snmp \
+	softflowd tcpdump tshark
 BENCH_PACKAGES := snmp snmpd softflowd
 
 # $(call install,packages): only what is missing; never starts the daemons that come along.
