@@ -1,0 +1,46 @@
+"""Names of users in containers, where only root can make what there is to look at."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from probe.metadata.own_files import read_own_names
+from probe.metadata.users import Names, UserNames, read_namespaces
+
+CONTAINER = "ab" * 32
+
+
+def test_a_device_is_not_opened(tmp_path: Path) -> None:
+    """One that never ends."""
+    path = tmp_path / "root" / "etc" / "passwd"
+    path.parent.mkdir(parents=True)
+    os.mknod(path, 0o600 | 0o020000, os.makedev(1, 5))  # /dev/zero
+    assert read_own_names(str(tmp_path)).users == {}
+
+
+def test_a_private_mount_namespace_for_real() -> None:
+    """Another mount namespace with other users in it, and one with those of the host."""
+    script = "import os,sys; sys.stdout.write('x'); sys.stdout.flush(); sys.stdin.read()"
+    change = 'f=$(mktemp) && echo "own:x:0:0::/:/" > $f && mount --bind $f /etc/passwd && '
+    for before, container, wanted in (
+        ("", "", Names("root", "root")),
+        ("", CONTAINER, Names("root", "root")),
+        (change, CONTAINER, Names("own", "root", True)),
+        (change, "", Names("", "", True)),
+    ):
+        command = f'{before} exec {sys.executable} -c "{script}"'
+        with subprocess.Popen(
+            ["unshare", "--mount", "sh", "-c", command],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        ) as child:  # fmt: skip
+            assert child.stdout
+            assert child.stdout.read(1) == b"x"
+            spaces = read_namespaces(child.pid)
+            assert spaces
+            assert spaces != read_namespaces("self")
+            found = UserNames().find(child.pid, 0, 0, spaces, container)
+            child.communicate()
+        assert found == wanted
