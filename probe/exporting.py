@@ -171,6 +171,11 @@ class Exporter:
         """Octets that wait to be sent, none of them to a destination that is unreachable."""
         return sum(outlet.backlog for outlet in self.outlets if not outlet.is_down)
 
+    @property
+    def unfinished(self) -> list[Outlet]:
+        """Those to whom something is on its way yet, or waits for a connection."""
+        return [outlet for outlet in self.outlets if outlet.unfinished]
+
     def local_addresses(self) -> list[OwnSocket]:
         """Where the destinations' sockets send from."""
         found = [(outlet.local_address(), outlet.sink) for outlet in self.outlets]

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _REFRESH_S = 1.0
+_PATIENCE_S, _LOOK_S = 1.0, 0.02
 _FLUSH_S = 15.0  # a full cache of the default size takes ten at the default pace
 
 
@@ -92,6 +93,7 @@ class Loop:
         while True:
             try:
                 if next(rest, None) is None:
+                    self._await_arrival(deadline)
                     return
                 self._deliver(deadline)
             except Exception as error:
@@ -160,6 +162,18 @@ class Loop:
             self._wait(min(self._pump_at, deadline))
         while self._shown and self._view.call(self._shown.read):
             pass
+
+    def _await_arrival(self, deadline: float) -> None:
+        """Until what TCP collectors were sent has arrived, and those that are away have come back
+        for what was kept. Others wait for nobody: all that they can be sent has left."""
+        exporter, patient_until = self._probe.exporter, time.monotonic() + _PATIENCE_S
+        while (now := time.monotonic()) < deadline and (late := exporter.unfinished):
+            if now >= patient_until:
+                patient_until = deadline
+                names = ", ".join(outlet.name for outlet in late)
+                left_s = deadline - now
+                _log.warning("%s: waiting up to %.0f s for what has not arrived", names, left_s)
+            self._wait(min(now + _LOOK_S, deadline))
 
     def _wait(self, until: float) -> None:
         """Serve what is ready until ``until`` or the first event; send what the pace allows."""

@@ -14,6 +14,7 @@ from probe.flow.index import distinct
 from probe.guard import Part
 from probe.own_traffic import Endpoint
 from probe.sink import Abandoning, EventSink, OwnerKeeping, Pairing, Sink
+from probe.stream import Stream
 
 if TYPE_CHECKING:
     from probe.export.statistics import SendStatistics
@@ -109,6 +110,14 @@ class Outlet:
     def backlog(self) -> int:
         """Octets that wait to be sent."""
         return self._ask(lambda: self.sink.backlog, 0)
+
+    @property
+    def unfinished(self) -> int:
+        """Octets that are worth some patience at the end."""
+        sink = self.sink
+        if isinstance(sink, Stream):
+            return self._ask(lambda: sink.unfinished, 0)
+        return 0 if self.is_down else self.backlog
 
     def local_address(self) -> Endpoint | None:
         return self._ask(self.sink.local_address, None)

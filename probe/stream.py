@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from probe.export.sender import PacedSender, Sender
+from probe.export.sender import PacedSender, Sender, StreamSender
 from probe.export.statistics import SendStatistics
 from probe.flow.batch import Rows
 from probe.flow.biflow import pair_directions
@@ -161,6 +161,15 @@ class Stream:
     def backlog(self) -> int:
         """Octets that wait: of messages, and of records that are none yet."""
         return self.sender.backlog + self._waiting
+
+    @property
+    def unfinished(self) -> int:
+        """Octets that are worth some patience at the end: over a connection what has not arrived,
+        also while it is broken; else what waits for who is there."""
+        sender = self.sender
+        if isinstance(sender, StreamSender):
+            return sender.unfinished + self._waiting
+        return 0 if self.is_down else self.backlog
 
     def forget(self, owners: list[int]) -> None:
         self.encoder.forget(owners)

@@ -89,6 +89,10 @@ class StreamSender(Sender, Protocol):
 
     keeps_order: bool
 
+    @property
+    def unfinished(self) -> int:
+        """Octets that have not arrived: kept while the collector is away, or on their way."""
+
 
 def open_sender(destination: Destination, look_up_s: float = DEFAULT_LOOK_UP_S) -> Sender:
     """The sender for ``destination``, whose name is looked up again every ``look_up_s``.

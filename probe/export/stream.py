@@ -73,6 +73,11 @@ class StreamDestination:
         return self._queue.octets
 
     @property
+    def unfinished(self) -> int:
+        """Octets that have not arrived, those included that the connection has taken."""
+        return self._queue.octets
+
+    @property
     def is_stocked(self) -> bool:
         """Never: what a stream is given is as safe as what waits elsewhere."""
         return False
