@@ -113,6 +113,10 @@ class Metering:
         """What never became a row, by cause, never reset."""
         return self._probe.losses()
 
+    def notices(self) -> Mapping[str, int]:
+        """What came late, twice or with less detail, and is no loss, by cause, never reset."""
+        return self._probe.notices()
+
     def close(self) -> None:
         """Detach; what was not iterated over is lost. In the thread that iterates, or after it."""
         if self._stop.fileno() >= 0:

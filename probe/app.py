@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from probe.causes import split
 from probe.collectors.source import Collector, open_collector
 from probe.config import RunConfig
 from probe.errors import ConfigError, MeteringError, SockflowError
@@ -239,19 +240,28 @@ class Probe:
 
     def losses(self) -> dict[str, int]:
         """What was lost before it became a Flow Record, by cause."""
+        return split(self._counts())[0]
+
+    def notices(self) -> dict[str, int]:
+        """What went wrong without a loss, by cause (``probe.causes``)."""
+        return split(self._counts())[1]
+
+    def _counts(self) -> dict[str, int]:
         if not self._is_metering:
             return {}
         with contextlib.suppress(Exception):  # of a collector that broke the latest stay
             self._collector_losses = self.collector.losses()
-        lost = {
+        counts = {
             **self._collector_losses,
-            "late_packets": self.cache.late_packets,
+            "packets_after_end": self.cache.lost_packets,
+            "late_packets": self.cache.late_packets - self.cache.lost_packets,
             "flows_evicted": self.cache.evicted,
         }
         if self.nat:
             asked = self.nat.statistics
-            lost |= {"nat_not_looked_up": asked.skipped, "nat_unread": asked.unread + asked.errors}
-        return lost
+            counts["nat_not_looked_up"] = asked.skipped
+            counts["nat_unread"] = asked.unread + asked.errors
+        return counts
 
     def _join_translated(self) -> None:
         if self.nat and self._nat.is_on:

@@ -46,9 +46,11 @@ class OwnTraffic:
         self._netns = netns
         self._pid = os.getpid() if _pid_is_kernels() and not is_guest else None
         self._addresses: dict[OwnSocket, float] = {}
+        self._now_s = 0.0
 
     def remember(self, addresses: list[OwnSocket], now_s: float) -> None:
         """The addresses that export sockets are bound to at ``now_s`` (monotonic)."""
+        self._now_s = now_s
         self._addresses.update(dict.fromkeys(addresses, now_s))
         for address in [a for a, t in self._addresses.items() if now_s - t > _REMEMBERED_S]:
             del self._addresses[address]
@@ -72,9 +74,12 @@ class OwnTraffic:
         """Ends of our own, and the other ends of these."""
         ours = self._has_our_pid(rows)
         theirs = np.zeros(len(rows), bool)
-        for address in self._addresses:
-            ours |= self._matches(rows, "local", address)
-            theirs |= self._matches(rows, "remote", address)
+        for address, last_s in self._addresses.items():
+            for side, found in (("local", ours), ("remote", theirs)):
+                matches = self._matches(rows, side, address)
+                if last_s < self._now_s and matches.any():
+                    matches &= _began_before(rows, last_s)
+                found |= matches
         return ours, theirs
 
     def _count(self, own: Rows) -> None:
@@ -100,6 +105,14 @@ class OwnTraffic:
             if _is_loopback(packed) and self._netns:  # every namespace has a loopback of its own
                 found &= rows["netns"] == self._netns
         return found
+
+
+def _began_before(rows: Rows, last_s: float) -> NDArray[np.bool_]:
+    """Whoever begins when we have left an address got its port after us. Events do not tell."""
+    if "start_ns" not in (rows.dtype.names or ()):
+        return np.ones(len(rows), bool)
+    began: NDArray[np.bool_] = rows["start_ns"] <= np.uint64(last_s * 1e9)
+    return began
 
 
 def _pid_is_kernels() -> bool:

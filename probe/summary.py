@@ -52,13 +52,24 @@ def summarize(probe: Probe, losses: Mapping[str, int], shown: CollectorSocket | 
     for part in probe.guard.failed:
         if part not in destinations:
             lines.append(f"{part.name} ended by {part.error}")
+    if noticed := notice_line(probe.notices()):
+        lines.append(noticed)
     lines.append(lost_line({**losses, **_own_losses(probe)}))
     return lines
 
 
 def lost_line(losses: Mapping[str, int]) -> str:
-    named = [f"{name} {count}" for name, count in losses.items() if count]
-    return f"lost: {', '.join(named) or 'nothing'}"
+    return f"lost: {_named(losses) or 'nothing'}"
+
+
+def notice_line(notices: Mapping[str, int]) -> str:
+    """'' where there is nothing to say."""
+    named = _named(notices)
+    return f"late, or with less detail, but not lost: {named}" if named else ""
+
+
+def _named(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in counts.items() if count)
 
 
 def _own_losses(probe: Probe) -> dict[str, int]:

@@ -27,7 +27,7 @@ class _Metering:
         return 0, 0
 
     def losses(self) -> dict[str, int]:
-        return {"flows_evicted": 3, "late_packets": 2, "rows_lost": 1}
+        return {"flows_evicted": 3, "packets_after_end": 2, "rows_lost": 1}
 
 
 Open = Callable[[str], ZmqSink]

@@ -88,7 +88,8 @@ class FlowCache:
         self._observed_ns = 0
         self.observed_flows = 0
         self.evicted = 0
-        self.late_packets = 0
+        #: Packets of ends that came when their flow had ended, and which of these nobody told.
+        self.late_packets = self.lost_packets = 0
 
     @property
     def entries(self) -> int:
@@ -326,8 +327,11 @@ class FlowCache:
         self._revive(slots[ended & (rows["protocol"] == UDP)])
         late = np.flatnonzero(ended & (rows["protocol"] == TCP))
         if len(late):
-            self.late_packets += int(rows["tx_packets"][late].sum())
-            self.late_packets += int(rows["rx_packets"][late].sum())
+            sent, received = (rows[name][late] for name in ("tx_packets", "rx_packets"))
+            self.late_packets += int(sent.sum()) + int(received.sum())
+            # What it received the peer has told, if there is one here.
+            alone = table.peer[slots[late]] == NOBODY
+            self.lost_packets += int(sent.sum()) + int(received[alone].sum())
             table.ended_ns[slots[late]] = now_ns
 
     def _revive(self, slots: Slots) -> None:

@@ -150,6 +150,11 @@ def _health(snapshot: Snapshot) -> Iterator[Metric]:
         "What was lost before it became a flow record, by cause.",
         [({"cause": cause}, count) for cause, count in snapshot.losses.items()],
     )
+    yield _counter(
+        "sockflow_notices",
+        "What came late or with less detail, and was not lost, by cause.",
+        [({"cause": cause}, count) for cause, count in snapshot.notices.items()],
+    )
     yield _gauge(
         "sockflow_failed_parts",
         "Parts of the probe that an error of their own has ended: destinations, runtimes, others.",

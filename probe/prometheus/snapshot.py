@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from probe.interfaces.table import Link
@@ -53,6 +53,7 @@ class Snapshot:
     ticks: tuple[tuple[int, ...], float]
     tick_delays: tuple[tuple[int, ...], float]
     failed_parts: Sequence[str] = ()
+    notices: Mapping[str, int] = field(default_factory=dict)
 
 
 def take_snapshot(probe: Probe) -> Snapshot:
@@ -74,6 +75,7 @@ def take_snapshot(probe: Probe) -> Snapshot:
         waiting_records=len(probe.waiting),
         agent_deaths=probe.snmp.deaths if probe.snmp else 0,
         losses=probe.losses(),
+        notices=probe.notices(),
         destinations=_figures(probe.exporter.outlets),
         failed_parts=[part.name for part in probe.guard.failed],
         ticks=probe.tick_times.copy(),

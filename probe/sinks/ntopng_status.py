@@ -11,6 +11,8 @@ from probe.self_report import Metering
 from probe.sinks import ntopng_topics as topics
 
 _BITS = 8
+#: Causes of losses that count packets.
+_OF_PACKETS = ("packets_after_end", "udp_peers_full")
 _MEGA = 1_000_000
 
 
@@ -46,7 +48,8 @@ class Status:
             "mode": "sockets",
             "bytes": self._octets,
             "packets": self._packets,
-            "packet_drops": losses.get("late_packets", 0) + self._sent.dropped_packets,
+            "packet_drops": sum(losses.get(cause, 0) for cause in _OF_PACKETS)
+            + self._sent.dropped_packets,
             "iface": {
                 "name": "sockets",
                 "speed": self.speed // _MEGA,

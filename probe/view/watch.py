@@ -15,7 +15,7 @@ from probe.flow.owner import OwnerTable
 from probe.log import say
 from probe.loop import Loop
 from probe.stop import StopSignals
-from probe.summary import lost_line
+from probe.summary import lost_line, notice_line
 from probe.view.event_views import Events, Listening, ListeningOnScreen
 from probe.view.flow_views import (
     FlowsByLine,
@@ -69,6 +69,8 @@ def _show(config: RunConfig, make: Callable[[OwnerTable], View]) -> None:
         losses = probe.losses()
     finally:
         probe.close()
+    if noticed := notice_line(probe.notices()):
+        say(noticed)
     say(f"{outlet.summary()} shown, {lost_line(losses)}")
     if failure:
         raise failure

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from lab import Host, run
 
+from probe.causes import NOTICES
 from probe.collect.source import collecting_process
 from probe.ipfix.decode import Decoded
 from probe.ipfix.elements import DOCUMENTATION_PEN
@@ -156,8 +157,7 @@ def test_every_cause_of_loss_has_a_row(observed: Observed, version: int) -> None
     declared = (ROOT / "bpf" / "flow.h").read_text().partition("struct losses {")[2]
     kernel = set(re.findall(r"__u64 (\w+);", declared))
     assert len(kernel) >= 5
-    ours = {"late_packets", "flows_evicted", "nat_not_looked_up", "nat_unread"}
-    assert set(causes) == kernel | {"recursion_misses"} | ours
+    assert set(causes) == (kernel - set(NOTICES)) | {"recursion_misses", "packets_after_end"}
     assert set(causes.values()) == {0}
 
 

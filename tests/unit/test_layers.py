@@ -16,7 +16,7 @@ PROBE = ROOT / "probe"
 LAYERS = [
     {"cli", "__main__", "api", "app", "loop", "process", "version", "summary", "exporting",
      "stream", "self_report", "own_traffic", "collect", "stop", "heap", "config", "view",
-     "show_templates", "sink", "sinks", "prometheus", "snmp", "guard", "guarded",
+     "show_templates", "sink", "sinks", "prometheus", "snmp", "guard", "guarded", "causes",
      "outlet"},
     {"collectors"},
     {"kernel"},

@@ -102,3 +102,17 @@ def test_the_same_port_of_another_protocol_is_somebody_elses(protocol: int) -> N
     ]
     others = 23 - protocol
     assert ids(own.take_out(batch(*rows))) == [10 * others, 10 * others + 1]
+
+
+def test_a_port_that_we_have_left_is_of_who_got_it_then() -> None:
+    """A connection to a collector that is down takes another port each time it is tried."""
+    own = OwnTraffic(OwnerTable())
+    own.remember([("127.0.0.1", 5000, 6)], 100.0)
+    own.remember([("127.0.0.1", 5001, 6)], 103.0)
+    ours = {"local_address": "127.0.0.1", "local_port": 5000, "protocol": 6}
+    rows = [
+        {"id": 1, "start_ns": 99 * 10**9, **ours},  # our own, told late
+        {"id": 2, "start_ns": 102 * 10**9, **ours},
+        {"id": 3, "start_ns": 104 * 10**9, **ours, "local_port": 5001},  # we have it still
+    ]
+    assert ids(own.take_out(batch(*rows))) == [2]

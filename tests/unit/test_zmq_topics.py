@@ -27,7 +27,7 @@ def test_the_status(open_: Open, listen: Listen) -> None:
     assert status["packets"] == int(records["packets"].sum())
     assert status["packet_drops"] == 2
     assert status["drops"] == {
-        "export_queue_full": 0, "too_many_flows": 3, "late_packets": 2, "rows_lost": 1
+        "export_queue_full": 0, "too_many_flows": 3, "packets_after_end": 2, "rows_lost": 1
     }  # fmt: skip
     assert status["zmq"]["num_zmq_exporters"] == 1
     assert {status["probe"]["unique_source_id"]} == reader.source_ids

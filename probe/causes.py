@@ -1,0 +1,26 @@
+"""What went wrong while metering, by cause: which of it lost something, and which did not.
+
+Collectors, the cache and NAT count by cause. Of most causes something is told by nobody: they are
+losses. After the others everything is told all the same, later, twice or with less detail: they are
+notices. Every output keeps the two apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+#: Causes of notices, with what they count. Any other cause is a loss.
+NOTICES = {
+    "snapshot_full": "flow ends that waited for the next pass over the sockets",
+    "dumps_interrupted": "dumps during which a table changed; the next one has the rest",
+    "late_packets": "packets of ends that came late, when their peer had told them already",
+    "flows_evicted": "flows that left the full cache early, and have one record more if they go on",
+    "nat_not_looked_up": "records whose translation, if any, was not asked for: there was no time",
+    "nat_unread": "answers of connection tracking that could not be read",
+}
+
+
+def split(counts: Mapping[str, int]) -> tuple[dict[str, int], dict[str, int]]:
+    """Losses and notices."""
+    losses = {cause: count for cause, count in counts.items() if cause not in NOTICES}
+    return losses, {cause: count for cause, count in counts.items() if cause in NOTICES}

@@ -1,0 +1,80 @@
+"""Losses are told apart from what came late or with less detail, in every output."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from probe.causes import NOTICES, split
+from probe.config import build
+from probe.flow.batch import FlowBatch, Mark, Rows, row_dtype
+from probe.flow.cache import FlowCache
+from probe.loop import Loop
+from probe.stop import StopRequest
+from probe.summary import summarize
+from tests.fake_collector import fake_probe
+
+ROOT = Path(__file__).resolve().parents[2]
+S = 10**9
+
+
+def test_every_notice_is_a_cause_that_is_counted() -> None:
+    """A name that nobody counts by would turn its cause into a loss."""
+    sources = [ROOT / "bpf" / "flow.h", *(ROOT / "probe").rglob("*.py")]
+    texts = [path.read_text() for path in sources if path.name != "causes.py"]
+    for cause in NOTICES:
+        assert any(re.search(rf"\b{cause}\b", text) for text in texts), cause
+    assert split({"snapshot_full": 3, "flow_ring_full": 4, "unheard_of": 5}) == (
+        {"flow_ring_full": 4, "unheard_of": 5},
+        {"snapshot_full": 3},
+    )
+
+
+def test_summary_and_metering_tell_them_apart(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    counts = {"flow_ring_full": 4, "snapshot_full": 3, "udp_peers_full": 0}
+    probe, collector = fake_probe(monkeypatch, build({"interval": 0.05, "docker": False}))
+    monkeypatch.setattr(collector, "losses", lambda: counts)
+    probe.open([f"json://{tmp_path}/flows"])
+    stop = StopRequest()
+    for _ in Loop(probe, stop).steps(60):
+        stop.request()
+    losses, notices = probe.losses(), probe.notices()
+    probe.close()
+    assert (losses["flow_ring_full"], losses["packets_after_end"]) == (4, 0)
+    assert notices["snapshot_full"] == 3
+    assert not losses.keys() & NOTICES.keys()
+    *_, noticed, lost = summarize(probe, losses, None)
+    assert lost == "lost: flow_ring_full 4"
+    assert noticed == "late, or with less detail, but not lost: snapshot_full 3"
+    assert json.dumps([losses, notices])  # plain integers
+
+
+def end(number: int, is_client: bool, mark: int = Mark.CLOSED) -> Rows:
+    rows: Rows = np.zeros(1, row_dtype())
+    rows["id"], rows["mark"], rows["ip_version"], rows["protocol"] = number, mark, 4, 6
+    rows["isn_local"], rows["isn_remote"] = (7, 8) if is_client else (8, 7)
+    rows["local_port"], rows["remote_port"] = (4000, 80) if is_client else (80, 4000)
+    rows["tx_packets"], rows["rx_packets"] = 3, 2
+    return rows
+
+
+def test_packets_of_a_late_end_were_told_by_its_peer() -> None:
+    cache = FlowCache()
+    cache.observe(FlowBatch(end(1, True)), 10 * S)
+    assert len(cache.expire(11 * S, 0)) == 2
+    cache.observe(FlowBatch(end(2, False)), 12 * S)
+    assert (cache.late_packets, cache.lost_packets) == (5, 0)
+
+
+def test_what_an_end_sends_after_the_last_record_is_lost() -> None:
+    cache = FlowCache()
+    cache.observe(FlowBatch(np.concatenate([end(1, True), end(2, False, mark=0)])), 10 * S)
+    assert len(cache.expire(11 * S, 0)) == 2
+    cache.observe(FlowBatch(end(2, False)), 12 * S)
+    assert (cache.late_packets, cache.lost_packets) == (5, 3)  # of the 2 received the peer told
