@@ -90,7 +90,7 @@ class Nfcapd(Listener):
     def nfdump(self, *options: str) -> list[str]:
         done = subprocess.run(
             ["nfdump", "-R", str(self.files), *options],
-            check=True, text=True, capture_output=True, timeout=30,
+            check=True, text=True, capture_output=True, timeout=180,
         )  # fmt: skip
         return [line for line in done.stdout.splitlines() if line.strip()]
 
@@ -124,7 +124,7 @@ class Nfacctd(Listener):
         primitives.write_text(
             subprocess.run(
                 [*SOCKFLOW, "templates", "--pmacct", self.profile, *protocol],
-                check=True, text=True, capture_output=True, timeout=30, cwd=ROOT,
+                check=True, text=True, capture_output=True, timeout=180, cwd=ROOT,
             ).stdout
         )  # fmt: skip
         self._file = self.folder / "flows.csv"
@@ -312,7 +312,7 @@ class Capture(Listener):
         return subprocess.run(
             [*AS_NOBODY, "tshark", "-r", str(self.file), "-d", f"udp.port=={self.port},cflow",
              *options],
-            check=True, text=True, capture_output=True, timeout=60,
+            check=True, text=True, capture_output=True, timeout=180,
         ).stdout  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 SOCKFLOW = (sys.executable, "-m", "probe")
 LOOPBACK = "127.0.0.1"
-_PATIENCE_S = 20.0
+_PATIENCE_S = 120.0
 #: For a program that refuses root: nobody to itself, with the files that root may read.
 AS_NOBODY = ("unshare", "--user", "--map-user=65534", "--map-group=65534")
 _SO_RCVBUFFORCE = 33

@@ -26,7 +26,7 @@ _FLOWS = 40
 def written(*arguments: str) -> str:
     """What the command writes to standard output."""
     command = (*SOCKFLOW, "templates", *arguments)
-    done = subprocess.run(command, check=True, text=True, capture_output=True, timeout=30)
+    done = subprocess.run(command, check=True, text=True, capture_output=True, timeout=180)
     return done.stdout
 
 

@@ -116,7 +116,7 @@ class Section:
     def _do(self, command: str) -> str:
         """Its output; nothing that is documented may fail or complain."""
         done = subprocess.run(
-            ["sh", "-ec", command], cwd=self.folder, capture_output=True, text=True, timeout=60,
+            ["sh", "-ec", command], cwd=self.folder, capture_output=True, text=True, timeout=180,
             check=False,
         )  # fmt: skip
         assert done.returncode == 0, (command, done.stderr)

@@ -72,7 +72,7 @@ def exported(folder: Path, capture: Path, *options: object) -> Iterator[list[dic
         subprocess.run(
             ["softflowd", "-d", "-6", "-r", capture, "-n", f"{LOOPBACK}:{collector.port}",
              "-p", folder / "pid", "-c", "none", *map(str, options)],
-            check=True, capture_output=True, timeout=10,
+            check=True, capture_output=True, timeout=180,
         )  # fmt: skip
         wait_until(lambda: len(collector.records()) > CONNECTIONS, "softflowd's records")
         collector.finish()
@@ -149,6 +149,6 @@ def test_biflows_of_softflowd(tmp_path: Path, capture: tuple[Path, float]) -> No
 
 def test_the_capture_is_what_the_test_says(capture: tuple[Path, float]) -> None:
     command = ["tshark", "-r", str(capture[0]), "-T", "fields", "-e", "frame.number"]
-    done = subprocess.run(command, check=True, text=True, capture_output=True, timeout=30)
+    done = subprocess.run(command, check=True, text=True, capture_output=True, timeout=180)
     assert len(done.stdout.split()) == 3 * CONNECTIONS + QUERIES
     assert len(expected()) == 2 * CONNECTIONS + QUERIES

@@ -108,7 +108,7 @@ def observed(
 
 
 def _scrape(port: int) -> str:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=20) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=180) as answer:
         return str(answer.read().decode())
 
 
@@ -172,6 +172,6 @@ def test_an_address_that_is_taken_is_said_in_one_line(tmp_path: Path) -> None:
         port = taken.getsockname()[1]
         command = (*SOCKFLOW, "run", "-e", "ipfix://127.0.0.1:9", "--prometheus", port)
         program = Program((*command, "--duration", 1), tmp_path, "refused")
-        assert program.process.wait(20) == 2
+        assert program.process.wait(120) == 2
     assert f"cannot listen on 127.0.0.1 port {port}" in program.errors
     assert len(program.errors.splitlines()) == 1

@@ -48,7 +48,7 @@ def test_tshark_reads_the_same(tmp_path: Path, sample: Sample) -> None:
     done = subprocess.run(
         ["tshark", "-r", str(tmp_path / "flows.pcap"), "-d", f"udp.port=={_PORT},cflow",
          "-T", "fields", "-E", "separator=;", *asked],
-        check=True, text=True, capture_output=True, timeout=60,
+        check=True, text=True, capture_output=True, timeout=180,
     )  # fmt: skip
     found = []
     for line in done.stdout.splitlines():

@@ -106,7 +106,7 @@ def test_ntopng_reads_what_the_file_holds(hosts: tuple[Host, Host], tmp_path: Pa
 def test_what_cannot_be_used_is_said_in_one_line(tmp_path: Path, query: str) -> None:
 
     command = (*SOCKFLOW, "run", "-e", f"zmq://127.0.0.1:5556{query}")
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1
     assert "zmq://127.0.0.1:5556" in done.stderr

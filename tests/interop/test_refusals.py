@@ -23,7 +23,7 @@ def refusal(command: Sequence[object]) -> str:
     """The one line on standard error."""
     done = subprocess.run(
         [str(word) for word in command],
-        text=True, capture_output=True, cwd=ROOT, timeout=30, check=False,
+        text=True, capture_output=True, cwd=ROOT, timeout=180, check=False,
     )  # fmt: skip
     assert done.returncode == 2, (done.returncode, done.stderr)
     assert done.stdout == ""

@@ -80,7 +80,7 @@ def test_both_directions_of_translated_datagrams_at_one_collector(tmp_path: Path
         with actors(client, server) as (asking, answering):
             answering.do("s = socket.socket(type=socket.SOCK_DGRAM); s.bind(('', 7053))")
             asking.do(f"c = [socket.socket(type=socket.SOCK_DGRAM) for _ in range({asked})]")
-            asking.do("for s in c: s.connect(('10.77.1.254', 53)); s.settimeout(20)")
+            asking.do("for s in c: s.connect(('10.77.1.254', 53)); s.settimeout(120)")
             for _ in range(3):
                 asking.do("for s in c: s.send(b'question')")
                 answering.do(f"for _ in range({asked}): s.sendto(b'answer', s.recvfrom(99)[1])")

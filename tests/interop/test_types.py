@@ -21,7 +21,7 @@ _DESCRIBED = [name for name, profile in load_profiles().items() if "types" in pr
 
 def dumped(file: Path) -> str:
     command = ("ipfixDump", "--rfc5610", "-i", file)
-    done = subprocess.run(command, check=True, text=True, capture_output=True, timeout=60)
+    done = subprocess.run(command, check=True, text=True, capture_output=True, timeout=180)
     assert done.stderr == ""
     return done.stdout
 

@@ -44,7 +44,7 @@ def _readdress(host: Host, number: int) -> None:
 def _play(host: Host, *arguments: object) -> None:
     """``Host.traffic``, bounded in time."""
     command = ("ip", "netns", "exec", host.name, sys.executable, TRAFFIC, *arguments)
-    run(*map(str, command), timeout=60)
+    run(*map(str, command), timeout=180)
 
 
 class Workload:

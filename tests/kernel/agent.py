@@ -64,7 +64,7 @@ class Probe:
 
     def stop(self) -> str:
         self.process.send_signal(signal.SIGTERM)
-        assert self.process.wait(30) == 0
+        assert self.process.wait(120) == 0
         return self.log.read_text()
 
 
@@ -79,7 +79,7 @@ def column(oid: str, how: tuple[str, ...] = V2C, tool: str = "snmpbulkwalk") -> 
     return {int(name.rpartition(".")[2]): value for name, value in ask(tool, how, oid)}
 
 
-def until(found: object, wanted: object = True, seconds: float = 20) -> None:
+def until(found: object, wanted: object = True, seconds: float = 120) -> None:
     """Until ``found()`` is what is wanted; it may fail meanwhile."""
     assert callable(found)
     deadline, last = time.monotonic() + seconds, None

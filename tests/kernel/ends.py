@@ -46,7 +46,7 @@ def close(client: Actor, server: Actor) -> None:
 def udp_socket(actor: Actor, port: int, address: str = "", name: str = "u") -> None:
     actor.do(
         f"{name} = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n"
-        f"{name}.settimeout(5); {name}.bind(({address!r}, {port}))"
+        f"{name}.settimeout(120); {name}.bind(({address!r}, {port}))"
     )
 
 

@@ -41,7 +41,7 @@ class Meter:
         collector = self.collector
         assert isinstance(collector, NetlinkCollector)
         wanted = {os.stat(f"/run/netns/{name}").st_ino for name in namespaces}
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 120
         while not wanted <= collector.namespaces:
             assert time.monotonic() < deadline
             time.sleep(0.05)
@@ -51,7 +51,7 @@ class Meter:
         """Until that is metered no more."""
         collector = self.collector
         assert isinstance(collector, NetlinkCollector)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 120
         while inode in collector.namespaces:
             assert time.monotonic() < deadline
             time.sleep(0.05)

@@ -40,7 +40,7 @@ class Command:
     def stop(self) -> tuple[str, str]:
         """Standard output and error."""
         self.process.send_signal(signal.SIGTERM)
-        self.process.wait(30)
+        self.process.wait(120)
         for file in self._files:
             file.seek(0)
         output, errors = (file.read() for file in self._files)
@@ -55,7 +55,7 @@ class Command:
 
     def wait_for(self, files: int) -> None:
         """Until it polls so many epoll files: then it listens, or is attached and metering."""
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 120
         while self._epolls() < files:
             assert self.process.poll() is None, "it ended"
             assert time.monotonic() < deadline
@@ -64,7 +64,7 @@ class Command:
     def wait_for_output(self, text: str) -> None:
         """Until it has written ``text`` to standard output."""
         file = self._files[0].fileno()
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 120
         while text not in (found := os.pread(file, 1 << 24, 0).decode()):
             assert time.monotonic() < deadline, found
             time.sleep(0.02)
@@ -73,7 +73,7 @@ class Command:
         """Until no datagram waits at the port."""
         queue = re.compile(rf"^ *\d+: \w+:{port:04X} \S+ \S+ \w+:(\w+)", re.MULTILINE)
         tables = [Path(f"/proc/{self.process.pid}/net/{name}") for name in ("udp", "udp6")]
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 120
         while any(
             int(octets, 16) for table in tables for octets in queue.findall(table.read_text())
         ):

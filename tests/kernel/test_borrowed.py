@@ -59,7 +59,7 @@ def fetch(docker: Docker, *arguments: str, program: str = PYTHON, code: str = FE
     """By a program of the host that Docker is on; `ip netns exec` would hide the cgroups."""
     inside = ["nsenter", f"--net=/run/netns/{docker.host.name}", program]
     command = [*inside, "-c", textwrap.dedent(code), *arguments]
-    subprocess.run(command, check=True, timeout=60)
+    subprocess.run(command, check=True, timeout=180)
 
 
 def request(found: Shell) -> Record:

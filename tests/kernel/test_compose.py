@@ -79,7 +79,7 @@ def compose(docker: Docker) -> Iterator[Compose]:
 
 def start(compose: Compose) -> None:
     compose("up", "-d", "--no-build")
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while not any("ifName" in line for line in logged(compose)):
         assert time.monotonic() < deadline, compose("logs", "--no-color")
         time.sleep(0.2)

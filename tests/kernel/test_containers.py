@@ -78,7 +78,7 @@ def fetch(client: Actor, address: str, port: int) -> None:
 def when_serving(docker: Docker, container: str) -> str:
     """The address of a container whose server listens."""
     status = Path(f"/proc/{docker.pid(container)}/net/tcp6")
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 120
     while ":0050 " not in status.read_text():
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -147,7 +147,7 @@ def test_ten_containers_that_are_gone(docker: Docker, process: MeteringProcess) 
     server = docker.start(*SERVE)
     address = when_serving(docker, server)
     clients = [docker.start("--rm", IMAGE, "nc", address, "80") for _ in range(10)]
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while docker("ps", "-q", "--no-trunc") != server and time.monotonic() < deadline:
         process.tick_for(0.1)
     process.tick_for(0.5)
@@ -202,7 +202,7 @@ def test_datagrams_from_container_to_container(docker: Docker, process: Metering
     server, client = docker.python("server"), docker.python("client")
     try:
         for actor in (server, client):
-            actor.do("u = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); u.settimeout(5)")
+            actor.do("u = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); u.settimeout(120)")
         server.do("u.bind(('', 5353))")
         client.do(f"u.sendto(b'question', ({docker.address('server')!r}, 5353))")
         server.do("data, peer = u.recvfrom(99); u.sendto(b'an answer', peer)")

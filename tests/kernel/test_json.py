@@ -54,7 +54,7 @@ def flows(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def wait_for_line(path: Path, **fields: Any) -> dict[str, Any]:
     """Until a whole line of the file has ``fields``."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         text = path.read_text() if path.exists() else ""
         for line in map(json.loads, text[: text.rfind("\n") + 1].splitlines()):

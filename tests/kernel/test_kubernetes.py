@@ -95,7 +95,7 @@ def exchange(client: Actor, server: Actor, address: str, port: int = PORT) -> No
 
 
 def until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -294,7 +294,7 @@ def test_an_api_that_hangs(
         time.sleep(0.5)
         began = time.monotonic()
         records = of_port(found.finish())
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 60
     (to,) = [record for record in records if record["destinationTransportPort"] == PORT]
     assert (to["SRC_PROC_CONTAINER_ID"], to["sourcePodName"]) == (NGINX, "")
 
@@ -319,7 +319,7 @@ def test_the_live_view(
         for _ in range(6):  # it may not have begun yet
             time.sleep(0.8)
             client.do("s.sendall(b'x')")
-        output, _ = view.communicate(timeout=20)
+        output, _ = view.communicate(timeout=180)
     assert "shop/web-7d4b9c6f5d-x2x7k/nginx > data/db-0/postgres" in output
 
 

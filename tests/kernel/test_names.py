@@ -282,7 +282,7 @@ def test_a_daemon_that_hangs(docker: Docker, shell: Shells) -> None:
         time.sleep(1)
         began = time.monotonic()
         records = flows(found.finish(), 80)
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 60
     finally:
         docker.resume_daemon()
     assert {record["DST_PROC_CONTAINER_ID"] for record in records} == {server, ""}
@@ -301,7 +301,7 @@ def test_a_user_who_may_not_ask(docker: Docker) -> None:
          f"--inh-caps={may_read}", f"--ambient-caps={may_read}",
          sys.executable, "-m", "probe", "run", "--docker", docker.url, "-e", "json:-",
          "--include", "port=80", "--duration", "4"],
-        cwd=ROOT, text=True, capture_output=True, check=True, timeout=30,
+        cwd=ROOT, text=True, capture_output=True, check=True, timeout=180,
     )  # fmt: skip
     docker.remove_all()
     objects = [json.loads(line) for line in found.stdout.splitlines()]
@@ -351,7 +351,7 @@ def test_the_live_view_shows_the_name(docker: Docker) -> None:
             time.sleep(2.5)
             with actors(docker.host) as (client,):
                 fetch(client, address, 80)
-            output, _ = view.communicate(timeout=20)
+            output, _ = view.communicate(timeout=180)
     finally:
         docker.remove_all()
     assert f"{address}:80" in output

@@ -148,7 +148,7 @@ def test_datagrams(
     """One flow with both processes, each datagram once, or two if nobody is asked for peers."""
     with actors(*translated) as (client, server):
         for actor in (client, server):
-            actor.do("u = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); u.settimeout(5)")
+            actor.do("u = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); u.settimeout(120)")
         server.do(f"u.bind(('', {inner}))")
         client.do(f"u.connect(('10.77.1.254', {port})); u.send(b'question')")
         seen = tuple(server.do("d, result = u.recvfrom(99); u.sendto(b'answer', result)"))
@@ -314,7 +314,7 @@ def test_a_port_that_docker_publishes(
                              "/bin/busybox", "echo", "hello")  # fmt: skip
     address = daemon.address(container)
     status = Path(f"/proc/{daemon.pid(container)}/net/tcp6")
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 120
     while ":0050 " not in status.read_text():
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -341,10 +341,10 @@ def test_datagrams_to_a_port_that_docker_publishes(
     server = daemon.python("swserver", "-p", "8053:53/udp")
     place = outside if where == "outside" else daemon.host
     try:
-        server.do("u = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); u.settimeout(5)")
+        server.do("u = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); u.settimeout(120)")
         server.do("u.bind(('', 53))")
         with actors(place) as (client,):
-            client.do("u = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); u.settimeout(5)")
+            client.do("u = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); u.settimeout(120)")
             for _ in range(3):
                 client.do(f"u.sendto(b'question', ('{daemon.host.four}', 8053))")
                 server.do("d, peer = u.recvfrom(99); u.sendto(b'an answer', peer)")

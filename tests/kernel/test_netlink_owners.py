@@ -151,7 +151,7 @@ def _run_unprivileged(
     ready = probe.stdout.readline()
     near.do("s = socket.create_connection(l.getsockname()); c, _ = l.accept()\n"
             "s.sendall(b'x' * 1000); c.recv(1000, socket.MSG_WAITALL)")  # fmt: skip
-    told, said = probe.communicate("\n", timeout=30)
+    told, said = probe.communicate("\n", timeout=180)
     assert ready == "go\n", said
     assert probe.returncode == 0, said
     return json.loads(told), said

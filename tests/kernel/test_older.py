@@ -66,7 +66,7 @@ def test_tcp(before: str, six: bool) -> None:
             served.sendall(b"r")
         elif before == "waiting":
             served.setblocking(False)
-            deadline = time.monotonic() + 30
+            deadline = time.monotonic() + 120
             while len(roles(meter.rows, client, served)) < 2 and time.monotonic() < deadline:
                 with contextlib.suppress(BlockingIOError):
                     served.recv(1 << 20)
@@ -86,7 +86,7 @@ def conversation(connected: bool, bound: bool) -> Iterator[tuple[socket.socket, 
         socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client,
     ):
         for one in (client, server):
-            one.settimeout(30)
+            one.settimeout(120)
         server.bind(("127.0.0.1", 24683 if bound else 0))
         if connected:
             client.connect(server.getsockname())
@@ -126,7 +126,7 @@ def test_a_silence_turns_nobody_round(server_first: bool) -> None:
         conversation(connected=True, bound=True) as (other, server),
         socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client,
     ):
-        client.settimeout(30)
+        client.settimeout(120)
         client.bind(("127.0.0.1", 0))
         speak(other, server)
         speak(client, server)

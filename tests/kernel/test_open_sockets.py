@@ -29,7 +29,7 @@ class Watch:
 
     def until(self, count: int) -> Rows:
         """All rows, once there are as many."""
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 120
         while len(self.rows) < count:
             assert time.monotonic() < deadline, self.rows
             rows = self.sockets.changes()

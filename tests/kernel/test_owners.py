@@ -241,7 +241,7 @@ def test_nothing_stays_in_the_kernel() -> None:
     assert len(programs) >= 8
     child.kill()
     child.wait()
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 120
     while programs & loaded_programs() and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not programs & loaded_programs()

@@ -49,7 +49,7 @@ class Lab:
     enter: tuple[str, ...]
 
     def get(self, url: str) -> str:
-        with inside(self.namespace), urllib.request.urlopen(url, timeout=10) as answer:
+        with inside(self.namespace), urllib.request.urlopen(url, timeout=180) as answer:
             text: str = answer.read().decode()
             return text
 

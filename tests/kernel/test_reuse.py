@@ -51,7 +51,7 @@ for _ in range({count}):
     pid = os.fork()
     if not pid:
         s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        s.settimeout(30)
+        s.settimeout(120)
         s.bind(("", 5353))
         s.sendto(b"q" * 100, ("{server}", 7000))
         s.recv(1000)

@@ -130,7 +130,7 @@ def test_the_duration_ends_it(shell: Shells, pair: tuple[Host, Host]) -> None:
     with actors(*pair) as (client, server):
         connect(client, server, str(pair[1].four))
         exchange(client, server, 1000)
-        found.probe.process.wait(20)
+        found.probe.process.wait(120)
         assert len(of(found.finish(), *pair)) == 2
 
 

@@ -68,7 +68,7 @@ def serve(arguments: argparse.Namespace) -> None:
 
 
 def connect_once(arguments: argparse.Namespace) -> None:
-    with socket.create_connection((arguments.host, arguments.port), timeout=20) as connection:
+    with socket.create_connection((arguments.host, arguments.port), timeout=180) as connection:
         connection.sendall(b"q" * arguments.request)
         with contextlib.suppress(ConnectionError):
             read_exactly(connection, arguments.reply)
@@ -127,7 +127,7 @@ def udp(arguments: argparse.Namespace) -> None:
     target = socket.getaddrinfo(arguments.host, arguments.port, type=socket.SOCK_DGRAM)[0]
     sockets = [socket.socket(target[0], socket.SOCK_DGRAM) for _ in range(arguments.sockets)]
     for one in sockets:
-        one.settimeout(5)
+        one.settimeout(120)
         if not arguments.unconnected:
             one.connect(target[4])
     data = b"u" * arguments.octets
@@ -142,7 +142,7 @@ def udp(arguments: argparse.Namespace) -> None:
 
 def udp_many(arguments: argparse.Namespace) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
-        one.settimeout(5)
+        one.settimeout(120)
         for at in range(arguments.count):
             one.sendto(
                 b"m" * arguments.octets, (arguments.host, arguments.port + at % arguments.peers)
