@@ -241,6 +241,34 @@ def test_short_lived_containers(docker: Docker, shell: Shells) -> None:
     assert len(known) >= SHORT_LIVED / 2  # of the others nobody was seen: 0, and not another's
 
 
+@pytest.mark.parametrize("flag", ["--include", "--exclude"])
+def test_filters_by_name_of_short_lived_containers(
+    docker: Docker, shell: Shells, flag: str
+) -> None:
+    """Each is over before its name is sure to have come: none is lost, and none gets through."""
+    server = docker.start("--name", "web", *SERVE)
+    address = when_serving(docker, server)
+    wanted = {f"short-{number}" for number in range(0, SHORT_LIVED, 2)}
+    rules = [word for name in sorted(wanted) for word in (flag, f"container={name}")]
+    found = start(shell, docker, *rules)
+
+    def short(number: int) -> None:
+        docker.start("--rm", "--name", f"short-{number}", IMAGE, "nc", address, "80")
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(short, range(SHORT_LIVED)))
+    time.sleep(2.5)
+    to = [r for r in flows(found.finish(), 80) if r["destinationTransportPort"] == 80]
+    shorts = {f"short-{number}" for number in range(SHORT_LIVED)}
+    told = Counter(record["sourceContainerName"] for record in to)
+    if flag == "--include":
+        assert told == dict.fromkeys(wanted, 1)
+    else:  # of an excluded client the server's end is told, without the client's name
+        others = shorts - wanted
+        assert {name: told[name] for name in others} == dict.fromkeys(others, 1)
+        assert set(told) - others == {""}
+
+
 def test_a_daemon_that_starts_again(docker: Docker, shell: Shells) -> None:
     found = start(shell, docker, *BRIDGE, "-v")
     docker.start("--name", "before", *SERVE)
