@@ -71,7 +71,8 @@ def _show(config: RunConfig, make: Callable[[OwnerTable], View]) -> None:
         probe.close()
     if noticed := notice_line(probe.notices()):
         say(noticed)
-    say(f"{outlet.summary()} shown, {lost_line(losses)}")
+    ended = f", ended by {outlet.part.error}" if outlet.part.error else ""
+    say(f"{view.summary()} shown{ended}, {lost_line(losses)}")
     if failure:
         raise failure
 
