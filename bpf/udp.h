@@ -307,8 +307,9 @@ static __always_inline int meter(struct __sk_buff *skb, bool egress)
 	f = bpf_sk_storage_get(&sockets, sk, 0, 0);
 	if (!f) {
 		f = bpf_sk_storage_get(&sockets, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
-		if (!f) {
-			__sync_fetch_and_add(&losses.storage_failed, 1);
+		if (!f) { /* the socket was counted when it was made */
+			__sync_fetch_and_add(&losses.datagrams_without_storage,
+					     skb->gso_segs > 1 ? skb->gso_segs : 1);
 			return 1;
 		}
 		f->row.cookie = bpf_get_socket_cookie(skb);

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +27,6 @@ from probe.flow.rules import (
     combine,
     parse_rule,
     record_ends,
-    socket_ends,
 )
 from probe.flow.seen import RecentlySeen
 
@@ -116,17 +114,15 @@ class FlowFilter:
 
     def select_events(self, events: Rows, owners: OwnerTable) -> Rows:
         """EVENT_DTYPE by the same rules; those of containers have neither address nor port."""
-        return self._select(events, events, owners)
+        if not len(events) or not self._choice:
+            return events
+        return _take(events, self._choice.matches(events, owners))
 
     def select_sockets(self, sockets: Rows, owners: OwnerTable) -> Rows:
-        """SOCKET_DTYPE by the same rules; see ``socket_ends`` for what they mean there."""
-        return self._select(sockets, socket_ends(sockets), owners)
-
-    def _select(self, rows: Rows, ends: Any, owners: OwnerTable) -> Rows:
-        if not len(rows) or not self._choice:
-            return rows
-        kept = self._choice.matches(ends, owners)
-        return rows if kept.all() else take_rows(rows, np.flatnonzero(kept))
+        """SOCKET_DTYPE, by ``Choice.matches_sockets``."""
+        if not len(sockets) or not self._choice:
+            return sockets
+        return _take(sockets, self._choice.matches_sockets(sockets, owners))
 
     def _are_open(self, rows: Rows, at: NDArray[np.intp], late: LateNames) -> Flags:
         """Which rows ``at`` may be chosen later."""
@@ -158,3 +154,7 @@ class FlowFilter:
             ended = flags & (records["end_reason"] != EndReason.ACTIVE_TIMEOUT)
             keys = records["flow_id"][ended] * _SPREAD + records[f"{side}_port"][ended]
             self._seen.forget(keys)
+
+
+def _take(rows: Rows, kept: Flags) -> Rows:
+    return rows if kept.all() else take_rows(rows, np.flatnonzero(kept))

@@ -24,6 +24,7 @@ from probe.flow.owner import Owner, OwnerTable
 _PROTOCOLS = {"tcp": 6, "udp": 17}
 KEYS = ("cidr", "port", "protocol", "container", "pod", "namespace", "user", "process")
 
+_ANYWHERE = "is_anywhere"  # a column of sockets that are bound to all addresses
 #: Rows of flow ends, or columns with the same names (addresses, ports, protocol, ip_version).
 Ends = Rows | Mapping[str, NDArray[Any]]
 _RowTest = Callable[[Ends], Flags]
@@ -131,6 +132,22 @@ class Choice:
             kept &= ~rule.matches(rows, owners, ends)
         return kept
 
+    def matches_sockets(self, sockets: Rows, owners: OwnerTable) -> Flags:
+        """Of SOCKET_DTYPE: ``port`` is the port that a socket waits at, ``cidr`` the address that
+        it is bound to.
+
+        One that is bound to all addresses waits at those of any network, and at others, too: where
+        a network is included it is kept, and where a network is excluded it is not left out.
+        """
+        ends = _socket_ends(sockets)
+        kept = np.full(len(sockets), not self._include)
+        anywhere: Flags = (sockets["local_address"] == 0).all(axis=1)
+        for rule in self._include:
+            kept |= rule.matches(ends | {_ANYWHERE: anywhere}, owners)
+        for rule in self._exclude:
+            kept &= ~rule.matches(ends, owners)
+        return kept
+
 
 def record_ends(records: Rows) -> Mapping[str, NDArray[Any]]:
     """Columns of RECORD_DTYPE as rules want them, for which both ends are alike."""
@@ -143,12 +160,8 @@ def record_ends(records: Rows) -> Mapping[str, NDArray[Any]]:
     return ends | {name: records[name] for name in names}
 
 
-def socket_ends(sockets: Rows) -> Mapping[str, NDArray[Any]]:
-    """Columns of SOCKET_DTYPE: without a peer both ends are the local one.
-
-    So ``port`` is the port that the socket waits at, and ``cidr`` the address that it is bound to:
-    one that is bound to all addresses is in 0.0.0.0/0 or ::/0 only.
-    """
+def _socket_ends(sockets: Rows) -> dict[str, NDArray[Any]]:
+    """Columns of SOCKET_DTYPE: without a peer both ends are the local one."""
     ends = {
         f"{end}_{name}": sockets[f"local_{name}"]
         for end in ("local", "remote")
@@ -171,6 +184,10 @@ def _cidr_test(text: str, value: str) -> _RowTest:
             for name in ("local_address", "remote_address")
         )
         matched: Flags = within & (local | remote)
+        if isinstance(rows, Mapping) and _ANYWHERE in rows:
+            # The IPv6 address that stands for all takes IPv4 as well.
+            is_of_family = (rows["ip_version"] == network.version) | (rows["ip_version"] == 6)
+            matched |= rows[_ANYWHERE] & is_of_family
         return matched
 
     return test

@@ -14,7 +14,6 @@ from probe.flow.batch import Role, Rows
 from probe.flow.event import EventKind
 from probe.flow.filter import Choice
 from probe.flow.owner import UNKNOWN, Owner, OwnerTable
-from probe.flow.rules import socket_ends
 from probe.mapping.columns import event_columns, socket_columns
 from probe.mapping.objects import AgentLines
 from probe.mapping.tables import Privacy
@@ -99,7 +98,7 @@ class Listening(EventView):
     """A line for each socket that comes or goes."""
 
     def send_sockets(self, sockets: Rows, now_s: float) -> None:
-        sockets = sockets[self._choice.matches(socket_ends(sockets), self._owners)]
+        sockets = sockets[self._choice.matches_sockets(sockets, self._owners)]
         if len(sockets):
             self.show(sockets, now_s)
 

@@ -139,6 +139,7 @@ def test_what_ebpf_has_no_storage_for(both: tuple[Meter, Meter], hosts: tuple[Ho
             meter.read(drain=True)
             meter.read()
     assert alone.collector.losses()["storage_failed"] == 1
+    assert alone.collector.losses()["datagrams_without_storage"] == 0
     assert merged.collector.losses()["storage_failed"] == 0
     mine = merged.of(hosts[0])
     assert len(set(mine["id"].tolist())) == 1
@@ -154,3 +155,19 @@ def test_what_ebpf_has_no_storage_for(both: tuple[Meter, Meter], hosts: tuple[Ho
         assert pids == {client_pid, server_pid}
     theirs = alone.cache.flush(time.monotonic_ns(), 0)
     assert abs(int(records["octets"].sum()) - int(theirs["octets"].sum())) < 300
+
+
+def test_a_socket_without_storage_is_one_and_its_datagrams_are_others(
+    both: tuple[Meter, Meter], hosts: tuple[Host, Host]
+) -> None:
+    alone = both[1]
+    run("ip", "netns", "exec", hosts[0].name, "sysctl", "-qw", "net.core.optmem_max=0")
+    with actors(*hosts) as (client, server):
+        server.do("u = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); u.bind(('', 7045))")
+        client.do("u = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)")
+        client.do(f"[u.sendto(b'x', ('{hosts[1].four}', 7045)) for _ in range(5)]")
+        server.do("[u.recv(9) for _ in range(5)]")
+        alone.read()
+    run("ip", "netns", "exec", hosts[0].name, "sysctl", "-qw", "net.core.optmem_max=131072")
+    losses = alone.collector.losses()
+    assert (losses["storage_failed"], losses["datagrams_without_storage"]) == (1, 5)

@@ -162,6 +162,22 @@ def test_rules_hold_for_open_sockets(rule: str, told: list[int]) -> None:
     assert left["local_port"].tolist() == told  # of what was not told no end is told
 
 
+@pytest.mark.parametrize(
+    ("rule", "is_included", "is_excluded"),
+    [("cidr=10.77.0.0/16", True, False), ("cidr=0.0.0.0/0", True, True),
+     ("cidr=2001:db8::/32", False, False), ("cidr=10.77.0.0/16,port=81", False, False),
+     ("port=80", True, True)],
+)  # fmt: skip
+def test_a_socket_that_is_bound_to_all_addresses(
+    rule: str, is_included: bool, is_excluded: bool
+) -> None:
+    owners, sockets = ContainerOwners(), listening(80)
+    sockets["local_address"] = 0
+    include, exclude = FlowFilter([parse_rule(rule)]), FlowFilter(exclude=[parse_rule(rule)])
+    assert len(include.select_sockets(sockets, owners)) == is_included
+    assert len(exclude.select_sockets(sockets, owners)) == (not is_excluded)
+
+
 def test_a_socket_waits_for_the_name_of_its_container() -> None:
     runtime = Known()
     owners = ContainerOwners((runtime,))
