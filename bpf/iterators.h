@@ -380,8 +380,12 @@ int attribute_sockets(struct bpf_iter__task_file *ctx)
 		    note_listener(tp, cookie, owner_of(task)))
 			return 0;
 	}
-	if (fresh)
+	if (fresh) {
 		f = bpf_sk_storage_get(&sockets, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+		/* what no hook has seen is refused here first, once for each of its descriptors */
+		if (!f && !was_attributed)
+			__sync_fetch_and_add(&losses.storage_failed, 1);
+	}
 	if (!f || f->progress & STATES)
 		return 0;
 	if (!f->row.owner || f->row.owner_source == OWNER_LISTENER) {

@@ -43,6 +43,7 @@ const volatile int container_hierarchy_id = 0; /* of cgroup_v1_controller's; 0 i
 /* --- maps ------------------------------------------------------------------------------------- */
 struct losses losses;     /* read by user space through .bss */
 u32 snapshot_rows;        /* rows written in this pass */
+u32 was_attributed;       /* the sockets that are older than the probe are known */
 u32 is_last_pass;         /* nothing waits for later any more */
 u32 reader_told;          /* that a ring has enough; the reader clears it when it has read them */
 u32 udp_peer_count;       /* entries of udp_peers: a pass over an empty table is not free */
@@ -237,3 +238,4 @@ static __always_inline void tell_datagram(struct flow_row *r, struct datagram *d
 #include "udp.h"
 #include "events.h"
 #include "iterators.h"
+#include "named.h"

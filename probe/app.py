@@ -297,9 +297,10 @@ class Probe:
         self.exporter.send(records, time.time())
 
     def _sweep(self) -> None:
-        if (now := time.monotonic()) < self._sweep_at:
+        now = time.monotonic()
+        is_due = now >= self._sweep_at
+        if not is_due and not self.collector.wants_sweep():
             return
-        self._sweep_at = now + _SWEEP_S
         in_use = set(self.cache.owners_in_use().tolist()) | self.waiting.owners_in_use()
         in_use |= self.exporter.owners_in_use() | self.events.owners_in_use()
         in_use |= self.feed.owners_in_use()
@@ -309,7 +310,9 @@ class Probe:
             released += self._remote.call(self.remote.sweep, in_use, now) or []
         if released:
             self.exporter.forget(released)
-        self.links_part.call(self.exporter.announce_interfaces)
+        if is_due:
+            self._sweep_at = now + _SWEEP_S
+            self.links_part.call(self.exporter.announce_interfaces)
 
     def _tell_snmp(self, snmp: SnmpAgent) -> None:
         snmp.tell(self.links.containers())

@@ -74,6 +74,9 @@ class FakeCollector:
     def losses(self) -> dict[str, int]:
         return {"flow_ring_full": 0}
 
+    def wants_sweep(self) -> bool:
+        return False
+
     def sweep_owners(self, in_use: Collection[int]) -> list[int]:
         return []
 

@@ -27,7 +27,7 @@ from ..flow.event import EVENT_DTYPE
 from ..flow.owner import OwnerTable
 from ..kernel import host
 from ..kernel.libbpf import IteratorLink, KernelObject, Link, LoadError
-from ..kernel.shared import Ring, map_array
+from ..kernel.shared import Ring, map_array, map_words
 from ..metadata.process import owner_from_row, read_command_line
 from ..metadata.users import Users
 from .container_events import ContainerEvents
@@ -59,9 +59,18 @@ _EVENT_PROGRAMS = (
 _EVENT_MAPS = ("event_ring", "retransmits", "young_cgroups")
 _SEAT_MAPS = ("seats", "benches", "listeners")
 _CGROUP_SECTIONS = ("cgroup_skb/", "cgroup/", "sockops")
-_ITERATOR_MAPS = {"snapshot_sockets": "sockets", "snapshot_udp_peers": "udp_peers"}
+_ITERATOR_MAPS = {
+    "snapshot_sockets": "sockets",
+    "snapshot_udp_peers": "udp_peers",
+    "mark_socket_owners": "sockets",
+    "mark_peer_owners": "udp_peers",
+    "mark_listener_owners": "listeners",
+    "forget_identities": "owner_ids",
+}
+#: In this order.
+_MARKING = ("mark_socket_owners", "mark_peer_owners", "mark_listener_owners", "forget_identities")
 _TCP = 6
-_SWEEP_ABOVE = 8192  # owners kept without looking whether their process still lives
+_SWEEP_ABOVE = 8192  # owners kept without looking whether anything names them
 _ATTRIBUTION_NS = 5_000_000_000
 _MAX_PASSES = 4
 
@@ -99,6 +108,8 @@ class EbpfCollector:
         # kernel owner ids, ascending, and their OwnerTable indices; 0 is the unknown owner
         self._owner_ids = np.zeros(1, np.uint64)
         self._owner_indices = np.zeros(1, np.uint64)
+        self._named = 0  # owners that something named at the last sweep
+        self._doubted = np.zeros(0, np.uint64)  # ids that nothing named at the last sweep
         self._links: list[Link] = []
         self._iterators: dict[str, IteratorLink] = {}
         self._attribution_due = 0
@@ -172,8 +183,10 @@ class EbpfCollector:
             kernel.leave_out(name)
         for name in () if self.tells_events else _EVENT_MAPS:
             kernel.leave_out_map(name)
-        for name in () if "use_seats" in luxuries else _SEAT_MAPS:
-            kernel.leave_out_map(name)
+        if "use_seats" not in luxuries:
+            kernel.leave_out("mark_listener_owners")
+            for name in _SEAT_MAPS:
+                kernel.leave_out_map(name)
         return kernel
 
     def _attach(self, cgroup: str) -> None:
@@ -203,8 +216,10 @@ class EbpfCollector:
         self._flow_ring = self._ring("flow_ring", row)
         self._owner_ring = self._ring("owner_ring", self._object.btf.struct_dtype("owner_row"))
         self._snapshot_fd = self._object.map_fd("snapshot")
+        self._mark_words = self._object.map_entries("owner_marks")
         self._count = np.frombuffer(self._object.variable("snapshot_rows"), "u4")
         self._told = np.frombuffer(self._object.variable("reader_told"), "u4")
+        self._attributed = np.frombuffer(self._object.variable("was_attributed"), "u4")
         self._is_last = np.frombuffer(self._object.variable("is_last_pass"), "u4")
         self._udp_peers = np.frombuffer(self._object.variable("udp_peer_count"), "u4")
         losses = self._object.btf.struct_dtype("losses")
@@ -334,6 +349,7 @@ class EbpfCollector:
         """
         started = time.monotonic_ns()
         self._iterators["attribute_sockets"].run()
+        self._attributed[0] = True
         now = time.monotonic_ns()
         self._attribution_due = now + max(_ATTRIBUTION_NS, 200 * (now - started))
         self._unattributed = False
@@ -345,25 +361,46 @@ class EbpfCollector:
         found["recursion_misses"] = self._object.recursion_misses()
         return found
 
+    def wants_sweep(self) -> bool:
+        """Whether there are many new owners since the last sweep."""
+        return len(self._owner_ids) > _SWEEP_ABOVE + 2 * self._named
+
     def sweep_owners(self, in_use: Collection[int]) -> list[int]:
-        """Forgets owners that no flow names and whose process is gone; their indices."""
-        if len(self.owners) <= _SWEEP_ABOVE:
+        """Forgets owners that nothing named at this sweep and the one before; their indices.
+
+        One sweep is not enough: rows may be on their way, and another processor may have found an
+        identity just before it was forgotten.
+        """
+        if len(self._owner_ids) <= _SWEEP_ABOVE:
             return []
-        indices = self._owner_indices.tolist()
-        in_use = {*in_use, *self._containers.owners_in_use()}
-        keep = [
-            not index or index in in_use or _is_alive(self.owners[index].pid) for index in indices
-        ]
-        released = [index for index, kept in zip(indices, keep, strict=True) if not kept]
+        named = self._find_named()
+        in_use = {0, *in_use, *self._containers.owners_in_use()}
+        named |= np.isin(self._owner_indices, np.fromiter(in_use, np.uint64, len(in_use)))
+        keep = named | ~np.isin(self._owner_ids, self._doubted)
+        released: list[int] = self._owner_indices[~keep].tolist()
         for index in released:
             self.owners.release(index)
-        self._owner_ids = self._owner_ids[keep]
-        self._owner_indices = self._owner_indices[keep]
+        self._doubted = self._owner_ids[~named & keep]
+        self._owner_ids, self._owner_indices = self._owner_ids[keep], self._owner_indices[keep]
+        self._named = int(np.count_nonzero(named))
         return released
+
+    def _find_named(self) -> NDArray[np.bool_]:
+        """Which owners a socket in the kernel may still name."""
+        words = map_words(self._object.map_fd("owner_marks"), self._mark_words)
+        words[:] = 0
+        for name in _MARKING:
+            if name in self._iterators:
+                self._iterators[name].run()
+        ids = self._owner_ids
+        of_word = words[(ids >> np.uint64(6)) % np.uint64(len(words))]
+        named: NDArray[np.bool_] = (of_word >> (ids & np.uint64(63)) & np.uint64(1)) != 0
+        return named
 
     def close(self) -> None:
         """Detaches everything; nothing stays in the kernel."""
         self._count = self._told = self._is_last = self._udp_peers = None  # type: ignore[assignment]
+        self._attributed = None  # type: ignore[assignment]
         self._losses = None
         self._stack.close()
 
@@ -378,10 +415,6 @@ def _layout(dtype: np.dtype[np.void]) -> list[tuple[str, int, tuple[int, ...], i
 
 def _no_command_line(_: int) -> str:
     return ""
-
-
-def _is_alive(pid: int | None) -> bool:
-    return os.path.exists(f"/proc/{pid}")
 
 
 def _netns_cookie() -> int:

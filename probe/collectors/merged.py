@@ -164,6 +164,9 @@ class MergedCollector:
         found["storage_failed"] = max(0, found["storage_failed"] - self._claims.taken_over)
         return found
 
+    def wants_sweep(self) -> bool:
+        return self._ebpf.wants_sweep()
+
     def sweep_owners(self, in_use: Collection[int]) -> list[int]:
         """Forgets owners that are gone and that nothing names; their indices."""
         return self._ebpf.sweep_owners(in_use) + self._netlink.sweep_owners(in_use)

@@ -49,6 +49,9 @@ class Collector(Protocol):
     def losses(self) -> dict[str, int]:
         """What was missed, by cause, never reset."""
 
+    def wants_sweep(self) -> bool:
+        """Whether there are so many new owners that they should be swept before it is due."""
+
     def sweep_owners(self, in_use: Collection[int]) -> list[int]:
         """Forgets owners that are gone and that nothing names; their indices."""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import mmap
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..flow.batch import Rows
 from ..flow.ends import concatenate_rows
@@ -32,6 +33,11 @@ def map_array(fd: int, dtype: np.dtype[np.void], count: int) -> Rows:
 
 def _opaque(dtype: np.dtype[np.void]) -> np.dtype[np.void]:
     return np.dtype((np.void, dtype.itemsize))
+
+
+def map_words(fd: int, count: int) -> NDArray[np.uint64]:
+    """As ``map_array``, of an array of words that user space writes, too."""
+    return np.frombuffer(mmap.mmap(fd, -(-count * 8 // _PAGE) * _PAGE), np.uint64, count)
 
 
 class Ring:

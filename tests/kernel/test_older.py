@@ -9,6 +9,9 @@ from collections.abc import Iterator
 
 import pytest
 from conftest import Meter
+from ends import connect, listen, udp_socket
+from lab import Host, run
+from metering import actors
 
 from probe.collectors.ebpf import EbpfCollector
 from probe.flow.batch import Role, Rows
@@ -137,3 +140,23 @@ def test_a_silence_turns_nobody_round(server_first: bool) -> None:
         rows = collector.read().rows
         ports = rows["remote_port"] == client.getsockname()[1]
         assert roles(rows[ports], client, server) == [(False, Role.RESPONDER)]
+
+
+def test_what_is_refused_storage_is_counted(hosts: tuple[Host, Host]) -> None:
+    """The kernel has no room for it within what a socket may have for options."""
+    for host in hosts:
+        run("ip", "netns", "exec", host.name, "sysctl", "-qw", "net.core.optmem_max=0")
+    with actors(*hosts) as (client, server):
+        connect(client, server, str(hosts[1].four), listen(server, str(hosts[1].four)))
+        udp_socket(client, 0)
+        meter = Meter()
+        try:
+            udp = f"u.sendto(b'x', ('{hosts[1].four}', 9))"
+            client.do(f"s.sendall(b'x' * 100)\nfor _ in range(7): {udp}")
+            meter.read()
+            losses = meter.collector.losses()
+            assert losses["storage_failed"] >= 3  # both ends, and the UDP socket
+            assert losses["datagrams_without_storage"] == 7
+            assert not len(meter.of(hosts[0], 17))
+        finally:
+            meter.collector.close()

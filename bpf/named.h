@@ -1,0 +1,95 @@
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+/* Which owners a row may still name: those of sockets, of their peers and of listeners. User space clears
+ * the marks, runs these passes, and forgets owners that are not marked. An id has one bit of a million, so
+ * a mark may belong to another id, which then is forgotten later. */
+#ifndef SOCKFLOW_NAMED_H
+#define SOCKFLOW_NAMED_H
+
+#define MARK_WORDS 16384 /* a power of two */
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, MARK_WORDS);
+	__type(key, u32);
+	__type(value, u64);
+} owner_marks SEC(".maps");
+
+static __always_inline u64 *mark_word(u64 id)
+{
+	u32 at = id / 64 % MARK_WORDS;
+
+	return bpf_map_lookup_elem(&owner_marks, &at);
+}
+
+static __always_inline void mark_owner(u64 id)
+{
+	u64 *word = mark_word(id);
+
+	if (word)
+		*word |= 1ULL << id % 64; /* one pass at a time */
+}
+
+static int mark_bench(u32 number, void *unused)
+{
+	struct bench *bench = bpf_map_lookup_elem(&benches, &number);
+
+	for (u32 i = 0; bench && i < BENCH; i++) {
+		struct seat *seat = bench->takers[i] ? seat_at(number * BENCH + i) : 0;
+
+		if (seat)
+			mark_owner(seat->flow.row.owner);
+	}
+	return 0;
+}
+
+SEC("iter/bpf_sk_storage_map")
+int mark_socket_owners(struct bpf_iter__bpf_sk_storage_map *ctx)
+{
+	struct sock_flow *f = ctx->value;
+
+	if (f)
+		mark_owner(f->row.owner);
+	else if (use_seats && !ctx->sk) /* the end of the pass */
+		bpf_loop(SEATS / BENCH, mark_bench, 0, 0);
+	return 0;
+}
+
+SEC("iter/bpf_map_elem")
+int mark_peer_owners(struct bpf_iter__bpf_map_elem *ctx)
+{
+	struct flow_row *peer = ctx->value;
+
+	if (peer)
+		mark_owner(peer->owner);
+	return 0;
+}
+
+SEC("iter/bpf_map_elem")
+int mark_listener_owners(struct bpf_iter__bpf_map_elem *ctx)
+{
+	struct listener *listener = ctx->value;
+
+	if (listener)
+		mark_owner(listener->owner);
+	return 0;
+}
+
+/* After the marks: an identity that nothing names gets a new id when it is next seen. */
+SEC("iter/bpf_map_elem")
+int forget_identities(struct bpf_iter__bpf_map_elem *ctx)
+{
+	struct owner_key *from = ctx->key, key;
+	u64 *id = ctx->value, *word;
+
+	if (!from || !id)
+		return 0;
+	word = mark_word(*id);
+	if (word && *word >> *id % 64 & 1)
+		return 0;
+	key = *from;
+	bpf_map_delete_elem(&owner_ids, &key);
+	return 0;
+}
+
+#endif
