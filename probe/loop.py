@@ -88,6 +88,7 @@ class Loop:
 
     def _finish(self) -> Iterator[None]:
         """Give out what was metered, also where metering broke."""
+        self._unwatch(self._stop.fileno())  # one that was asked for may stay readable for good
         deadline = time.monotonic() + _FLUSH_S
         rest = self._probe.finish()
         while True:

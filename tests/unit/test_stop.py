@@ -125,3 +125,20 @@ def test_a_collector_that_stays_away_costs_fifteen_seconds_and_is_counted(
     (sink,) = probe.exporter.sinks
     assert sink.statistics.dropped_flow_records == 2 * collector.made
     assert "waiting up to" in caplog.text
+
+
+def test_waiting_for_a_collector_costs_no_processor_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stop that another thread asked for stays readable: that must not keep the loop turning."""
+    monkeypatch.setattr("probe.loop._FLUSH_S", 3.0)
+    silent = CollectorOfOctets(listens=False)
+    probe, collector = fake_probe(monkeypatch, build({"interval": 0.05, "docker": False}))
+    probe.open([f"ipfix+tcp://127.0.0.1:{silent.port}"])
+    stop, began_ns = StopRequest(), 0
+    for _ in Loop(probe, stop).steps(60):
+        if collector.reads >= 4 and not stop.received:
+            stop.request()
+            began_ns = time.thread_time_ns()
+    used_ns = time.thread_time_ns() - began_ns
+    probe.close()
+    stop.close()
+    assert used_ns < 1.5e9  # of three seconds; some of it for the records themselves
