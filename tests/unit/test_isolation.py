@@ -357,7 +357,6 @@ def test_what_the_probe_says_of_itself_is_no_fault_of_a_destination(run: Run) ->
 def test_a_scrape_that_breaks_does_not_end_the_probe(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    pytest.importorskip("prometheus_client")
     run = Run(monkeypatch, tmp_path, prometheus="127.0.0.1:0").open()
     assert run.probe.metrics
     port = run.probe.metrics.port
