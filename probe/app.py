@@ -326,7 +326,7 @@ class Probe:
         kubernetes = open_kubernetes(
             KubernetesSettings(
                 config.kubernetes, config.kubernetes_node, config.kubernetes_labels,
-                config.kubernetes_remote,
+                config.kubernetes_remote, config.kubernetes_cluster,
             )
         )  # fmt: skip
         if kubernetes and kubernetes.remote is not None:
@@ -337,7 +337,10 @@ class Probe:
             if runtime is not None:
                 self._at_close(name, runtime.close)
                 found.append(GuardedRuntime(runtime, self.guard.part(name)))
-        self.owners.set_runtimes(tuple(found))
+        if kubernetes and kubernetes.remote is not None:
+            self.owners.set_runtimes(tuple(found), kubernetes.node, kubernetes.remote.nodes.zone)
+        else:
+            self.owners.set_runtimes(tuple(found), kubernetes.node if kubernetes else "")
 
     def _open_metrics(self, address: str, limit: int) -> None:
         from probe.prometheus.server import MetricsServer

@@ -262,11 +262,15 @@ def _add_runtimes(run: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     run.add_argument(
         "--kubernetes-labels", action="append", metavar="KEY",
-        help="tell this label of Pods; repeatable",
+        help="tell this label of Pods, or those that begin with KEY where a * is behind it; "
+        "repeatable",
     )  # fmt: skip
     run.add_argument(
         "--kubernetes-remote", action=argparse.BooleanOptionalAction,
-        help="name Pods and Services of the whole cluster at the other end (default: no)",
+        help="name Pods, Services and nodes of the whole cluster at the other end (default: no)",
+    )  # fmt: skip
+    run.add_argument(
+        "--kubernetes-cluster", metavar="NAME", help="tell Pods and nodes with this name of theirs",
     )  # fmt: skip
 
 

@@ -43,6 +43,7 @@ class RunConfig:
     kubernetes_node: str = ""
     kubernetes_labels: tuple[str, ...] = ()
     kubernetes_remote: bool = False
+    kubernetes_cluster: str = ""
     template_refresh: float = 60.0
     max_flows: int = 131072
     events: bool = False
@@ -87,6 +88,7 @@ SETTINGS: dict[str, Setting] = {
     "kubernetes_node": Setting(str),
     "kubernetes_labels": Setting(str, many=True),
     "kubernetes_remote": Setting(bool),
+    "kubernetes_cluster": Setting(str),
     "template_refresh": Setting(float, low=1),
     "max_flows": Setting(int, low=1, high=2**26),
     "events": Setting(bool),

@@ -35,7 +35,7 @@ from probe.mapping import (
     load_profile,
     load_template,
 )
-from probe.metadata.kubernetes import is_wanted
+from probe.metadata.kubernetes import is_wanted, node_name
 from probe.outlet import Outlet
 from probe.own_traffic import OwnSocket
 from probe.self_report import Metering, SelfReport
@@ -301,8 +301,9 @@ class Workshop:
         target: Destination,
     ) -> ExportSession:
         report = SelfReport(
-            self._metering, self._interfaces, sender, self._config.odid, self._boot_s
-        )
+            self._metering, self._interfaces, sender, self._config.odid, self._boot_s,
+            node_name(self._config.kubernetes, self._config.kubernetes_node),
+        )  # fmt: skip
         return ExportSession(
             encoder,
             self._config.odid,

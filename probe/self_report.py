@@ -39,8 +39,10 @@ class SelfReport:
         sender: Sender,
         odid: int,
         boot_s: float,
+        node: str = "",
     ) -> None:
         self._metering = metering
+        self._node = node or os.uname().nodename
         self._interfaces = interfaces
         self._sender = sender
         self._odid = odid
@@ -64,7 +66,7 @@ class SelfReport:
         return {
             "observationDomainId": self._odid,
             "exportingProcessId": self._odid,
-            "observationDomainName": os.uname().nodename,
+            "observationDomainName": self._node,
             "systemInitTimeMilliseconds": self._boot_ms,
             **_addresses(self._sender.local_address()),
         }

@@ -18,7 +18,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlparse
 
 Object = dict[str, Any]
-PODS, SERVICES = "/api/v1/pods", "/api/v1/services"
+PODS, SERVICES, NODES = "/api/v1/pods", "/api/v1/services", "/api/v1/nodes"
 RECORDED = Path(__file__).with_name("data") / "kubernetes.json"
 TOKEN = "a-token"
 
@@ -34,8 +34,8 @@ class KubernetesServer:
     answer; ``is_hanging``: no answer at all; ``token``: what a request has to show."""
 
     def __init__(self) -> None:
-        self.objects: dict[str, dict[str, Object]] = {PODS: {}, SERVICES: {}}
-        self.events: dict[str, list[tuple[int, str, Object]]] = {PODS: [], SERVICES: []}
+        self.objects: dict[str, dict[str, Object]] = {PODS: {}, SERVICES: {}, NODES: {}}
+        self.events: dict[str, list[tuple[int, str, Object]]] = {PODS: [], SERVICES: [], NODES: []}
         self.version = 100
         self.oldest = 0  # a watch from before is too old
         self.asked: list[tuple[str, dict[str, str]]] = []

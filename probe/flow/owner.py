@@ -18,7 +18,9 @@ class Owner:
     name; ``is_unconfirmed``: no runtime says that the process is in that container; ``is_proxy``:
     the process is in none, and stands for the one that is told (docker-proxy).
     ``workload``: what owns the Pod, as 'Deployment/web'; ``labels``: those of the Pod that the user
-    chose. ``node``: the name of the host that the process runs on. ``unit``: of systemd, for a
+    chose. ``node``: the name of the host that the process runs on, ``zone`` where that is, and
+    ``cluster`` what it belongs to, as the user calls it. ``service``: the Kubernetes Service that a
+    Pod of elsewhere was reached by, as 'shop/web:http'. ``unit``: of systemd, for a
     process in no container.
     """
 
@@ -58,6 +60,9 @@ class Owner:
     workload: str = ""
     labels: tuple[tuple[str, str], ...] = ()
     node: str = ""
+    zone: str = ""
+    cluster: str = ""
+    service: str = ""
     unit: str = ""
 
 
@@ -65,7 +70,8 @@ class Owner:
 class ContainerNames:
     """Strings are '' where there is none; ``project`` and ``service`` are compose's, what comes
     after them is of the Pod that the container is in. ``name`` is '' if only that is known, ``pod``
-    if it is a Service ('Service/web' is the ``workload`` then)."""
+    if it is a Service ('Service/web' is the ``workload`` then), with its ``ports`` (protocol,
+    number, name), or a node ('Node/a')."""
 
     name: str = ""
     image: str = ""
@@ -77,6 +83,9 @@ class ContainerNames:
     workload: str = ""
     labels: tuple[tuple[str, str], ...] = ()
     node: str = ""
+    zone: str = ""
+    cluster: str = ""
+    ports: tuple[tuple[int, int, str], ...] = ()
 
     @property
     def full(self) -> str:

@@ -240,7 +240,7 @@ def _owner(owner: Owner, privacy: Privacy) -> dict[str, Any]:
         "image": {"name": owner.container_image},
     }
     found["container"] = container if owner.container_id else {}
-    if owner.pod_namespace:
+    if owner.pod_namespace or owner.pod_uid or owner.workload:
         found["orchestrator"] = _orchestrator(owner)
     return _pruned(found)
 
@@ -249,14 +249,17 @@ def _orchestrator(owner: Owner) -> dict[str, Any]:
     """The kind of the workload has a place in ECS; its name has none."""
     kind, _, name = owner.workload.partition("/")
     labels = [f"{key}={value}" for key, value in owner.labels]
-    if not owner.pod_name:
+    if owner.workload and not owner.pod_name:
         resource: dict[str, Any] = {"type": kind.lower(), "name": name}
     else:
         resource = {
             "type": "pod", "name": owner.pod_name, "id": owner.pod_uid,
             "parent": {"type": kind.lower()}, "label": labels,
         }  # fmt: skip
-    return {"type": "kubernetes", "namespace": owner.pod_namespace, "resource": resource}
+    return {
+        "type": "kubernetes", "namespace": owner.pod_namespace, "resource": resource,
+        "cluster": {"name": owner.cluster},
+    }  # fmt: skip
 
 
 def _own(owner: Owner, privacy: Privacy) -> dict[str, Any]:
@@ -269,7 +272,15 @@ def _own(owner: Owner, privacy: Privacy) -> dict[str, Any]:
             "container_unconfirmed": owner.is_unconfirmed or "",
             "outer_container": {"id": owner.outer_container_id},
             "kubernetes": (
-                {"workload": owner.workload, "node": owner.node} if owner.pod_namespace else {}
+                {
+                    "workload": owner.workload,
+                    "node": owner.node,
+                    "zone": owner.zone,
+                    "cluster": owner.cluster,
+                    "service": owner.service,
+                }
+                if owner.pod_namespace or owner.pod_uid or owner.workload
+                else {}
             ),
         }
     )

@@ -27,7 +27,8 @@ def owner_members(owner: Owner, prefix: str, privacy: Privacy, pod_key: str) -> 
 def container_members(owner: Owner, pod_key: str) -> dict[str, Any]:
     """{ID, DOCKER{ID,NAME}} or {ID, KUBE{NAME,POD,NS}}; of a container without names its ID.
 
-    A Pod of another host has no ID, and a Service has no NAME and no POD either.
+    A Pod of another host has no ID, a Service has no NAME and no POD either, and a node no NS. Of a
+    Pod that no API tells of there is the UID.
     """
     found: dict[str, Any] = {}
     if owner.container_id:
@@ -36,9 +37,10 @@ def container_members(owner: Owner, pod_key: str) -> dict[str, Any]:
         found["UNCONFIRMED"] = True
     if owner.outer_container_id:
         found["OUTER_ID"] = owner.outer_container_id
-    if owner.pod_namespace:
+    if owner.pod_namespace or owner.pod_uid or owner.workload:
         found[pod_key] = _pod(owner)
-    elif owner.container_name:
+        return found
+    if owner.container_name:
         found["DOCKER"] = {"ID": owner.container_id, "NAME": clean(owner.container_name)}
     if owner.container_image:
         found["IMAGE"] = clean(owner.container_image)
@@ -48,10 +50,16 @@ def container_members(owner: Owner, pod_key: str) -> dict[str, Any]:
 def _pod(owner: Owner) -> dict[str, str | dict[str, str]]:
     names: dict[str, str | dict[str, str]] = {
         "NAME": owner.container_name, "POD": owner.pod_name, "NS": owner.pod_namespace,
-        "UID": owner.pod_uid, "NODE": owner.node, "WORKLOAD": owner.workload,
-        "LABELS": dict(owner.labels),
+        "IMAGE": owner.container_image, "UID": owner.pod_uid, "NODE": owner.node,
+        "ZONE": owner.zone, "CLUSTER": owner.cluster, "SERVICE": owner.service,
+        "WORKLOAD": owner.workload, **_workload(owner), "LABELS": dict(owner.labels),
     }  # fmt: skip
     return {key: _clean(value) for key, value in names.items() if value or key in _POD}
+
+
+def _workload(owner: Owner) -> dict[str, str]:
+    kind, _, name = owner.workload.partition("/")
+    return {"WORKLOAD_KIND": kind, "WORKLOAD_NAME": name}
 
 
 def _clean(value: str | dict[str, str]) -> str | dict[str, str]:

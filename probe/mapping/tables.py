@@ -235,6 +235,11 @@ def _owner_attributes(side: str, ntop: str) -> dict[str, Attribute]:
         f"{side}PodUUID": attribute(lambda owner: _to_uuid(owner.pod_uid)),
         f"{side}PodLabels": attribute(lambda owner: _to_json(owner.labels)),
         f"{side}Workload": attribute(lambda owner: owner.workload),
+        f"{side}WorkloadKind": attribute(lambda owner: owner.workload.partition("/")[0]),
+        f"{side}WorkloadName": attribute(lambda owner: owner.workload.partition("/")[2]),
+        f"{side}ServicePortName": attribute(lambda owner: owner.service),
+        f"{side}NodeZone": attribute(lambda owner: owner.zone),
+        f"{side}ClusterName": attribute(lambda owner: owner.cluster),
         f"{side}NodeName": attribute(lambda owner: owner.node),
     }
 

@@ -38,7 +38,8 @@ class Listener:
         self.is_live = False
         self._listen, self._is_there, self._is_near = listen, is_there, is_near
         self._began_s = self._lost_s = self._warned_s = float("-inf")
-        self._has_warned = False
+        self._has_warned = False  # since it was last heard
+        self._is_warned_of = False  # people have seen that
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name=who, daemon=True)
 
@@ -63,7 +64,9 @@ class Listener:
         if self.is_live:
             return False
         self._began_s = time.monotonic()
-        self.is_live, self._has_warned = True, False
+        if self._is_warned_of:
+            log.warning("%s tells names again", self.who)
+        self.is_live, self._has_warned, self._is_warned_of = True, False, False
         return True
 
     def _run(self) -> None:
@@ -93,5 +96,5 @@ class Listener:
             return
         self._has_warned = True
         if now - self._warned_s >= _QUIET_S:
-            self._warned_s = now
+            self._warned_s, self._is_warned_of = now, True
             log.warning("%s does not tell names: %s", self.who, " ".join(str(error).split())[:200])

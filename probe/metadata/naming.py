@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from probe.flow.batch import RECORD_DTYPE, UNCONFIRMED, UNCONFIRMED_PATH, Rows
 from probe.flow.owner import ContainerNames, Owner, OwnerTable
-from probe.metadata.container import read_place
+from probe.metadata.container import pod_uid, read_place
 from probe.metadata.procfs import read_cgroup
 from probe.metadata.proxy import Proxies
 from probe.metadata.runtime import Runtime
@@ -37,18 +37,26 @@ class ContainerOwners(OwnerTable):
         """``find_addresses``: address -> id of the container that has it now."""
         super().__init__()
         self._runtimes = runtimes
+        self._node = ""
+        self._find_zone: Callable[[str], str] = lambda _: ""
         self._proxies = Proxies(find_addresses)
         self._by_key: dict[str, set[int]] = {}  # id of a container, or UID of a Pod -> owners
         self._pods: dict[str, str] = {}  # id of a container -> UID of its Pod; the latest
         self._doubts: dict[int, int] = {}  # owner -> what is added to its source
         self._nameless: dict[str, float] = {}  # container id -> when it was first asked for
 
-    def set_runtimes(self, runtimes: tuple[Runtime, ...]) -> None:
+    def set_runtimes(
+        self,
+        runtimes: tuple[Runtime, ...],
+        node: str = "",
+        find_zone: Callable[[str], str] = lambda _: "",
+    ) -> None:
         """From now on; owners that are here already get their names with the next ``refresh``.
 
-        The first that knows a container names it.
+        The first that knows a container names it. ``node``: what this host is called, '' for what
+        the kernel calls it; ``find_zone``: where a node is, '' where nobody knows.
         """
-        self._runtimes = runtimes
+        self._runtimes, self._node, self._find_zone = runtimes, node, find_zone
 
     def container_of(self, pid: int) -> str:
         """The id of the container that a process is in, '' for none; ``find_names`` will know its
@@ -78,7 +86,7 @@ class ContainerOwners(OwnerTable):
     def add(self, owner: Owner) -> int:
         index = super().add(named := self._named(owner))
         self._note_doubt(index, named)
-        self._note_pod(owner.container_id, owner.pod_uid)
+        self._note_pod(owner.container_id, _cgroup_uid(owner))
         self._note_keys(index, owner)
         self._proxies.note(index, owner, time.monotonic())
         return index
@@ -163,15 +171,17 @@ class ContainerOwners(OwnerTable):
         return True
 
     def _named(self, owner: Owner) -> Owner:
-        container_id = owner.container_id
-        if not self._runtimes or not (container_id or owner.pod_uid):
+        owner = self._placed(owner)
+        container_id, pod_uid = owner.container_id, _cgroup_uid(owner)
+        is_here = container_id or (pod_uid and owner.cgroup)  # a Pod of elsewhere has its names
+        if not self._runtimes or not is_here:
             return owner
         is_at = None
         if not owner.is_proxy:
-            is_at = self._is_at(container_id, owner.cgroup, owner.pod_uid)
+            is_at = self._is_at(container_id, owner.cgroup, pod_uid)
         if is_at is False:
             return dataclasses.replace(with_names(owner, ContainerNames()), is_unconfirmed=True)
-        found = self._find(container_id, owner.pod_uid)
+        found = self._find(container_id, pod_uid)
         if found and found.name:
             self._nameless.pop(container_id, None)
         elif container_id:
@@ -179,6 +189,14 @@ class ContainerOwners(OwnerTable):
         is_unconfirmed = found is None or (owner.is_doubtful and not is_at)
         named = with_names(owner, found) if found else owner
         return dataclasses.replace(named, is_unconfirmed=is_unconfirmed)
+
+    def _placed(self, owner: Owner) -> Owner:
+        """By the name of this node, and where that is: those of other hosts have theirs."""
+        node = self._node if self._node and (owner.pid or owner.cgroup) else owner.node
+        zone = owner.zone or self._find_zone(node)
+        if (node, zone) == (owner.node, owner.zone):
+            return owner
+        return dataclasses.replace(owner, node=node, zone=zone)
 
     def _is_at(self, container_id: str, cgroup: str, pod_uid: str) -> bool | None:
         """Whether a container has that cgroup: no, where one runtime that knows it says no."""
@@ -202,11 +220,18 @@ def with_names(owner: Owner, names: ContainerNames) -> Owner:
         workload=names.workload,
         labels=names.labels,
         node=names.node or owner.node,
+        zone=names.zone or owner.zone,
+        cluster=names.cluster,
     )
 
 
+def _cgroup_uid(owner: Owner) -> str:
+    """The UID that runtimes know a Pod by; what is told of a Pod of a manifest is another one."""
+    return (pod_uid(owner.cgroup) if owner.cgroup else "") or owner.pod_uid
+
+
 def _keys(owner: Owner) -> list[str]:
-    return [key for key in (owner.container_id, owner.pod_uid) if key]
+    return [key for key in (owner.container_id, _cgroup_uid(owner)) if key]
 
 
 class WaitingRecords:

@@ -15,6 +15,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.samples import Sample
 
 from probe import __version__
+from probe.flow.owner import ContainerNames
 from probe.interfaces.table import Link
 from probe.prometheus.bounded import BoundedLinks
 from probe.prometheus.durations import BOUNDS_S
@@ -83,12 +84,17 @@ def _details(link: Link) -> Labels:
     }
 
 
+def _container_label(container_id: str, names: ContainerNames) -> str:
+    """None of what only holds a Pod: it is the Pod's interface."""
+    return names.name or ("" if names.pod else container_id[:_SHORT_ID])
+
+
 def _of_container(link: Link) -> Labels:
     names = link.names
     if not names:
         return _labels(ContainerLabels(link.container_id[:_SHORT_ID]))
     return _labels(
-        ContainerLabels(names.name or link.container_id[:_SHORT_ID], names.pod, names.namespace)
+        ContainerLabels(_container_label(link.container_id, names), names.pod, names.namespace)
     )
 
 

@@ -18,6 +18,7 @@ from probe.mapping.ecs import EcsLines
 from probe.mapping.layouts import ObjectLines
 from probe.mapping.objects import AgentLines
 from probe.mapping.owner_objects import POD_KEYS
+from probe.metadata.kubernetes import node_name
 from probe.view.text import octets as in_octets
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ class ObjectSink:
     def __init__(self, target: Destination, config: RunConfig, owners: OwnerTable) -> None:
         self.name = str(target)
         self._pod_key = POD_KEYS[target.scheme]
-        exporter = exporter_members()
+        exporter = exporter_members(node_name(config.kubernetes, config.kubernetes_node))
         self._address = exporter.get("EXPORTER_IPV4_ADDRESS", "")
         kind = EcsLines if target.options.get("format") == "ecs" else AgentLines
         self._lines: ObjectLines = kind(owners, config.privacy, exporter, self._pod_key)
@@ -89,9 +90,9 @@ class ObjectSink:
         raise NotImplementedError
 
 
-def exporter_members() -> dict[str, str]:
-    """What every object ends with."""
-    address, name = exporter_address(), {"EXPORTER_NAME": os.uname().nodename}
+def exporter_members(node: str = "") -> dict[str, str]:
+    """What every object ends with. ``node``: the name of this host, '' for the kernel's."""
+    address, name = exporter_address(), {"EXPORTER_NAME": node or os.uname().nodename}
     return {"EXPORTER_IPV4_ADDRESS": address, **name} if address else name
 
 

@@ -221,5 +221,5 @@ def container_label(
 ) -> str:
     """Which container somebody is, as every view shows it: ``full_name``, or else the beginning of
     the id, with a '?' behind it where no runtime confirms it; '' for nobody."""
-    label = full_name(namespace, pod, container, workload) or container_id[:SHORT_ID]
+    label = full_name(namespace, pod, container, workload) or container_id[:SHORT_ID] or workload
     return label + DOUBT if label and is_doubted else label

@@ -22,7 +22,8 @@ _KEY_HELP = {
     "protocol": "tcp, udp or a number",
 }
 _RUN_SETTINGS = ("collector", "duration", "active_timeout", "docker", "kubernetes",
-                 "kubernetes_node", "kubernetes_labels", "kubernetes_remote")  # fmt: skip
+                 "kubernetes_node", "kubernetes_labels", "kubernetes_remote",
+                 "kubernetes_cluster")  # fmt: skip
 #: Between two looks at what happened; a snapshot still takes at most 1 % of one core.
 _EVENT_INTERVAL_S = 0.2
 _ORDERS = ("latest", "octets", "sent", "received", "packets", "rtt", "resent", "age", "client",

@@ -168,7 +168,9 @@ def test_both_ends_in_pods(
                 one["REMOTE_CONTAINER"]["ID"]: one["REMOTE_CONTAINER"]}  # fmt: skip
         assert ends[NGINX]["KUBE"] == {
             "NAME": "nginx", "POD": "web-7d4b9c6f5d-x2x7k", "NS": "shop", "UID": WEB_POD,
-            "NODE": "node-3", "WORKLOAD": "Deployment/web", "LABELS": {"app": "web"},
+            "NODE": "node-3", "WORKLOAD": "Deployment/web", "WORKLOAD_KIND": "Deployment",
+            "WORKLOAD_NAME": "web", "IMAGE": "docker.io/library/nginx:1.27",
+            "LABELS": {"app": "web"},
         }  # fmt: skip
         assert ends[NGINX]["OUTER_ID"] == OUTER
         # all of the talk's fields but the address, which is of a default route
@@ -320,7 +322,8 @@ def test_the_live_view(
             time.sleep(0.8)
             client.do("s.sendall(b'x')")
         output, _ = view.communicate(timeout=180)
-    assert "shop/web-7d4b9c6f5d-x2x7k/nginx > data/db-0/postgres" in output
+    # in the cgroup of another container anybody could have made theirs
+    assert "shop/web-7d4b9c6f5d-x2x7k/nginx? > data/db-0/postgres?" in output
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import logging
+import os
 import ssl
 import threading
 import time
@@ -24,6 +26,7 @@ from probe.metadata.kubernetes import (
     watch,
 )
 from probe.metadata.kubernetes.api import KubernetesApi
+from probe.sinks.objects import exporter_members
 from tests.certificates import Authority
 from tests.kubernetes_api import PODS, SERVICES, KubernetesServer, kubernetes_server, recorded
 
@@ -198,8 +201,9 @@ def test_an_api_that_starts_again(
     server.start()
     until(lambda: found.find(DB))
     assert len(server.queries(PODS, watch=False)) == 1, "it went on where it was"
-    (record,) = caplog.records
-    assert "does not tell names" in record.message
+    lost, back = caplog.records
+    assert "does not tell names" in lost.message
+    assert "tells names again" in back.message
 
 
 def test_an_api_that_never_answers(
@@ -265,7 +269,9 @@ def test_a_watch_that_tells_garbage(
     server.objects[PODS].pop("x")
     server.put(PODS, recorded("db"))
     until(lambda: found.find(DB))
-    assert len(caplog.records) == 1
+    assert [one.message.rpartition(") ")[2].partition(":")[0] for one in caplog.records] == [
+        "does not tell names", "tells names again",
+    ]  # fmt: skip
 
 
 def test_a_token_that_is_rotated(
@@ -308,7 +314,8 @@ def test_in_a_pod(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     server.token = "the-next"
     token.write_text(server.token)
     server.close_watches()
-    until(lambda: server.refused)
+    until(lambda: len(server.queries(PODS, watch=True)) == 2)
+    assert not server.refused, "the next watch has the new token"
     server.put(PODS, recorded("db"))
     until(partial(found.find, DB))
     found.close()
@@ -472,3 +479,31 @@ def test_watches_that_are_closed_at_once(
     stop.set()
     closing.join()
     assert len(server.queries(PODS, watch=True)) <= 4
+
+
+def test_patience_follows_the_lag_of_the_kubelet(server: KubernetesServer, ask: Ask) -> None:
+    """By how long the names of the latest containers took to come."""
+    found = ask()
+    until(lambda: found.find(WEB))
+    until(lambda: found.patience_s(in_pod=True))
+    assert found.patience_s(in_pod=True) == 4.0
+    late = copy.deepcopy(recorded("db"))
+    for status in late["status"]["containerStatuses"]:
+        started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - 6))
+        status["state"] = {"running": {"startedAt": started}}
+    server.put(PODS, late)
+    until(lambda: found.find(DB))
+    assert 9.0 <= found.patience_s(in_pod=True) <= 20.0
+    assert found.patience_s() == 0.0
+
+
+def test_the_name_of_this_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel's, unless Pods are named: then all have the one that the API knows."""
+    monkeypatch.setenv("NODE_NAME", "node-3")
+    assert names.node_name(False) == os.uname().nodename
+    assert names.node_name(True) == "node-3"
+    assert names.node_name(True, "node-4") == "node-4"
+    monkeypatch.delenv("NODE_NAME")
+    assert names.node_name(True) == os.uname().nodename.lower()
+    assert exporter_members(names.node_name(True, "node-4"))["EXPORTER_NAME"] == "node-4"
+    assert exporter_members()["EXPORTER_NAME"] == os.uname().nodename

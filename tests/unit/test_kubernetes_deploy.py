@@ -16,7 +16,7 @@ from probe.config import build
 from probe.kernel import host
 from probe.metadata.kubernetes import KubernetesNames
 from probe.metadata.kubernetes.api import KubernetesApi
-from tests.kubernetes_api import PODS, SERVICES, kubernetes_server, recorded
+from tests.kubernetes_api import NODES, PODS, SERVICES, kubernetes_server, recorded
 
 MANIFEST = Path(__file__).resolve().parents[2] / "deploy" / "kubernetes" / "sockflow.yaml"
 
@@ -60,7 +60,9 @@ def test_the_role_is_what_is_asked_for(objects: dict[str, Any], tmp_path: Path) 
         names = KubernetesNames(open_api, "node-3", remote=True)
         names.open()
         deadline = time.monotonic() + 10
-        while len(server.queries(PODS, True)) < 2 or not server.queries(SERVICES, True):
+        while len(server.queries(PODS, True)) < 2 or not all(
+            server.queries(path, True) for path in (SERVICES, NODES)
+        ):
             assert time.monotonic() < deadline
             time.sleep(0.01)
         names.close()

@@ -7,7 +7,13 @@ from typing import Any
 import pytest
 
 from probe.flow.owner import ContainerNames
-from probe.metadata.kubernetes.objects import read_pod, read_service, read_workload
+from probe.metadata.kubernetes.objects import (
+    read_node,
+    read_pod,
+    read_service,
+    read_workload,
+    service_port,
+)
 from tests.kubernetes_api import recorded
 
 START_NS = 1_767_322_801 * 10**9  # 2026-01-02T03:00:01Z
@@ -60,10 +66,10 @@ def test_who_made_it_and_where_it_can_be_reached(name: str, workload: str, addre
     assert (found.names.workload, len(found.addresses)) == (workload, addresses)
 
 
-def test_the_uid_of_a_static_pod_is_that_of_its_cgroup() -> None:
+def test_a_static_pod_is_told_by_the_uid_of_the_api_and_known_by_that_of_its_cgroup() -> None:
     found = read_pod(recorded("apiserver"))
-    assert found.names.pod_uid == "8d0d37e6d8dc0e2f6ee8a2f5f2b5b6c3"
-    assert found.uid == "719de681-07e4-463c-88a5-575ebd69cc4b"
+    assert found.cgroup_uid == "8d0d37e6d8dc0e2f6ee8a2f5f2b5b6c3"
+    assert found.uid == found.names.pod_uid == "719de681-07e4-463c-88a5-575ebd69cc4b"
 
 
 def made_by(kind: str, name: str, **more: Any) -> dict[str, Any]:
@@ -108,7 +114,9 @@ def test_a_pod_that_was_not_started_yet() -> None:
 
 def test_services() -> None:
     web = read_service(recorded("service"))
-    assert web.names == ContainerNames(namespace="shop", workload="Service/web")
+    assert web.names == ContainerNames(
+        namespace="shop", workload="Service/web", ports=((6, 80, "http"),)
+    )
     assert web.names.full == "shop/Service/web"
     assert [address[:4].hex() for address in web.addresses] == ["0a601104", "fd000010"]
     assert read_service(recorded("headless")).addresses == ()
@@ -118,3 +126,44 @@ def test_services() -> None:
 def test_what_is_no_pod(found: dict[str, Any]) -> None:
     with pytest.raises((KeyError, TypeError, ValueError, AttributeError)):
         read_pod(found)
+
+
+def test_labels_that_begin_alike() -> None:
+    """Each once, and those of a beginning by their names."""
+    own = {"app": "web", "app.kubernetes.io/name": "n", "app.kubernetes.io/part-of": "shop"}
+    found = {**recorded("web")}
+    found["metadata"] = {**found["metadata"], "labels": own}
+    told = read_pod(found, ("app.kubernetes.io/part-of", "app.kubernetes.io/*", "absent/*"))
+    assert told.names.labels == (
+        ("app.kubernetes.io/part-of", "shop"), ("app.kubernetes.io/name", "n"),
+    )  # fmt: skip
+    assert dict(read_pod(found, ("*",)).names.labels) == own
+
+
+def test_the_image_that_was_asked_for() -> None:
+    """A runtime may tell any other name of the same image, or its digest."""
+    found = {**recorded("web")}
+    status = {**found["status"]}
+    status["containerStatuses"] = [
+        {**one, "image": "sha256:1234"} for one in status["containerStatuses"]
+    ]
+    found["status"] = status
+    asked = {one["name"]: one["image"] for one in found["spec"]["containers"]}
+    told = {names.name: names.image for _, names in read_pod(found).containers}
+    assert asked.items() <= told.items()
+
+
+def test_a_node() -> None:
+    found = read_node(recorded("node"), "east")
+    assert found.names == ContainerNames(
+        workload="Node/node-5", node="node-5", zone="eu-1b", cluster="east"
+    )
+    assert [address[:4].hex() for address in found.addresses] == ["c0000205", "20010db8"]
+
+
+@pytest.mark.parametrize(
+    ("protocol", "port", "wanted"),
+    [(6, 80, "shop/web:http"), (17, 80, "shop/web"), (6, 81, "shop/web")],
+)
+def test_the_port_of_a_service(protocol: int, port: int, wanted: str) -> None:
+    assert service_port(read_service(recorded("service")).names, protocol, port) == wanted

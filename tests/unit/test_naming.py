@@ -122,3 +122,41 @@ def test_not_more_records_wait_than_there_is_room() -> None:
     assert waiting.hold(records, np.array([1]))["flow_id"].tolist() == [1, 2, 3]
     assert waiting.hold(records[:0], np.zeros(0, np.int64))["flow_id"].tolist() == [4, 5]
     assert len(waiting) == 0
+
+
+def test_one_node_has_one_name() -> None:
+    """The API's, and not the kernel's; what is on other nodes has theirs."""
+    owners = ContainerOwners()
+    owners.set_runtimes((), "node-3", {"node-3": "eu-1a"}.get)  # type: ignore[arg-type]
+    here = owners[owners.add(Owner(pid=1, node="vm"))]
+    there = owners[owners.add(Owner(pod_name="x", pod_namespace="y", node="node-5"))]
+    assert (here.node, here.zone) == ("node-3", "eu-1a")
+    assert there.node == "node-5"
+
+
+def test_a_pod_whose_cgroups_have_another_uid() -> None:
+    """As one of a manifest file: it is told by the API's, and found by that of the cgroup."""
+    runtime = Known()
+    cgroup = "/kubepods/burstable/pod8d0d37e6d8dc0e2f6ee8a2f5f2b5b6c3"
+    digest = cgroup.rpartition("pod")[2]
+
+    class ByPod(Known):
+        def find(self, container_id: str, pod_uid: str = "") -> ContainerNames | None:
+            return ContainerNames(pod="api", namespace="x", pod_uid="real") if (
+                pod_uid == digest) else None  # fmt: skip
+
+    runtime = ByPod()
+    owners = ContainerOwners((runtime,))
+    index = owners.add(Owner(pid=1, cgroup=cgroup, pod_uid=digest))
+    assert (owners[index].pod_name, owners[index].pod_uid) == ("api", "real")
+    runtime.add(digest, ContainerNames())
+    assert owners.refresh() == [], "it has them already"
+    owners.release(index)
+    assert not owners._by_key
+
+
+def test_a_pod_of_another_node_is_nobody_to_confirm() -> None:
+    """The API that told of it has named it already."""
+    owners = ContainerOwners((Known(),))
+    there = Owner(pod_name="x", pod_namespace="y", pod_uid="2c48913c")
+    assert owners[owners.add(there)] == there

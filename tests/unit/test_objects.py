@@ -254,7 +254,8 @@ def test_the_netlink_flow_of_the_talk() -> None:
     assert found["timestamp"] == "1767323045.001234"
     assert found["LOCAL_CONTAINER"]["KUBE"] == {
         "NAME": "web", "POD": "web-1", "NS": "shop", "UID": "0-1", "NODE": "node-3",
-        "WORKLOAD": "Deployment/web", "LABELS": {"app": "web"},
+        "WORKLOAD": "Deployment/web", "WORKLOAD_KIND": "Deployment", "WORKLOAD_NAME": "web",
+        "LABELS": {"app": "web"},
     }  # fmt: skip
     assert "K8S" in json.loads(flows(agent(pod_key="K8S"), one_flow())[0])["LOCAL_CONTAINER"]
 
@@ -313,12 +314,13 @@ def test_a_pod_and_a_service_of_elsewhere() -> None:
         (
             there,
             {"NAME": "", "POD": "db-0", "NS": "data", "NODE": "node-4",
-             "WORKLOAD": "StatefulSet/db"},
+             "WORKLOAD": "StatefulSet/db", "WORKLOAD_KIND": "StatefulSet", "WORKLOAD_NAME": "db"},
             {"type": "pod", "name": "db-0", "parent": {"type": "statefulset"}},
         ),
         (
             service,
-            {"NAME": "", "POD": "", "NS": "data", "WORKLOAD": "Service/db"},
+            {"NAME": "", "POD": "", "NS": "data", "WORKLOAD": "Service/db",
+             "WORKLOAD_KIND": "Service", "WORKLOAD_NAME": "db"},
             {"type": "service", "name": "db"},
         ),
     ):  # fmt: skip

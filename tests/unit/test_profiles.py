@@ -38,7 +38,7 @@ STANDARD = ("iana", "nfdump", "akvorado")
 TOO_LONG = {
     f"{side}{what}"
     for side in ("source", "destination")
-    for what in ("OuterContainerId", "PodLabels")
+    for what in ("OuterContainerId", "PodLabels", "WorkloadKind", "WorkloadName")
 }
 POD = "2c48913c-b29f-11e7-9350-020968147796"
 

@@ -13,7 +13,7 @@ import pytest
 from probe.flow.batch import OwnerSource, Rows
 from probe.flow.owner import Owner, OwnerTable
 from probe.metadata.kubernetes import remote
-from probe.metadata.kubernetes.objects import read_pod, read_service
+from probe.metadata.kubernetes.objects import read_node, read_pod, read_service
 from probe.metadata.kubernetes.remote import RemoteEnds, RemoteNames
 from tests.kubernetes_api import recorded
 from tests.records import flow_records
@@ -154,10 +154,100 @@ def test_what_a_list_does_not_have_any_more(cluster: Cluster) -> None:
 def test_behind_the_address_of_a_service(cluster: Cluster) -> None:
     """Where conntrack tells which Pod it was, that one."""
     records = cluster.flows("10.96.17.4", "10.96.17.4")
+    records["protocol"] = 6
+    records["destination_port"][:2] = records["source_port"][2:] = 80
     for side, row in (("destination", 0), ("source", 2)):
         records["translated"][row] = 1
         records[f"nat_{side}_address"][row] = [10, 244, 3, 8]
     assert cluster.told(records) == ["db-0", "Service/web"]
+    for row, side in enumerate(("destination", "destination", "source", "source")):
+        assert cluster.owners[int(records[f"{side}_owner"][row])].service == "shop/web:http"
+
+
+def test_one_answer_for_both_directions(cluster: Cluster) -> None:
+    """conntrack tells the Pod of the request only; the Service stays known, later too."""
+    records = cluster.flows("10.96.17.4")
+    records["protocol"] = 6
+    records["destination_port"][0] = records["source_port"][1] = 80
+    later = records.copy()
+    records["translated"][0] = 1
+    records["nat_destination_address"][0] = [10, 244, 3, 8]
+    for told in (records, later):
+        assert cluster.told(told) == ["db-0"]
+        index = int(told["source_owner"][1])
+        assert index == told["destination_owner"][0]
+        owner = cluster.owners[index]
+        assert (owner.pod_name, owner.pod_namespace, owner.service) == (
+            "db-0", "data", "shop/web:http",
+        )  # fmt: skip
+
+
+def test_the_reply_may_come_alone_and_first(cluster: Cluster) -> None:
+    records = cluster.flows("10.96.17.4")
+    reply, request = records[1:].copy(), records[:1].copy()
+    cluster.ends.apply(reply)
+    assert cluster.owners[int(reply["source_owner"][0])].workload == "Service/web"
+    request["translated"], request["nat_destination_address"] = 1, [10, 244, 3, 8]
+    cluster.ends.apply(request)
+    reply["source_owner"] = 0
+    cluster.ends.apply(reply)
+    assert cluster.owners[int(reply["source_owner"][0])].pod_name == "db-0"
+
+
+def test_behind_an_address_that_nobody_has(cluster: Cluster) -> None:
+    """Of a load balancer or a node's port: both directions are the Pod's."""
+    records = cluster.flows("203.0.113.9")
+    records["translated"][0] = 1
+    records["nat_destination_address"][0] = [10, 244, 3, 8]
+    assert cluster.told(records) == ["db-0"]
+    assert cluster.owners[int(records["destination_owner"][0])].service == ""
+
+
+def test_flows_through_services_are_kept_within_bounds(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote, "_MOST_BEHIND", 3)
+    records = cluster.flows(*["10.96.17.4"] * 9)
+    records["flow_id"] = [*range(9), *range(9)]
+    records["translated"][:9] = 1
+    records["nat_destination_address"][:9] = [10, 244, 3, 8]
+    cluster.ends.apply(records)
+    assert sorted(cluster.ends._behind) == [6, 7, 8]
+
+
+def test_another_node(cluster: Cluster) -> None:
+    """Its own processes, and Pods in its network, whoever they are; and where Pods' nodes are."""
+    cluster.names.nodes.add(read_node(recorded("node"), "east"))
+    records = cluster.flows("192.0.2.5", "2001:db8::5", "10.244.5.2", "10.244.3.8")
+    assert cluster.told(records) == ["Node/node-5"] * 2 + ["api-66f5d8c9b4-m4n2p", "db-0"]
+    owners = [cluster.owners[int(index)] for index in records["destination_owner"][:4]]
+    assert [one.node for one in owners] == ["node-5"] * 3 + ["node-3"]
+    assert [one.zone for one in owners] == ["eu-1b"] * 3 + [""]
+    assert owners[0].cluster == "east"
+
+
+def test_a_pod_that_waits_for_an_address(cluster: Cluster) -> None:
+    """It exists for a minute while another one still has what it will get."""
+    waiting_since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - 60))
+    cluster.pod("db", metadata__uid="next", metadata__name="next", status__podIPs=[],
+                status__podIP="", status__startTime=waiting_since)  # fmt: skip
+    meanwhile = time.time_ns() - 30 * 10**9
+    cluster.names.remove(read_pod(recorded("elsewhere")))
+    address = {"ip": "10.244.5.2"}
+    cluster.pod("db", metadata__uid="next", metadata__name="next", status__podIPs=[address],
+                status__startTime=waiting_since)  # fmt: skip
+    old = cluster.flows("10.244.5.2", begun_ns=meanwhile)
+    assert cluster.told(old) == ["api-66f5d8c9b4-m4n2p"]
+    assert cluster.told(cluster.flows("10.244.5.2", begun_ns=time.time_ns())) == ["next"]
+
+
+def test_an_address_whose_bearer_is_not_told_to_be_gone_yet(cluster: Cluster) -> None:
+    before = time.time_ns()
+    cluster.pod("db", metadata__uid="next", metadata__name="next",
+                status__podIPs=[{"ip": "10.244.5.2"}])  # fmt: skip
+    assert cluster.told(cluster.flows("10.244.5.2", begun_ns=before)) == ["api-66f5d8c9b4-m4n2p"]
+    later = cluster.flows("10.244.5.2", begun_ns=time.time_ns())
+    assert cluster.told(later) == ["next"]
 
 
 def test_ends_on_this_host_are_left_alone(cluster: Cluster) -> None:

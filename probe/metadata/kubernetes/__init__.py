@@ -6,7 +6,8 @@ from probe.metadata.kubernetes.names import (
     KubernetesNames,
     KubernetesSettings,
     is_wanted,
+    node_name,
     open_kubernetes,
 )
 
-__all__ = ["KubernetesNames", "KubernetesSettings", "is_wanted", "open_kubernetes"]
+__all__ = ["KubernetesNames", "KubernetesSettings", "is_wanted", "node_name", "open_kubernetes"]

@@ -15,6 +15,10 @@ from probe.flow.owner import ContainerNames
 Object = Mapping[str, Any]
 
 _STATUSES = ("initContainerStatuses", "containerStatuses", "ephemeralContainerStatuses")
+_SPECS = ("initContainers", "containers", "ephemeralContainers")
+_PROTOCOLS = {"TCP": 6, "UDP": 17, "SCTP": 132}
+_NODE_ADDRESSES = ("InternalIP", "ExternalIP")
+_ZONES = ("topology.kubernetes.io/zone", "failure-domain.beta.kubernetes.io/zone")
 _OVER = ("Succeeded", "Failed")
 #: Label with the hash that ends the name of a ReplicaSet -> what has made that ReplicaSet.
 _HASHES = {"pod-template-hash": "Deployment", "rollouts-pod-template-hash": "Rollout"}
@@ -28,7 +32,9 @@ _ADDRESS_OCTETS = 16
 class Named:
     """What has addresses of its own (16 octets, IPv4 first) from ``start_ns`` on (Unix time).
 
-    ``containers``: ids of those of a Pod, with their names; ``names``: of the whole.
+    ``containers``: ids of those of a Pod, with their names; ``names``: of the whole;
+    ``cgroup_uid``: what its cgroups have for a UID; ``started_ns``: when its latest container
+    started, 0 if none.
     """
 
     uid: str
@@ -36,10 +42,15 @@ class Named:
     containers: tuple[tuple[str, ContainerNames], ...] = ()
     addresses: tuple[bytes, ...] = ()
     start_ns: int = 0
+    cgroup_uid: str = ""
+    started_ns: int = 0
 
 
-def read_pod(found: Object, labels: Sequence[str] = (), has_containers: bool = True) -> Named:
-    """``labels``: keys of those to keep; ``has_containers``: they are wanted.
+def read_pod(
+    found: Object, labels: Sequence[str] = (), has_containers: bool = True, cluster: str = ""
+) -> Named:
+    """``labels``: keys of those to keep, or beginnings of keys with a * behind; ``has_containers``:
+    they are wanted; ``cluster``: the name of the whole.
 
     A Pod in the host's network, or that is over, has no address. Raises KeyError, TypeError,
     ValueError or AttributeError for what is no Pod.
@@ -49,32 +60,87 @@ def read_pod(found: Object, labels: Sequence[str] = (), has_containers: bool = T
     names = ContainerNames(
         pod=str(about["name"]),
         namespace=intern(str(about["namespace"])),
-        pod_uid=static_uid(about),
+        pod_uid=str(about["uid"]),
         workload=intern(read_workload(about)),
-        labels=tuple((key, str(own[key])) for key in labels if key in own),
+        labels=tuple(_choose_labels(own, labels)),
         node=intern(str(spec.get("nodeName", ""))),
+        cluster=cluster,
     )
     is_reachable = not spec.get("hostNetwork") and status.get("phase") not in _OVER
     return Named(
         str(about["uid"]),
         names,
-        tuple(_read_containers(status, names)) if has_containers else (),
+        tuple(_read_containers(spec, status, names)) if has_containers else (),
         tuple(_read_addresses(status)) if is_reachable else (),
         _read_time_ns(status.get("startTime") or about["creationTimestamp"]),
+        static_uid(about),
+        max(_read_starts(status), default=0),
     )
 
 
-def read_service(found: Object) -> Named:
+def _choose_labels(own: Object, labels: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Each once, in the order of ``labels``; those of a beginning by their names."""
+    told: set[str] = set()
+    for wanted in labels:
+        begin = wanted.removesuffix("*")
+        keys = sorted(key for key in own if key.startswith(begin)) if begin != wanted else [wanted]
+        for key in keys:
+            if key in own and key not in told:
+                told.add(key)
+                yield key, str(own[key])
+
+
+def read_node(found: Object, cluster: str = "") -> Named:
+    """With the addresses that its own processes, and Pods in its network, have."""
+    about, status = found["metadata"], found.get("status") or {}
+    name = intern(str(about["name"]))
+    addresses = (str(one["address"]) for one in status.get("addresses") or ()
+                 if one.get("type") in _NODE_ADDRESSES)  # fmt: skip
+    names = ContainerNames(
+        workload=f"Node/{name}", node=name, zone=intern(_read_zone(about)), cluster=cluster
+    )
+    return Named(
+        str(about["uid"]),
+        names,
+        addresses=tuple(_pack(one) for one in addresses),
+        start_ns=_read_time_ns(about["creationTimestamp"]),
+    )
+
+
+def _read_zone(about: Object) -> str:
+    own = about.get("labels") or {}
+    return next((str(own[key]) for key in _ZONES if key in own), "")
+
+
+def read_service(found: Object, cluster: str = "") -> Named:
     """With its cluster addresses; those of load balancers may belong to several."""
     about, spec = found["metadata"], found["spec"]
     name = str(about["name"])
     addresses = spec.get("clusterIPs") or [spec.get("clusterIP")]
     return Named(
         str(about["uid"]),
-        ContainerNames(namespace=str(about["namespace"]), workload=f"Service/{name}"),
+        ContainerNames(
+            namespace=str(about["namespace"]),
+            workload=f"Service/{name}",
+            cluster=cluster,
+            ports=tuple(_read_ports(spec)),
+        ),
         addresses=tuple(_pack(one) for one in addresses if one and one != "None"),
         start_ns=_read_time_ns(about["creationTimestamp"]),
     )
+
+
+def _read_ports(spec: Object) -> Iterator[tuple[int, int, str]]:
+    for one in spec.get("ports") or ():
+        protocol = _PROTOCOLS.get(str(one.get("protocol", "TCP")), 0)
+        yield protocol, int(one["port"]), str(one.get("name", ""))
+
+
+def service_port(names: ContainerNames, protocol: int, port: int) -> str:
+    """'shop/web:http', as Antrea writes it; without the name of a port that has none."""
+    service = f"{names.namespace}/{names.workload.partition('/')[2]}"
+    name = next((one[2] for one in names.ports if one[:2] == (protocol, port)), "")
+    return f"{service}:{name}" if name else service
 
 
 def static_uid(about: Object) -> str:
@@ -116,11 +182,24 @@ def _above_job(name: str, created: str) -> tuple[str, str]:
     return "Job", name
 
 
-def _read_containers(status: Object, pod: ContainerNames) -> Iterator[tuple[str, ContainerNames]]:
-    """Also the one before a restart, whose flows may still be told."""
+def _read_starts(status: Object) -> Iterator[int]:
     for kind in _STATUSES:
         for one in status.get(kind) or ():
-            names = replace(pod, name=str(one["name"]), image=str(one.get("image", "")))
+            if started := ((one.get("state") or {}).get("running") or {}).get("startedAt"):
+                yield _read_time_ns(started)
+
+
+def _read_containers(
+    spec: Object, status: Object, pod: ContainerNames
+) -> Iterator[tuple[str, ContainerNames]]:
+    """Also the one before a restart, whose flows may still be told. The image is the one that was
+    asked for: a runtime tells any name of the same image."""
+    asked = {str(one["name"]): str(one.get("image", ""))
+             for kind in _SPECS for one in spec.get(kind) or ()}  # fmt: skip
+    for kind in _STATUSES:
+        for one in status.get(kind) or ():
+            name = str(one["name"])
+            names = replace(pod, name=name, image=asked.get(name) or str(one.get("image", "")))
             for state in (one, (one.get("lastState") or {}).get("terminated") or {}):
                 # 'containerd://4f3c...'; '' before it is made
                 container_id = str(state.get("containerID") or "").rpartition("//")[2]

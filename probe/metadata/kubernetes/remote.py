@@ -1,4 +1,4 @@
-"""Names of other ends by their addresses: Pods and Services of the whole cluster.
+"""Names of other ends by their addresses: Pods, Services and nodes of the whole cluster.
 
 An address goes from one Pod to the next, so it is told who had it when: a flow that is older than
 a Pod is not that Pod's, and one that began before its end is, whenever its record comes.
@@ -6,6 +6,7 @@ a Pod is not that Pod's, and one that began before its end is, whenever its reco
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections import deque
 from dataclasses import dataclass
@@ -15,12 +16,13 @@ from numpy.typing import NDArray
 
 from probe.flow.batch import OwnerSource, Rows
 from probe.flow.owner import ContainerNames, Owner, OwnerTable
-from probe.metadata.kubernetes.objects import Named
+from probe.metadata.kubernetes.objects import Named, service_port
 from probe.metadata.naming import with_names
 
 _KEPT_GONE = 4096
 _UNUSED_S = 300.0
 _NEVER = 2**63 - 1
+_MOST_BEHIND = 65536  # flows through a Service
 
 Positions = NDArray[np.intp]
 
@@ -74,11 +76,13 @@ class Tenures:
         for address in had:
             if address not in one.addresses:
                 self._close(address, one.uid)
-        tenure = Tenure(one.uid, one.names, one.start_ns)
         for address in one.addresses:
             found = self.find(address)
+            others = [t for t in found if t.uid != one.uid]
+            own = next((t for t in found if t.uid == one.uid and t.end_ns == _NEVER), None)
+            start_ns = own.start_ns if own else _start_after(others, one.start_ns)
+            tenure = Tenure(one.uid, one.names, start_ns)
             if tenure not in found:  # the same object goes on: what was made of it is kept by it
-                others = (t for t in found if t.uid != one.uid)
                 self._by_address[address] = tuple(sorted((*others, tenure), key=_start))
         if one.addresses:
             self._addresses[one.uid] = one.addresses
@@ -114,17 +118,43 @@ def _start(tenure: Tenure) -> int:
     return tenure.start_ns
 
 
-class RemoteNames(Tenures):
-    """Those of Pods, and beside them those of ``services``."""
+def _start_after(others: list[Tenure], start_ns: int) -> int:
+    """When an object that began at ``start_ns`` got an address that ``others`` had: it exists
+    before it has one. While somebody else is still told to have it, that is now."""
+    now_ns = time.time_ns()
+    return max([start_ns, *(min(one.end_ns, now_ns) + 1 for one in others)])
+
+
+class NodeNames(Tenures):
+    """Those of nodes, and the zones that these are in."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.services = Tenures()
+        self._zones: dict[str, str] = {}  # name of a node -> zone
+
+    def zone(self, node: str) -> str:
+        return self._zones.get(node, "")
+
+    def add(self, one: Named) -> None:
+        super().add(one)
+        self._zones[one.names.node] = one.names.zone
+
+    def remove(self, one: Named) -> None:
+        super().remove(one)
+        self._zones.pop(one.names.node, None)
+
+
+class RemoteNames(Tenures):
+    """Those of Pods, and beside them those of ``services`` and ``nodes``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.services, self.nodes = Tenures(), NodeNames()
 
 
 @dataclass(slots=True)
 class _Known:
-    names: ContainerNames
+    names: tuple[ContainerNames | None, ContainerNames | None]
     index: int
     used_s: float
 
@@ -134,23 +164,25 @@ class RemoteEnds:
 
     def __init__(self, names: RemoteNames, owners: OwnerTable) -> None:
         self._names, self._owners = names, owners
-        self._known: dict[int, _Known] = {}  # by id() of names, which are kept there
+        #: By id() of names, which are kept there, and the name of the Service.
+        self._known: dict[tuple[int, int, str], _Known] = {}
+        self._behind: dict[int, bytes] = {}  # flow id -> address behind that of a Service
 
     def apply(self, records: Rows) -> None:
         """Fills in the owners of ``records`` (RECORD_DTYPE) at ends without a socket here.
 
-        A Pod is known by its address behind NAT before that of the Service in front of it.
+        Behind the address of a Service is a Pod, which NAT tells of one direction only: the other
+        one, and later records of the flow, have the same.
         """
         now_s = time.monotonic()
-        for side in ("source", "destination"):
-            foreign = (records[f"{side}_owner"] == 0) & (records[f"{side}_netns"] == 0)
-            at = np.flatnonzero(foreign)
-            translated = at[records["translated"][at] != 0]
-            after, before = records[f"nat_{side}_address"], records[f"{side}_address"]
-            self._name(records, side, translated, after, self._names, now_s)
-            for names in (self._names, self._names.services):
-                at = at[records[f"{side}_owner"][at] == 0]
-                self._name(records, side, at, before, names, now_s)
+        foreign = {
+            side: np.flatnonzero((records[f"{side}_owner"] == 0) & (records[f"{side}_netns"] == 0))
+            for side in ("source", "destination")
+        }
+        for side, at in foreign.items():
+            self._note_translated(records, side, at[records["translated"][at] != 0])
+        for side, at in foreign.items():
+            self._name(records, side, at, now_s)
 
     def sweep(self, in_use: set[int], now_s: float) -> list[int]:
         """Forgets those that no record has named for long; their indices."""
@@ -164,35 +196,62 @@ class RemoteEnds:
             self._owners.release(index)
         return released
 
-    def _name(
-        self, records: Rows, side: str, at: Positions, addresses: Rows, names: Tenures, now_s: float
-    ) -> None:
-        """Of most records it is asked only whether anybody has the address."""
-        if not len(at) or not len(names):
-            return
-        octets = _sixteen_octets(addresses[at])
-        hits = [place for place, one in enumerate(octets) if one in names]
-        if not hits:
-            return
-        at = at[hits]
-        begun = np.where(records["begun_ns"][at], records["begun_ns"][at], records["first_ns"][at])
-        found = [
-            self._index(names.find_at(octets[place], time_ns), now_s)
-            for place, time_ns in zip(hits, begun.tolist(), strict=True)
-        ]
-        indices = np.array(found, np.uint32)
-        at, indices = at[indices != 0], indices[indices != 0]
-        records[f"{side}_owner"][at] = indices
-        records[f"{side}_owner_source"][at] = OwnerSource.ADDRESS
+    def _note_translated(self, records: Rows, side: str, at: Positions) -> None:
+        after = _sixteen_octets(records[f"nat_{side}_address"][at])
+        for place, address in zip(at.tolist(), after, strict=True):
+            if address in self._names:
+                flow_id = int(records["flow_id"][place])
+                self._behind.pop(flow_id, None)
+                self._behind[flow_id] = address
+        while len(self._behind) > _MOST_BEHIND:
+            del self._behind[next(iter(self._behind))]
 
-    def _index(self, names: ContainerNames | None, now_s: float) -> int:
+    def _name(self, records: Rows, side: str, at: Positions, now_s: float) -> None:
+        """Of most records it is asked only whether anybody has the address."""
+        if not len(at):
+            return
+        octets = _sixteen_octets(records[f"{side}_address"][at])
+        names, services, nodes = self._names, self._names.services, self._names.nodes
+        flows, behind = records["flow_id"][at].tolist(), self._behind
+        hits = [
+            place
+            for place, one in enumerate(octets)
+            if one in names or one in services or one in nodes or flows[place] in behind
+        ]
+        for hit in hits:
+            row = records[int(at[hit])]
+            index = self._find(row, side, octets[hit], now_s)
+            if index:
+                records[f"{side}_owner"][at[hit]] = index
+                records[f"{side}_owner_source"][at[hit]] = OwnerSource.ADDRESS
+
+    def _find(self, row: np.void, side: str, address: bytes, now_s: float) -> int:
+        """The owner of one end; 0 for nobody."""
+        begun = int(row["begun_ns"]) or int(row["first_ns"])
+        behind = self._behind.get(int(row["flow_id"]))
+        service = self._names.services.find_at(address, begun)
+        pod = self._names.find_at(behind, begun) if behind else None
+        if pod is None and service is None:
+            pod = self._names.find_at(address, begun) or self._names.nodes.find_at(address, begun)
+        port = ""
+        if service:
+            port = service_port(service, int(row["protocol"]), int(row[f"{side}_port"]))
+        return self._index(pod, service, port, now_s)
+
+    def _index(
+        self, pod: ContainerNames | None, service: ContainerNames | None, port: str, now_s: float
+    ) -> int:
         """In the table of owners; 0 for nobody."""
+        names = pod or service
         if names is None:
             return 0
-        known = self._known.get(id(names))
+        key = id(pod), id(service), port
+        known = self._known.get(key)
         if known is None:
-            index = self._owners.add(with_names(Owner(), names))
-            known = self._known[id(names)] = _Known(names, index, now_s)
+            owner = with_names(Owner(), names)
+            zone = owner.zone or self._names.nodes.zone(owner.node)
+            index = self._owners.add(dataclasses.replace(owner, service=port, zone=zone))
+            known = self._known[key] = _Known((pod, service), index, now_s)
         known.used_s = now_s
         return known.index
 

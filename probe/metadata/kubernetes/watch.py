@@ -67,8 +67,7 @@ class Watch:
             try:
                 if not self._version:
                     self._list(api)
-                while not self.listener.is_closed:
-                    self._follow(api)
+                self._follow(api)  # the next one opens the API anew: tokens change in their files
             except ApiError as error:
                 self._version = ""
                 self._must_be_fresh = error.status == _GONE
