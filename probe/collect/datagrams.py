@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import socket
+import struct
 from collections.abc import Iterator
 
 from probe.collect.address import Listen
@@ -14,6 +16,7 @@ from probe.ipfix.decode import CollectingProcess, Decoded, Record
 _log = logging.getLogger(__name__)
 
 _MAX_DATAGRAM = 65535
+_SO_MEMINFO, _MEMINFO_DROPS = 55, 8  # linux/sock_diag.h
 _BATCH = 256  # datagrams read at a time, so that the screen is not starved
 
 
@@ -29,7 +32,7 @@ class CollectorSocket:
         self.process = process or collecting_process(pen)
         self._socket = bind(Listen("ipfix", host, port))
         self._only: tuple[str, int] | None = None
-        self.refused = 0
+        self.refused = self._dropped = 0
 
     @property
     def address(self) -> tuple[str, int]:
@@ -72,13 +75,23 @@ class CollectorSocket:
         return found
 
     def losses(self) -> dict[str, int]:
-        return {"datagrams of strangers refused": self.refused}
+        self._count_dropped()
+        return {
+            "datagrams of strangers refused": self.refused,
+            "datagrams that found no room in the socket's buffer": self._dropped,
+        }
 
     def summary(self) -> str:
         return summary(self.process.statistics, self.losses())
 
     def close(self) -> None:
+        self._count_dropped()
         self._socket.close()
+
+    def _count_dropped(self) -> None:
+        if self._socket.fileno() >= 0:
+            option = self._socket.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, 36)
+            self._dropped = struct.unpack("=9I", option)[_MEMINFO_DROPS]
 
     def _datagrams(self) -> Iterator[tuple[bytes, tuple[str, int]]]:
         with contextlib.suppress(BlockingIOError):

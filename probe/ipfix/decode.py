@@ -123,14 +123,14 @@ class CollectingProcess:
         reader = MessageReader(domain, protocol, elements, self._readers, reliable)
         before = domain.weight if key in self._domains else 0
         reader.read(octets, self.statistics)
-        if domain.knows_something or before:
+        if domain.is_worth_keeping or before:
             self._keep(key, domain, domain.weight - before)
         for kind, detail in reader.oddities.first.items():
             became = "this part was not read" if kind.is_loss else "read all the same"
             text = f"{kind.text}: {detail}, in domain {key[2]}; {became}"
             self._tell_once(kind, peer, f"{text}, and more of the kind are only counted")
         if reader.counted.unknown_sets:
-            text = "records before their Template cannot be read; the exporter sends it in a while"
+            text = "records came before their Template, which the exporter sends again in a while"
             self._tell_once("unknown", peer, text)
         return Decoded(reader.flows, reader.options, reader.oddities.losses)
 

@@ -21,6 +21,7 @@ from probe.ipfix.record import Record
 from probe.ipfix.statistics import CollectorStatistics
 from probe.ipfix.types import TYPES, TYPES_BY_CODE
 from probe.ipfix.uptime import add_unix_times
+from probe.ipfix.waiting import WaitingSets
 
 #: Bounds on what senders of garbage may make us keep, for each domain.
 MAX_TEMPLATES, MAX_FIELDS, MAX_TYPES = 1024, 1 << 15, 4096
@@ -44,11 +45,17 @@ class Domain:
     began_ms: int | None = None
     field_count: int = 0
     useful: int = 0
-    weight: int = _DOMAIN_OCTETS
+    waiting: WaitingSets = field(default_factory=WaitingSets)
+    known_weight: int = _DOMAIN_OCTETS
 
     @property
-    def knows_something(self) -> bool:
-        return bool(self.templates or self.types)
+    def weight(self) -> int:
+        """Octets that it takes, about."""
+        return self.known_weight + self.waiting.weight
+
+    @property
+    def is_worth_keeping(self) -> bool:
+        return bool(self.templates or self.types or self.waiting)
 
 
 class MessageReader:
@@ -66,7 +73,7 @@ class MessageReader:
         self._elements, self._readers, self._is_reliable = elements, readers, is_reliable
         self._emptied: set[bool] = set()
         self._set_count = 0
-        self._has_new_types = False
+        self._has_new_types = self._has_recovered = False
 
     def read(self, octets: bytes, statistics: CollectorStatistics) -> None:
         """DecodeError or struct.error: there is no header to go by. Else all that can be read is,
@@ -92,12 +99,25 @@ class MessageReader:
             is_options = number == protocol.options_template_set
             for announced in protocol.read_templates(body, is_options, self.oddities.note):
                 self._learn(announced)
+                self._recover(announced.id, header)
         elif known := self._domain.templates.get(number):
             rest = self._read_data(known, body, header)
             if is_whole:
                 note_padding(rest, self.oddities.note)
-        else:
-            self.counted.unknown_sets += is_whole
+        elif is_whole:
+            self.counted.unknown_sets += 1
+            if not self._is_reliable:  # else the Template would have come first
+                self._domain.waiting.add(number, body, header)
+
+    def _recover(self, number: int, header: Header) -> None:
+        """Read what came before its Template."""
+        known, waiting = self._domain.templates.get(number), self._domain.waiting
+        if not known or not waiting:
+            return
+        for body, earlier in waiting.take(number, header.export_time_s):
+            self._read_data(known, memoryview(body), earlier)
+            self.counted.unknown_sets -= 1
+            self._has_recovered = True
 
     def _read_data(self, known: KnownTemplate, body: memoryview, header: Header) -> memoryview:
         """What is left of a Set behind its records."""
@@ -152,7 +172,7 @@ class MessageReader:
             self._drop([announced.id])
         domain.templates[announced.id] = known = KnownTemplate(announced)
         domain.field_count = count
-        domain.weight += known.weight
+        domain.known_weight += known.weight
         self._emptied.discard(announced.is_options)
 
     def _withdraw(self, announced: Announcement) -> None:
@@ -175,7 +195,7 @@ class MessageReader:
         for number in numbers:
             known = domain.templates.pop(number)
             domain.field_count -= known.announced.field_count
-            domain.weight -= known.weight
+            domain.known_weight -= known.weight
             self._readers.drop(known)
 
     # -- names and types ---------------------------------------------------------------------------
@@ -198,7 +218,7 @@ class MessageReader:
             if self._elements(*number).name or (number not in types and len(types) >= MAX_TYPES):
                 continue
             if types.get(number) != element:
-                self._domain.weight += 0 if number in types else _TYPE_OCTETS
+                self._domain.known_weight += 0 if number in types else _TYPE_OCTETS
                 types[number] = element
                 self._has_new_types = True
 
@@ -223,13 +243,13 @@ class MessageReader:
         if self._protocol.counts_messages:
             return 1
         counted = self.counted
-        if counted.unknown_sets or self.oddities.losses:
+        if self._has_recovered or counted.unknown_sets or self.oddities.losses:
             return None
         return counted.records + counted.option_records
 
     def _check_count(self, header: Header) -> None:
         counted, count = self.counted, header.count
-        if count is None or counted.unknown_sets or self.oddities.losses:
+        if self._has_recovered or counted.unknown_sets or self.oddities.losses or count is None:
             return
         found = counted.records + counted.option_records + counted.template_records
         if found != count:

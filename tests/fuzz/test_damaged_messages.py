@@ -16,6 +16,7 @@ from collections.abc import Callable
 import pytest
 
 from probe.errors import DecodeError
+from probe.ipfix import waiting
 from probe.ipfix.decode import CollectingProcess
 from probe.ipfix.oddity import Oddity
 from probe.mapping import load_template
@@ -126,7 +127,8 @@ def counts(process: CollectingProcess) -> tuple[int, int, int, int]:
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS, ids=lambda one: str(one.name))
-def test_damaged_messages(protocol: Protocol) -> None:
+def test_damaged_messages(protocol: Protocol, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waiting, "MOST_OCTETS", 0)  # the other reader lets nothing wait
     whole = corpus(protocol)
     damage = Damage(whole, 20 if protocol.is_netflow9 else 16, seed=20260102)
     primed = [Both(whole, is_reliable) for is_reliable in (False, True)]

@@ -17,6 +17,7 @@ from probe.collect.source import collecting_process, summary
 from probe.errors import DecodeError
 from probe.ipfix.decode import CollectingProcess
 from probe.ipfix.oddity import Oddity
+from probe.ipfix.waiting import MOST_OCTETS
 from probe.view.flows import FlowTable
 from probe.view.screen import print_flows
 from tests.lenient import SAMPLES
@@ -86,6 +87,7 @@ def check(process: CollectingProcess) -> None:
     for domain in domains:
         fields = [known.announced.field_count for known in domain.templates.values()]
         assert domain.field_count == sum(fields)
+        assert domain.waiting.weight <= MOST_OCTETS
         assert all(known.minimum >= 1 for known in domain.templates.values())
     known = {id(one) for domain in domains for one in domain.templates.values()}
     assert {id(one) for one in process._readers._kept} <= known

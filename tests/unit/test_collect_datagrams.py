@@ -58,6 +58,19 @@ def test_only_its_own_exporter_is_heard() -> None:
     collector.close()
 
 
+def test_what_finds_no_room_is_counted() -> None:
+    collector = CollectorSocket("127.0.0.1", 0, 32473)
+    collector._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as exporter:
+        exporter.connect(collector.address)
+        for _ in range(50):
+            exporter.send(message((2, template(256, (1, 4))), (256, bytes(1000))))
+    came = len(collector.receive().flows) // 250
+    collector.close()
+    assert 0 < came < 50
+    assert f", {50 - came} datagrams that found no room" in collector.summary()
+
+
 def test_small_messages_come_together() -> None:
     collector = CollectorSocket("127.0.0.1", 0, 32473)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as exporter:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import resource
+import struct
 import time
 from pathlib import Path
 
 import pytest
 
 from probe.ipfix.decode import MAX_DOMAINS, CollectingProcess
+from probe.ipfix.waiting import MOST_OCTETS
 from probe.mapping import load_elements
 from tests.messages import message, options_template, template
 
@@ -117,7 +119,32 @@ def test_garbage_pushes_nobody_out(collector: CollectingProcess) -> None:
     for odid in range(5000):
         collector.decode(message((2, b"\1"), (999, bytes(8)), odid=odid), ("192.0.2.9", 1))
     assert is_known(collector, 256)
-    assert len(collector._domains) == 2
+    assert collector._weight <= 16 << 20
+
+
+def test_data_before_its_template(collector: CollectingProcess) -> None:
+    """Over UDP it may overtake it, and who begins to listen waits for the next refresh."""
+    for sequence in range(3):
+        data = message((400, struct.pack("!Q", sequence)), sequence=sequence, odid=9, time_s=1000)
+        assert collector.decode(data, "udp") == []
+    assert collector.statistics.unknown_sets == 3
+    known = (2, template(401, PACKETS) + template(400, OCTETS)), (400, struct.pack("!Q", 3))
+    found = collector.decode(message(*known, sequence=3, odid=9, time_s=1060), "udp")
+    assert [one["octetDeltaCount"] for one in found] == [0, 1, 2, 3]
+    statistics = collector.statistics
+    assert (statistics.unknown_sets, statistics.lost_records, statistics.errors) == (0, 0, 0)
+    assert collector._weight == sum(one.weight for one in collector._domains.values())
+
+
+def test_what_waits_is_bounded_and_does_not_wait_for_ever(collector: CollectingProcess) -> None:
+    for _ in range(100):
+        collector.decode(message((400, bytes(8000)), odid=9, time_s=1000), "udp")
+    assert max(one.waiting.weight for one in collector._domains.values()) <= MOST_OCTETS
+    known = message((2, template(400, OCTETS)), odid=9, time_s=1000 + 7200)
+    assert collector.decode(known, "udp") == []
+    assert collector.statistics.unknown_sets == 100
+    assert collector.decode(message((400, bytes(8)), odid=9), "stream", is_reliable=True) == []
+    assert collector._weight == sum(one.weight for one in collector._domains.values())
 
 
 TEMPLATE, DATA = (2, template(256, OCTETS)), (256, bytes(8))
