@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import pathlib
+import signal
+import sys
 import time
 from collections.abc import Iterator
 
@@ -12,6 +16,7 @@ from path_lab import PORT, Path, Receiver, drive, exporting
 
 from probe.flow.batch import Rows
 from probe.stream import Stream
+from tests.interop.programs import SOCKFLOW, running, wait_until
 from tests.records import NOW_S, flow_records
 
 _COUNT = 3000
@@ -169,3 +174,47 @@ def test_a_link_that_is_down_loses_what_is_counted_and_recovers(path: Path) -> N
         run("ip", "-n", path.exporter, "route", "replace", "default", "via", "10.79.1.2")
         drive(stream, receiver, lambda: not stream.is_down)
         send(stream, receiver, 2 * _COUNT)
+
+
+_TRAFFIC = """
+import socket, time
+sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+while True:
+    sender.sendto(b"x", ("127.0.0.1", 24321))
+    time.sleep(0.02)
+"""
+
+
+def test_the_program_goes_on_and_nfcapd_gets_all(path: Path, tmp_path: pathlib.Path) -> None:
+    """NetFlow v9 of the profile with the longest records, through a link that becomes narrow."""
+    flows, files = tmp_path / "flows.json", tmp_path / "files"
+    files.mkdir()
+    # not ip netns exec, which mounts a /sys of its own, without cgroups
+    near, far = (("nsenter", f"--net=/run/netns/{one}") for one in (path.exporter, path.collector))
+    nfcapd = (*far, "nfcapd", "-b", "10.79.2.1", "-p", PORT, "-w", files, "-t", 60)
+    command = (*near, *SOCKFLOW, "run", "-e", f"netflow9://10.79.2.1:{PORT}?profile=kubernetes",
+               "-e", f"json://{flows}", "--include", "port=24321",
+               "--active-timeout", 1)  # fmt: skip
+
+    def told() -> list[int]:
+        """Packets of each record that the other destination got."""
+        lines = flows.read_text().splitlines() if flows.exists() else []
+        found = [json.loads(line) for line in lines]
+        return [one["PKTS_SENT"] + one["PKTS_RCVD"] for one in found if "PKTS_SENT" in one]
+
+    with (
+        running(nfcapd, tmp_path, "nfcapd") as collector,
+        running((*near, sys.executable, "-c", _TRAFFIC), tmp_path, "traffic"),
+        running(command, tmp_path, "probe") as probe,
+    ):
+        wait_until(lambda: len(told()) > 2, f"records: {probe.errors}")
+        path.set_mtu("near", 600)
+        before = len(told())
+        wait_until(lambda: len(told()) > before + 3, f"more of them: {probe.errors}")
+        assert probe.stop() == 0, probe.errors
+        assert collector.stop(signal.SIGINT) == 0
+    assert probe.errors.count("leave in fragments") == 1
+    assert "lost: nothing" in probe.errors
+    nfdump = ("nfdump", "-R", str(files), "-q", "-N", "-o", "fmt:%pkt", "dst port 24321")
+    packets = [int(word) for word in run(*nfdump).stdout.split()]
+    assert sorted(packets) == sorted(told())
