@@ -25,7 +25,7 @@ from probe.interfaces.veth import VethMap, read_default_route
 from probe.log import say
 from probe.loop import Loop
 from probe.metadata.docker import open_docker
-from probe.metadata.kubernetes import KubernetesSettings, open_kubernetes
+from probe.metadata.kubernetes import KubernetesSettings, node_name, open_kubernetes
 from probe.metadata.kubernetes.remote import RemoteEnds
 from probe.metadata.naming import WaitingRecords
 from probe.metadata.nat import Nat, no_peers
@@ -337,10 +337,10 @@ class Probe:
             if runtime is not None:
                 self._at_close(name, runtime.close)
                 found.append(GuardedRuntime(runtime, self.guard.part(name)))
-        if kubernetes and kubernetes.remote is not None:
-            self.owners.set_runtimes(tuple(found), kubernetes.node, kubernetes.remote.nodes.zone)
-        else:
-            self.owners.set_runtimes(tuple(found), kubernetes.node if kubernetes else "")
+        node = node_name(config.kubernetes, config.kubernetes_node) if kubernetes else ""
+        remote = kubernetes.remote if kubernetes else None
+        find_zone = remote.nodes.zone if remote is not None else None
+        self.owners.set_runtimes(tuple(found), node, find_zone)
 
     def _open_metrics(self, address: str, limit: int) -> None:
         from probe.prometheus.server import MetricsServer

@@ -38,7 +38,7 @@ class ContainerOwners(OwnerTable):
         super().__init__()
         self._runtimes = runtimes
         self._node = ""
-        self._find_zone: Callable[[str], str] = lambda _: ""
+        self._find_zone: Callable[[str], str] = _no_zone
         self._proxies = Proxies(find_addresses)
         self._by_key: dict[str, set[int]] = {}  # id of a container, or UID of a Pod -> owners
         self._pods: dict[str, str] = {}  # id of a container -> UID of its Pod; the latest
@@ -49,14 +49,15 @@ class ContainerOwners(OwnerTable):
         self,
         runtimes: tuple[Runtime, ...],
         node: str = "",
-        find_zone: Callable[[str], str] = lambda _: "",
+        find_zone: Callable[[str], str] | None = None,
     ) -> None:
         """From now on; owners that are here already get their names with the next ``refresh``.
 
         The first that knows a container names it. ``node``: what this host is called, '' for what
         the kernel calls it; ``find_zone``: where a node is, '' where nobody knows.
         """
-        self._runtimes, self._node, self._find_zone = runtimes, node, find_zone
+        self._runtimes, self._node = runtimes, node
+        self._find_zone = find_zone or _no_zone
 
     def container_of(self, pid: int) -> str:
         """The id of the container that a process is in, '' for none; ``find_names`` will know its
@@ -223,6 +224,10 @@ def with_names(owner: Owner, names: ContainerNames) -> Owner:
         zone=names.zone or owner.zone,
         cluster=names.cluster,
     )
+
+
+def _no_zone(_: str) -> str:
+    return ""
 
 
 def _cgroup_uid(owner: Owner) -> str:
