@@ -169,5 +169,6 @@ struct losses {
 	__u64 snapshot_full;      /* rows that had to wait for the next snapshot pass */
 	__u64 datagrams_without_storage; /* not counted: their socket could not be given storage */
 	__u64 event_ring_full;    /* events not told; flows are not touched by it */
+	__u64 ends_missed;        /* connections whose end no program saw: what came since their last row */
 };
 #endif

@@ -97,6 +97,8 @@ static __always_inline void snapshot_tcp(struct sock_flow *f, struct sock *sk)
 	if (r) {
 		set_sent(r, &f->row, tp);
 		snapshot_rows++;
+	} else {
+		send_last_row(&f->row, tp); /* nobody else will */
 	}
 }
 
@@ -133,8 +135,12 @@ static __noinline int snapshot_seat(u32 at)
 	gone = is_gone(tp, cookie);
 	if (gone && (progress & STATES) != (CLOSING | FINAL)) {
 		/* nobody else can leave it: the program was skipped */
-		if (__sync_val_compare_and_swap(&f->progress, progress, progress & ~OPEN) == progress)
+		if (__sync_val_compare_and_swap(&f->progress, progress, (progress & ~OPEN) | DONE) ==
+		    progress) {
+			if (!(progress & DONE) && !is_last_pass)
+				losses.ends_missed++;
 			leave_seat(seat, cookie);
+		}
 		return 0;
 	}
 	if (progress & STATES) {
@@ -160,7 +166,8 @@ static __noinline int snapshot_seat(u32 at)
 	if (progress & REPORTED && seat->isn_remote) {
 		set_key(&r->row, sk, tp);
 		set_initial(&r->row, seat->isn_local, seat->isn_remote);
-	} else if (!r->row.isn_remote && !set_connection(&r->row, f, sk, tp)) {
+	} else if (!r->row.isn_remote && !set_connection(&r->row, f, sk, tp) &&
+		   !set_connection(&r->row, f, sk, tp)) {
 		return 0; /* the next pass will do */
 	}
 	seat->isn_local = r->row.isn_local;
@@ -286,7 +293,8 @@ int snapshot_udp_peers(struct bpf_iter__bpf_map_elem *ctx)
 			if (!bpf_map_delete_elem(&udp_peers, &copy))
 				__sync_fetch_and_sub(&udp_peer_count, 1);
 		}
-		return 0;
+		if (!(*(volatile u64 *)&from->tx_packets | *(volatile u64 *)&from->rx_packets))
+			return 0; /* else a datagram has come meanwhile: this is its row */
 	}
 	r = snapshot_slot();
 	if (!r)

@@ -274,6 +274,8 @@ static __always_inline void start_over(struct sock_flow *f)
 		return;
 	if (take_final(f))
 		send_last_row(&f->row, 0);
+	else if (!(f->progress & (DONE | CLOSING)))
+		__sync_fetch_and_add(&losses.ends_missed, 1);
 	__builtin_memset(f, 0, sizeof(*f));
 	f->progress = seat;
 }

@@ -324,7 +324,9 @@ static __always_inline int meter(struct __sk_buff *skb, bool egress)
 		note_sender(f);
 	else
 		note_arrival(f, skb);
-	if (claim_slot(f, &d, egress, skb))
+	/* What comes while the socket is released, or after, is in no row of the socket's any more. Asked
+	 * after the claim: either udp_released() sees the slot that was claimed, or this sees CLOSING. */
+	if (claim_slot(f, &d, egress, skb) && !(*(volatile u32 *)&f->progress & CLOSING))
 		count(&f->row, &d, egress);
 	else
 		count_other_peer(f, &d, egress, skb);
@@ -384,10 +386,10 @@ int udp_released(struct bpf_sock *ctx)
 	if (ctx->protocol != IPPROTO_UDP)
 		return 1;
 	f = bpf_sk_storage_get(&sockets, ctx, 0, 0);
-	if (!f || f->slot != SLOT_READY)
+	if (!f || __sync_fetch_and_or(&f->progress, CLOSING) & CLOSING)
 		return 1;
-	if (__sync_fetch_and_or(&f->progress, CLOSING) & CLOSING)
-		return 1;
+	if (*(volatile u32 *)&f->slot != SLOT_READY)
+		return 1; /* all that it carried is in the table of peers, what is coming too */
 	if (!f->user) /* whoever closes it has the best claim */
 		set_user(f, current_tag(), current_owner());
 	r = bpf_ringbuf_reserve(&flow_ring, sizeof(*r), 0);

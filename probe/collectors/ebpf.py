@@ -72,7 +72,8 @@ _MARKING = ("mark_socket_owners", "mark_peer_owners", "mark_listener_owners", "f
 _TCP = 6
 _SWEEP_ABOVE = 8192  # owners kept without looking whether anything names them
 _ATTRIBUTION_NS = 5_000_000_000
-_MAX_PASSES = 4
+_MAX_PASSES, _MAX_LAST_PASSES = 4, 64
+_PROGRAMS_END_S = 1.0
 
 
 class EbpfCollector:
@@ -262,8 +263,13 @@ class EbpfCollector:
         self._is_last[0] = is_last
         parts = self._read_snapshot()
         if is_last:
+            # what closed while the pass came by waits in its socket, where no program will find it
+            parts = [concatenate_rows(parts)]
             self._attached.close()
+            parts += self._read_snapshot()
         parts.append(self._read_ended())
+        if is_last:
+            parts += self._read_unfinished()
         filled = [part for part in parts if len(part)]
         return self._finish(concatenate_rows(filled) if len(filled) > 1 else (filled or parts)[0])
 
@@ -284,6 +290,15 @@ class EbpfCollector:
         rows["time_ns"] += time.time_ns() - time.monotonic_ns()
         return rows
 
+    def _read_unfinished(self) -> list[Rows]:
+        """Rows of programs that were running when they were detached, and those behind them."""
+        parts: list[Rows] = []
+        deadline = time.monotonic() + _PROGRAMS_END_S
+        while self._flow_ring.holds_more and time.monotonic() < deadline:
+            time.sleep(0.001)
+            parts.append(self._read_ended())
+        return parts
+
     def _read_ended(self) -> Rows:
         return self._flow_ring.read()
 
@@ -298,7 +313,7 @@ class EbpfCollector:
     def _read_snapshot(self) -> list[Rows]:
         parts: list[Rows] = []
         started, cpu_started = time.perf_counter_ns(), time.thread_time_ns()
-        for _ in range(_MAX_PASSES):
+        for _ in range(_MAX_LAST_PASSES if self._is_last[0] else _MAX_PASSES):
             waiting = int(self._losses["snapshot_full"])
             self._count[0] = 0
             self._iterators["snapshot_sockets"].run()

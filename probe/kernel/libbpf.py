@@ -118,6 +118,14 @@ class Link:
         library().bpf_link__destroy(self._pointer)
 
 
+def _goes_on(descriptor: int) -> bool:
+    """Whether a pass has more to do. After a million objects without output the kernel pauses."""
+    try:
+        return bool(os.read(descriptor, 4096))
+    except BlockingIOError:
+        return True
+
+
 class IteratorLink(Link):
     """An attached iterator program: each ``run`` is one whole pass in the kernel."""
 
@@ -127,7 +135,7 @@ class IteratorLink(Link):
         if fd < 0:
             raise KernelError(f"a pass of the kernel iterator failed: {os.strerror(-fd)}")
         try:
-            while os.read(fd, 4096):
+            while _goes_on(fd):
                 pass
         finally:
             os.close(fd)

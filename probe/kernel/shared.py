@@ -70,6 +70,11 @@ class Ring:
             parts.append(rows)
         return concatenate_rows(parts) if parts else np.empty(0, self._dtype)
 
+    @property
+    def holds_more(self) -> bool:
+        """After a ``read``: a program has begun a record, and not finished it."""
+        return int(self._producer[0]) > int(self._consumer[0])
+
     def _read_window(self) -> Rows:
         position = int(self._consumer[0])
         count = min(int(self._producer[0]) - position, _WINDOW) // self._record.itemsize
