@@ -167,7 +167,7 @@ struct losses {
 	__u64 storage_failed;     /* sockets that could not be given storage */
 	__u64 udp_peers_full;     /* datagrams not counted: table of UDP peers full */
 	__u64 snapshot_full;      /* rows that had to wait for the next snapshot pass */
-	__u64 datagrams_without_storage; /* not counted: their socket could not be given storage */
+	__u64 unstored_datagrams; /* not counted: their socket could not be given storage */
 	__u64 event_ring_full;    /* events not told; flows are not touched by it */
 	__u64 ends_missed;        /* connections whose end no program saw: what came since their last row */
 };

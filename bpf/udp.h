@@ -308,7 +308,7 @@ static __always_inline int meter(struct __sk_buff *skb, bool egress)
 	if (!f) {
 		f = bpf_sk_storage_get(&sockets, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
 		if (!f) { /* the socket was counted when it was made */
-			__sync_fetch_and_add(&losses.datagrams_without_storage,
+			__sync_fetch_and_add(&losses.unstored_datagrams,
 					     skb->gso_segs > 1 ? skb->gso_segs : 1);
 			return 1;
 		}

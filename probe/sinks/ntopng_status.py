@@ -12,7 +12,7 @@ from probe.sinks import ntopng_topics as topics
 
 _BITS = 8
 #: Causes of losses that count packets.
-_OF_PACKETS = ("packets_after_end", "udp_peers_full", "datagrams_without_storage")
+_OF_PACKETS = ("packets_after_end", "udp_peers_full", "unstored_datagrams")
 _MEGA = 1_000_000
 
 

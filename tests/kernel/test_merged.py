@@ -139,7 +139,7 @@ def test_what_ebpf_has_no_storage_for(both: tuple[Meter, Meter], hosts: tuple[Ho
             meter.read(drain=True)
             meter.read()
     assert alone.collector.losses()["storage_failed"] == 1
-    assert alone.collector.losses()["datagrams_without_storage"] == 0
+    assert alone.collector.losses()["unstored_datagrams"] == 0
     assert merged.collector.losses()["storage_failed"] == 0
     mine = merged.of(hosts[0])
     assert len(set(mine["id"].tolist())) == 1
@@ -170,4 +170,4 @@ def test_a_socket_without_storage_is_one_and_its_datagrams_are_others(
         alone.read()
     run("ip", "netns", "exec", hosts[0].name, "sysctl", "-qw", "net.core.optmem_max=131072")
     losses = alone.collector.losses()
-    assert (losses["storage_failed"], losses["datagrams_without_storage"]) == (1, 5)
+    assert (losses["storage_failed"], losses["unstored_datagrams"]) == (1, 5)

@@ -156,7 +156,7 @@ def test_what_is_refused_storage_is_counted(hosts: tuple[Host, Host]) -> None:
             meter.read()
             losses = meter.collector.losses()
             assert losses["storage_failed"] >= 3  # both ends, and the UDP socket
-            assert losses["datagrams_without_storage"] == 7
+            assert losses["unstored_datagrams"] == 7
             assert not len(meter.of(hosts[0], 17))
         finally:
             meter.collector.close()

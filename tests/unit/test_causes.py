@@ -78,3 +78,12 @@ def test_what_an_end_sends_after_the_last_record_is_lost() -> None:
     assert len(cache.expire(11 * S, 0)) == 2
     cache.observe(FlowBatch(end(2, False)), 12 * S)
     assert (cache.late_packets, cache.lost_packets) == (5, 3)  # of the 2 received the peer told
+
+
+def test_options_have_room_for_the_kernels_causes() -> None:
+    declared = (ROOT / "bpf" / "flow.h").read_text().partition("struct losses {")[2]
+    kernel = re.findall(r"__u64 (\w+);", declared)
+    room = re.search(r"lossCause\[(\d+)\]", (ROOT / "templates" / "options.txt").read_text())
+    assert room
+    assert len(kernel) >= 6
+    assert max(map(len, [*kernel, *NOTICES, "packets_after_end"])) <= int(room[1])
