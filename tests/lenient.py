@@ -149,6 +149,11 @@ SAMPLES = [
         odd=(Oddity.PADDING,),
         options=({"observationDomainId": 1, "exportedOctetTotalCount": 9},),
     ),
+    _sample(
+        "ipfix-long-padding-behind-a-template",
+        v10((2, T10 + bytes(12)), (256, flow(1) + flow(2))),
+        odd=(Oddity.LONG_PADDING,),
+    ),
     # -- tails -------------------------------------------------------------------------------------
     _sample(
         "v9-zero-tail (Cisco ACI)",

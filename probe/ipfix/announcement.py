@@ -152,7 +152,9 @@ def sets_end_at(octets: bytes, at: int, end: int) -> bool:
     return at == end
 
 
-def note_padding(rest: memoryview, note: Note) -> None:
-    """What is left of a Set when its records have been read."""
+def note_padding(rest: memoryview, note: Note, shortest: int) -> None:
+    """What is left of a Set when its records have been read, the shortest of which is so long."""
     if any(rest):
         note(Oddity.PADDING, f"{len(rest)} octets, the first {bytes(rest[:4]).hex()}")
+    elif len(rest) >= shortest:
+        note(Oddity.LONG_PADDING, f"{len(rest)} octets")

@@ -21,6 +21,8 @@ TEMPLATE_SET, OPTIONS_TEMPLATE_SET = 2, 3
 HEADER = struct.Struct("!HHIII")
 _LATE_RECORDS = 10_000
 _ENTERPRISE = 0x8000
+#: Octets of the shortest (Options) Template Record that defines something.
+_SHORTEST, _SHORTEST_OPTIONS = 8, 10
 
 
 def read_header(octets: bytes, note: Note) -> Header:
@@ -55,7 +57,7 @@ def read_templates(body: memoryview, is_options: bool, note: Note) -> Iterator[A
             note(Oddity.NO_OCTETS, f"Template {number}")
         else:
             yield announced
-    note_padding(body[at:], note)
+    note_padding(body[at:], note, _SHORTEST_OPTIONS if is_options else _SHORTEST)
 
 
 def _withdraws_all(number: int, is_options: bool) -> bool:

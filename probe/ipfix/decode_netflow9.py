@@ -22,6 +22,8 @@ VERSION = 9
 HEADER = struct.Struct("!HHIIII")
 _LATE_MESSAGES = 100
 _FIELD_OCTETS = 4
+#: Octets of the shortest (Options) Template Record that defines something.
+_SHORTEST, _SHORTEST_OPTIONS = 8, 10
 
 #: Scope types (RFC 3954 section 6.1): IANA's element of the same meaning where there is one.
 _SCOPES = {
@@ -59,7 +61,7 @@ def read_templates(body: memoryview, is_options: bool, note: Note) -> Iterator[A
             note(Oddity.TEMPLATE_ID, f"Template {number}")
         elif announced.fields:
             yield announced
-    note_padding(body[at:], note)
+    note_padding(body[at:], note, _SHORTEST_OPTIONS if is_options else _SHORTEST)
 
 
 def _read_template(body: memoryview, at: int, note: Note) -> tuple[Announcement, int]:

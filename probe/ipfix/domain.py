@@ -103,7 +103,7 @@ class MessageReader:
         elif known := self._domain.templates.get(number):
             rest = self._read_data(known, body, header)
             if is_whole:
-                note_padding(rest, self.oddities.note)
+                note_padding(rest, self.oddities.note, known.minimum)
         elif is_whole:
             self.counted.unknown_sets += 1
             if not self._is_reliable:  # else the Template would have come first

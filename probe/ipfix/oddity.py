@@ -16,6 +16,7 @@ class Oddity(Enum):
 
     # all that there was has been read
     PADDING = "Sets with padding that is not zero", False
+    LONG_PADDING = "Sets with padding as long as a record", False
     ZERO_TAIL = "messages filled up with zeros", False
     UNCOUNTED_PADDING = "Sets behind padding that no length counts", False
     EMPTY_FIELD = "fields of length 0", False
