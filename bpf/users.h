@@ -50,7 +50,7 @@ static __always_inline bool set_told(struct flow_row *r, u32 mark)
 /* A number that changes with the identity of a task, for less than a look-up of its owner. Never 0. */
 static __always_inline u64 make_tag(u64 cgroup_id, u64 exec_id, u32 pid, u32 uid, u32 gid)
 {
-	u64 tag = (cgroup_id << 32 ^ exec_id << 24 ^ gid) * 0x9e3779b97f4a7c15ULL;
+	u64 tag = (hash_secret ^ cgroup_id << 32 ^ exec_id << 24 ^ gid) * 0x9e3779b97f4a7c15ULL;
 
 	tag = (tag ^ tag >> 32 ^ (u64)pid << 32 ^ uid) * 0xff51afd7ed558ccdULL;
 	return (tag ^ tag >> 32) | 1;

@@ -16,6 +16,7 @@ import numpy as np
 from ..flow.batch import ROW_COLUMNS, FlowBatch, Mark, Rows
 from ..flow.ends import TCP, concatenate_rows, take_rows
 from ..flow.index import U64, distinct
+from ..flow.keys import is_inside
 from .ebpf import EbpfCollector
 from .netlink import NetlinkCollector
 from .netlink.counters import Flags
@@ -93,6 +94,8 @@ class Claims:
             some = rows[fits]
             fits = (some["local_address"] == row["remote_address"]).all(axis=1)
             fits &= (some["remote_address"] == row["local_address"]).all(axis=1)
+            if is_inside(row):
+                fits &= some["netns"] == row["netns"]
             peers = some[fits]
             if len(set(peers["cookie"].tolist())) == 1:
                 return int(peers["isn_remote"][-1]), int(peers["isn_local"][-1])

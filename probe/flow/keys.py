@@ -40,6 +40,12 @@ def words_of(rows: Rows, side: str) -> U64:
     return words
 
 
+def is_inside(row: np.void) -> bool:
+    """Whether the peer of this end is in the same namespace, as the addresses tell."""
+    rows = np.array([row])
+    return bool(_is_inside(_tuple_words(rows), rows["ifindex"])[0])
+
+
 def end_words(rows: Rows) -> Words:
     """The whole Flow Key of UDP ends.
 

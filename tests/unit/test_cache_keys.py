@@ -324,3 +324,20 @@ def test_the_two_halves_of_a_socket_whose_own_host_translates() -> None:
         assert cache.entries == cache.observed_flows == 1
         assert parties(cache.flush(13 * S, 0)) == expected
         assert len(cache._ids) == len(cache._place) == len(cache._table) == 0
+
+
+# -- floods ----------------------------------------------------------------------------------------
+@pytest.mark.parametrize("step", [(1, 0), (1, -1), (0, 1), (256, 255), (1 << 16, 1)], ids=str)
+def test_peers_that_somebody_chose_are_found_as_fast_as_others(step: tuple[int, int]) -> None:
+    """Counted in cells. (1, -1): what address and port add up to stays the same."""
+    count = 20_000
+    rows: Rows = np.repeat(batch(end(9, protocol=UDP, netns=3)).rows, count)
+    n = np.arange(count)
+    address = (0x0A000001 + n * step[0]) % 2**32
+    rows["remote_address"][:, :4] = address.astype("<u4").view(np.uint8).reshape(-1, 4)
+    rows["remote_port"] = (60_000 + n * step[1]) % 65536
+    cache = FlowCache()
+    cache.observe(FlowBatch(rows), 10 * S)
+    assert cache.entries == count
+    assert cache._ids.longest < 64
+    assert cache._place._index.longest < 64
