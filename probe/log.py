@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from typing import Any
 
 from probe.printable import printable
 
@@ -29,7 +30,12 @@ def say(*lines: str) -> None:
 
 
 class _Printable(logging.Formatter):
-    """What a message quotes may come from anybody; a traceback below it keeps its lines."""
+    """What a message or an exception quotes may come from anybody; a traceback keeps its lines."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         return printable(super().formatMessage(record))
+
+    def formatException(self, ei: Any) -> str:
+        """Indented, so that no line of it can pass for one of ours."""
+        lines = super().formatException(ei).splitlines()
+        return "\n".join(f"  {printable(line)}" for line in lines)

@@ -132,6 +132,9 @@ class CollectingProcess:
         if reader.counted.unknown_sets:
             text = "records came before their Template, which the exporter sends again in a while"
             self._tell_once("unknown", peer, text)
+        if reader.counted.template_errors:
+            text = "Templates not obeyed: withdrawn over UDP, given another meaning, or too many"
+            self._tell_once("template", peer, f"{text}; more are only counted")
         return Decoded(reader.flows, reader.options, reader.oddities.losses)
 
     def _tell_once(self, kind: Hashable, peer: Hashable, text: str) -> None:
@@ -158,6 +161,8 @@ class CollectingProcess:
             (key for key in domains if key != latest),
             key=lambda key: (domains[key].useful.bit_length(), -per_host[_host(key)], order[key]),
         )
+        text = "one domain too many: those that had least to say are forgotten"
+        self._tell_once("evicted", latest[0], f"{text}, and counted")
         most, heaviest = MAX_DOMAINS * 15 // 16, _MAX_WEIGHT * 15 // 16
         for key in victims:
             if len(domains) <= most and self._weight <= heaviest:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import io
 import json
 import logging
 import sys
 import unicodedata
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -178,6 +180,33 @@ def test_warnings_errors_and_summaries(capsys: pytest.CaptureFixture[str]) -> No
     assert main([NASTY]) == 2
     log.say(f"{NASTY}: 3 more broken messages")
     assert_safe(capsys.readouterr().err, 4)
+
+
+def test_tracebacks(capsys: pytest.CaptureFixture[str]) -> None:
+    log.configure(0)
+    try:
+        raise ValueError(NASTY)
+    except ValueError:
+        logging.getLogger("probe.test").exception("of %s", NASTY)
+    assert_safe(capsys.readouterr().err)
+
+
+#: What may write for people: the two places that clean, and what has no names in it.
+_MAY_WRITE = {"log.py", "view/text.py", "view/terminal.py", "cli.py"}
+
+
+def test_nothing_is_shown_elsewhere() -> None:
+    """Whoever writes to the terminal by himself would have to remember to clean."""
+    folder = Path(log.__file__).parent
+    for path in folder.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.Call):
+                continue
+            called = ast.unparse(node.func)
+            shows = called in ("print", "sys.stdout.write", "sys.stderr.write") or (
+                called.endswith((".writelines", "stream.write"))
+            )
+            assert not shows or str(path.relative_to(folder)) in _MAY_WRITE, f"{path}: {called}"
 
 
 def test_output_that_lacks_a_character(monkeypatch: pytest.MonkeyPatch) -> None:
