@@ -218,3 +218,20 @@ def test_the_program_goes_on_and_nfcapd_gets_all(path: Path, tmp_path: pathlib.P
     nfdump = ("nfdump", "-R", str(files), "-q", "-N", "-o", "fmt:%pkt", "dst port 24321")
     packets = [int(word) for word in run(*nfdump).stdout.split()]
     assert sorted(packets) == sorted(told())
+
+
+def test_a_firewall_of_the_host_costs_what_is_counted(path: Path) -> None:
+    """EPERM, told by sendmmsg in the midst of many."""
+    hook = "type filter hook output priority 0;"
+    rule = f"table ip deny {{\n chain out {{\n {hook}\n udp dport {PORT} drop\n }}\n}}\n"
+    nft = ("ip", "netns", "exec", path.exporter, "nft")
+    with exporting(path) as (stream, receiver):
+        send(stream, receiver, 0)
+        run(*nft, "-f", "-", input=rule)
+        stream.send(numbered(_COUNT), NOW_S)
+        drive(stream, receiver, lambda: stream.is_down)
+        assert stream.statistics.dropped_flow_records > 0
+        run(*nft, "delete", "table", "ip", "deny")
+        drive(stream, receiver, lambda: not stream.is_down)
+        send(stream, receiver, 2 * _COUNT)
+        assert stream.statistics.bursts == 1

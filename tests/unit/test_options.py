@@ -41,10 +41,10 @@ def test_a_record_is_cut_padded_and_saturated() -> None:
         template,
         [{"meteringProcessId": 1 << 40, "lossCause": "é" * 20, "lossTotalCount": 5}],
     )
-    expected = b"\xff" * 4 + ("é" * 12).encode() + struct.pack("!Q", 5)
+    expected = b"\xff" * 4 + ("é" * 16).encode() + struct.pack("!Q", 5)
     assert octets.octets.tobytes() == expected  # type: ignore[union-attr]
     short = encode_options(template, [{"lossCause": "ring"}])
-    assert short.octets.tobytes() == bytes(4) + b"ring" + bytes(20 + 8)  # type: ignore[union-attr]
+    assert short.octets.tobytes() == bytes(4) + b"ring" + bytes(28 + 8)  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(
