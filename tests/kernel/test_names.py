@@ -372,15 +372,14 @@ def test_the_live_view_shows_the_name(docker: Docker) -> None:
     server = docker.start("--name", "web", *SERVE)
     address = when_serving(docker, server)
     try:
-        inside = ("nsenter", f"--net=/run/netns/{docker.host.name}")
-        command = [*inside, sys.executable, "-m", "probe", "run", "--docker", docker.url,
-                   *BRIDGE, "--duration", "5"]  # fmt: skip
-        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as view:
-            time.sleep(2.5)
-            with actors(docker.host) as (client,):
-                fetch(client, address, 80)
-            output, _ = view.communicate(timeout=180)
+        view = Command("run", "--docker", docker.url, *BRIDGE, host=docker.host)
+        view.wait_for(2)
+        with actors(docker.host) as (client,):
+            fetch(client, address, 80)
+        view.wait_for_output("container > web")
+        output, _ = view.stop()
     finally:
+        view.kill()
         docker.remove_all()
     assert f"{address}:80" in output
     assert "container > web" in output
