@@ -19,7 +19,7 @@ import pytest
 from docker_lab import IMAGE, Docker, docker_daemon
 from lab import Host, run, two_hosts
 from metering import Actor, actors
-from shell import ROOT, Record, Shell, Shells, shells
+from shell import ROOT, Command, Record, Shell, Shells, shells
 from test_containers import SERVE, fetch, when_serving
 
 from tests.json_schema import check_line
@@ -371,8 +371,8 @@ def test_filter_by_name(docker: Docker, shell: Shells) -> None:
 def test_the_live_view_shows_the_name(docker: Docker) -> None:
     server = docker.start("--name", "web", *SERVE)
     address = when_serving(docker, server)
+    view = Command("run", "--docker", docker.url, *BRIDGE, host=docker.host)
     try:
-        view = Command("run", "--docker", docker.url, *BRIDGE, host=docker.host)
         view.wait_for(2)
         with actors(docker.host) as (client,):
             fetch(client, address, 80)
