@@ -74,6 +74,7 @@ class Probe:
         self._is_guest = is_guest
         self.owners = GuardedOwners(find_addresses=lambda: veths.addresses())
         self.owners.part = guard.part("names of containers")
+        self.owners.node = node_name(config.kubernetes, config.kubernetes_node)
         self.remote: RemoteEnds | None = None
         self.waiting = WaitingRecords()
         rules = [[parse_rule(text) for text in texts] for texts in (config.include, config.exclude)]
@@ -337,10 +338,9 @@ class Probe:
             if runtime is not None:
                 self._at_close(name, runtime.close)
                 found.append(GuardedRuntime(runtime, self.guard.part(name)))
-        node = node_name(config.kubernetes, config.kubernetes_node) if kubernetes else ""
         remote = kubernetes.remote if kubernetes else None
         find_zone = remote.nodes.zone if remote is not None else None
-        self.owners.set_runtimes(tuple(found), node, find_zone)
+        self.owners.set_runtimes(tuple(found), find_zone)
 
     def _open_metrics(self, address: str, limit: int) -> None:
         from probe.prometheus.server import MetricsServer

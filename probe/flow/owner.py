@@ -104,9 +104,13 @@ UNKNOWN = Owner()
 
 
 class OwnerTable:
-    """Index -> Owner; index 0 is the unknown owner. Indices are reused only after ``release``."""
+    """Index -> Owner; index 0 is the unknown owner. Indices are reused only after ``release``.
+
+    ``node``: what this host is called, '' for what the kernel calls it.
+    """
 
     def __init__(self) -> None:
+        self.node = ""
         self._owners: list[Owner | None] = [UNKNOWN]
         self._free: list[int] = []
 

@@ -37,7 +37,6 @@ class ContainerOwners(OwnerTable):
         """``find_addresses``: address -> id of the container that has it now."""
         super().__init__()
         self._runtimes = runtimes
-        self._node = ""
         self._find_zone: Callable[[str], str] = _no_zone
         self._proxies = Proxies(find_addresses)
         self._by_key: dict[str, set[int]] = {}  # id of a container, or UID of a Pod -> owners
@@ -48,15 +47,14 @@ class ContainerOwners(OwnerTable):
     def set_runtimes(
         self,
         runtimes: tuple[Runtime, ...],
-        node: str = "",
         find_zone: Callable[[str], str] | None = None,
     ) -> None:
         """From now on; owners that are here already get their names with the next ``refresh``.
 
-        The first that knows a container names it. ``node``: what this host is called, '' for what
-        the kernel calls it; ``find_zone``: where a node is, '' where nobody knows.
+        The first that knows a container names it. ``find_zone``: where a node is, '' where nobody
+        knows.
         """
-        self._runtimes, self._node = runtimes, node
+        self._runtimes = runtimes
         self._find_zone = find_zone or _no_zone
 
     def container_of(self, pid: int) -> str:
@@ -193,7 +191,7 @@ class ContainerOwners(OwnerTable):
 
     def _placed(self, owner: Owner) -> Owner:
         """By the name of this node, and where that is: those of other hosts have theirs."""
-        node = self._node if self._node and (owner.pid or owner.cgroup) else owner.node
+        node = self.node if self.node and (owner.pid or owner.cgroup) else owner.node
         zone = owner.zone or self._find_zone(node)
         if (node, zone) == (owner.node, owner.zone):
             return owner

@@ -43,7 +43,8 @@ class EventView(View):
         self, owners: OwnerTable, choice: Choice, stream: TextIO, as_json: bool = False
     ) -> None:
         super().__init__(owners, choice, stream)
-        self._lines = AgentLines(owners, Privacy(), exporter_members()) if as_json else None
+        exporter = exporter_members(owners.node)
+        self._lines = AgentLines(owners, Privacy(), exporter) if as_json else None
 
     def send(self, records: Rows, now_s: float) -> None:
         """Flows are shown elsewhere."""

@@ -71,7 +71,7 @@ class JsonFlows(View):
 
     def __init__(self, owners: OwnerTable, choice: Choice, stream: TextIO) -> None:
         super().__init__(owners, choice, stream)
-        self._lines = AgentLines(owners, Privacy(), exporter_members())
+        self._lines = AgentLines(owners, Privacy(), exporter_members(owners.node))
 
     def take(self, records: Rows, now_s: float) -> None:
         self.write(self._lines.flows(flow_columns(records)))

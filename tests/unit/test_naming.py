@@ -127,7 +127,8 @@ def test_not_more_records_wait_than_there_is_room() -> None:
 def test_one_node_has_one_name() -> None:
     """The API's, and not the kernel's; what is on other nodes has theirs."""
     owners = ContainerOwners()
-    owners.set_runtimes((), "node-3", {"node-3": "eu-1a"}.get)  # type: ignore[arg-type]
+    owners.node = "node-3"
+    owners.set_runtimes((), {"node-3": "eu-1a"}.get)  # type: ignore[arg-type]
     here = owners[owners.add(Owner(pid=1, node="vm"))]
     there = owners[owners.add(Owner(pod_name="x", pod_namespace="y", node="node-5"))]
     assert (here.node, here.zone) == ("node-3", "eu-1a")
