@@ -157,7 +157,7 @@ static __noinline int snapshot_seat(u32 at)
 	if (progress & REPORTED)
 		reported = seat->reported[progress & SECOND ? 1 : 0];
 	if (reported.tx_packets + reported.rx_packets ==
-	    tp->segs_out + tp->segs_in + (f->accepted ? f->opening_segments : 0))
+	    tp->segs_out + tp->segs_in + (f->accepted ? f->opening_segments + f->deferred : 0))
 		return 0;
 	r = snapshot_slot();
 	if (!r)

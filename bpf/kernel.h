@@ -220,6 +220,7 @@ struct sock {
 	u8 sk_userlocks : 4;
 	unsigned long sk_pacing_rate;
 	int sk_rx_dst_ifindex;
+	void *sk_user_data;
 	int sk_err;
 };
 struct socket {
@@ -256,9 +257,17 @@ struct inet_sock {
 	struct inet_cork_full cork;
 };
 struct inet_bind_bucket;
+struct request_sock_queue {
+	u8 rskq_defer_accept;
+};
 struct inet_connection_sock {
 	struct inet_sock icsk_inet;
+	struct request_sock_queue icsk_accept_queue;
 	struct inet_bind_bucket *icsk_bind_hash;
+	void *icsk_ulp_data;
+};
+struct mptcp_subflow_context {
+	struct sock *conn; /* the socket that the program has */
 };
 struct tcp_options_received {
 	u16 tstamp_ok : 1;
@@ -291,6 +300,8 @@ struct tcp_sock {
 	u64 bytes_retrans;
 	u64 bytes_acked;
 	u64 bytes_received;
+	u8 syn_data_acked : 1;
+	bool is_mptcp;
 };
 enum sock_flags { SOCK_DONE = 1 };
 enum cgroup_subsys_id { memory_cgrp_id, devices_cgrp_id, pids_cgrp_id };

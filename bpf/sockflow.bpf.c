@@ -98,7 +98,7 @@ struct sock_flow {
 			u8 accepted;
 			u8 is_guess;    /* the owner is not that of a task that called for it */
 			u8 closed_from; /* the state before TCP_CLOSE */
-			u8 pad;
+			u8 deferred;    /* ACKs that no socket has counted: 1, of TCP_DEFER_ACCEPT */
 		};
 		u64 user; /* UDP: the tag of who used it last; 0: nobody yet */
 	};

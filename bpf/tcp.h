@@ -17,6 +17,11 @@ static __always_inline bool fin_received(struct sock *sk)
 	return sk->__sk_common.skc_flags >> bpf_core_enum_value(enum sock_flags, SOCK_DONE) & 1;
 }
 
+static __always_inline bool is_mptcp(struct tcp_sock *tp)
+{
+	return bpf_core_field_exists(tp->is_mptcp) && tp->is_mptcp;
+}
+
 /* Estimates for what leaves no trace but a count. They are 0 on a path without loss or reordering,
  * and a row that has any is marked. */
 struct estimates {
@@ -30,15 +35,45 @@ static __always_inline void estimate(struct estimates *e, struct sock *sk, struc
 	u32 duplicates = sk->sk_drops.counter; /* segments that TCP dropped: in segs_in only */
 	u32 sacks = 0;
 
-	/* each duplicate counts with the mean payload of the others */
+	/* each duplicate counts with the mean payload of the others; MPTCP drops what has no payload */
 	e->rx_octets = 0;
-	if (duplicates && duplicates < tp->data_segs_in)
+	if (duplicates && !is_mptcp(tp) && duplicates < tp->data_segs_in)
 		e->rx_octets = tp->bytes_received / (tp->data_segs_in - duplicates) * duplicates;
 	/* what came out of order was answered by an ACK with at least one SACK block, as far as there
 	 * were ACKs (the kernel compresses them) */
 	if (bpf_core_field_exists(tp->rcv_ooopack))
 		sacks = tp->rcv_ooopack;
 	e->tx_octets = tp->rx_opt.sack_ok ? 12 * (u64)(sacks < acks ? sacks : acks) : 0;
+}
+
+#define COOKIE_OPTION 12 /* of Fast Open, in the SYN */
+
+/* MPTCP: each segment has 12 octets of options (an acknowledgement of 64 bits), one with data a mapping
+ * besides, as has the one that ends the stream. What opens a connection differs by a few octets. */
+#define MPTCP_ACK 12
+#define MPTCP_MAPPING 16
+#define MPTCP_OPENING 4 /* less than that, in what the side that opens it sends first */
+
+static __always_inline void add_mptcp(struct totals *t, struct flow_row *r, struct sock *sk,
+				      struct tcp_sock *tp)
+{
+	u8 state = sk->__sk_common.skc_state;
+	u32 ended = state == TCP_ESTABLISHED || state == TCP_CLOSE_WAIT ? 0 : MPTCP_MAPPING;
+
+	if (!r->isn_remote)
+		return;
+	t->tx_octets += (u64)t->tx_packets * MPTCP_ACK + (u64)tp->data_segs_out * MPTCP_MAPPING +
+			ended - (r->role == ROLE_INITIATOR ? MPTCP_OPENING : 0);
+	t->rx_octets += (u64)t->rx_packets * MPTCP_ACK + (u64)tp->data_segs_in * MPTCP_MAPPING +
+			ended - (r->role == ROLE_RESPONDER ? MPTCP_OPENING : 0);
+}
+
+/* A socket in a sockmap: a program may move data past TCP, where no counter of it sees them. */
+#define USER_DATA_PSOCK 4 /* include/linux/skmsg.h */
+
+static __always_inline bool is_in_sockmap(struct sock *sk)
+{
+	return (u64)sk->sk_user_data & USER_DATA_PSOCK;
 }
 
 /* Returns what the row that reports them is to be marked with. */
@@ -63,6 +98,10 @@ static __always_inline u8 read_totals(struct totals *t, struct sock_flow *f, str
 		t->tx_packets += opening;
 		t->tx_octets += (u64)opening * (ip + syn_ack_header(tp));
 		t->rx_octets += ip + syn_ack_header(tp) - header;
+		t->rx_packets += f->deferred;
+		t->rx_octets += f->deferred * header;
+		if (BPF_CORE_READ_BITFIELD(tp, syn_data_acked))
+			t->rx_octets += COOKIE_OPTION;
 	} else if (r->role == ROLE_INITIATOR) {
 		if (!r->isn_remote) { /* never established */
 			t->tx_octets = (u64)tp->segs_out * (ip + SYN_HEADER);
@@ -70,12 +109,18 @@ static __always_inline u8 read_totals(struct totals *t, struct sock_flow *f, str
 		} else {
 			t->tx_octets += (u64)opening * (ip + SYN_HEADER - header);
 			t->rx_octets += ip + syn_ack_header(tp) - header;
+			if (BPF_CORE_READ_BITFIELD(tp, syn_data_acked))
+				t->tx_octets += COOKIE_OPTION;
 		}
 	}
 	estimate(&e, sk, tp);
 	t->tx_octets += e.tx_octets;
 	t->rx_octets += e.rx_octets;
-	return e.tx_octets | e.rx_octets ? MARK_ESTIMATED : 0;
+	if (is_mptcp(tp))
+		add_mptcp(t, r, sk, tp);
+	if (e.tx_octets | e.rx_octets || f->deferred || is_mptcp(tp) || is_in_sockmap(sk))
+		return MARK_ESTIMATED;
+	return 0;
 }
 
 static __always_inline u64 ahead(u64 now, u64 seen)
@@ -189,10 +234,16 @@ static __always_inline void on_established(struct sock_flow *f, struct sock *sk,
 static __always_inline void on_accepted(struct sock_flow *f, u64 cookie, struct tcp_sock *tp)
 {
 	begin(&f->row, cookie, ROLE_RESPONDER);
-	if (use_seats && !f->row.owner) {
+	f->deferred = 0;
+	if (use_seats) {
 		struct listener *listener = listener_at(tp);
 
-		f->row.owner = listener ? listener->owner : 0;
+		if (listener && !f->row.owner)
+			f->row.owner = listener->owner;
+		/* there the ACK of the handshake is dropped: data make the connection */
+		if (listener && !is_gone(socket_at(listener->sk), listener->cookie))
+			f->deferred = socket_at(listener->sk)
+					      ->inet_conn.icsk_accept_queue.rskq_defer_accept != 0;
 	}
 	f->row.owner_source = f->row.owner ? OWNER_LISTENER : OWNER_UNKNOWN;
 	f->row.tx_flags = f->row.rx_flags = 0;
@@ -338,10 +389,44 @@ static __always_inline void on_listen(void *sk, u64 cookie, struct tcp_sock *tp)
 		__sync_fetch_and_add(&losses.storage_failed, 1);
 }
 
-static __always_inline void on_connect(struct sock_flow *f, u64 cookie)
+/* Who has an MPTCP connection, by the address of its socket: a kernel worker opens further subflows. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 1024);
+	__type(key, u64);
+	__type(value, u64);
+} mptcp_owners SEC(".maps");
+
+static __noinline int share_owner(struct sock_flow *f, struct tcp_sock *tp)
+{
+	struct mptcp_subflow_context *subflow;
+	u64 connection = 0, owner, *known;
+
+	if (!f || !tp || !bpf_core_type_exists(struct mptcp_subflow_context))
+		return 0;
+	subflow = tp->inet_conn.icsk_ulp_data;
+	connection = (u64)BPF_CORE_READ(subflow, conn);
+	owner = f->row.owner;
+	if (!connection)
+		return 0;
+	if (owner) {
+		bpf_map_update_elem(&mptcp_owners, &connection, &owner, BPF_ANY);
+		return 0;
+	}
+	known = bpf_map_lookup_elem(&mptcp_owners, &connection);
+	if (known) {
+		f->row.owner = *known;
+		f->row.owner_source = OWNER_SOCKET_CALL;
+	}
+	return 0;
+}
+
+static __always_inline void on_connect(struct sock_flow *f, u64 cookie, struct tcp_sock *tp)
 {
 	begin(&f->row, cookie, ROLE_INITIATOR);
 	set_owner(&f->row, OWNER_SOCKET_CALL);
+	if (is_mptcp(tp))
+		share_owner(f, tp);
 	f->is_guess = !f->row.owner;
 	f->opening_segments = 1;
 	f->row.tx_flags = FLAG_SYN;
@@ -471,7 +556,7 @@ int tcp_events(struct bpf_sock_ops *ctx)
 		if (!f)
 			return 1;
 		if (ctx->op == BPF_SOCK_OPS_TCP_CONNECT_CB) {
-			on_connect(f, cookie);
+			on_connect(f, cookie, tp);
 		} else {
 			on_accepted(f, cookie, tp);
 			on_established(f, (struct sock *)tp, tp);
