@@ -143,6 +143,10 @@ def test_forged_messages_cost_no_record(path: Path, mtu: int, largest: int) -> N
             before = len(receiver.sizes)
             send(stream, receiver, part * _COUNT)
             assert largest - 200 < max(receiver.sizes[before:]) <= largest
+        path.forge(mtu, address[1])
+        time.sleep(0.05)
+        stream.pump(time.monotonic())  # with nothing to send
+        assert stream.statistics.errors == 0
         assert stream.statistics.dropped_messages == 0
         assert not stream.is_down
     assert path.fragments() == 0
