@@ -17,7 +17,7 @@ import pytest
 from lab import Host, run
 from metering import Actor, actors
 from netlink_lab import CGROUP, Meter
-from shell import ROOT, Record, Shells, shells
+from shell import ROOT, Command, Record, Shells, shells
 
 from probe.collectors.netlink import NetlinkCollector
 from probe.metadata.kubernetes import KubernetesNames
@@ -307,23 +307,22 @@ def test_the_live_view(
 ) -> None:  # fmt: skip
     server.put(PODS, recorded("web"))
     server.put(PODS, recorded("db"))
-    command = [sys.executable, "-m", "probe", "run", "--duration", "7", *OPTIONS,
-               "--kubernetes", str(server.kubeconfig(tmp_path)),
-               "--include", "cidr=10.77.0.0/24"]  # fmt: skip
-    with (
-        actors(*hosts) as (client, peer),
-        subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as view,
-    ):
-        enter(client, WEB_POD, NGINX)
-        enter(peer, DB_POD, POSTGRES)
-        until(lambda: server.queries(PODS, watch=True))
-        exchange(client, peer, str(hosts[1].four))
-        for _ in range(6):  # it may not have begun yet
-            time.sleep(0.8)
-            client.do("s.sendall(b'x')")
-        output, _ = view.communicate(timeout=180)
-    # in the cgroup of another container anybody could have made theirs
-    assert "shop/web-7d4b9c6f5d-x2x7k/nginx? > data/db-0/postgres?" in output
+    view = Command(
+        "run", *OPTIONS, "--kubernetes", str(server.kubeconfig(tmp_path)),
+        "--include", "cidr=10.77.0.0/24",
+    )  # fmt: skip
+    try:
+        view.wait_for(2)
+        with actors(*hosts) as (client, peer):
+            enter(client, WEB_POD, NGINX)
+            enter(peer, DB_POD, POSTGRES)
+            until(lambda: server.queries(PODS, watch=True))
+            exchange(client, peer, str(hosts[1].four))
+            # in the cgroup of another container anybody could have made theirs
+            view.wait_for_output("shop/web-7d4b9c6f5d-x2x7k/nginx? > data/db-0/postgres?")
+        view.stop()
+    finally:
+        view.kill()
 
 
 @pytest.mark.parametrize(
