@@ -145,6 +145,7 @@ class Probe:
             self.links.read,
             self.config.interface_interval,
             self.filter,
+            self.links.ended.reader(),
         )
         self._at_close("open sockets", self.feed.close)
         self._sweep_at = 0.0
@@ -191,6 +192,8 @@ class Probe:
                 yield len(lot)
         if len(self.waiting):
             self._send(np.zeros(0, RECORD_DTYPE), may_wait=False)
+        self.links_part.call(self.interfaces.refresh)
+        self._feed.call(self.feed.finish)
         yield 0  # the last figures count what has left
         self.exporter.finish(time.time())
         yield 0
@@ -346,7 +349,8 @@ class Probe:
         from probe.prometheus.server import MetricsServer
 
         self.traffic = ContainerTraffic(self.owners, limit)
-        self.metrics = MetricsServer(address, limit, lambda: take_snapshot(self))
+        read_ended = self.links.ended.reader()
+        self.metrics = MetricsServer(address, limit, lambda: take_snapshot(self, read_ended))
         self._at_close("Prometheus", self.metrics.close)
         self.metrics.open()
 

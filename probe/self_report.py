@@ -47,6 +47,7 @@ class SelfReport:
         self._sender = sender
         self._odid = odid
         self._boot_ms = round(boot_s * 1000)
+        self._ended = interfaces.links.ended.reader()
 
     def read(self) -> Mapping[str, Sequence[OptionRow]]:
         interfaces = self._interface_rows()
@@ -59,8 +60,9 @@ class SelfReport:
         }
 
     def counters(self) -> list[OptionRow]:
-        """Of each interface, as they are now."""
-        return [_counters(link) for link in self._interfaces.links.read()]
+        """Of each interface as they are now, and once the last ones of each that is gone."""
+        links = self._interfaces.links.read()
+        return [_counters(link) for link in (*self._ended(), *links)]
 
     def _exporter(self) -> OptionRow:
         return {

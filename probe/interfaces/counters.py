@@ -50,6 +50,23 @@ def decode_missed(octets: bytes) -> int:
     return int(_MISSED.unpack_from(octets, _MISSED_AT)[0])
 
 
+def highest(one: bytes, other: bytes) -> bytes:
+    """Of each member the greater value. Counters never fall, but those of a veth seem to: what came
+    in is what its peer sent, and is told no more once the peer is gone."""
+    if not one or not other:
+        return one or other
+    count = min(len(one), len(other)) // 8
+    both = (struct.unpack_from(f"={count}Q", octets) for octets in (one, other))
+    return struct.pack(f"={count}Q", *map(max, *both))
+
+
+def of_other_end(octets: bytes) -> bytes:
+    """Packets and octets of a veth as its peer has them: what one sent came in at the other."""
+    in_packets, out_packets, in_octets, out_octets = struct.unpack_from("=4Q", octets)
+    swapped = struct.pack("=4Q", out_packets, in_packets, out_octets, in_octets)
+    return swapped + bytes(len(octets) - len(swapped))
+
+
 def _take(datagram: bytes, found: dict[int, bytes]) -> bool:
     """False at the end of the dump."""
     at, end = 0, len(datagram)

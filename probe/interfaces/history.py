@@ -33,6 +33,10 @@ class LinkHistory:
         elif _status(before) != _status(now):
             times.changed_s = self._clock()
 
+    def end(self, index: int) -> None:
+        """The interface is gone: who has this index next is another one."""
+        self._times.pop(index, None)
+
     def keep(self, interfaces: Mapping[int, Interface]) -> None:
         """Forgets all others."""
         for index in [index for index in self._times if index not in interfaces]:

@@ -5,6 +5,7 @@ pyroute2 would do it too, and costs 0.2 s to import alone.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import struct
@@ -23,16 +24,21 @@ _RTM_NEWNSID, _RTM_GETNSID = 88, 90
 _RTMGRP_LINK = 1
 _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_LINK, _IFLA_MASTER = 1, 3, 4, 5, 10
 _IFLA_OPERSTATE, _IFLA_LINKINFO, _IFLA_IFALIAS = 16, 18, 20
+_IFLA_STATS64, _IFLA_NEW_NETNSID = 23, 45
 _IFLA_EXT_MASK, _IFLA_PROMISCUITY, _IFLA_LINK_NETNSID, _IFLA_TARGET_NETNSID = 29, 30, 37, 46
 _IFLA_INFO_KIND = 1
 _ADDRESS = struct.Struct("=BBBBI")  # struct ifaddrmsg
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_TARGET_NETNSID = 1, 2, 10
 _RT_SCOPE_UNIVERSE = 0
-_SOL_NETLINK, _NETLINK_GET_STRICT_CHK = 270, 12
+_SOL_NETLINK, _NETLINK_LISTEN_ALL_NSID, _NETLINK_GET_STRICT_CHK = 270, 8, 12
+_SO_RCVBUFFORCE = 33
+_ANCILLARY_OCTETS = 64
 _NETNSA_NSID, _NETNSA_PID = 1, 2
 _NLA_TYPE = 0x3FFF
 _RTEXT_FILTER_SKIP_STATS = 8
 _RECEIVE_OCTETS = 65536
+#: Of events that wait: a message of a link takes some 4 kB of it. The kernel's default is 50.
+_EVENT_OCTETS = 4 << 20
 _TIMEOUT_S = 1.0
 _ATTEMPTS = 3  # at a list that did not change while it was read
 _UNASSIGNED = -1
@@ -65,6 +71,19 @@ class Interface:
     master: int = field(default=0, compare=False)
 
 
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What an event tells of an interface. ``counters``: struct rtnl_link_stats64, b'' where it has
+    none; ``is_gone``: these are the last ones; ``is_moved``: to another network namespace;
+    ``nsid``: id of the namespace that the interface is in, -1 for ours."""
+
+    interface: Interface
+    counters: bytes = b""
+    is_gone: bool = False
+    is_moved: bool = False
+    nsid: int = _UNASSIGNED
+
+
 def open_route() -> socket.socket:
     """A rtnetlink socket for requests, with a time-out."""
     route = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
@@ -74,15 +93,30 @@ def open_route() -> socket.socket:
 
 
 def subscribe() -> socket.socket:
-    """A socket that tells of changes of links; it never blocks."""
+    """A socket that tells of changes of links; it never blocks.
+
+    With CAP_NET_BROADCAST also of links in those namespaces that have an id in ours: containers'.
+    """
     events = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
     try:
         events.setblocking(False)
+        _enlarge(events)
+        with contextlib.suppress(OSError):
+            events.setsockopt(_SOL_NETLINK, _NETLINK_LISTEN_ALL_NSID, 1)
         events.bind((0, _RTMGRP_LINK))
     except OSError:
         events.close()
         raise
     return events
+
+
+def _enlarge(events: socket.socket) -> None:
+    """What an event told of a link that is gone, nothing tells again. More than the host's limit
+    takes a capability."""
+    try:
+        events.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _EVENT_OCTETS)
+    except OSError:
+        events.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _EVENT_OCTETS)
 
 
 def read_interfaces() -> list[Interface]:
@@ -96,15 +130,25 @@ def read_interfaces() -> list[Interface]:
     return sorted(found, key=lambda interface: interface.index)
 
 
-def receive_changes(events: socket.socket) -> Iterator[tuple[int, Interface | None]]:
-    """(index, the interface or None when it is gone) of one datagram; raises OSError.
+def receive_changes(events: socket.socket) -> Iterator[Change]:
+    """Those of one datagram; raises OSError.
 
     What bridges tell of their ports is left out: it looks like the end of the port.
     """
-    for kind, _, _, body in _messages(events.recv(_RECEIVE_OCTETS)):
+    datagram, ancillary, _, _ = events.recvmsg(_RECEIVE_OCTETS, _ANCILLARY_OCTETS)
+    nsid = _nsid_of(ancillary)
+    for kind, _, _, body in _messages(datagram):
         if kind in (_RTM_NEWLINK, _RTM_DELLINK) and body[0] == socket.AF_UNSPEC:
-            link = _decode_link(body)
-            yield link.index, link if kind == _RTM_NEWLINK else None
+            found = dict(_attributes(body[_LINK.size :]))
+            counters, is_moved = found.get(_IFLA_STATS64, b""), _IFLA_NEW_NETNSID in found
+            yield Change(_decode_link(body), counters, kind == _RTM_DELLINK, is_moved, nsid)
+
+
+def _nsid_of(ancillary: list[tuple[int, int, bytes]]) -> int:
+    for level, kind, value in ancillary:
+        if (level, kind) == (_SOL_NETLINK, _NETLINK_LISTEN_ALL_NSID):
+            return int(struct.unpack("=i", value)[0])
+    return _UNASSIGNED
 
 
 def read_nsid(route: socket.socket, pid: int) -> int:

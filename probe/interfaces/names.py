@@ -15,7 +15,13 @@ from typing import TYPE_CHECKING
 
 from probe.flow.owner import ContainerNames
 from probe.interfaces.history import LinkHistory
-from probe.interfaces.links import Interface, read_interfaces, receive_changes, subscribe
+from probe.interfaces.links import (
+    Change,
+    Interface,
+    read_interfaces,
+    receive_changes,
+    subscribe,
+)
 from probe.interfaces.table import LinkTable
 
 if TYPE_CHECKING:  # numpy comes with it, which the SNMP agent's process has no use for
@@ -104,6 +110,7 @@ class InterfaceList:
     def _read_all(self) -> None:
         before = self._by_index
         self._by_index = {interface.index: interface for interface in read_interfaces()}
+        self.links.keep(self._by_index.values())
         for index, interface in self._by_index.items():
             self.history.note(before.get(index), interface)
 
@@ -111,12 +118,8 @@ class InterfaceList:
         fresh, has_overrun = dict(self._by_index), False
         while True:
             try:
-                for index, interface in receive_changes(events):
-                    if interface is None:
-                        fresh.pop(index, None)
-                    else:
-                        self.history.note(fresh.get(index), interface)
-                        fresh[index] = interface
+                for change in receive_changes(events):
+                    self._apply(fresh, change)
             except BlockingIOError:
                 break
             except OSError as error:
@@ -126,3 +129,19 @@ class InterfaceList:
         self._by_index = fresh
         if has_overrun:  # not before all that is older was taken from the socket
             self._read_all()
+
+    def _apply(self, fresh: dict[int, Interface], change: Change) -> None:
+        one = change.interface
+        if change.nsid >= 0:
+            self.links.note_peer(change)
+            return
+        before = fresh.get(one.index)
+        if change.is_gone:
+            container_id = self.veths.release(one) if self.veths else ""
+            self.links.end(change, container_id)
+            self.history.end(one.index)
+            fresh.pop(one.index, None)
+        else:
+            self.links.note(change, is_new=before is None)
+            self.history.note(before, one)
+            fresh[one.index] = one

@@ -13,10 +13,10 @@ def interface_object(
 ) -> dict[str, object]:
     """``now_s``: Unix time. LOCAL_CONTAINER is there where a container is behind the interface;
     ``key`` is what its Pod is told under. In is what the container sends. EXPORTER_IPV4_ADDRESS is
-    left out where ``exporter_address`` is ''."""
+    left out where ``exporter_address`` is ''. A link that is gone is told as of its end."""
     counters = link.counters
     found: dict[str, object] = {
-        "timestamp": f"{now_s:.6f}",
+        "timestamp": f"{link.changed_s if link.is_gone else now_s:.6f}",
         "ifName": link.name,
         "ifIndex": link.index,
     }
@@ -32,6 +32,8 @@ def interface_object(
         "ifOutErrors": counters.out_errors,
         "ifOutDrops": counters.out_discards,
     }
+    if link.is_gone:
+        found["ifOperStatus"] = "notPresent"
     if exporter_address:
         found["EXPORTER_IPV4_ADDRESS"] = exporter_address
     return found

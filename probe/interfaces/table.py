@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from probe.flow.owner import ContainerNames
-from probe.interfaces.counters import COUNTERS, decode_missed, read_counters
-from probe.interfaces.links import Interface, open_route, read_interface
+from probe.interfaces.counters import COUNTERS, decode_missed, highest, of_other_end, read_counters
+from probe.interfaces.ended import EndedLinks
+from probe.interfaces.history import is_same
+from probe.interfaces.links import Change, Interface, open_route, read_interface
 from probe.interfaces.types import if_type, oper_status, read_speed
 
 if TYPE_CHECKING:
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _IFF_UP = 0x1
+_NOT_PRESENT = 6  # ifOperStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +49,7 @@ class Link:
     as in ``Interface``; ``master``: the bridge that it is a port of, 0 for none; ``inner_name``: of
     a veth, what its peer is called inside of the container; ``names``: of the container behind it,
     None where nobody knows them. Unix times: when the status last changed, and since when the
-    counters count."""
+    counters count. ``is_gone``: these are its last counters, ``changed_s`` is when it went."""
 
     index: int
     name: str
@@ -67,18 +71,28 @@ class Link:
     changed_s: float = 0.0
     since_s: float = 0.0
     counters: Counters = Counters()
+    is_gone: bool = False
 
 
 class LinkTable:
     """``list_`` is kept up to date by whoever reads; ``find_names``: id of a container -> names."""
 
     def __init__(
-        self, list_: InterfaceList, find_names: Callable[[str], ContainerNames | None]
+        self,
+        list_: InterfaceList,
+        find_names: Callable[[str], ContainerNames | None],
+        clock: Callable[[], float] = time.time,
     ) -> None:
+        self._clock = clock
         self._list = list_
         self._find_names = find_names
         self._known: dict[int, _Known] = {}
         self._failed = False
+        self._told: dict[int, _Told] = {}
+        #: (nsid, index) of the peer of a veth -> index of the veth.
+        self._by_place: dict[tuple[int, int], int] = {}
+        #: Links that are gone, with their last counters: ``ended.reader()`` tells each once.
+        self.ended = EndedLinks(find_names)
 
     def read(self) -> list[Link]:
         """All interfaces as of now, by index; what did not change is the same object as before.
@@ -97,6 +111,53 @@ class LinkTable:
         interfaces = [one for one in self._list.interfaces if one.index in counters]
         self._learn(interfaces)
         return [self._link(one, counters[one.index]) for one in interfaces]
+
+    def note(self, change: Change, is_new: bool) -> None:
+        """Keep what an event tells of counters: the last one may not have all of them."""
+        one = change.interface
+        if not change.counters or one.kind != "veth":
+            return
+        told = None if is_new else self._told.get(one.index)
+        if told is None:
+            came = is_new and any(change.counters[: COUNTERS.size])
+            told = self._told[one.index] = _Told(came_from_elsewhere=came)
+        told.counters = highest(told.counters, change.counters)
+        self._place(one)
+
+    def note_peer(self, change: Change) -> None:
+        """The same of the other end, in the namespace of a container."""
+        index = self._by_place.get((change.nsid, change.interface.index))
+        if index is not None and change.counters:
+            told = self._told.setdefault(index, _Told())
+            told.counters = highest(told.counters, of_other_end(change.counters))
+
+    def keep(self, interfaces: Collection[Interface]) -> None:
+        """Forget what events told of all others: those of their ends were lost."""
+        indices = {one.index for one in interfaces}
+        self._told = {index: told for index, told in self._told.items() if index in indices}
+        self._by_place.clear()
+        for one in interfaces:
+            self._place(one)
+
+    def _place(self, one: Interface) -> None:
+        if one.kind == "veth" and one.peer and one.peer_nsid >= 0:
+            self._by_place[one.peer_nsid, one.peer] = one.index
+
+    def end(self, gone: Change, container_id: str) -> None:
+        """Take the last counters of a link that is gone, before its history forgets it."""
+        one = gone.interface
+        told = self._told.pop(one.index, _Told())
+        for place in [place for place, index in self._by_place.items() if index == one.index]:
+            del self._by_place[place]
+        known = self._known.pop(one.index, None)
+        if known is None or not is_same(known.interface, one):
+            known = _Known(one, "", 0)
+        if not gone.counters or (known.link is None and _is_passing(gone, told)):
+            return
+        octets = highest(highest(gone.counters, told.counters), known.octets)
+        since_s, now_s = self._list.history.since_s(one.index), self._clock()
+        link = self._make(one, known, octets, container_id, now_s, since_s)
+        self.ended.add(replace(link, is_admin_up=False, oper_status=_NOT_PRESENT, is_gone=True))
 
     def containers(self) -> dict[int, tuple[str, ContainerNames | None, str]]:
         """Of each veth with a container behind it: the container's id and names, and what the
@@ -139,14 +200,26 @@ class LinkTable:
         changed_s, since_s = history.changed_s(one.index), history.since_s(one.index)
         key = (octets, container_id, names, changed_s, since_s)
         if known.link is None or known.key != key:
-            known.key = key
-            known.link = Link(
-                one.index, one.name, one.alias, one.kind, if_type(one), one.mtu, known.speed,
-                one.address, bool(one.flags & _IFF_UP), oper_status(one), one.promiscuity > 0,
-                one.peer, one.peer_nsid, one.master, known.inner_name, container_id, names,
-                changed_s, since_s, _decode(octets),
-            )  # fmt: skip
+            known.key, known.octets = key, octets
+            known.link = self._make(one, known, octets, container_id, changed_s, since_s)
         return known.link
+
+    def _make(
+        self,
+        one: Interface,
+        known: _Known,
+        octets: bytes,
+        container_id: str,
+        changed_s: float,
+        since_s: float,
+    ) -> Link:
+        names = self._find_names(container_id) if container_id else None
+        return Link(
+            one.index, one.name, one.alias, one.kind, if_type(one), one.mtu, known.speed,
+            one.address, bool(one.flags & _IFF_UP), oper_status(one), one.promiscuity > 0,
+            one.peer, one.peer_nsid, one.master, known.inner_name, container_id, names,
+            changed_s, since_s, _decode(octets),
+        )  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -154,8 +227,24 @@ class _Known:
     interface: Interface
     inner_name: str
     speed: int
+    octets: bytes = b""
     key: tuple[object, ...] = ()
     link: Link | None = None
+
+
+@dataclass(slots=True)
+class _Told:
+    """The highest counters that events told of a veth. ``came_from_elsewhere``: it had some when it
+    came, so it was a link of another network namespace."""
+
+    counters: bytes = b""
+    came_from_elsewhere: bool = False
+
+
+def _is_passing(gone: Change, told: _Told) -> bool:
+    """A link that was never really here. Whoever makes a container makes both ends of its veth here
+    and moves one of them away; Docker moves it back here to delete it."""
+    return told.came_from_elsewhere or (gone.is_moved and not any(gone.counters[: COUNTERS.size]))
 
 
 def _decode(octets: bytes) -> Counters:

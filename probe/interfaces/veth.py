@@ -116,6 +116,8 @@ class VethMap:
         self._clock_ns = clock_ns
         self._veths: dict[int, _Veth] = {}
         self._by_inode: dict[int, list[Namespace]] = {}
+        #: Who was behind veths that lost their peer and may still be told to be gone.
+        self._former: dict[int, tuple[Interface, Namespace]] = {}
         self._everything_at = 0.0
         self._retry_at = float("inf")
         self._is_first = True
@@ -146,6 +148,17 @@ class VethMap:
         if not veth.behind.container_id and veth.behind.gone_ns is None:
             self._ask_again(veth.behind)
         return veth.behind.container_id
+
+    def release(self, gone: Interface) -> str:
+        """Id of the container that was behind an interface which is gone, '' where none was known.
+
+        A container's network namespace has lost its id some moments before.
+        """
+        container_id = self.container_id(gone.index)
+        former, space = self._former.pop(gone.index, (None, None))
+        if container_id or former is None or space is None or former.address != gone.address:
+            return container_id
+        return space.container_id
 
     def addresses(self) -> dict[str, str]:
         """Address -> id of the container that has it, of those behind our veths. It takes a
@@ -200,6 +213,10 @@ class VethMap:
     def _forget(self, index: int) -> None:
         """The interface is gone; records of its flows may still come."""
         veth = self._veths.pop(index)
+        if veth.behind:
+            self._former[index] = veth.interface, veth.behind
+            if len(self._former) > _KEPT:
+                del self._former[next(iter(self._former))]
         if veth.behind and not any(v.behind is veth.behind for v in self._veths.values()):
             veth.behind.gone_ns = self._clock_ns()
 

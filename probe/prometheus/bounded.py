@@ -15,15 +15,25 @@ class BoundedLinks:
     """An interface that has series of its own keeps them until it is gone; first come,
     first served.
 
+    One that is gone is selected once more, with its last counters, and then goes into ``ended``.
     Of the others what was added since the last time is summed up, so that the sum goes on when one
-    of them goes. What they counted before they were seen is left out.
+    of them goes. What they counted before they were seen is left out, unless they came and went
+    between two scrapes.
     """
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._own: set[tuple[int, float]] = set()
         self._last: dict[tuple[int, float], tuple[int, ...]] = {}
-        self._others = _ZERO
+        self._others = self._ended = _ZERO
+        self._leaving: list[tuple[int, ...]] = []
+        #: Links that are in ``ended``.
+        self.ended_links = 0
+
+    @property
+    def ended(self) -> Counters:
+        """Sums of links that had series of their own and are gone."""
+        return Counters(*self._ended)
 
     @property
     def folded(self) -> int:
@@ -46,13 +56,20 @@ class BoundedLinks:
                 rest.append(link)
         if rest or self._last:
             self._fold(rest)
+        self._ended = _sum([self._ended, *self._leaving])
+        self.ended_links += len(self._leaving)
+        self._leaving = [_values(link.counters) for link in chosen if link.is_gone]
         return chosen
 
     def _fold(self, rest: Sequence[Link]) -> None:
         now = {_identity(link): _values(link.counters) for link in rest}
-        added = [_ZERO, *_increments(now, self._last)]
-        self._others = tuple(map(sum, zip(self._others, *added, strict=True)))
-        self._last = now
+        brief = {_identity(link): _ZERO for link in rest if link.is_gone and link.since_s}
+        self._others = _sum([self._others, *_increments(now, brief | self._last)])
+        self._last = {_identity(link): now[_identity(link)] for link in rest if not link.is_gone}
+
+
+def _sum(rows: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+    return tuple(map(sum, zip(*rows, strict=True)))
 
 
 def _increments(

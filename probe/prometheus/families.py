@@ -24,6 +24,7 @@ from probe.prometheus.texts import (
     CONTAINERS,
     DESTINATIONS,
     DURATIONS,
+    ENDED,
     INTERFACES,
     TOTALS,
 )
@@ -55,6 +56,13 @@ def _interfaces(links: Sequence[Link], bounded: BoundedLinks) -> Iterator[Metric
         if bounded.folded or getattr(bounded.others, column):
             found.append((others, getattr(bounded.others, column)))
         yield _counter(name, help_, found)
+    for name, (column, help_) in ENDED.items():
+        yield _counter(name, help_, [({}, getattr(bounded.ended, column))])
+    yield _counter(
+        "sockflow_ended_interfaces",
+        "Interfaces that are gone, in the sums of the ended ones.",
+        [({}, bounded.ended_links)],
+    )
     up = [(labels, float(link.oper_status == _OPER_UP)) for labels, link in labelled]
     yield _gauge("sockflow_interface_up", "1 where the interface is operationally up.", up)
     info = InfoMetricFamily(

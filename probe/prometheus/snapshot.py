@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -56,11 +56,14 @@ class Snapshot:
     notices: Mapping[str, int] = field(default_factory=dict)
 
 
-def take_snapshot(probe: Probe) -> Snapshot:
+def take_snapshot(probe: Probe, read_ended: Callable[[], Sequence[Link]]) -> Snapshot:
+    """``read_ended``: links that are gone since the last scrape."""
     excluded_packets, excluded_octets = probe.ignored()
     exported = probe.exported
+    links = probe.links.read()
+    ended = read_ended()
     return Snapshot(
-        links=probe.links.read(),
+        links=[*ended, *links],
         containers=probe.traffic.sums() if probe.traffic else {},
         folded_records=probe.traffic.folded if probe.traffic else 0,
         collector=type(probe.collector).__name__.removesuffix("Collector").lower(),

@@ -21,6 +21,15 @@ INTERFACES = {
     )
 }
 
+#: The same of those that are gone.
+ENDED = {
+    name.replace("_interface_", "_ended_interface_"): (
+        column,
+        f"Sum of those that are gone. {help_}",
+    )
+    for name, (column, help_) in INTERFACES.items()
+}
+
 #: Columns of ``traffic.ContainerTraffic``.
 CONTAINERS = {
     f"sockflow_container_{name}": (column, help_)

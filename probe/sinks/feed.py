@@ -35,10 +35,11 @@ class Feed:
         read_links: Callable[[], list[Link]],
         interface_interval_s: float,
         chosen: FlowFilter | None = None,
+        read_ended: Callable[[], list[Link]] = list,
     ) -> None:
         self._exporter = exporter
         self._owners = owners
-        self._read_links = read_links
+        self._read_links, self._read_ended = read_links, read_ended
         self._interval_s = interface_interval_s
         self._sockets: OpenSockets | None = None
         self._chosen = ChosenSockets(chosen or FlowFilter(), owners)
@@ -60,9 +61,21 @@ class Feed:
         told = self._chosen.choose(changes, self._owners.nameless(now))
         if len(told):
             self._exporter.send_sockets(told, time.time())
+        links: list[Link] = []
         if now >= self._links_at:
             self._links_at = now + self._interval_s
-            self._exporter.send_interfaces(self._read_links(), time.time())
+            links = self._read_links()
+        self._tell_links(links)
+
+    def finish(self) -> None:
+        """The last counters of links that were gone since the last tick."""
+        if self._sockets is not None:
+            self._tell_links([])
+
+    def _tell_links(self, links: list[Link]) -> None:
+        """Those that are gone at once: who is told of them may be about to stop."""
+        if told := [*self._read_ended(), *links]:
+            self._exporter.send_interfaces(told, time.time())
 
     def owners_in_use(self) -> set[int]:
         """Owners of sockets that wait to be told."""

@@ -148,11 +148,19 @@ class ZmqSink:
         self._ports.observe(sockets)
 
     def send_interfaces(self, links: Sequence[Link], now_s: float) -> None:
-        """At most every five seconds, and only to who is there: they are totals."""
-        self._status.speed = max((link.speed for link in links), default=0)
-        if now_s < self._counters_at or not self._publisher.is_wanted(COUNTER):
+        """At most every five seconds, and only to who is there: they are totals.
+
+        The last counters of links that are gone are told whenever they come.
+        """
+        present = [link for link in links if not link.is_gone]
+        if present:
+            self._status.speed = max(link.speed for link in present)
+        if not self._publisher.is_wanted(COUNTER):
             return
-        self._counters_at = now_s + _COUNTERS_S
+        if now_s < self._counters_at:
+            links = [link for link in links if link.is_gone]
+        elif present:
+            self._counters_at = now_s + _COUNTERS_S
         self._samples += 1
         for link in links:
             self._tell(COUNTER, topics.counter_object(link, self.address, self._samples))

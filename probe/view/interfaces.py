@@ -72,13 +72,15 @@ def show_interfaces(
         StopSignals() as stop,
         _open_screen(watch, as_json) as out,
     ):
+        read_ended = interfaces.links.ended.reader()
         rates, end = Rates(), time.monotonic() + (duration_s or float("inf"))
         if not as_json:
             rates.take(interfaces.links.read(), time.monotonic())
             _wait(stop, interval_s)
         while not stop.received:
             links = interfaces.links.read()
-            out.show(links, rates.take(links, time.monotonic()))
+            found = rates.take(links, time.monotonic())
+            out.show([*read_ended(), *links] if as_json else links, found)
             if not watch or time.monotonic() + interval_s > end:
                 break
             _wait(stop, interval_s)

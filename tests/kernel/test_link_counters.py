@@ -20,7 +20,7 @@ from lab import Host, inside, run, two_hosts
 from probe.interfaces.links import open_route, read_interface
 from probe.interfaces.names import InterfaceList
 from probe.interfaces.table import Link
-from tests.interop.programs import ROOT, wait_until
+from tests.interop.programs import ROOT, Program, wait_until
 
 _STATES = {"UP": 1, "DOWN": 2, "UNKNOWN": 1, "LOWERLAYERDOWN": 7}
 _NOBODY = 65534
@@ -166,6 +166,123 @@ def test_a_thousand_interfaces_and_more_than_one_datagram(pair: tuple[Host, Host
         known.close()
 
 
+# -- the last counters -----------------------------------------------------------------------------
+def frames(namespace: str, device: str, count: int) -> None:
+    """Ethernet frames of a protocol for experiments."""
+    with inside(namespace):
+        raw = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+    with raw:
+        raw.bind((device, 0))
+        for _ in range(count):
+            raw.send(b"\xff" * 6 + b"\2\0\0\0\0\1" + b"\x88\xb5" + bytes(86))
+
+
+def brief_pair(here: Host, there: Host, name: str, *options: str) -> None:
+    """A veth without any traffic of the kernel's, whose other end is eth9 in ``there``."""
+    ip(here.name, "link", "add", name, *options, "type", "veth", "peer", "name", "eth9",
+       "netns", there.name)  # fmt: skip
+    for namespace, device in ((here.name, name), (there.name, "eth9")):
+        ip(namespace, "link", "set", device, "up", "arp", "off", "addrgenmode", "none")
+
+
+def refresh(known: InterfaceList, namespace: str) -> None:
+    with inside(namespace):
+        known.refresh()
+
+
+@pytest.mark.parametrize("deleted_by", ["host", "container"])
+def test_a_veth_that_lives_between_two_readings_is_told_once(
+    pair: tuple[Host, Host], deleted_by: str
+) -> None:
+    """With all that its container sent and got, whoever deletes it; all have the same index."""
+    here, there = pair
+    known = InterfaceList()
+    try:
+        refresh(known, here.name)
+        ended, other = known.links.ended.reader(), known.links.ended.reader()
+        for number in range(5):
+            brief_pair(here, there, f"brief{number}", "index", "77")
+            frames(there.name, "eth9", 10 + number)
+            frames(here.name, f"brief{number}", 20 + number)
+            ip(here.name, "link", "set", f"brief{number}", "alias", f"number {number}")
+            if deleted_by == "host":
+                ip(here.name, "link", "del", f"brief{number}")
+            else:
+                ip(there.name, "link", "del", "eth9")
+        refresh(known, here.name)
+        found = ended()
+        assert [(link.name, link.index, link.alias) for link in found] == [
+            (f"brief{number}", 77, f"number {number}") for number in range(5)
+        ]
+        for number, link in enumerate(found):
+            assert link.counters.in_packets - 10 - number in range(4)
+            assert link.counters.out_packets - 20 - number in range(4)
+            assert link.counters.in_octets >= 100 * (10 + number)
+            assert (link.is_gone, link.is_admin_up, link.oper_status) == (True, False, 6)
+        assert ended() == []
+        assert other() == found
+        assert "brief0" not in read(known, here.name)
+    finally:
+        known.close()
+
+
+def test_the_last_counters_are_no_lower_than_those_told_before(pair: tuple[Host, Host]) -> None:
+    """A veth that is renamed has its latest name; what it counted after the reading is added."""
+    here, there = pair
+    known = InterfaceList()
+    try:
+        refresh(known, here.name)
+        ended = known.links.ended.reader()
+        brief_pair(here, there, "before")
+        frames(there.name, "eth9", 30)
+        told = read(known, here.name)["before"]
+        assert told.counters.in_packets >= 30
+        ip(here.name, "link", "set", "before", "down")
+        ip(here.name, "link", "set", "before", "name", "after")
+        ip(here.name, "link", "set", "after", "up")
+        frames(here.name, "after", 7)
+        ip(here.name, "link", "del", "after")
+        refresh(known, here.name)
+        (last,) = ended()
+        assert (last.name, last.index, last.since_s) == ("after", told.index, told.since_s)
+        assert last.counters.in_packets >= told.counters.in_packets
+        assert last.counters.out_packets >= 7
+    finally:
+        known.close()
+
+
+def test_a_link_that_moves_away_is_told_and_one_in_passing_is_not(pair: tuple[Host, Host]) -> None:
+    """Docker makes both ends here, moves one into the container, and back in order to delete it."""
+    here, there = pair
+    known = InterfaceList()
+    try:
+        refresh(known, here.name)
+        ended = known.links.ended.reader()
+        ip(here.name, "link", "add", "docked", "type", "veth", "peer", "name", "inner")
+        ip(here.name, "link", "set", "inner", "netns", there.name)
+        ip(here.name, "link", "set", "docked", "up")
+        ip(there.name, "link", "set", "inner", "up")
+        frames(there.name, "inner", 12)
+        refresh(known, here.name)
+        assert ended() == []
+        ip(there.name, "link", "set", "inner", "netns", here.name)
+        ip(here.name, "link", "del", "docked")
+        refresh(known, here.name)
+        (docked,) = ended()
+        assert docked.name == "docked"
+        assert docked.counters.in_packets >= 12
+
+        brief_pair(here, there, "moving")
+        frames(there.name, "eth9", 9)
+        assert read(known, here.name)["moving"].counters.in_packets >= 9
+        ip(here.name, "link", "set", "moving", "netns", there.name)
+        refresh(known, here.name)
+        (moved,) = ended()
+        assert (moved.name, moved.counters.in_packets >= 9) == ("moving", True)
+    finally:
+        known.close()
+
+
 # -- sockflow interfaces --------------------------------------------------------------------------
 def sockflow_in(host: Host, *arguments: str, user: int = 0) -> str:
     command = ["nsenter", f"--net=/run/netns/{host.name}",
@@ -195,6 +312,37 @@ def test_the_table_of_a_host_with_docker(pair: tuple[Host, Host], tmp_path: Path
         nameless = sockflow_in(there, "--json", "--no-docker").splitlines()
         (found,) = (one for one in map(json.loads, nameless) if one["ifName"] == veth["ifname"])
         assert found["LOCAL_CONTAINER"] == {"DOCKER": {"NAME": container_id[:12]}}
+
+
+def test_the_last_counters_of_brief_containers(pair: tuple[Host, Host], tmp_path: Path) -> None:
+    """One line for each that Docker ran, however short, and none for the ends it moves about."""
+    _, there = pair
+    with docker_daemon(there, tmp_path) as docker:
+        docker("run", "--rm", IMAGE, "true")  # the first takes its time
+        path = tmp_path / "lines"
+        command = ["nsenter", f"--net=/run/netns/{there.name}", sys.executable, "-m", "probe",
+                   "run", "-e", f"json://{path}", "--interface-interval", "3600",
+                   "--docker", docker.url]  # fmt: skip
+        probe = Program(command, tmp_path, "probe")
+        try:
+            wait_until(lambda: path.exists() and '"ifName":' in path.read_text(), "counters")
+            for number in range(4):
+                docker("run", "--rm", "--name", f"brief-{number}", IMAGE,
+                       "ping", "-c", "3", "-i", "0.1", "172.31.250.1")  # fmt: skip
+            wait_until(lambda: path.read_text().count("notPresent") >= 4, "four that are gone")
+            assert probe.stop() == 0, probe.errors
+        finally:
+            probe.end()
+        lines = map(json.loads, path.read_text().splitlines())
+        gone = [one for one in lines if one.get("ifOperStatus") == "notPresent"]
+    assert len(gone) == len({one["ifName"] for one in gone}) == 4
+    assert [one["LOCAL_CONTAINER"] for one in gone] == [
+        {"DOCKER": {"NAME": f"brief-{number}"}} for number in range(4)
+    ]
+    for one in gone:
+        assert one["ifInPackets"] >= 4, "ARP, and three requests"
+        assert one["ifOutPackets"] >= 4
+        assert one["ifInOctets"] >= 42 + 3 * 98
 
 
 def test_any_user_may_read_the_counters(pair: tuple[Host, Host]) -> None:

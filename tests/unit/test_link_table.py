@@ -12,7 +12,8 @@ import pytest
 
 from probe.flow.owner import ContainerNames
 from probe.interfaces import counters, names, table
-from probe.interfaces.counters import COUNTERS
+from probe.interfaces.counters import COUNTERS, highest, of_other_end
+from probe.interfaces.ended import EndedLinks
 from probe.interfaces.history import LinkHistory, is_same
 from probe.interfaces.links import Interface
 from probe.interfaces.names import InterfaceList
@@ -222,6 +223,36 @@ def test_the_object_of_the_talk() -> None:
     k8s = interface_object(link, 1.5, "", "K8S")
     assert k8s["LOCAL_CONTAINER"] == {"K8S": {"NAME": "web", "POD": "shop-1", "NS": "shop"}}
     assert "EXPORTER_IPV4_ADDRESS" not in k8s
+
+
+def test_a_link_that_is_gone_says_so_as_of_its_end() -> None:
+    link = Link(7, "veth7", changed_s=3.25, is_gone=True)
+    found = interface_object(link, 9.5, "")
+    assert (found["timestamp"], found["ifOperStatus"]) == ("3.250000", "notPresent")
+
+
+def test_ended_links_are_kept_for_those_who_read() -> None:
+    names: dict[str, ContainerNames] = {}
+    ended = EndedLinks(names.get)
+    ended.add(Link(1, "unread"))
+    read = ended.reader()
+    assert read() == []
+    ended.add(Link(2, "veth2", container_id="abc"))
+    names["abc"] = ContainerNames("web")  # it came late
+    late = ended.reader()
+    assert [(one.name, one.names) for one in read()] == [("veth2", ContainerNames("web"))]
+    assert read() == late() == []
+    for index in range(5000):
+        ended.add(Link(index, f"veth{index}"))
+    found = read()
+    assert len(found) == 4096
+    assert found[-1].index == 4999
+
+
+def test_of_two_counters_the_higher_counts() -> None:
+    assert highest(octets(1, 20, 3), octets(10, 2, 3, 4)) == octets(10, 20, 3, 4)
+    assert highest(b"", octets(1)) == highest(octets(1), b"") == octets(1)
+    assert of_other_end(octets(1, 2, 3, 4, 5)) == octets(2, 1, 4, 3)
 
 
 def test_containers_without_a_pod_and_without_a_name() -> None:

@@ -195,6 +195,30 @@ def test_an_index_that_returns_for_another_device_is_not_the_old_one() -> None:
     assert bounded.others.in_octets == 1
 
 
+def gone(index: int, octets: int) -> Link:
+    return replace(link(index, octets, since_s=5.0), is_gone=True)
+
+
+def test_a_link_that_is_gone_is_shown_once_more_and_then_summed_up() -> None:
+    bounded = BoundedLinks(9)
+    assert bounded.select([link(1, 5)]) == [link(1, 5)]
+    assert bounded.select([gone(1, 8), gone(2, 70)]) == [gone(1, 8), gone(2, 70)]
+    assert (bounded.ended.in_octets, bounded.ended_links) == (0, 0), "they are shown by themselves"
+    bounded.select([])
+    assert (bounded.ended.in_octets, bounded.ended_links) == (78, 2)
+    bounded.select([])
+    assert (bounded.ended.in_octets, bounded.ended_links) == (78, 2)
+
+
+def test_a_link_that_came_and_went_between_scrapes_is_among_the_others() -> None:
+    bounded = BoundedLinks(0)
+    bounded.select([link(1, 5)])
+    bounded.select([link(1, 6), gone(2, 70)])
+    assert (bounded.folded, bounded.others.in_octets) == (1, 71)
+    bounded.select([gone(1, 9)])
+    assert (bounded.folded, bounded.ended_links) == (0, 0)
+
+
 def test_folded_interfaces_are_counted_and_shown() -> None:
     scraped = Scraped(SNAPSHOT, limit=1)
     scraped.series()
