@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from probe.flow.batch import RECORD_DTYPE, EndReason, Mark, OwnerSource, Rows
 from probe.flow.ends import (
+    FREE,
     NOBODY,
-    OPEN,
     PACKETS,
     RX,
     TX,
@@ -54,7 +54,7 @@ def find_parts(table: EndTable, rows: Rows, slots: Slots) -> Parts | None:
     if not len(some):
         return None
     at = distinct(slots[some])
-    at = at[table.state[at] == OPEN]
+    at = at[table.state[at] != FREE]  # one that has ended will be open again
     rows, slots = take_rows(rows, some), slots[some]
     order = np.lexsort((rows["last_ns"], slots))
     rows, slots = take_rows(rows, order), slots[order]
@@ -78,7 +78,7 @@ def _with_changes(table: EndTable, rows: Rows, slots: Slots) -> Slots:
     at, owners = slots[where], rows["owner"][where].astype(np.int32)
     table.scratch[at] = owners
     changes = table.scratch[at] != owners
-    known = (table.state[at] == OPEN) & _is_told_apart(table.rows, at)
+    known = (table.state[at] != FREE) & _is_told_apart(table.rows, at)
     changes |= known & (table.rows["owner"][at] != owners)
     if not changes.any():
         return where[:0]

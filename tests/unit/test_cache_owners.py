@@ -71,6 +71,21 @@ def test_clients_that_follow_each_other(together: bool, local: bool) -> None:
     assert all((records["begun_ns"] <= records["first_ns"]).all() for records in found)
 
 
+def test_a_reply_that_the_server_told_after_the_end_is_its_receivers() -> None:
+    """A snapshot reads the server's counters before the client's last row leaves the ring."""
+    cache, now = FlowCache(), 11 * S
+    cache.observe(batch(client(1, 2, 2, 10, **CLOSED), server(2, 1, 10)), now)
+    found = [cache.expire(now + 2 * S, 0)]
+    cache.observe(batch(client(2, 1, 1, 13.5, **CLOSED), server(1, 2, 13.5)), now + 3 * S)
+    found.append(cache.flush(now + 3 * S, 0))
+    assert told(*found) == [
+        (1, SERVER, 2, 200),
+        (2, SERVER, 1, 100),
+        (SERVER, 1, 2, 400),
+        (SERVER, 2, 1, 200),
+    ]
+
+
 def test_times_of_the_parts_follow_each_other() -> None:
     cache = FlowCache()
     cache.observe(batch(client(1, 1, 0, 10, **CLOSED), client(2, 1, 0, 10.5)), 11 * S)
