@@ -66,7 +66,7 @@ struct flow_row {
 	__u8 owner_source;       /* enum owner_source */
 	__u8 mark;               /* enum flow_mark */
 	__u8 changes;            /* UDP, in the kernel only: how often the socket's user changed */
-	__u8 held;               /* ... the pass that last saw the owner hold the socket */
+	__u8 pad;
 	__u8 told;               /* ... which first datagrams are events; HEARD */
 };
 _Static_assert(sizeof(struct flow_row) == 160, "flow_row");
