@@ -65,7 +65,7 @@ def ask(server: KubernetesServer, tmp_path: Path) -> Iterator[Ask]:
     server.close_watches()
 
 
-def until(condition: Callable[[], object], seconds: float = 15) -> None:
+def until(condition: Callable[[], object], seconds: float = 120) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
@@ -201,6 +201,7 @@ def test_an_api_that_starts_again(
     server.start()
     until(lambda: found.find(DB))
     assert len(server.queries(PODS, watch=False)) == 1, "it went on where it was"
+    until(lambda: len(caplog.records) == 2)
     lost, back = caplog.records
     assert "does not tell names" in lost.message
     assert "tells names again" in back.message
@@ -269,6 +270,7 @@ def test_a_watch_that_tells_garbage(
     server.objects[PODS].pop("x")
     server.put(PODS, recorded("db"))
     until(lambda: found.find(DB))
+    until(lambda: len(caplog.records) == 2)
     assert [one.message.rpartition(") ")[2].partition(":")[0] for one in caplog.records] == [
         "does not tell names", "tells names again",
     ]  # fmt: skip

@@ -107,5 +107,5 @@ def established(port: int) -> list[str]:
 def test_addresses(host: str) -> None:
     with listen(host, 0) as listener:
         port = listener.getsockname()[1]
-        with socket.create_connection(("::1" if host == "::1" else "127.0.0.1", port)) as one:
+        with socket.create_connection(("127.0.0.1" if host == "*" else host, port)) as one:
             one.sendall(b"x")
