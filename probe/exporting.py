@@ -23,6 +23,7 @@ from probe.ipfix.options import OptionsDefinition
 from probe.ipfix.options import for_netflow9 as options_for_netflow9
 from probe.ipfix.session import ExportSession, Options
 from probe.ipfix.template import TemplateDefinition
+from probe.ipfix.text import PLAIN, Strings
 from probe.ipfix.wire import IPFIX, NETFLOW9
 from probe.mapping import (
     Encoder,
@@ -211,6 +212,12 @@ class Exporter:
                 yield from zip(members, _split(group, records, members), strict=True)
 
 
+def _strings(target: Destination, profile: Profile) -> Strings | None:
+    """None: names keep all their characters."""
+    wanted = target.strings or ("plain" if profile.has_plain_strings else "full")
+    return PLAIN if wanted == "plain" else None
+
+
 def _is_netflow9(target: Destination) -> bool:
     return target.scheme == "netflow9"
 
@@ -272,26 +279,33 @@ class Workshop:
     def stream(self, target: Destination, open_: Opener | None = None) -> Stream:
         """ConfigError: its profile, Template or files cannot be used."""
         with _naming(target):
-            encoder, options = self._encoder(target)
+            profile = self._profile(target)
+            strings = _strings(target, profile)
+            encoder, options = self._encoder(target, profile, strings)
         sender = open_(target) if open_ else open_sender(target, self._config.template_refresh)
         try:
             with _naming(target):
-                session = self._session(encoder, sender, options, target)
+                session = self._session(encoder, sender, options, target, strings)
         except BaseException:
             sender.close()
             raise
         return Stream(sender, session, encoder, target.biflow)
 
-    def _encoder(self, target: Destination) -> tuple[Encoder, list[OptionsDefinition]]:
+    def _profile(self, target: Destination) -> Profile:
+        return load_profile(target.profile or self._config.profile or self._default_profile())
+
+    def _encoder(
+        self, target: Destination, profile: Profile, strings: Strings | None
+    ) -> tuple[Encoder, list[OptionsDefinition]]:
         """With the options that go beside its records."""
         config = self._config
-        profile = load_profile(target.profile or config.profile or self._default_profile())
         definition = self._definition(target, profile)
         options = [self._options[name] for name in profile.options]
         if _is_netflow9(target):
             definition = self._for_netflow9(definition, target)
             options = options_for_netflow9(options, self._netflow9, self._elements)
-        return Encoder(definition, self._owners, config.privacy, self._boot_s), options
+        encoder = Encoder(definition, self._owners, config.privacy, self._boot_s, strings)
+        return encoder, options
 
     def _session(
         self,
@@ -299,6 +313,7 @@ class Workshop:
         sender: Sender,
         options: list[OptionsDefinition],
         target: Destination,
+        strings: Strings | None,
     ) -> ExportSession:
         report = SelfReport(
             self._metering, self._interfaces, sender, self._config.odid, self._boot_s,
@@ -316,6 +331,7 @@ class Workshop:
                 self._netflow9 if _is_netflow9(target) else None,
                 {"counters": self._report_part.wrap(report.counters, list)},
                 self._config.interface_interval,
+                strings,
             ),
             self._boot_s,
             repeats_templates=not isinstance(sender, StreamSender),

@@ -30,6 +30,7 @@ _LARGEST_DATAGRAM = 65507
 _LARGEST_MESSAGE = 65535  # RFC 7011 section 3.1: Length has 16 bits
 SHARES = ("hash", "round-robin")
 BIFLOWS = ("rfc5103",)
+STRINGS = ("plain", "full")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +42,9 @@ class Destination:
     None is yes only where there is no pace.
     ``path`` is that of a file and empty elsewhere, as are the TLS files ``ca`` (empty: those of
     the system), ``cert`` and ``key``. ``name`` is the name that the collector's certificate must
-    hold, if not the host. Destinations with the same ``share`` form a group. ``options`` are those
-    of ``export.targets``.
+    hold, if not the host. Destinations with the same ``share`` form a group. ``strings`` says
+    whether names keep all their characters, None: what the profile needs. ``options`` are those of
+    ``export.targets``.
     """
 
     scheme: str
@@ -54,6 +56,7 @@ class Destination:
     profile: str | None = None
     biflow: bool = False
     share: str | None = None
+    strings: str | None = None
     path: str = ""
     ca: str = ""
     cert: str = ""
@@ -79,7 +82,7 @@ class _Scheme:
     largest_message: int = _LARGEST_DATAGRAM
 
 
-_COMMON = ("max_message", "profile", "share")
+_COMMON = ("max_message", "profile", "share", "strings")
 _STREAM = (*_COMMON, "biflow")
 _DATAGRAM = ("pace", "segmentation")
 _TLS = ("ca", "cert", "key", "name")
@@ -182,6 +185,8 @@ def _value(text: str, key: str, value: str, scheme: _Scheme) -> Any:
         return _choice(text, key, value, ("on", "off")) == "on"
     if key == "share":
         return _choice(text, key, value, SHARES)
+    if key == "strings":
+        return _choice(text, key, value, STRINGS)
     if not value:
         raise _wrong(text, f"{key} is empty")
     return value

@@ -12,7 +12,7 @@ from probe.ipfix.elements import Element, ElementTable, content_lines
 from probe.ipfix.message import JoinedRecords, PackedRecords, Records
 from probe.ipfix.netflow9 import Netflow9Table
 from probe.ipfix.template import Field, Template, parse_field
-from probe.ipfix.text import cut_text, encode_text, encode_variable
+from probe.ipfix.text import Strings, cut_text, encode_variable
 
 OptionValue = int | str | bytes
 #: One record: element name to value; what is missing is 0 or ''.
@@ -71,9 +71,12 @@ def for_netflow9(
     return [definition.for_netflow9(table, system) for definition in definitions]
 
 
-def encode_options(template: Template, rows: Sequence[OptionRow]) -> Records:
+def encode_options(
+    template: Template, rows: Sequence[OptionRow], strings: Strings | None = None
+) -> Records:
     """Data Records of an Options Template; numbers saturate, strings are cut at a character."""
-    records = [b"".join(_encode(field, row) for field in template.fields) for row in rows]
+    strings = strings or Strings()
+    records = [b"".join(_encode(field, row, strings) for field in template.fields) for row in rows]
     if template.has_variable_length:
         return JoinedRecords([records], np.array([len(record) for record in records], np.int64))
     octets = np.frombuffer(b"".join(records), np.uint8)
@@ -103,13 +106,13 @@ def _fields(text: str, elements: ElementTable) -> tuple[Field, ...]:
     return tuple(parse_field(word, elements) for word in text.split())
 
 
-def _encode(field: Field, row: OptionRow) -> bytes:
+def _encode(field: Field, row: OptionRow, strings: Strings) -> bytes:
     value = row.get(field.element.name, 0)
     if field.element.type.name == "string":
-        octets = encode_text(value if isinstance(value, str) else "")
+        text = value if isinstance(value, str) else ""
         if field.is_variable:
-            return encode_variable(cut_text(octets, LONGEST_STRING - 1))
-        return cut_text(octets, field.length).ljust(field.length, b"\0")
+            return encode_variable(cut_text(strings.encode(text), LONGEST_STRING - 1))
+        return strings.fill(text, field.length)
     if isinstance(value, bytes):
         return value[: field.length].rjust(field.length, b"\0")
     most = (1 << 8 * field.length) - 1

@@ -47,6 +47,7 @@ from probe.ipfix.options import (
 )
 from probe.ipfix.recut import recut_train, sequence_of, set_id_of
 from probe.ipfix.template import Template, template_id
+from probe.ipfix.text import Strings
 from probe.ipfix.wire import IPFIX, Wire
 
 _MAX_LENGTH = 65535  # of a message: RFC 7011 section 3.1
@@ -83,6 +84,7 @@ class Options:
     """The Options Templates of a session and where their records come from.
 
     ``netflow9`` is given where field types are those of v9, to find the elements behind them.
+    ``strings``: how their strings are written.
     ``periodic``: rows that are sent every ``period_s``, and not when others of the options are due.
     """
 
@@ -91,6 +93,7 @@ class Options:
     netflow9: Netflow9Table | None = None
     periodic: Mapping[str, Callable[[], Sequence[OptionRow]]] = field(default_factory=dict)
     period_s: float = 60.0
+    strings: Strings | None = None
 
 
 @dataclass(slots=True)
@@ -290,7 +293,8 @@ class ExportSession:
         if not rows:
             return []
         self.statistics.option_records += len(rows)
-        return self._frame_data(template.id, encode_options(template, rows), now_s)
+        records = encode_options(template, rows, self._options.strings)
+        return self._frame_data(template.id, records, now_s)
 
     def _frame_template(self, set_id: int, template: Template, now_s: float) -> list[Train]:
         """One a message: of several in a Set, go-ipfix and PyPI's netflow read only the first."""

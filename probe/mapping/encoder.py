@@ -18,6 +18,7 @@ from probe.flow.owner import OwnerTable
 from probe.ipfix.elements import Element
 from probe.ipfix.message import JoinedRecords, PackedRecords, Records, Traffic
 from probe.ipfix.template import Field, Template, TemplateDefinition, template_id
+from probe.ipfix.text import Strings
 from probe.mapping.alike import split_alike
 from probe.mapping.interned import InternedFields, Run, Table, block_kind, fixed_kind
 from probe.mapping.tables import ATTRIBUTES, COLUMNS, TCP_STATES, TRANSLATION, Privacy
@@ -45,7 +46,8 @@ class Encoder:
 
     Elements of NAT are in a Template of their own, for IPv4 flows that were translated. Owners'
     strings are shortened (whole characters) where a record would not fit a message. ``boot_s``
-    (Unix time) is what times relative to sysUptime count from. ConfigError: the definition names
+    (Unix time) is what times relative to sysUptime count from. ``strings``: how these are written,
+    if not as RFC 7011 has them. ConfigError: the definition names
     an element that Sockflow has no value for.
     """
 
@@ -55,6 +57,7 @@ class Encoder:
         owners: OwnerTable,
         privacy: Privacy | None = None,
         boot_s: float = 0.0,
+        strings: Strings | None = None,
     ) -> None:
         may_leave = _privacy_filter(privacy or Privacy())
         self._encoders: dict[_Kind, _TemplateEncoder] = {}
@@ -64,7 +67,7 @@ class Encoder:
             template = Template(template_id(fields, taken), fields)
             taken.add(template.id)
             self._encoders[kind] = _TemplateEncoder(
-                template, owners, definition.source, round(boot_s * 1000)
+                template, owners, definition.source, round(boot_s * 1000), strings
             )
         self._tells_nat = _Kind(4, True) in self._encoders
 
@@ -129,7 +132,14 @@ def _keep(may_leave: Callable[[Element], bool], translated: bool) -> Callable[[E
 class _TemplateEncoder:
     """Data Records of one Template: packed runs of numbers between runs of strings."""
 
-    def __init__(self, template: Template, owners: OwnerTable, source: str, boot_ms: int) -> None:
+    def __init__(
+        self,
+        template: Template,
+        owners: OwnerTable,
+        source: str,
+        boot_ms: int,
+        strings: Strings | None = None,
+    ) -> None:
         self.template = template
         for field in template.fields:
             _refuse_unusable(field, source)
@@ -139,7 +149,7 @@ class _TemplateEncoder:
             "destination_owner": owners,
             "tcp_state": TCP_STATES,
         }
-        interned = {key: _interned(key, table, runs) for key, table in tables.items()}
+        interned = {key: _interned(key, table, runs, strings) for key, table in tables.items()}
         self._interned = {key: fields for key, fields in interned.items() if not fields.is_empty}
         self._runs = _runs(runs, boot_ms)
         self._fixed_length = template.fixed_length
@@ -315,11 +325,11 @@ def _runs(runs: list[Run], boot_ms: int) -> list[_NumberRun | _TextRun]:
     return result
 
 
-def _interned(key: str, table: Table, runs: list[Run]) -> InternedFields:
+def _interned(key: str, table: Table, runs: list[Run], strings: Strings | None) -> InternedFields:
     fixed = [block for run in runs if not _run_key(run[0]) for block in _blocks(run)]
     own = [block for block_key, block in fixed if block_key == key]
     texts = [[field for _, field in run] for run in runs if _run_key(run[0]) == key]
-    return InternedFields(table, own, texts)
+    return InternedFields(table, own, texts, strings)
 
 
 def _blocks(run: Run) -> Iterator[tuple[str, Run]]:

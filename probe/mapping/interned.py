@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from probe.flow.index import distinct
 from probe.ipfix.template import Field
-from probe.ipfix.text import cut_text, encode_text, encode_variable
+from probe.ipfix.text import Strings, cut_text, encode_variable
 from probe.mapping.tables import ATTRIBUTES, AttributeValue
 
 #: Octets left of a string when the strings of one owner have to be shortened, tried in turn.
@@ -33,13 +33,18 @@ class InternedFields:
     ``numbers``: a packed row per index; each of ``blocks``, fields of fixed length next to each
     other, is one column 'f<position of the first>' of octets;
     ``texts``: for each of ``runs`` the concatenated variable-length strings per index;
-    ``text_length``: octets of all of these together.
+    ``text_length``: octets of all of these together. ``strings``: how they are written.
     """
 
     def __init__(
-        self, table: Table, blocks: Sequence[Run], runs: Sequence[Sequence[Field]]
+        self,
+        table: Table,
+        blocks: Sequence[Run],
+        runs: Sequence[Sequence[Field]],
+        strings: Strings | None = None,
     ) -> None:
         self._table = table
+        self._strings = strings or Strings()
         fixed = [field for block in blocks for _, field in block]
         self._fixed = [(ATTRIBUTES[field.element.name].read, field) for field in fixed]
         self._kinds = np.dtype([("", fixed_kind(field)) for field in fixed])
@@ -92,15 +97,22 @@ class InternedFields:
     def _encode(self, index: int) -> None:
         entry = self._table[index]
         if self._fixed:
-            values = tuple(fixed_value(read(entry), field) for read, field in self._fixed)
+            values = tuple(
+                fixed_value(read(entry), field, self._strings) for read, field in self._fixed
+            )
             self.numbers.view(self._kinds)[index] = values
         # A command line may be longer than any field: cut before it is given a length.
-        runs = [[cut_text(_octets(read(entry)), self._limit) for read in run] for run in self._runs]
+        runs = [
+            [cut_text(self._octets(read(entry)), self._limit) for read in run] for run in self._runs
+        ]
         encoded = _shortened(runs, self._limit)
         for texts, octets in zip(self.texts, encoded, strict=True):
             texts[index] = octets
         self.text_length[index] = sum(map(len, encoded))
         self._seen[index] = True
+
+    def _octets(self, value: AttributeValue) -> bytes:
+        return value if isinstance(value, bytes) else self._strings.encode(str(value))
 
 
 def fixed_kind(field: Field) -> str:
@@ -114,17 +126,13 @@ def block_kind(block: Run) -> str:
     return f"V{sum(field.length for _, field in block)}"
 
 
-def fixed_value(value: AttributeValue, field: Field) -> int | bytes:
-    """A number saturates, a string is cut at a character; NUL padding follows."""
+def fixed_value(value: AttributeValue, field: Field, strings: Strings) -> int | bytes:
+    """A number saturates, a string is cut at a character and padded."""
     if isinstance(value, bytes):
         return value[: field.length]
     if isinstance(value, str):
-        return cut_text(encode_text(value), field.length)
+        return strings.fill(value, field.length)
     return min(int(value), (1 << 8 * field.length) - 1)
-
-
-def _octets(value: AttributeValue) -> bytes:
-    return value if isinstance(value, bytes) else encode_text(str(value))
 
 
 def _shortened(runs: list[list[bytes]], limit: int) -> list[bytes]:

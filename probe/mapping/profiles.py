@@ -8,6 +8,9 @@ from probe.errors import ConfigError
 from probe.ipfix.elements import content_lines
 from probe.mapping.files import profiles_file
 
+#: Whose collector writes names into JSON as they are.
+_WITH_PLAIN_STRINGS = ("goflow2",)
+
 
 @dataclass(frozen=True, slots=True)
 class Profile:
@@ -18,6 +21,10 @@ class Profile:
     template: str
     options: tuple[str, ...]
     note: str
+
+    @property
+    def has_plain_strings(self) -> bool:
+        return self.name in _WITH_PLAIN_STRINGS
 
 
 def parse_profiles(text: str, source: str) -> dict[str, Profile]:
