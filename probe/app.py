@@ -260,6 +260,7 @@ class Probe:
             "packets_after_end": self.cache.lost_packets,
             "late_packets": self.cache.late_packets - self.cache.lost_packets,
             "flows_evicted": self.cache.evicted,
+            "ended_interfaces_untold": self.links.ended.untold,
         }
         if self.nat:
             asked = self.nat.statistics

@@ -16,6 +16,8 @@ NOTICES = {
     "late_packets": "packets of ends that came late, when their peer had told them already",
     "flows_evicted": "flows that left the full cache early, and have one record more if they go on",
     "nat_not_looked_up": "records whose translation, if any, was not asked for: there was no time",
+    "ended_interfaces_untold": "interfaces that are gone, of whose last counters a destination or "
+    "a scraper was not told: more came and went between two readings than are kept",
     "nat_unread": "answers of connection tracking that could not be read",
 }
 

@@ -27,6 +27,8 @@ class EndedLinks:
         self._links: deque[Link] = deque(maxlen=_KEPT)
         self._count = 0
         self._has_readers = False
+        #: Links that left before a reader was told of them, for each of these readers.
+        self.untold = 0
 
     def add(self, link: Link) -> None:
         if self._has_readers:
@@ -43,6 +45,7 @@ class EndedLinks:
             if told == self._count:
                 return []
             first = self._count - len(self._links)
+            self.untold += max(0, first - told)
             fresh = list(self._links)[max(0, told - first) :]
             told = self._count
             return [self._named(link) for link in fresh]

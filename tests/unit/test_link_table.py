@@ -247,6 +247,11 @@ def test_ended_links_are_kept_for_those_who_read() -> None:
     found = read()
     assert len(found) == 4096
     assert found[-1].index == 4999
+    assert ended.untold == 5000 - 4096
+    assert len(late()) == 4096
+    assert ended.untold == 2 * (5000 - 4096)
+    assert read() == late() == []
+    assert ended.untold == 2 * (5000 - 4096)
 
 
 def test_of_two_counters_the_higher_counts() -> None:
