@@ -139,11 +139,12 @@ def test_counters_are_those_of_ip(observed: Observed, version: int) -> None:
 
 
 def test_no_rule_is_broken(observed: Observed) -> None:
-    """Strings of options are padded, for nfdump's sake."""
+    """Strings of options are padded, for nfdump's sake. Type records have two strings of variable
+    length, for libfixbuf's sake; the profile for nfdump has no type records."""
     reader = StrictReader(skew_s=ON_A_BUSY_MACHINE_S)
     read_capture(reader, observed.capture.file, observed.capture.port)
     reader.finish()
-    assert reader.broken(but=["value.nul"]) == []
+    assert reader.broken(but=["value.nul", "advice.strings"]) == []
     names = {name for values in reader.options() for name in values}
     iana = {name for name in _NAMES if not name.startswith("interface")}
     assert names >= iana | {f"{DOCUMENTATION_PEN}/{number}" for number in range(40, 46)}
