@@ -7,6 +7,7 @@ Exit status: 0 done, 2 for anything the user can act on, said in one line.
 from __future__ import annotations
 
 import argparse
+import errno
 import io
 import os
 import signal
@@ -26,6 +27,8 @@ from probe.process import prepare_process
 from probe.view import options as view_options
 
 _DEFAULTS = RunConfig()
+#: Errors of a write to a disk or a device; what opens files says which file it is.
+_NOT_WRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG)
 _LISTEN = "127.0.0.1:4739"
 _FILTER_HELP = (
     "cidr, port (also LOW-HIGH), protocol, container, pod, namespace, user, process: "
@@ -44,17 +47,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
         log.say(" ".join(str(error).split()))
         return 2
     except BrokenPipeError:  # the reader of our output is gone, as with `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _give_up_output()
         return 0
+    except OSError as error:
+        if error.errno not in _NOT_WRITTEN:
+            raise
+        _give_up_output()
+        log.say(f"cannot write to standard output: {error.strerror}")
+        return 2
     except KeyboardInterrupt:
         return 130
+
+
+def _give_up_output() -> None:
+    """What is still in the buffer of standard output goes nowhere, so that the exit is quiet."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _main(arguments: Sequence[str]) -> int:
     if "--version" in arguments[:1]:
         from probe.version import describe
 
-        print(describe())
+        print(describe(), flush=True)
         return 0
     options = vars(_parser().parse_args(arguments))
     command = options.pop("command")

@@ -96,7 +96,7 @@ def _collect_until(
 
 
 def _are_readable(sources: Iterable[Source]) -> bool:
-    with selectors.DefaultSelector() as selector:
+    with selectors.PollSelector() as selector:  # it needs no descriptor, of which none may be left
         for source in sources:
             selector.register(source, selectors.EVENT_READ)
         return bool(selector.select(0))

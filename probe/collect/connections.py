@@ -20,7 +20,7 @@ from collections.abc import Callable
 from probe.collect.address import Listen
 from probe.collect.admission import FIRST_MESSAGE_S, find_victim, is_full
 from probe.collect.connection import Connection, Peer
-from probe.collect.source import MOST_RECORDS, bind
+from probe.collect.source import MOST_OCTETS, MOST_RECORDS, bind
 from probe.errors import DecodeError
 from probe.ipfix.decode import CollectingProcess, Decoded
 
@@ -29,7 +29,6 @@ _log = logging.getLogger(__name__)
 _BACKLOG = 128
 _HANDSHAKE_S = 10.0
 _ROUNDS = 4  # receives per connection and turn
-_TURN_OCTETS = 2 << 20  # in one turn of all: what is decoded is some times larger
 _MALFORMED_IN_A_ROW = 5
 _WARN_S = 10.0
 _NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE)
@@ -64,7 +63,7 @@ class CollectorConnections:
         """Records of some of the messages that wait."""
         found = Decoded([], [])
         ready = sorted(key.fd for key, _ in self._selector.select(0))
-        left = _TURN_OCTETS
+        left = MOST_OCTETS
         for descriptor in sorted(ready, key=lambda number: (number <= self._last, number)):
             if descriptor == self._listener.fileno():
                 self._accept()
@@ -108,7 +107,13 @@ class CollectorConnections:
             if is_full(self._connections.values(), peer[0]) and not self._make_room(peer[0]):
                 accepted.close()
                 continue
-            connection = self._open(accepted, peer, time.monotonic())
+            try:
+                connection = self._open(accepted, peer, time.monotonic())
+            except OSError as error:  # it was reset before we came to it
+                accepted.close()
+                self.failed_handshakes += 1
+                self._warn("handshake", f"{peer[0]} port {peer[1]}: no connection: {error}")
+                continue
             self._connections[connection.socket.fileno()] = connection
             self._selector.register(connection.socket, connection.awaits)
 

@@ -9,7 +9,7 @@ import struct
 from collections.abc import Iterator
 
 from probe.collect.address import Listen
-from probe.collect.source import MOST_RECORDS, bind, collecting_process, summary
+from probe.collect.source import MOST_OCTETS, MOST_RECORDS, bind, collecting_process, summary
 from probe.errors import DecodeError
 from probe.ipfix.decode import CollectingProcess, Decoded, Record
 
@@ -58,8 +58,9 @@ class CollectorSocket:
 
     def receive(self) -> Decoded:
         """The same with option records."""
-        found = Decoded([], [])
+        found, octets = Decoded([], []), 0
         for datagram, peer in self._datagrams():
+            octets += len(datagram)
             if self._only and peer[:2] != self._only:
                 self.refused += 1
                 continue
@@ -70,7 +71,7 @@ class CollectorSocket:
                 continue
             found.flows.extend(decoded.flows)
             found.options.extend(decoded.options)
-            if len(found.flows) + len(found.options) >= MOST_RECORDS:
+            if len(found.flows) + len(found.options) >= MOST_RECORDS or octets >= MOST_OCTETS:
                 break
         return found
 

@@ -18,6 +18,8 @@ RECEIVE_BUFFER = 8 << 20
 #: A source gives no more records at a time, except for the rest of what it reads at once: a
 #: message may have 65 000 of them, and each takes three hundred octets.
 MOST_RECORDS = 4096
+#: Nor does it decode more octets at a time: a field of two octets takes about ninety as a value.
+MOST_OCTETS = 512 << 10
 _SO_RCVBUFFORCE = 33
 
 

@@ -8,6 +8,7 @@ anything to itself (TCP_DEFER_ACCEPT), the library gives up on a handshake after
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import socket
@@ -87,7 +88,10 @@ class Peers:
         with _Borrowed(descriptor, self._port) as connection:
             if connection is None:
                 return
-            address = str(connection.getpeername()[0]).removeprefix("::ffff:")
+            try:
+                address = str(connection.getpeername()[0]).removeprefix("::ffff:")
+            except OSError:  # it was reset just now
+                return
             peer = _Peer(descriptor, address)
         alike = [one for one in self._open.values() if one.address == peer.address]
         self._open[descriptor] = peer
@@ -105,7 +109,8 @@ class Peers:
         self._open.pop(victim.descriptor, None)
         with _Borrowed(victim.descriptor, self._port) as connection:
             if connection is not None:
-                connection.shutdown(socket.SHUT_RDWR)
+                with contextlib.suppress(OSError):  # it was reset just now
+                    connection.shutdown(socket.SHUT_RDWR)
         self.refused += 1
         if (now := self._monotonic()) >= self._say_at:
             self._say_at = now + _SAY_AGAIN_S
@@ -138,7 +143,15 @@ class _Borrowed:
 
     def __enter__(self) -> socket.socket | None:
         try:
-            self._socket = socket.socket(fileno=os.dup(self._descriptor))
+            copy = os.dup(self._descriptor)
+        except OSError:
+            return None
+        try:
+            self._socket = socket.socket(fileno=copy)
+        except OSError:  # no socket any more
+            os.close(copy)
+            return None
+        try:
             self._socket.getpeername()
             is_ours = self._socket.getsockname()[1] == self._port
         except (OSError, ValueError, IndexError):

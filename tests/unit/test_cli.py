@@ -85,3 +85,21 @@ def test_collect_stops_by_itself_with_a_summary() -> None:
     )
     assert (done.returncode, done.stdout) == (0, "")
     assert "0 records in 0 messages collected" in done.stderr
+
+
+COMMANDS = [["templates"], ["--version"], ["interfaces"], ["interfaces", "--json"],
+            ["flows", "--duration", "0.5"], ["flows", "--json", "--duration", "0.5"],
+            ["collect", "--listen", "127.0.0.1:0", "--duration", "0.5"]]  # fmt: skip
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("to", [">&-", "2>&-", ">&- 2>&-", ">/dev/full"])
+def test_no_output_to_write_to(command: list[str], to: str) -> None:
+    """A standard stream that is closed, or a full disk behind it: nothing is raised."""
+    shell = ["sh", "-c", f'exec "$@" {to}', "sh", sys.executable, "-m", "probe", *command]
+    done = subprocess.run(shell, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert "Traceback" not in done.stderr
+    assert "Exception" not in done.stderr
+    assert done.returncode == 0 or (done.returncode == 2 and to == ">/dev/full")
+    if done.returncode:
+        assert "cannot write to standard output: No space left on device" in done.stderr

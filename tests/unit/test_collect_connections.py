@@ -27,7 +27,7 @@ from cryptography.x509.oid import NameOID
 from probe.collect import admission, connections
 from probe.collect.address import Listen
 from probe.collect.connections import CollectorConnections
-from probe.collect.source import MOST_RECORDS, collecting_process
+from probe.collect.source import MOST_OCTETS, MOST_RECORDS, collecting_process
 from probe.errors import ConfigError
 from probe.ipfix.decode import Record
 from tests.messages import message, template
@@ -123,7 +123,7 @@ def test_a_flood_starves_nobody_and_is_read_in_turns(collector: Collector) -> No
             if len(collector.flows) == 1401:
                 break
     assert len(collector.flows) == 1401
-    assert largest * 8000 < connections._TURN_OCTETS + 4 * 65536 + 65536
+    assert largest * 8000 < MOST_OCTETS + 4 * 65536 + 65536
     assert {"octetDeltaCount": 7} in collector.flows
 
 
@@ -382,6 +382,14 @@ def test_plain_tcp_where_tls_is_spoken(secure: Collector) -> None:
         client.sendall(KNOWN + data(1))
         secure.read_until(lambda: secure.failed_handshakes)
     assert secure.flows == []
+
+
+def test_reset_before_it_is_accepted(secure: Collector) -> None:
+    """Python's ssl raises where it wraps such a connection; it once ended the collector."""
+    with socket.create_connection(secure.address) as stranger:
+        stranger.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    secure.read_until(lambda: secure.failed_handshakes)
+    assert secure.failed_handshakes == 1
 
 
 def test_a_handshake_that_never_ends(secure: Collector, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ import socket
 import pytest
 
 from probe.collect import CollectorSocket
-from probe.collect.source import MOST_RECORDS
+from probe.collect.source import MOST_OCTETS, MOST_RECORDS
 from tests.messages import message, template
 
 FLOW = message((2, template(256, (1, 4))), (256, bytes(4)))
@@ -79,4 +79,21 @@ def test_small_messages_come_together() -> None:
         for sequence in range(100):
             exporter.send(message((256, bytes(1)), sequence=sequence))
         assert len(collector.receive().flows) == 100
+    collector.close()
+
+
+def test_octets_at_a_time() -> None:
+    """A record of 15 000 fields counts as one, and 200 of them once took 250 MB at a time."""
+    collector = CollectorSocket("127.0.0.1", 0, 32473)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as exporter:
+        exporter.connect(collector.address)
+        exporter.send(message((2, template(256, *[(82, 65535)] * 15_000))))
+        most = total = 0
+        for sequence in range(60):
+            exporter.send(message((256, b"\1a" * 15_000), sequence=sequence))
+            while sequence % 30 == 29 and select.select([collector], [], [], 0)[0]:
+                count = len(collector.receive().flows)
+                most, total = max(most, count), total + count
+    assert total == 60
+    assert most <= MOST_OCTETS // 30_000 + 1
     collector.close()
