@@ -152,8 +152,9 @@ def _templates(options: dict[str, Any]) -> None:
     checked = check({key: options[key] for key in ("pen",) if key in options})
     pen: Any = checked.get("pen", _DEFAULTS.pen)
     request = Request(
-        options["name"], options["collector"], options["netflow9"], options["biflow"], pen
-    )
+        options["name"], options["collector"], options["netflow9"], options["biflow"], pen,
+        options["enterprise"],
+    )  # fmt: skip
     print(describe(request), end="")
 
 
@@ -351,6 +352,8 @@ def _add_templates(commands: Any) -> None:
         ("pmacct", "write the file for pmacct's aggregate_primitives"),
         ("goflow2", "write the file for goflow2 -mapping"),
         ("wireshark", "write a Lua dissector for Wireshark and tshark"),
+        ("libfds", "write the XML of one enterprise's elements for ipfixcol2"),
+        ("telegraf", "write private_enterprise_number_files for Telegraf's inputs.netflow"),
     ):
         chosen.add_argument(
             f"--{collector}", dest="collector", action="store_const", const=collector,
@@ -359,6 +362,10 @@ def _add_templates(commands: Any) -> None:
     templates.add_argument(
         "--pen", type=int, metavar="N", default=argparse.SUPPRESS,
         help="enterprise number of Sockflow's own elements",
+    )  # fmt: skip
+    templates.add_argument(
+        "--enterprise", type=int, metavar="N", default=0,
+        help="with --libfds: whose elements, if not Sockflow's own (ntop: 35632, Antrea: 56506)",
     )  # fmt: skip
 
 

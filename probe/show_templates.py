@@ -21,29 +21,36 @@ from probe.mapping import (
     load_template,
 )
 from probe.mapping.collector_files import goflow2_mapping, pmacct_primitives, wireshark_dissector
+from probe.mapping.element_files import libfds_elements, telegraf_mapping
 from probe.mapping.files import read_wireshark
 from probe.mapping.tables import ATTRIBUTES, TRANSLATION
 
 #: Collectors that a file can be written for.
-COLLECTORS = ("pmacct", "goflow2", "wireshark")
+COLLECTORS = ("pmacct", "goflow2", "wireshark", "libfds", "telegraf")
 _Row = tuple[str, str, str, str, str, str]
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """The command's flags; ``collector`` is one of COLLECTORS, '' for a table."""
+    """The command's flags; ``collector`` is one of COLLECTORS, '' for a table.
+
+    ``enterprise``: whose elements libfds is told of; 0: those of ``pen``.
+    """
 
     name: str = ""
     collector: str = ""
     netflow9: bool = False
     biflow: bool = False
     pen: int = DOCUMENTATION_PEN
+    enterprise: int = 0
 
 
 def describe(request: Request) -> str:
     """What the command prints. ConfigError: no such profile, or a biflow in NetFlow v9."""
     if request.biflow and request.netflow9:
         raise ConfigError("NetFlow v9 has no reverse elements: leave out --biflow or --netflow9")
+    if request.enterprise and request.collector != "libfds":
+        raise ConfigError("--enterprise is for --libfds only: other files have all enterprises")
     elements = load_elements(request.pen)
     if request.collector:
         return _collector_file(request, elements)
@@ -59,9 +66,8 @@ def _list_profiles() -> str:
 
 
 def _collector_file(request: Request, elements: ElementTable) -> str:
-    if request.collector == "wireshark":
-        used = _used(_find(request.name), elements) if request.name else elements
-        return wireshark_dissector(read_wireshark(), used, load_netflow9(elements))
+    if request.collector not in ("pmacct", "goflow2"):
+        return _element_file(request, elements)
     definition = _definition(request.name or request.collector, elements)
     netflow9, _ = for_netflow9(definition, load_netflow9(elements))
     if request.biflow:
@@ -69,6 +75,16 @@ def _collector_file(request: Request, elements: ElementTable) -> str:
     if request.collector == "goflow2":
         return goflow2_mapping(definition, netflow9)
     return pmacct_primitives(netflow9 if request.netflow9 else definition)
+
+
+def _element_file(request: Request, elements: ElementTable) -> str:
+    """Of all elements, or of those that a profile may send."""
+    used = _used(_find(request.name), elements) if request.name else elements
+    if request.collector == "wireshark":
+        return wireshark_dissector(read_wireshark(), used, load_netflow9(elements))
+    if request.collector == "telegraf":
+        return telegraf_mapping(used)
+    return libfds_elements(used, request.enterprise or request.pen)
 
 
 def _find(name: str) -> Profile:

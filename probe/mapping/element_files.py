@@ -1,0 +1,89 @@
+"""Elements of enterprises, described in the form of a collector that does not read RFC 5610."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable
+
+from probe.errors import ConfigError
+from probe.ipfix.elements import Element
+from probe.ipfix.types import SEMANTICS, UNITS
+from probe.mapping.collector_files import snake_case
+
+#: Enterprises whose elements we send beside our own, as libfds' prefixes of names.
+_SCOPES = {35632: "ntop", 56506: "antrea"}
+#: Reverse elements (RFC 5103). libfds makes them itself.
+_REVERSE = 29305
+#: Data types of Telegraf. All others are shown as octets.
+_TELEGRAF = {
+    **dict.fromkeys(("unsigned8", "unsigned16", "unsigned32", "unsigned64"), "uint"),
+    **dict.fromkeys(("dateTimeSeconds", "dateTimeMilliseconds", "boolean"), "uint"),
+    **dict.fromkeys(("ipv4Address", "ipv6Address"), "ip"),
+    "string": "string",
+}
+
+
+def telegraf_mapping(elements: Iterable[Element]) -> str:
+    """The file for ``private_enterprise_number_files`` of Telegraf's inputs.netflow."""
+    text = io.StringIO()
+    text.write(
+        "# telegraf.conf: [[inputs.netflow]] private_enterprise_number_files = [this file]\n"
+    )
+    rows = csv.writer(text, lineterminator="\n")
+    for element in _of_enterprises(elements):
+        kind = _TELEGRAF.get(element.type.name, "hex")
+        rows.writerow((f"{element.pen}.{element.id}", snake_case(element.name), kind))
+    return text.getvalue()
+
+
+def libfds_elements(elements: Iterable[Element], enterprise: int) -> str:
+    """The file for libfds, which ipfixcol2 reads. It takes one enterprise a file.
+
+    ConfigError: there are no elements of that enterprise.
+    """
+    from xml.etree import ElementTree as Tree
+
+    found = list(_of_enterprises(elements))
+    own = [element for element in found if element.pen == enterprise != _REVERSE]
+    if not own:
+        known = sorted({element.pen for element in found} - {_REVERSE})
+        hint = f"use --enterprise with one of {', '.join(map(str, known))}"
+        raise ConfigError(
+            f"there are no elements of enterprise {enterprise}: "
+            f"{hint if known else 'this profile has elements of IANA only'}"
+        )
+    root = Tree.Element("ipfix-elements")
+    scope = Tree.SubElement(root, "scope")
+    Tree.SubElement(scope, "pen").text = str(enterprise)
+    Tree.SubElement(scope, "name").text = _SCOPES.get(enterprise, "sockflow")
+    Tree.SubElement(scope, "biflow", mode="none")
+    for element in own:
+        described = Tree.SubElement(root, "element")
+        for key, value in _libfds_values(element):
+            Tree.SubElement(described, key).text = value
+    Tree.indent(root)
+    return f'<?xml version="1.0" encoding="utf-8"?>\n{Tree.tostring(root, encoding="unicode")}\n'
+
+
+def _libfds_values(element: Element) -> list[tuple[str, str]]:
+    """What is not known is left out: libfds refuses words that it does not know."""
+    values = [
+        ("id", str(element.id)),
+        ("name", element.name),
+        ("dataType", element.type.name),
+        ("dataSemantics", _word(SEMANTICS, element.semantics)),
+        ("units", _word(UNITS, element.units)),
+        ("status", "current"),
+    ]
+    return [(key, value) for key, value in values if value]
+
+
+def _word(words: dict[str, int], code: int) -> str:
+    """The registry's word for a code; '' for none."""
+    return next((word for word, number in words.items() if number == code and code), "")
+
+
+def _of_enterprises(elements: Iterable[Element]) -> Iterable[Element]:
+    """Each once, in the order in which they come."""
+    return (element for element in dict.fromkeys(elements) if element.pen)
