@@ -27,6 +27,7 @@ from probe.loop import Loop
 from probe.metadata.docker import open_docker
 from probe.metadata.kubernetes import KubernetesSettings, node_name, open_kubernetes
 from probe.metadata.kubernetes.remote import RemoteEnds
+from probe.metadata.kubernetes.served import ServedEnds
 from probe.metadata.naming import WaitingRecords
 from probe.metadata.nat import Nat, no_peers
 from probe.metadata.users import UserNames
@@ -67,6 +68,7 @@ class Probe:
         self._veths = guard.part("containers behind interfaces")
         self._nat = guard.part("NAT")
         self._remote = guard.part("names of remote ends")
+        self._served = guard.part("Services of Pods of this host")
         self._events = guard.part("events")
         self._feed = guard.part("open sockets and counters of interfaces")
         self.metrics_part = guard.part("Prometheus")
@@ -76,6 +78,7 @@ class Probe:
         self.owners.part = guard.part("names of containers")
         self.owners.node = node_name(config.kubernetes, config.kubernetes_node)
         self.remote: RemoteEnds | None = None
+        self.served: ServedEnds | None = None
         self.waiting = WaitingRecords()
         rules = [[parse_rule(text) for text in texts] for texts in (config.include, config.exclude)]
         self.filter = FlowFilter(include=rules[0], exclude=rules[1])
@@ -133,6 +136,8 @@ class Probe:
         )
         if self.config.nat:
             self.nat = Nat(self.collector.host_netns)
+            if self.remote:
+                self.remote.find_peers = self._nat.wrap(self.nat.find_peers, no_peers)
         if self.config.prometheus:
             self._open_metrics(self.config.prometheus, self.config.prometheus_limit)
         if self.config.snmp:
@@ -299,6 +304,8 @@ class Probe:
         self.exported.count(records)
         if self.traffic:
             self.metrics_part.call(self.traffic.count, records)
+        if self.served:
+            self._served.call(self.served.apply, records)
         self.exporter.send(records, time.time())
 
     def _sweep(self) -> None:
@@ -313,6 +320,8 @@ class Probe:
         released += self._feed.call(self.feed.sweep_owners) or []
         if self.remote:
             released += self._remote.call(self.remote.sweep, in_use, now) or []
+        if self.served:
+            released += self._served.call(self.served.sweep, in_use, now) or []
         if released:
             self.exporter.forget(released)
         if is_due:
@@ -336,6 +345,7 @@ class Probe:
         )  # fmt: skip
         if kubernetes and kubernetes.remote is not None:
             self.remote = RemoteEnds(kubernetes.remote, self.owners)
+            self.served = ServedEnds(kubernetes.remote.services, self.owners)
         opened = {"Kubernetes": kubernetes, "Docker": open_docker(config.docker)}
         found: list[Runtime] = []
         for name, runtime in opened.items():

@@ -17,6 +17,7 @@ from probe.mapping.columns import add_client_and_server
 from probe.mapping.layouts import CONTAINER, FAILED, NAT, ErrorNames, ObjectLines
 from probe.mapping.lines import Fragments, Tree, clean
 from probe.mapping.objects import CONN_STATES, END_REASONS
+from probe.mapping.owner_objects import name_in_pod
 from probe.mapping.tables import Privacy
 
 ECS_VERSION = "8.11.0"
@@ -236,7 +237,7 @@ def _owner(owner: Owner, privacy: Privacy) -> dict[str, Any]:
         )
     container = {
         "id": owner.container_id,
-        "name": owner.container_name,
+        "name": name_in_pod(owner),
         "image": {"name": owner.container_image},
     }
     found["container"] = container if owner.container_id else {}

@@ -49,12 +49,19 @@ def container_members(owner: Owner, pod_key: str) -> dict[str, Any]:
 
 def _pod(owner: Owner) -> dict[str, str | dict[str, str]]:
     names: dict[str, str | dict[str, str]] = {
-        "NAME": owner.container_name, "POD": owner.pod_name, "NS": owner.pod_namespace,
+        "NAME": name_in_pod(owner), "POD": owner.pod_name, "NS": owner.pod_namespace,
         "IMAGE": owner.container_image, "UID": owner.pod_uid, "NODE": owner.node,
         "ZONE": owner.zone, "CLUSTER": owner.cluster, "SERVICE": owner.service,
         "WORKLOAD": owner.workload, **_workload(owner), "LABELS": dict(owner.labels),
     }  # fmt: skip
     return {key: _clean(value) for key, value in names.items() if value or key in _POD}
+
+
+def name_in_pod(owner: Owner) -> str:
+    """Of the container; that of the Pod for the container which holds it: no API tells of that
+    one, and the Pod is what it stands for."""
+    held = owner.pod_name if owner.container_id else ""
+    return owner.container_name or held
 
 
 def _workload(owner: Owner) -> dict[str, str]:

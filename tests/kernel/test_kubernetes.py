@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,8 @@ from typing import Any
 import pytest
 from lab import Host, run
 from metering import Actor, actors
-from netlink_lab import CGROUP, Meter
+from netlink_lab import Meter
+from pods import DB_POD, NGINX, OUTER, POSTGRES, SANDBOX, WEB_POD, Enter, entering, until
 from shell import ROOT, Command, Record, Shells, shells
 
 from probe.collectors.netlink import NetlinkCollector
@@ -27,13 +27,7 @@ from probe.metadata.users import UserNames
 from tests.kubernetes_api import PODS, SERVICES, KubernetesServer, kubernetes_server, recorded
 from tests.talk import ENDS, KUBE, TCP, WHO, pieces
 
-WEB_POD, DB_POD = "2c48913c-b29f-41e7-9350-020968147796", "3d59a24d-c3a0-42f8-8461-131a79258807"
-NGINX, POSTGRES, SANDBOX = "a1" * 32, "b1" * 32, "99" * 32
 PORT = 7391  # no other test's: the probe sees the whole host
-#: Of the container that the node is, as with kind: its part of the path is too far out for the
-#: kernel half.
-OUTER = "0123456789abcdef" * 4
-TOP = f"docker-{OUTER}.scope"
 OPTIONS = ("--no-docker", "--kubernetes-node", "node-3", "--kubernetes-labels", "app")
 
 
@@ -49,40 +43,10 @@ def shell() -> Iterator[Shells]:
         yield found
 
 
-def cgroup_of(pod: str, container: str) -> str:
-    """As a kubelet in a container makes it, with the systemd driver and containerd."""
-    uid = pod.replace("-", "_")
-    return (
-        f"{TOP}/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-burstable.slice/"
-        f"kubelet-kubepods-burstable-pod{uid}.slice/cri-containerd-{container}.scope"
-    )
-
-
 @pytest.fixture
-def enter() -> Iterator[Callable[[Actor, str, str], None]]:
-    """Moves a process into a container of a Pod."""
-
-    def move(actor: Actor, pod: str, container: str) -> None:
-        folder = CGROUP / cgroup_of(pod, container)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "cgroup.procs").write_text(str(actor.pid))
-
-    yield move
-    top = CGROUP / TOP
-    for folder in sorted(top.rglob("*"), reverse=True) if top.exists() else ():
-        if folder.is_dir():
-            _remove(folder)
-    _remove(top)
-
-
-def _remove(folder: Path) -> None:
-    """Its last process may still be on its way out."""
-    for _ in range(100):
-        with contextlib.suppress(OSError):
-            folder.rmdir()
-        if not folder.exists():
-            return
-        time.sleep(0.02)
+def enter() -> Iterator[Enter]:
+    with entering() as found:
+        yield found
 
 
 def exchange(client: Actor, server: Actor, address: str, port: int = PORT) -> None:
@@ -92,13 +56,6 @@ def exchange(client: Actor, server: Actor, address: str, port: int = PORT) -> No
     client.do("s.sendall(b'x' * 1000)")
     server.do("c.recv(1000, socket.MSG_WAITALL); c.sendall(b'y' * 500)")
     client.do("s.recv(500, socket.MSG_WAITALL)")
-
-
-def until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 120
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def of_port(records: list[Record], port: int = PORT) -> list[Record]:
@@ -133,7 +90,7 @@ DB = {
 
 def test_both_ends_in_pods(
     server: KubernetesServer, shell: Shells, hosts: tuple[Host, Host], tmp_path: Path,
-    enter: Callable[[Actor, str, str], None],
+    enter: Enter,
 ) -> None:  # fmt: skip
     """IPFIX, JSON and Antrea's elements; one Pod is removed before its last flow is out."""
     server.put(PODS, recorded("web"))
@@ -180,7 +137,7 @@ def test_both_ends_in_pods(
 
 def test_the_netlink_collector(
     server: KubernetesServer, hosts: tuple[Host, Host], tmp_path: Path,
-    enter: Callable[[Actor, str, str], None],
+    enter: Enter,
 ) -> None:  # fmt: skip
     server.put(PODS, recorded("web"))
     names = KubernetesNames(partial(KubernetesApi, str(server.kubeconfig(tmp_path)), 5.0), "node-3")
@@ -212,7 +169,7 @@ def test_the_netlink_collector(
 
 def test_names_that_come_after_the_flow(
     server: KubernetesServer, shell: Shells, hosts: tuple[Host, Host], tmp_path: Path,
-    enter: Callable[[Actor, str, str], None],
+    enter: Enter,
 ) -> None:  # fmt: skip
     """The kubelet tells of a container a second after it has started; its records wait for that.
 
@@ -283,7 +240,7 @@ def test_pods_of_other_hosts(
 
 def test_an_api_that_hangs(
     server: KubernetesServer, shell: Shells, hosts: tuple[Host, Host], tmp_path: Path,
-    enter: Callable[[Actor, str, str], None],
+    enter: Enter,
 ) -> None:  # fmt: skip
     """Metering does not wait: the id and the Pod's UID are there without it, and in time."""
     server.is_hanging = True
@@ -303,7 +260,7 @@ def test_an_api_that_hangs(
 
 def test_the_live_view(
     server: KubernetesServer, hosts: tuple[Host, Host], tmp_path: Path,
-    enter: Callable[[Actor, str, str], None],
+    enter: Enter,
 ) -> None:  # fmt: skip
     server.put(PODS, recorded("web"))
     server.put(PODS, recorded("db"))
@@ -329,7 +286,7 @@ def test_the_live_view(
     ("container", "name"), [(NGINX, "nginx"), (SANDBOX, "")], ids=["container", "sandbox"]
 )
 def test_who_is_behind_a_veth(
-    server: KubernetesServer, tmp_path: Path, enter: Callable[[Actor, str, str], None],
+    server: KubernetesServer, tmp_path: Path, enter: Enter,
     container: str, name: str,
 ) -> None:  # fmt: skip
     """Usually only the process that holds the Pod, whose container no API tells of."""

@@ -21,6 +21,7 @@ from probe.mapping.ecs import EcsLines
 from probe.mapping.layouts import ObjectLines
 from probe.mapping.objects import AgentLines
 from probe.mapping.tables import Privacy
+from probe.view.event_views import event_line
 from tests.json_schema import SCHEMA, check_line
 from tests.records import NOW_NS, NOW_S, flow_records, owner_table
 from tests.talk import COUNTERS, DOCKER, ENDS, KUBE, TCP, WHO, pieces
@@ -240,6 +241,20 @@ def test_the_ebpf_flow_of_the_talk() -> None:
     events["owner"] = 1
     found = json.loads(agent().events(event_columns(events))[0])
     assert pieces(found) >= ENDS | DOCKER | {"LOCAL_CONTAINER.DOCKER.ID"}
+
+
+def test_the_container_that_holds_a_pod_is_told_by_the_name_of_the_pod() -> None:
+    """No API tells of it."""
+    owners = table()
+    holder = Owner(pid=5, container_id="9" * 64, pod_name="web-1", pod_namespace="shop")
+    events = np.zeros(1, EVENT_DTYPE)
+    events["kind"], events["owner"] = EventKind.CONTAINER_START, owners.add(holder)
+    found = json.loads(AgentLines(owners, Privacy(), EXPORTER).events(event_columns(events))[0])
+    assert found["LOCAL_CONTAINER"]["KUBE"] == {"NAME": "web-1", "POD": "web-1", "NS": "shop"}
+    found = json.loads(EcsLines(owners, Privacy(), EXPORTER).events(event_columns(events))[0])
+    assert (found["container"]["name"], found["container"]["id"]) == ("web-1", "9" * 64)
+    line = event_line(events[0], holder)
+    assert "CONTAINER_START shop/web-1, " in line
 
 
 def test_the_netlink_flow_of_the_talk() -> None:

@@ -9,12 +9,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from probe.flow.batch import OwnerSource, Rows
+from probe.flow.batch import OwnerSource, Rows, row_dtype
+from probe.flow.ends import Slots
 from probe.flow.owner import Owner, OwnerTable
-from probe.metadata.kubernetes import remote
+from probe.metadata.kubernetes import remote, tenures
 from probe.metadata.kubernetes.objects import read_node, read_pod, read_service
-from probe.metadata.kubernetes.remote import RemoteEnds, RemoteNames
+from probe.metadata.kubernetes.remote import RemoteEnds
+from probe.metadata.kubernetes.tenures import RemoteNames
 from tests.kubernetes_api import recorded
 from tests.records import flow_records
 
@@ -194,6 +197,30 @@ def test_the_reply_may_come_alone_and_first(cluster: Cluster) -> None:
     assert cluster.owners[int(reply["source_owner"][0])].pod_name == "db-0"
 
 
+def test_a_reply_that_comes_first_is_asked_for(cluster: Cluster) -> None:
+    """As its request would have been: from the client's end to the Service."""
+    reply = cluster.flows("10.96.17.4", "203.0.113.9")[2:]
+    reply["flow_id"], reply["protocol"], reply["source_port"] = [5, 6], 6, 80
+    asked: list[Rows] = []
+
+    def find_peers(rows: Rows, packets: NDArray[np.int64]) -> tuple[Slots, Slots, Rows]:
+        asked.append(rows)
+        peers: Rows = np.zeros(1, row_dtype())
+        peers["local_address"][0] = np.frombuffer(octets("10.244.3.8"), np.uint8)
+        return np.arange(len(rows)), np.zeros(1, np.intp), peers
+
+    cluster.ends.find_peers = find_peers
+    cluster.ends.apply(reply)
+    owner = cluster.owners[int(reply["source_owner"][0])]
+    assert (owner.pod_name, owner.service) == ("db-0", "shop/web:http")
+    (rows,) = asked
+    assert rows["remote_address"].tobytes() == octets("10.96.17.4")
+    assert (rows["remote_port"].item(), rows["protocol"].item()) == (80, 6)
+    reply["source_owner"] = 0
+    cluster.ends.apply(reply)
+    assert len(asked) == 1, "once for each flow"
+
+
 def test_behind_an_address_that_nobody_has(cluster: Cluster) -> None:
     """Of a load balancer or a node's port: both directions are the Pod's."""
     records = cluster.flows("203.0.113.9")
@@ -261,7 +288,7 @@ def test_ends_on_this_host_are_left_alone(cluster: Cluster) -> None:
 def test_what_is_gone_is_kept_within_bounds(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(remote, "_KEPT_GONE", 2)
+    monkeypatch.setattr(tenures, "_KEPT_GONE", 2)
     before = len(cluster.names)
     for number in range(50):
         one = read_pod(

@@ -20,7 +20,7 @@ from probe.errors import ConfigError
 from probe.flow.owner import ContainerNames
 from probe.metadata.kubernetes.api import IN_CLUSTER, KubernetesApi
 from probe.metadata.kubernetes.objects import Named, read_node, read_pod, read_service
-from probe.metadata.kubernetes.remote import RemoteNames
+from probe.metadata.kubernetes.tenures import RemoteNames
 from probe.metadata.kubernetes.watch import SILENCE_S, Watch
 from probe.metadata.runtime import KnownContainers
 

@@ -1,155 +1,25 @@
-"""Names of other ends by their addresses: Pods, Services and nodes of the whole cluster.
-
-An address goes from one Pod to the next, so it is told who had it when: a flow that is older than
-a Pod is not that Pod's, and one that began before its end is, whenever its record comes.
-"""
+"""Names of other ends by their addresses: Pods, Services and nodes of the whole cluster."""
 
 from __future__ import annotations
 
 import dataclasses
 import time
-from collections import deque
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from probe.flow.batch import OwnerSource, Rows
+from probe.flow.batch import OwnerSource, Rows, row_dtype
+from probe.flow.cache import FindPeers
 from probe.flow.owner import ContainerNames, Owner, OwnerTable
-from probe.metadata.kubernetes.objects import Named, service_port
+from probe.metadata.kubernetes.objects import service_port
+from probe.metadata.kubernetes.tenures import RemoteNames, sixteen_octets
 from probe.metadata.naming import with_names
 
-_KEPT_GONE = 4096
 _UNUSED_S = 300.0
-_NEVER = 2**63 - 1
 _MOST_BEHIND = 65536  # flows through a Service
 
 Positions = NDArray[np.intp]
-
-
-@dataclass(frozen=True, slots=True)
-class Tenure:
-    """Who had an address, from ``start_ns`` until ``end_ns`` (Unix times)."""
-
-    uid: str
-    names: ContainerNames
-    start_ns: int
-    end_ns: int = _NEVER
-
-
-class Tenures:
-    """A ``Store``: address (16 octets) -> who has it and who had it, the latest last.
-
-    Written by one thread and read by another: an address's tuple is replaced as a whole.
-    """
-
-    def __init__(self) -> None:
-        self._by_address: dict[bytes, tuple[Tenure, ...]] = {}
-        self._addresses: dict[str, tuple[bytes, ...]] = {}  # UID -> those it has
-        self._gone: deque[tuple[bytes, str]] = deque()
-
-    def __len__(self) -> int:
-        return len(self._by_address)
-
-    def __contains__(self, address: bytes) -> bool:
-        return address in self._by_address
-
-    def find(self, address: bytes) -> tuple[Tenure, ...]:
-        return self._by_address.get(address, ())
-
-    def find_at(self, address: bytes, time_ns: int) -> ContainerNames | None:
-        """Who had it then."""
-        for tenure in reversed(self.find(address)):
-            if tenure.start_ns <= time_ns <= tenure.end_ns:
-                return tenure.names
-        return None
-
-    def replace_all(self, found: list[Named]) -> None:
-        here = {one.uid for one in found}
-        for uid in [uid for uid in self._addresses if uid not in here]:
-            self._end(uid)
-        for one in found:
-            self.add(one)
-
-    def add(self, one: Named) -> None:
-        had = self._addresses.get(one.uid, ())
-        for address in had:
-            if address not in one.addresses:
-                self._close(address, one.uid)
-        for address in one.addresses:
-            found = self.find(address)
-            others = [t for t in found if t.uid != one.uid]
-            own = next((t for t in found if t.uid == one.uid and t.end_ns == _NEVER), None)
-            start_ns = own.start_ns if own else _start_after(others, one.start_ns)
-            tenure = Tenure(one.uid, one.names, start_ns)
-            if tenure not in found:  # the same object goes on: what was made of it is kept by it
-                self._by_address[address] = tuple(sorted((*others, tenure), key=_start))
-        if one.addresses:
-            self._addresses[one.uid] = one.addresses
-        else:
-            self._addresses.pop(one.uid, None)
-
-    def remove(self, one: Named) -> None:
-        self._end(one.uid)
-
-    def _end(self, uid: str) -> None:
-        for address in self._addresses.pop(uid, ()):
-            self._close(address, uid)
-
-    def _close(self, address: bytes, uid: str) -> None:
-        now_ns = time.time_ns()
-        self._by_address[address] = tuple(
-            Tenure(t.uid, t.names, t.start_ns, now_ns) if t.uid == uid else t
-            for t in self.find(address)
-        )
-        self._gone.append((address, uid))
-        while len(self._gone) > _KEPT_GONE:
-            self._forget(*self._gone.popleft())
-
-    def _forget(self, address: bytes, uid: str) -> None:
-        left = tuple(t for t in self.find(address) if t.uid != uid or t.end_ns == _NEVER)
-        if left:
-            self._by_address[address] = left
-        else:
-            self._by_address.pop(address, None)
-
-
-def _start(tenure: Tenure) -> int:
-    return tenure.start_ns
-
-
-def _start_after(others: list[Tenure], start_ns: int) -> int:
-    """When an object that began at ``start_ns`` got an address that ``others`` had: it exists
-    before it has one. While somebody else is still told to have it, that is now."""
-    now_ns = time.time_ns()
-    return max([start_ns, *(min(one.end_ns, now_ns) + 1 for one in others)])
-
-
-class NodeNames(Tenures):
-    """Those of nodes, and the zones that these are in."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._zones: dict[str, str] = {}  # name of a node -> zone
-
-    def zone(self, node: str) -> str:
-        return self._zones.get(node, "")
-
-    def add(self, one: Named) -> None:
-        super().add(one)
-        self._zones[one.names.node] = one.names.zone
-
-    def remove(self, one: Named) -> None:
-        super().remove(one)
-        self._zones.pop(one.names.node, None)
-
-
-class RemoteNames(Tenures):
-    """Those of Pods, and beside them those of ``services`` and ``nodes``."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.services, self.nodes = Tenures(), NodeNames()
 
 
 @dataclass(slots=True)
@@ -160,10 +30,14 @@ class _Known:
 
 
 class RemoteEnds:
-    """Owners of the ends of records that are on other hosts."""
+    """Owners of the ends of records that are on other hosts.
+
+    ``find_peers`` (``Nat.find_peers``) asks conntrack about one direction of a flow.
+    """
 
     def __init__(self, names: RemoteNames, owners: OwnerTable) -> None:
         self._names, self._owners = names, owners
+        self.find_peers: FindPeers | None = None
         #: By id() of names, which are kept there, and the name of the Service.
         self._known: dict[tuple[int, int, str], _Known] = {}
         self._behind: dict[int, bytes] = {}  # flow id -> address behind that of a Service
@@ -181,6 +55,7 @@ class RemoteEnds:
         }
         for side, at in foreign.items():
             self._note_translated(records, side, at[records["translated"][at] != 0])
+        self._ask_of_replies(records, foreign["source"])
         for side, at in foreign.items():
             self._name(records, side, at, now_s)
 
@@ -197,12 +72,36 @@ class RemoteEnds:
         return released
 
     def _note_translated(self, records: Rows, side: str, at: Positions) -> None:
-        after = _sixteen_octets(records[f"nat_{side}_address"][at])
+        after = sixteen_octets(records[f"nat_{side}_address"][at])
         for place, address in zip(at.tolist(), after, strict=True):
-            if address in self._names:
-                flow_id = int(records["flow_id"][place])
-                self._behind.pop(flow_id, None)
-                self._behind[flow_id] = address
+            self._note_behind(int(records["flow_id"][place]), address)
+
+    def _ask_of_replies(self, records: Rows, at: Positions) -> None:
+        """NAT tells the Pod of requests. Where a reply leaves before any request did, as of a
+        server that goes on sending, conntrack is asked as its request would have been."""
+        if self.find_peers is None or not len(self._names.services):
+            return
+        octets = sixteen_octets(records["source_address"][at])
+        flows = records["flow_id"][at].tolist()
+        alone = [
+            place
+            for place, address, flow in zip(at.tolist(), octets, flows, strict=True)
+            if address in self._names.services and flow not in self._behind
+        ]
+        if not alone:
+            return
+        replies = records.take(np.array(alone, np.intp))
+        packets = replies["packets"].astype(np.int64)
+        _, found, peers = self.find_peers(_clients(replies), packets)
+        after = sixteen_octets(peers["local_address"])
+        for place, address in zip(found.tolist(), after, strict=True):
+            self._note_behind(int(replies["flow_id"][place]), address)
+
+    def _note_behind(self, flow_id: int, address: bytes) -> None:
+        if address not in self._names:
+            return
+        self._behind.pop(flow_id, None)
+        self._behind[flow_id] = address
         while len(self._behind) > _MOST_BEHIND:
             del self._behind[next(iter(self._behind))]
 
@@ -210,7 +109,7 @@ class RemoteEnds:
         """Of most records it is asked only whether anybody has the address."""
         if not len(at):
             return
-        octets = _sixteen_octets(records[f"{side}_address"][at])
+        octets = sixteen_octets(records[f"{side}_address"][at])
         names, services, nodes = self._names, self._names.services, self._names.nodes
         flows, behind = records["flow_id"][at].tolist(), self._behind
         hits = [
@@ -256,8 +155,13 @@ class RemoteEnds:
         return known.index
 
 
-def _sixteen_octets(addresses: Rows) -> list[bytes]:
-    padded = np.zeros((len(addresses), 16), np.uint8)
-    padded[:, : addresses.shape[1]] = addresses
-    found: list[bytes] = padded.view("V16")[:, 0].tolist()
-    return found
+def _clients(replies: Rows) -> Rows:
+    """The flow ends that ``replies`` have come to."""
+    ends: Rows = np.zeros(len(replies), row_dtype())
+    for name in ("protocol", "ip_version"):
+        ends[name] = replies[name]
+    ends["netns"] = replies["destination_netns"]
+    for end, side in (("local", "destination"), ("remote", "source")):
+        for part in ("address", "port"):
+            ends[f"{end}_{part}"] = replies[f"{side}_{part}"]
+    return ends
