@@ -21,6 +21,8 @@ _log = logging.getLogger(__name__)
 
 #: Connections at a time, and from one address. An ntopng has one for each of its interfaces.
 MOST_PEERS, MOST_OF_ONE_ADDRESS = 64, 16
+#: Different subscriptions of all connections. An ntopng has one for each of some ten topics.
+MOST_SUBSCRIPTIONS = 256
 #: So long the kernel waits for the first octets of a connection.
 _DEFER_S = 10
 _BACKLOG = 100
@@ -105,7 +107,14 @@ class Peers:
         self._open.pop(descriptor, None)
 
     def _end_one(self, peers: list[_Peer]) -> None:
-        victim = next((one for one in peers if self._is_silent(one)), peers[-1])
+        self._end(next((one for one in peers if self._is_silent(one)), peers[-1]))
+
+    def end_loudest(self) -> None:
+        """Ends the connection that has sent most. A subscriber has little to say."""
+        if self._open:
+            self._end(max(self._open.values(), key=lambda one: self._octets_received(one) or 0))
+
+    def _end(self, victim: _Peer) -> None:
         self._open.pop(victim.descriptor, None)
         with _Borrowed(victim.descriptor, self._port) as connection:
             if connection is not None:
@@ -115,19 +124,25 @@ class Peers:
         if (now := self._monotonic()) >= self._say_at:
             self._say_at = now + _SAY_AGAIN_S
             _log.warning(
-                "%s: ended %d connections so far, the last from %s, since it takes %d at a time "
-                "and %d of an address. Let only ntopng reach this port",
+                "%s: ended %d connections so far, the last from %s, since it takes %d at a time, "
+                "%d of an address, and %d subscriptions. Let only ntopng reach this port",
                 self._name, self.refused, victim.address, MOST_PEERS, MOST_OF_ONE_ADDRESS,
+                MOST_SUBSCRIPTIONS,
             )  # fmt: skip
 
     def _is_silent(self, peer: _Peer) -> bool:
+        octets = self._octets_received(peer)
+        return octets is None or octets <= _GREETING
+
+    def _octets_received(self, peer: _Peer) -> int | None:
+        """None: it is gone."""
         with _Borrowed(peer.descriptor, self._port) as connection:
             if connection is None:
-                return True
-            octets = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
-        if len(octets) < _BYTES_RECEIVED_AT + 8:
-            return False
-        return int(struct.unpack_from("Q", octets, _BYTES_RECEIVED_AT)[0]) <= _GREETING
+                return None
+            told = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
+        if len(told) < _BYTES_RECEIVED_AT + 8:  # a kernel before 4.1
+            return _GREETING + 1
+        return int(struct.unpack_from("Q", told, _BYTES_RECEIVED_AT)[0])
 
 
 class _Borrowed:

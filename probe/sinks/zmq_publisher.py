@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import time
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from zmq.utils.monitor import parse_monitor_message
 from probe.errors import ConfigError
 from probe.export.destination import Destination
 from probe.sinks.ntopng_frames import topic_frame_matches
-from probe.sinks.zmq_listener import Peers, listen
+from probe.sinks.zmq_listener import MOST_SUBSCRIPTIONS, Peers, listen
 
 #: Messages that the library holds for each subscriber.
 SEND_MESSAGES = 64
@@ -30,6 +31,12 @@ _HEARTBEAT_MS, _SILENCE_MS = 3000, 9000
 _FIRST_PAUSE_MS, _LONGEST_PAUSE_MS = 500, 10_000
 _CONNECT_MS, _HANDSHAKE_MS = 5000, 5000
 _LINGER_MS = 2000
+#: Octets of what a peer may send, which is subscriptions and its part of the handshake. The
+#: library keeps fifty times the octets of a subscription.
+_LARGEST_RECEIVED = 512
+#: Subscriptions that the library reads ahead from a peer, and that are read at a time.
+_READ_AHEAD, _READ_AT_ONCE = 100, 1000
+_NEXT_END_S = 1.0
 _KEY_CHARACTERS = 40
 _FAILED: dict[int, str] = {
     zmq.EVENT_HANDSHAKE_FAILED_AUTH: "ntopng refuses our key",
@@ -49,6 +56,7 @@ class Publisher:
         self.failure = ""
         self._prefixes: set[bytes] = set()
         self._peers: Peers | None = None  # of a bound socket
+        self._next_end_s = float("-inf")
         self._context: zmq.Context[Any] = zmq.Context(io_threads=1)
         self._socket = self._context.socket(zmq.XPUB)
         self._monitor = self._socket.get_monitor_socket()
@@ -75,14 +83,22 @@ class Publisher:
         self._read_monitor()
         is_new = False
         with contextlib.suppress(zmq.Again):
-            while True:
+            for _ in range(_READ_AT_ONCE):
                 told = self._socket.recv(zmq.DONTWAIT)
                 if told[:1] == b"\x01":
                     self._prefixes.add(told[1:])
                     is_new = True
                 elif told[:1] == b"\x00":
                     self._prefixes.discard(told[1:])
+        if len(self._prefixes) > MOST_SUBSCRIPTIONS:
+            self._end_loudest()
         return is_new
+
+    def _end_loudest(self) -> None:
+        """Its subscriptions leave a little later, so nobody else is ended meanwhile."""
+        if self._peers is not None and time.monotonic() >= self._next_end_s:
+            self._next_end_s = time.monotonic() + _NEXT_END_S
+            self._peers.end_loudest()
 
     def take_failure(self) -> str:
         failure, self.failure = self.failure, ""
@@ -98,6 +114,8 @@ class Publisher:
     def _open(self, destination: Destination) -> None:
         for option, value in (
             (zmq.SNDHWM, SEND_MESSAGES),
+            (zmq.RCVHWM, _READ_AHEAD),
+            (zmq.MAXMSGSIZE, _LARGEST_RECEIVED),
             (zmq.XPUB_NODROP, 1),
             (zmq.XPUB_VERBOSE, 1),
             (zmq.IMMEDIATE, 1),  # a broken connection takes its subscriptions with it

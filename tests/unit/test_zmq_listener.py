@@ -13,7 +13,12 @@ import pytest
 import zmq
 
 from probe.sink import Sink
-from probe.sinks.zmq_listener import MOST_OF_ONE_ADDRESS, MOST_PEERS, listen
+from probe.sinks.zmq_listener import (
+    MOST_OF_ONE_ADDRESS,
+    MOST_PEERS,
+    MOST_SUBSCRIPTIONS,
+    listen,
+)
 from tests.ntopng_lab import Listen, Open, flows_of, pump, pump_until
 from tests.records import NOW_S, flow_records
 
@@ -94,6 +99,27 @@ def test_one_address_has_a_part_of_them_only(open_: Open, strangers: ExitStack) 
     sink = open_(f"zmq://*:{port}?bind=1")
     come(strangers, port, 3 * MOST_OF_ONE_ADDRESS, GREETING, "127.0.0.5")
     pump_until(sink, lambda: len(established(port)) <= MOST_OF_ONE_ADDRESS)
+
+
+@pytest.mark.parametrize("octets", [100, 5000])
+def test_whoever_subscribes_to_very_much_is_ended(open_: Open, listen: Listen, octets: int) -> None:
+    """The library keeps fifty times the octets: 250 MB once went in a second. ntopng stays."""
+    port = free_port()
+    sink = open_(f"zmq://*:{port}?bind=1")
+    reader = listen(f"tcp://127.0.0.1:{port}")
+    reader.read_until(lambda: not sink.is_down, pump(sink))
+    with zmq.Context() as context, context.socket(zmq.SUB) as stranger:
+        monitor = stranger.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+        stranger.linger = 0
+        stranger.connect(f"tcp://127.0.0.1:{port}")
+        for number in range(3000):
+            stranger.subscribe(b"%04d" % number + bytes(octets))
+        pump_until(sink, lambda: monitor.poll(0))
+        stranger.disable_monitor()
+        monitor.close(0)
+    pump_until(sink, lambda: len(sink._publisher._prefixes) <= MOST_SUBSCRIPTIONS)
+    sink.send(flow_records(50), NOW_S)
+    reader.read_until(lambda: len(reader.flows) == 50, pump(sink))
 
 
 def established(port: int) -> list[str]:
