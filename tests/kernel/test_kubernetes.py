@@ -28,6 +28,7 @@ from tests.kubernetes_api import PODS, SERVICES, KubernetesServer, kubernetes_se
 from tests.talk import ENDS, KUBE, TCP, WHO, pieces
 
 PORT = 7391  # no other test's: the probe sees the whole host
+SHORT_LIVED, API_LAG_S = 12, 3.0
 OPTIONS = ("--no-docker", "--kubernetes-node", "node-3", "--kubernetes-labels", "app")
 
 
@@ -197,6 +198,54 @@ def test_names_that_come_after_the_flow(
     assert told(to, "destination") == {
         **DB, "id": SANDBOX, "ContainerName": "", "ContainerImage": ""
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("flag", ["--include", "--exclude"])
+def test_filters_by_pod_of_short_lived_pods(
+    server: KubernetesServer, shell: Shells, hosts: tuple[Host, Host], tmp_path: Path,
+    enter: Enter, flag: str,
+) -> None:  # fmt: skip
+    """Each is over some seconds before the API tells of it: none is lost, none gets through."""
+    names = [f"short-{number}" for number in range(SHORT_LIVED)]
+    rules = [word for name in names[::2] for word in (flag, f"pod={name}")]
+    found = shell("--kubernetes", str(server.kubeconfig(tmp_path)), *OPTIONS, *rules)
+    until(lambda: server.queries(PODS, watch=True))
+    # the kubelet's reports took long lately, so records wait for long
+    server.put(PODS, short_pod(99, "slow", time.time() - 12))
+    due: list[tuple[float, dict[str, Any]]] = []
+    with actors(hosts[1]) as (peer,):
+        peer.do(f"l = socket.create_server(({str(hosts[1].four)!r}, {PORT}), backlog=99)")
+        for number, name in enumerate(names):
+            with actors(hosts[0]) as (client,):
+                pod = short_pod(number, name, time.time())
+                enter(client, pod["metadata"]["uid"], f"{number:02x}" * 32)
+                client.do(f"s = socket.create_connection(({str(hosts[1].four)!r}, {PORT}), 5)")
+                peer.do("c, _ = l.accept()")
+                client.do("s.sendall(b'x' * 100); s.close()")
+                peer.do("c.recv(100, socket.MSG_WAITALL); c.close()")
+            due.append((time.monotonic() + API_LAG_S, pod))
+        for when, pod in due:
+            time.sleep(max(0.0, when - time.monotonic()))
+            server.put(PODS, pod)
+        time.sleep(3)
+    to = [r for r in of_port(found.finish()) if r["destinationTransportPort"] == PORT]
+    told_names = sorted(record["sourcePodName"] for record in to)
+    if flag == "--include":
+        assert told_names == sorted(names[::2])
+    else:  # of an excluded client the server's end is told, without the client's name
+        assert told_names == sorted([*names[1::2], *[""] * len(names[::2])])
+
+
+def short_pod(number: int, name: str, started_s: float) -> dict[str, Any]:
+    """Of one container, that runs since ``started_s`` (Unix time)."""
+    when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started_s))
+    pod = copy.deepcopy(recorded("web"))
+    pod["metadata"] |= {"uid": f"2c48913c-b29f-41e7-9350-{number:012d}", "name": name}
+    status = pod["status"]["containerStatuses"][0]
+    status |= {"containerID": "containerd://" + f"{number:02x}" * 32}
+    status["state"] = {"running": {"startedAt": when}}
+    pod["status"] |= {"startTime": when, "containerStatuses": [status], "podIPs": []}
+    return pod
 
 
 def test_pods_of_other_hosts(

@@ -475,8 +475,8 @@ def test_both_collectors_agree(docker: Docker, shell: Shells, tmp_path: Path) ->
         client, server = (stack.enter_context(inside(docker, name)) for name in ("shell", "web"))
         address = docker.address("web")
         probes = [
-            shell.start("run", "--docker", docker.url, "--collector", name, "-e", f"json://{path}",
-                        host=docker.host)
+            shell.start("run", "--docker", docker.url, "--collector", name, "--active-timeout", "1",
+                        "-e", f"json://{path}", host=docker.host)
             for name, path in told.items()
         ]  # fmt: skip
         for probe in probes:
@@ -484,10 +484,14 @@ def test_both_collectors_agree(docker: Docker, shell: Shells, tmp_path: Path) ->
         server.do("l = socket.create_server(('', 80))")
         client.do(f"s = socket.create_connection(({address!r}, 80), 5)")
         server.do("c, _ = l.accept()")
-        for _ in range(4):
+        deadline, exchanges = time.monotonic() + 120, 0
+        # a search has so many milliseconds a read for all sockets of this host, others' too
+        while exchanges < 4 or not all(has_owners(path, address) for path in told.values()):
+            assert time.monotonic() < deadline
             client.do("s.sendall(b'x' * 30_000)")
             server.do("c.recv(30_000, socket.MSG_WAITALL); c.sendall(b'y' * 10_000)")
             client.do("s.recv(10_000, socket.MSG_WAITALL)")
+            exchanges += 1
             time.sleep(1)
         client.do("s.close()")
         server.do("c.close()")
@@ -500,6 +504,15 @@ def test_both_collectors_agree(docker: Docker, shell: Shells, tmp_path: Path) ->
     assert [ebpf[0][f"{end}_CONTAINER"]["DOCKER"]["NAME"] for end in ("LOCAL", "REMOTE")] == [
         "shell", "web",
     ]  # fmt: skip
+
+
+def has_owners(path: Path, address: str) -> bool:
+    """Whether the latest record of the flow to ``address`` names both of its processes."""
+    text = path.read_text() if path.exists() else ""
+    lines = [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+    flows = [one for one in lines if one.get("EVENT_TYPE") == "FLOW"
+             and (one["L4_REMOTE_PORT"], one.get("IPV4_REMOTE_ADDR")) == (80, address)]  # fmt: skip
+    return bool(flows) and {"LOCAL_PROCESS", "REMOTE_PROCESS"} <= flows[-1].keys()
 
 
 def whole_flow(path: Path, address: str) -> tuple[dict[str, Any], list[int]]:
