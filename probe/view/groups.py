@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -107,6 +107,7 @@ class Groups:
         for end, other in (("client", "server"), ("server", "client")):
             for mine in _by_owner(rows[rows[f"{end}_is_here"]], f"{end}_owner"):
                 owner = self._owners[int(mine[f"{end}_owner"][0])]
+                owner = replace(owner, service="")  # that some flows came by, and others not
                 totals = groups.setdefault(self._name(owner) or _NONE, Totals(owner))
                 totals.add(mine, end, other)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -254,6 +255,18 @@ def test_groups_without_a_terminal_are_written_once(as_json: bool) -> None:
     assert shell["LOCAL_CONTAINER"]["DOCKER"] == {"ID": "c" * 64, "NAME": "shell"}
     assert web["LOCAL_CONTAINER"]["KUBE"]["POD"] == "web-1"
     assert web["AS_SERVER"] == {"FLOWS": 3, "RTT": 0.2, "RTT_VARIANCE": 0.004}
+
+
+def test_a_container_has_not_the_service_of_some_of_its_flows() -> None:
+    table = owners()
+    by = groups.Groups("container", table)
+    reached = table.add(replace(NGINX, service="shop/web:http"))
+    flows = live(np.concatenate([record(1, server=reached), record(2, server=2)]))
+    found = dict(by.totals(flows.rows, "octets"))
+    web = found["shop/web-1/web"]
+    assert web.server.flows == 2
+    told = groups.group_object("container", "shop/web-1/web", web, NOW_S)
+    assert "SERVICE" not in told["LOCAL_CONTAINER"]["KUBE"]  # type: ignore[index]
 
 
 # -- lines -----------------------------------------------------------------------------------------
