@@ -49,6 +49,7 @@ from probe.flow.keys import (
     next_ids,
 )
 from probe.flow.record import build_records
+from probe.flow.succession import find_successions
 
 SECOND_NS = 1_000_000_000
 #: What NAT made of the keys of some ends, given their latest rows and packets: which of them were
@@ -56,6 +57,8 @@ SECOND_NS = 1_000_000_000
 FindPeers = Callable[[Rows, NDArray[np.int64]], tuple[Slots, Slots, Rows]]
 #: Entries per step of an export, so that what it gathers stays in the processor's cache.
 _BLOCK = 2048
+#: So many ends of one Flow Key may follow each other in a read.
+_SUCCESSIONS = 16
 
 
 class FlowCache:
@@ -219,6 +222,7 @@ class FlowCache:
         self._join(slots, now_ns)
         if parts:
             self._brief.append(build_part_records(self._table, parts, now_ns, self._host_netns))
+        self._succeed(slots, now_ns)
 
     def expire(self, now_ns: int, wall_offset_ns: int) -> Rows:
         """Records (RECORD_DTYPE) that are due by timeout, end of flow or lack of room."""
@@ -371,7 +375,7 @@ class FlowCache:
         lonely = due[(table.peer[due] == NOBODY) & (table.key[due] != 0)]
         a, b = pair_crowds(self._place, table, lonely, is_last_chance=True)
         self._link(a, b, now_ns)
-        return len(a) > 0
+        return self._succeed(lonely, now_ns) or len(a) > 0
 
     def _link(self, a: Slots, b: Slots, now_ns: int) -> None:
         if not len(a):
@@ -381,6 +385,27 @@ class FlowCache:
         self._leave(np.concatenate([a, b]))
         self.observed_flows -= len(a)
         self._bury_late(a, b, now_ns)
+
+    def _succeed(self, slots: Slots, now_ns: int) -> bool:
+        """Join ends that lost their peer with its successors; whether there were any."""
+        table, found = self._table, False
+        for _ in range(_SUCCESSIONS):
+            ends, successors = find_successions(table, slots)
+            if not len(ends):
+                break
+            found = True
+            closed = table.peer[ends].astype(np.int64)
+            # one that had ended was counted again when the end went on
+            has_ended = table.ended_ns[closed] >= table.begun_ns[closed]
+            self.observed_flows += int(np.count_nonzero(~has_ended))
+            rest = table.keep_of_peer(ends)
+            reasons = np.full(len(closed), EndReason.END_OF_FLOW, np.uint8)
+            self._brief.append(build_records(table, closed, reasons, now_ns, 0, self._host_netns))
+            self._remove(closed)
+            table.start_again(ends, successors, *rest)
+            self._link(ends, successors, now_ns)
+            slots = slots[table.state[slots] != FREE]
+        return found
 
     def _enter(self, slots: Slots) -> Slots:
         table = self._table

@@ -160,6 +160,26 @@ class EndTable:
         since = np.minimum(np.maximum(self.since_ns[slots], since_ns), self.last_ns[slots])
         self.since_ns[slots] = self.armed_ns[slots] = since
 
+    def keep_of_peer(self, slots: Slots) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Leave each end what its peer accounts for; the rest, and what of it has been exported."""
+        peers = self.peer[slots]
+        rest = np.maximum(self.total[slots] - self.total[peers][:, ::-1], 0)
+        told = self.out[slots] + self.out[peers][:, ::-1]
+        self.total[slots] -= rest
+        return rest, np.clip(told - self.total[slots], 0, rest)
+
+    def start_again(
+        self, slots: Slots, like: Slots, total: NDArray[np.int64], out: NDArray[np.int64]
+    ) -> None:
+        """Without a peer, as another flow, which began with the ends ``like``."""
+        self.peer[slots] = NOBODY
+        self.state[slots] = OPEN
+        self.total[slots], self.out[slots] = total, out
+        self.reported[slots] = False
+        self.flow[slots] = self.flow[like]
+        for column in (self.begun_ns, self.since_ns, self.armed_ns):
+            column[slots] = column[like]
+
     def absorb(self, slots: Slots, others: Slots) -> None:
         """Add what ``others`` have counted and not exported to the ends at ``slots``."""
         np.add.at(self.total, slots, self.total[others] - self.out[others])

@@ -174,7 +174,7 @@ def are_plausible(table: EndTable, a: Slots, b: Slots) -> Flags:
     some = np.flatnonzero(reverse & meets_by_tuple(protocol[a], mark[a]))
     if len(some):
         reverse[some] = are_reverse(table, a[some], b[some])
-        reverse[some] &= _is_traffic_shared(table.packets(a[some]), table.packets(b[some]))
+        reverse[some] &= is_traffic_shared(table.packets(a[some]), table.packets(b[some]))
     plausible: Flags = reverse & (a != b)
     return plausible
 
@@ -186,7 +186,7 @@ def are_reverse(table: EndTable, a: Slots, b: Slots) -> Flags:
     return are_equal(words_a, expected_b) | are_equal(words_b, expected_a)
 
 
-def _is_traffic_shared(a: NDArray[np.int64], b: NDArray[np.int64]) -> Flags:
+def is_traffic_shared(a: NDArray[np.int64], b: NDArray[np.int64]) -> Flags:
     """(n, [tx, rx]) packets. Equal addresses elsewhere would show as traffic of unlike size."""
     some = ((a[:, 0] > 0) & (b[:, 1] > 0)) | ((b[:, 0] > 0) & (a[:, 1] > 0))
     return (
