@@ -45,5 +45,5 @@ def container_object(
     """{KUBE{NAME,POD,NS}} in a Pod, else {DOCKER{NAME}}: the beginning of the id where no runtime
     knows the container."""
     if names and names.pod:
-        return {key: {"NAME": names.name, "POD": names.pod, "NS": names.namespace}}
+        return {key: {"NAME": names.name or names.pod, "POD": names.pod, "NS": names.namespace}}
     return {"DOCKER": {"NAME": names.name if names and names.name else container_id[:_SHORT_ID]}}

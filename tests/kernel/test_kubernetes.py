@@ -332,7 +332,9 @@ def test_the_live_view(
 
 
 @pytest.mark.parametrize(
-    ("container", "name"), [(NGINX, "nginx"), (SANDBOX, "")], ids=["container", "sandbox"]
+    ("container", "name"),
+    [(NGINX, "nginx"), (SANDBOX, "web-7d4b9c6f5d-x2x7k")],
+    ids=["container", "sandbox"],
 )
 def test_who_is_behind_a_veth(
     server: KubernetesServer, tmp_path: Path, enter: Enter,
