@@ -29,6 +29,7 @@ from probe.view import options as view_options
 _DEFAULTS = RunConfig()
 #: Errors of a write to a disk or a device; what opens files says which file it is.
 _NOT_WRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG)
+_NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE)
 _LISTEN = "127.0.0.1:4739"
 _FILTER_HELP = (
     "cidr, port (also LOW-HIGH), protocol, container, pod, namespace, user, process: "
@@ -50,6 +51,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _give_up_output()
         return 0
     except OSError as error:
+        if error.errno in _NO_DESCRIPTOR:
+            log.say(f"{error.strerror}: raise the limit of this process (ulimit -n), to 1024 say")
+            return 2
         if error.errno not in _NOT_WRITTEN:
             raise
         _give_up_output()

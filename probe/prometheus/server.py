@@ -27,7 +27,8 @@ _HOST, _PORT = "127.0.0.1", 9709
 DEFAULT = f"{_HOST}:{_PORT}"
 _ANSWER_S = 5.0
 _CLIENT_S = 5.0
-_CLIENTS = 16
+#: Clients at a time, and of one address, so that who asks again and again leaves room for others.
+_CLIENTS, _CLIENTS_OF_ONE = 16, 8
 #: How long ``close`` may take.
 _POLL_S = 0.1
 #: The loop's thread asks for the interpreter after each system call, while text is made: not 5 ms.
@@ -169,10 +170,11 @@ class _Server(ThreadingMixIn, WSGIServer):
         self.setup_environ()
 
     def process_request(self, request: Any, client_address: Any) -> None:
+        client = _Client(request, str(client_address[0]))
         with self._changing:
-            has_room = len(self._clients) < _CLIENTS or self._end_one()
+            has_room = self._make_room(client.address)
             if has_room:
-                self._clients[request] = _Client(request, str(client_address[0]))
+                self._clients[request] = client
         if not has_room:
             self.shutdown_request(request)
             return
@@ -198,12 +200,19 @@ class _Server(ThreadingMixIn, WSGIServer):
         with self._changing:
             self._clients.pop(request, None)
 
-    def _end_one(self) -> bool:
-        """Ends the oldest client that has not asked, of the address that has most of them.
+    def _make_room(self, address: str) -> bool:
+        """Returns whether a client of ``address`` may stay."""
+        alike = [client for client in self._clients.values() if client.address == address]
+        if len(alike) >= _CLIENTS_OF_ONE:
+            return self._end_one(alike)
+        return len(self._clients) < _CLIENTS or self._end_one(list(self._clients.values()))
+
+    def _end_one(self, clients: list[_Client]) -> bool:
+        """Ends the oldest of them that has not asked, of the address that has most of those.
 
         Returns False if all have asked. A scraper asks at once, so it is never the oldest for long.
         """
-        silent = [client for client in self._clients.values() if not client.has_asked]
+        silent = [client for client in clients if not client.has_asked]
         if not silent:
             return False
         addresses = [client.address for client in silent]

@@ -103,3 +103,23 @@ def test_no_output_to_write_to(command: list[str], to: str) -> None:
     assert done.returncode == 0 or (done.returncode == 2 and to == ">/dev/full")
     if done.returncode:
         assert "cannot write to standard output: No space left on device" in done.stderr
+
+
+def test_no_descriptor_left() -> None:
+    """One line that says what to do, wherever the last one went."""
+    for limit in range(4, 24, 3):
+        done = subprocess.run(
+            [sys.executable, "-c", FEW.format(limit)], cwd=ROOT, capture_output=True, text=True,
+            timeout=120,
+        )  # fmt: skip
+        assert "Traceback" not in done.stderr
+        assert done.returncode == 0 or "Too many open files" in done.stderr, done.stderr
+
+
+FEW = """
+import resource, sys
+from probe import collect
+from probe.cli import main
+resource.setrlimit(resource.RLIMIT_NOFILE, ({0}, {0}))
+sys.exit(main(["collect", "--listen", "127.0.0.1:0", "--duration", "0.1", "--json"]))
+"""

@@ -10,7 +10,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -409,6 +409,36 @@ def test_a_client_that_drips_is_ended_before_one_that_asked(served: MetricsServe
             one = stack.enter_context(socket.create_connection(("127.0.0.1", served.port), 60))
             one.sendall(b"G")
         assert "sockflow_records_total 11" in get(served)
+
+
+def test_one_address_leaves_room_for_others(served: MetricsServer) -> None:
+    """Sixteen clients that ask without end once held up every scraper."""
+    clients = served._server._clients  # type: ignore[union-attr]
+    with contextlib.ExitStack() as stack, served._scraping:  # no answer is given meanwhile
+        for number in range(1, server_module._CLIENTS + 1):
+            one = socket.create_connection(
+                ("127.0.0.1", served.port), 60, source_address=("127.0.0.2", 0)
+            )
+            stack.enter_context(one).sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+            if number > server_module._CLIENTS_OF_ONE:
+                with contextlib.suppress(ConnectionResetError):
+                    assert one.recv(1) == b""
+            else:
+                wait_until(lambda: count_asked(served) >= number)  # noqa: B023
+        assert len(clients) == server_module._CLIENTS_OF_ONE
+    assert "sockflow_records_total 11" in get(served)
+
+
+def count_asked(server: MetricsServer) -> int:
+    clients = server._server._clients  # type: ignore[union-attr]
+    return sum(client.has_asked for client in list(clients.values()))
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def test_a_loop_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
