@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from ..errors import KernelError
 from ..flow.batch import FlowBatch, Mark, OwnerSource, Rows
-from ..flow.ends import concatenate_rows
+from ..flow.ends import concatenate_rows, take_rows
 from ..flow.event import EVENT_DTYPE
 from ..flow.owner import OwnerTable
 from ..kernel import host
@@ -69,7 +69,9 @@ _ITERATOR_MAPS = {
 }
 #: In this order.
 _MARKING = ("mark_socket_owners", "mark_peer_owners", "mark_listener_owners", "forget_identities")
-_TCP = 6
+_TCP, _UDP = 6, 17
+#: Ended UDP flows that wait for the next snapshot at most.
+_MOST_HELD = 131_072
 _SWEEP_ABOVE = 8192  # owners kept without looking whether anything names them
 _ATTRIBUTION_NS = 5_000_000_000
 _MAX_PASSES, _MAX_LAST_PASSES = 4, 64
@@ -113,6 +115,7 @@ class EbpfCollector:
         self._doubted = np.zeros(0, np.uint64)  # ids that nothing named at the last sweep
         self._links: list[Link] = []
         self._iterators: dict[str, IteratorLink] = {}
+        self._held: list[Rows] = []  # rows of UDP that were drained
         self._attribution_due = 0
         self._unattributed = False
         self._containers = ContainerEvents(owners)
@@ -267,16 +270,26 @@ class EbpfCollector:
             parts = [concatenate_rows(parts)]
             self._attached.close()
             parts += self._read_snapshot()
-        parts.append(self._read_ended())
+        parts += [*self._held, self._read_ended()]
+        self._held = []
         if is_last:
             parts += self._read_unfinished()
         filled = [part for part in parts if len(part)]
         return self._finish(concatenate_rows(filled) if len(filled) > 1 else (filled or parts)[0])
 
     def drain(self) -> FlowBatch:
-        """What ended since the last read, without a snapshot."""
+        """TCP connections that ended since the last read, without a snapshot.
+
+        What ended of UDP is in the next read, with the other end. A Flow Key that went from one
+        process to the next has two ends that change together, or they could not be told apart.
+        """
         self._epoll.poll(0)  # edge-triggered: arms it again
-        return self._finish(self._read_ended())
+        rows = self._read_ended()
+        is_udp = rows["protocol"] == _UDP
+        if is_udp.any() and sum(map(len, self._held)) + len(rows) <= _MOST_HELD:
+            self._held.append(take_rows(rows, np.flatnonzero(is_udp)))
+            rows = take_rows(rows, np.flatnonzero(~is_udp))
+        return self._finish(rows)
 
     def read_events(self) -> Rows:
         """EVENT_DTYPE: what happened since the last call, oldest first; the caller's own."""

@@ -113,6 +113,11 @@ class MeteringProcess:
             self._observe(self.collector.read())
             self._keep(self.cache.expire(time.monotonic_ns(), _wall_offset_ns()))
 
+    def drain(self) -> None:
+        """What ended, as the probe's loop takes it between two reads."""
+        with self._lock:
+            self._observe(self.collector.drain())
+
     def tick_for(self, seconds: float, interval_s: float = 0.1) -> None:
         end = time.monotonic() + seconds
         while time.monotonic() < end:
@@ -153,8 +158,7 @@ class MeteringProcess:
         """As the probe's loop does: whatever else runs on this host must not fill the ring."""
         while self._open:
             if select.select([self.collector], [], [], 0.1)[0]:
-                with self._lock:
-                    self._observe(self.collector.drain())
+                self.drain()
 
     def _observe(self, batch: FlowBatch) -> None:
         self.cache.observe(self.own.take_out(batch), time.monotonic_ns())

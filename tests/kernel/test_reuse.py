@@ -62,8 +62,12 @@ result = pids
 """
 
 
-def test_processes_that_follow_each_other_on_a_port(pair: tuple[Host, Host]) -> None:
-    """Each has its record, with its one datagram each way."""
+@pytest.mark.parametrize("drained", [False, True], ids=["read", "drained"])
+def test_processes_that_follow_each_other_on_a_port(pair: tuple[Host, Host], drained: bool) -> None:
+    """Each has its record, with its one datagram each way and the server at the other end.
+
+    Also where the ring of ended flows is emptied between two snapshots, as on a busy host.
+    """
     here, there = pair
     there.start_traffic("udp-serve", 7000)
     pids: list[int] = []
@@ -71,7 +75,10 @@ def test_processes_that_follow_each_other_on_a_port(pair: tuple[Host, Host]) -> 
         client.do("import os")
         process.tick()
         for _ in range(3):
-            pids += client.do(_CLIENTS.format(count=50, server=there.four))
+            for _ in range(5):
+                pids += client.do(_CLIENTS.format(count=10, server=there.four))
+                if drained:
+                    process.drain()
             process.tick_for(0.2)
         process.flush()
         records = process.of(pair, UDP)
@@ -79,8 +86,11 @@ def test_processes_that_follow_each_other_on_a_port(pair: tuple[Host, Host]) -> 
         answers = records[records["source_port"] == 7000]
         senders = Counter(dict.fromkeys(pids, 0))
         receivers = Counter(senders)
+        servers = {process.owner(record, "destination").pid for record in sent}
         for record in sent:
             senders[process.owner(record, "source").pid or 0] += int(record["packets"])
         for record in answers:
             receivers[process.owner(record, "destination").pid or 0] += int(record["packets"])
     assert senders == receivers == dict.fromkeys(pids, 1)
+    assert len(servers) == 1
+    assert None not in servers
