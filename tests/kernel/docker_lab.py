@@ -171,14 +171,14 @@ def _stop(daemon: subprocess.Popen[bytes]) -> None:
 
 
 def _root(directory: Path) -> str:
-    """A file system with nothing but busybox, as a tar file."""
+    """A file system with busybox, one user and one group, as a tar file."""
     path = directory / "root.tar"
     with tarfile.open(path, "w") as archive:
         archive.add("/bin/busybox", "bin/busybox")
-        passwd = b"root:x:0:0:root:/:/bin/sh\n"
-        member = tarfile.TarInfo("etc/passwd")
-        member.size = len(passwd)
-        archive.addfile(member, io.BytesIO(passwd))
+        for name, line in (("passwd", b"root:x:0:0:root:/:/bin/sh\n"), ("group", b"root:x:0:\n")):
+            member = tarfile.TarInfo(f"etc/{name}")
+            member.size = len(line)
+            archive.addfile(member, io.BytesIO(line))
     return str(path)
 
 

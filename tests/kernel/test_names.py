@@ -334,7 +334,7 @@ def test_a_user_who_may_not_ask(docker: Docker) -> None:
     docker.remove_all()
     objects = [json.loads(line) for line in found.stdout.splitlines()]
     (flow,) = [one for one in objects if one.get("EVENT_TYPE") == "FLOW"]
-    assert flow["LOCAL_CONTAINER"] == {"ID": client}
+    assert flow["LOCAL_CONTAINER"] == {"ID": client, "UNCONFIRMED": True}
     assert found.stderr.count("does not tell names") == 1
     assert "Permission denied" in found.stderr
 
@@ -390,7 +390,7 @@ def events_of(lines: list[Record], name: str) -> list[Record]:
         line
         for line in lines
         if line.get("LOCAL_CONTAINER", {}).get("DOCKER", {}).get("NAME") == name
-        and line["EVENT_TYPE"] not in ("FLOW", "LISTEN", "LISTEN_END")
+        and line.get("EVENT_TYPE", "FLOW") not in ("FLOW", "LISTEN", "LISTEN_END")
     ]
 
 
