@@ -48,6 +48,7 @@ class Probe:
     def __init__(self, config: str, folder: Path, *prefix: str) -> None:
         self.log = folder / "log"
         file = folder / "sockflow.toml"
+        file.touch(mode=0o600)  # it holds keys, of which the probe warns if everybody may read them
         file.write_text(config)
         target = f"file://{folder / 'flows.ipfix'}"
         with self.log.open("w") as log:
