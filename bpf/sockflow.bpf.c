@@ -232,7 +232,7 @@ static __always_inline void tell_late_end(struct sock_flow *f, struct sock *sk);
 static __always_inline void tell_unreachable(struct sock_flow *f, struct sock *sk);
 static __always_inline void tell_datagram(struct flow_row *r, struct datagram *d, bool egress);
 
-#include "seats.h"
+#include "slots.h"
 #include "tcp.h"
 #include "users.h"
 #include "udp.h"
