@@ -45,7 +45,7 @@ def _one(load: Workload, count: int) -> list[str]:
         resident, peak = process.memory_kib("VmRSS"), process.memory_kib("VmHWM")
         maps, value = _map_memory(process)
     progress(f"memory: {count} flows, {resident} KiB, {target.records} records")
-    stored = max(0, 2 * count - KernelObject(OBJECT).map_entries("seats"))  # the others have seats
+    stored = max(0, 2 * count - KernelObject(OBJECT).map_entries("slots"))  # the others have slots
     storage = stored * (_slab(value + _ELEMENT_HEADER) + _SOCKET_STORAGE)
     return [f"{count:,}", _mb(resident << 10), _mb(peak << 10), _mb(maps), _mb(storage)]
 

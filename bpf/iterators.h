@@ -4,7 +4,7 @@
 #ifndef SOCKFLOW_ITERATORS_H
 #define SOCKFLOW_ITERATORS_H
 
-static __always_inline struct sent_row *snapshot_slot(void)
+static __always_inline struct sent_row *next_snapshot_row(void)
 {
 	u32 at = snapshot_rows;
 
@@ -57,7 +57,7 @@ static __always_inline void snapshot_tcp(struct sock_flow *f, struct sock *sk)
 	if (f->progress) {
 		if (f->progress != (CLOSING | FINAL) || waits_for_owner(&f->row))
 			return;
-		r = snapshot_slot();
+		r = next_snapshot_row();
 		if (r && take_final(f)) {
 			if (report_events && f->row.owner_source != OWNER_SOCKET_CALL)
 				tell_end(f, tp);
@@ -69,7 +69,7 @@ static __always_inline void snapshot_tcp(struct sock_flow *f, struct sock *sk)
 	seen = tp->segs_out + tp->segs_in;
 	if (seen == f->seen)
 		return;
-	r = snapshot_slot();
+	r = next_snapshot_row();
 	if (!r || __sync_val_compare_and_swap(&f->progress, 0, LOCKED))
 		return;
 	f->seen = seen;
@@ -93,7 +93,7 @@ static __always_inline void snapshot_tcp(struct sock_flow *f, struct sock *sk)
 	f->row.last_ns = latest_ns(&f->row, tp);
 	if (report_events)
 		tell_end(f, tp);
-	r = snapshot_slot();
+	r = next_snapshot_row();
 	if (r) {
 		set_sent(r, &f->row, tp);
 		snapshot_rows++;
@@ -108,38 +108,38 @@ static __always_inline void count_row(struct sock_flow *f, u32 progress, u32 nex
 		snapshot_rows++;
 }
 
-/* The connection of one seat. What is found out is written where nobody else reads, until it counts. */
-static __noinline int snapshot_seat(u32 at)
+/* The connection of one slot. What is found out is written where nobody else reads, until it counts. */
+static __noinline int snapshot_slot(u32 at)
 {
-	volatile u64 *taker = taker_at(at);
+	volatile u64 *holder = slot_cookie(at);
 	struct totals now, reported = {};
 	struct sent_row *r;
 	struct sock_flow *f;
 	struct tcp_sock *tp;
-	struct seat *seat;
+	struct slot *slot;
 	struct sock *sk;
 	u32 progress;
 	u64 cookie;
 	bool gone;
 
-	seat = seat_at(at);
-	if (!taker || !seat)
+	slot = slot_at(at);
+	if (!holder || !slot)
 		return 0;
-	f = &seat->flow;
+	f = &slot->flow;
 	progress = *(volatile u32 *)&f->progress;
-	cookie = *taker; /* after progress, or it might be of another generation */
-	if (!(progress & OPEN))
+	cookie = *holder; /* after progress, or it might be of another generation */
+	if (!(progress & PUBLISHED))
 		return 0;
-	tp = socket_at(seat->sk);
+	tp = socket_at(slot->sk);
 	sk = (struct sock *)tp;
 	gone = is_gone(tp, cookie);
 	if (gone && (progress & STATES) != (CLOSING | FINAL)) {
 		/* nobody else can leave it: the program was skipped */
-		if (__sync_val_compare_and_swap(&f->progress, progress, (progress & ~OPEN) | DONE) ==
+		if (__sync_val_compare_and_swap(&f->progress, progress, (progress & ~PUBLISHED) | DONE) ==
 		    progress) {
 			if (!(progress & DONE) && !is_last_pass)
 				losses.ends_missed++;
-			leave_seat(seat, cookie);
+			release_slot(slot, cookie);
 		}
 		return 0;
 	}
@@ -147,7 +147,7 @@ static __noinline int snapshot_seat(u32 at)
 		if ((progress & STATES) != (CLOSING | FINAL) ||
 		    (!gone && waits_for_owner(&f->row)))
 			return 0;
-		r = snapshot_slot();
+		r = next_snapshot_row();
 		if (!r)
 			return 0;
 		set_sent(r, &f->row, gone ? 0 : tp);
@@ -155,43 +155,43 @@ static __noinline int snapshot_seat(u32 at)
 		return 0;
 	}
 	if (progress & REPORTED)
-		reported = seat->reported[progress & SECOND ? 1 : 0];
+		reported = slot->reported[progress & SECOND_COPY ? 1 : 0];
 	if (reported.tx_packets + reported.rx_packets ==
 	    tp->segs_out + tp->segs_in + (f->accepted ? f->opening_segments + f->deferred : 0))
 		return 0;
-	r = snapshot_slot();
+	r = next_snapshot_row();
 	if (!r)
 		return 0;
 	set_sent(r, &f->row, tp);
-	if (progress & REPORTED && seat->isn_remote) {
+	if (progress & REPORTED && slot->isn_remote) {
 		set_key(&r->row, sk, tp);
-		set_initial(&r->row, seat->isn_local, seat->isn_remote);
+		set_initial(&r->row, slot->isn_local, slot->isn_remote);
 	} else if (!r->row.isn_remote && !set_connection(&r->row, f, sk, tp) &&
 		   !set_connection(&r->row, f, sk, tp)) {
 		return 0; /* the next pass will do */
 	}
-	seat->isn_local = r->row.isn_local;
-	seat->isn_remote = r->row.isn_remote;
+	slot->isn_local = r->row.isn_local;
+	slot->isn_remote = r->row.isn_remote;
 	set_gauges(&r->row, sk, tp);
 	if (is_one_of(r->row.tcp_state, FIN_SENT))
 		r->row.tx_flags |= FLAG_FIN;
 	r->row.last_ns = latest_ns(&r->row, tp);
 	r->row.mark |= read_totals(&now, f, &r->row, sk, tp);
 	set_deltas(&r->row, &now, &reported);
-	seat->reported[progress & SECOND ? 0 : 1] = now;
+	slot->reported[progress & SECOND_COPY ? 0 : 1] = now;
 	if (!is_gone(tp, cookie))
-		count_row(f, progress, (progress ^ SECOND) | REPORTED);
+		count_row(f, progress, (progress ^ SECOND_COPY) | REPORTED);
 	return 0;
 }
 
-static int snapshot_bench(u32 number, void *unused)
+static int snapshot_cookie_line(u32 number, void *unused)
 {
-	struct bench *bench = bpf_map_lookup_elem(&benches, &number);
+	struct cookie_line *line = bpf_map_lookup_elem(&slot_cookies, &number);
 
-	if (bench)
-		for (u32 i = 0; i < BENCH; i++)
-			if (bench->takers[i])
-				snapshot_seat(number * BENCH + i);
+	if (line)
+		for (u32 i = 0; i < COOKIES_PER_LINE; i++)
+			if (line->cookies[i])
+				snapshot_slot(number * COOKIES_PER_LINE + i);
 	return 0;
 }
 
@@ -203,9 +203,9 @@ static __always_inline void snapshot_udp(struct sock_flow *f, struct sock *sk)
 		__sync_fetch_and_and(told_word(&f->row), ~bpf_htonl(HEARD));
 		find_receiver(f, sk);
 	}
-	if (f->slot != SLOT_READY || f->progress || !(f->row.tx_packets | f->row.rx_packets))
+	if (f->first_peer != PEER_READY || f->progress || !(f->row.tx_packets | f->row.rx_packets))
 		return;
-	r = snapshot_slot();
+	r = next_snapshot_row();
 	if (!r)
 		return;
 	if (!f->row.netns)
@@ -265,8 +265,8 @@ int snapshot_sockets(struct bpf_iter__bpf_sk_storage_map *ctx)
 		coming_sk = 0;
 	}
 	if (!sk || !f) {
-		if (use_seats && !sk) /* the end of the pass */
-			bpf_loop(SEATS / BENCH, snapshot_bench, 0, 0);
+		if (use_slots && !sk) /* the end of the pass */
+			bpf_loop(SLOTS / COOKIES_PER_LINE, snapshot_cookie_line, 0, 0);
 		return 0;
 	}
 	look_ahead(f);
@@ -296,7 +296,7 @@ int snapshot_udp_peers(struct bpf_iter__bpf_map_elem *ctx)
 		if (!(*(volatile u64 *)&from->tx_packets | *(volatile u64 *)&from->rx_packets))
 			return 0; /* else a datagram has come meanwhile: this is its row */
 	}
-	r = snapshot_slot();
+	r = next_snapshot_row();
 	if (!r)
 		return 0;
 	set_sent(r, from, 0);
@@ -324,7 +324,7 @@ static __always_inline u8 find_older_role(struct sock *sk, struct tcp_sock *tp)
 		return ROLE_INITIATOR;
 	if (octets < 2 && octets == opening_octets(tp, state)) /* nothing changed while it was read */
 		return octets ? ROLE_INITIATOR : ROLE_RESPONDER;
-	if (!use_seats)
+	if (!use_slots)
 		return ROLE_UNKNOWN;
 	listener = listener_at(tp);
 	return listener && listener->cookie ? ROLE_RESPONDER : ROLE_UNKNOWN;
@@ -361,7 +361,7 @@ int attribute_sockets(struct bpf_iter__task_file *ctx)
 	struct socket *socket;
 	struct tcp_sock *tp;
 	struct sock_flow *f;
-	struct seat *seat;
+	struct slot *slot;
 	struct sock *sk;
 	bool fresh;
 
@@ -378,9 +378,9 @@ int attribute_sockets(struct bpf_iter__task_file *ctx)
 	if (sk->sk_protocol != IPPROTO_TCP && sk->sk_protocol != IPPROTO_UDP)
 		return 0;
 	tp = bpf_skc_to_tcp_sock(sk);
-	f = find_flow(sk, sk->__sk_common.skc_cookie.counter, &seat);
+	f = find_flow(sk, sk->__sk_common.skc_cookie.counter, &slot);
 	fresh = !f;
-	if (fresh && use_seats && tp && sk->__sk_common.skc_state == TCP_LISTEN) {
+	if (fresh && use_slots && tp && sk->__sk_common.skc_state == TCP_LISTEN) {
 		struct listener *known = listener_at(tp);
 		u64 cookie = bpf_get_socket_cookie(sk);
 

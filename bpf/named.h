@@ -30,15 +30,15 @@ static __always_inline void mark_owner(u64 id)
 		*word |= 1ULL << id % 64; /* one pass at a time */
 }
 
-static int mark_bench(u32 number, void *unused)
+static int mark_cookie_line(u32 number, void *unused)
 {
-	struct bench *bench = bpf_map_lookup_elem(&benches, &number);
+	struct cookie_line *line = bpf_map_lookup_elem(&slot_cookies, &number);
 
-	for (u32 i = 0; bench && i < BENCH; i++) {
-		struct seat *seat = bench->takers[i] ? seat_at(number * BENCH + i) : 0;
+	for (u32 i = 0; line && i < COOKIES_PER_LINE; i++) {
+		struct slot *slot = line->cookies[i] ? slot_at(number * COOKIES_PER_LINE + i) : 0;
 
-		if (seat)
-			mark_owner(seat->flow.row.owner);
+		if (slot)
+			mark_owner(slot->flow.row.owner);
 	}
 	return 0;
 }
@@ -50,8 +50,8 @@ int mark_socket_owners(struct bpf_iter__bpf_sk_storage_map *ctx)
 
 	if (f)
 		mark_owner(f->row.owner);
-	else if (use_seats && !ctx->sk) /* the end of the pass */
-		bpf_loop(SEATS / BENCH, mark_bench, 0, 0);
+	else if (use_slots && !ctx->sk) /* the end of the pass */
+		bpf_loop(SLOTS / COOKIES_PER_LINE, mark_cookie_line, 0, 0);
 	return 0;
 }
 

@@ -1,24 +1,24 @@
 /* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
 /* Where a TCP connection is remembered. Most are short, and storage of a socket costs more to make, to
- * clone and to free than all else that is done for one. So a connection takes a seat: the entry of a plain
- * array that its socket cookie names, modulo. Cookies count up, so seats are taken in turn, and one is
+ * clone and to free than all else that is done for one. So a connection takes a slot: the entry of a plain
+ * array that its socket cookie names, modulo. Cookies count up, so slots are taken in turn, and one is
  * free unless a connection has lived for a whole round. Then, and for everything that is older than the
  * probe, there is the socket's storage as ever.
  *
- * A seat is taken by its cookie in `benches` (0: free) and left by the programs of its socket. The snapshot
+ * A slot is taken by its cookie in `slot_cookies` (0: free) and left by the programs of its socket. The snapshot
  * has nothing but an address to read such a socket by, and neither may wait for the other: it prepares its
- * row from what it finds, and the row counts if then `progress` is still what it was. Each taker's
+ * row from what it finds, and the row counts if then `progress` is still what it was. Each holder's
  * differs, as each begins a new generation. What has been reported is kept twice, so that the snapshot
  * writes where nobody reads until its row counts. */
-#ifndef SOCKFLOW_SEATS_H
-#define SOCKFLOW_SEATS_H
+#ifndef SOCKFLOW_SLOTS_H
+#define SOCKFLOW_SLOTS_H
 
-#define SEATS 16384
+#define SLOTS 16384
 
-/* In sock_flow.progress of a seat, beside those of all flows */
-#define OPEN 16       /* its connection is complete enough to be reported */
+/* In sock_flow.progress of a slot, beside those of all flows */
+#define PUBLISHED 16       /* its connection is complete enough to be reported */
 #define REPORTED 32   /* there is a report: */
-#define SECOND 64     /* in the second of the two places */
+#define SECOND_COPY 64     /* in the second of the two places */
 #define GENERATION 256
 
 /* Of a TCP connection. */
@@ -31,33 +31,33 @@ struct totals {
 	u32 lost;
 };
 
-struct seat {
+struct slot {
 	struct sock_flow flow;
 	u64 sk; /* its address */
 	u32 isn_local; /* as in flow_row; of the snapshot alone, once REPORTED */
 	u32 isn_remote;
 	struct totals reported[2];
 };
-_Static_assert(sizeof(struct seat) == 256, "seat");
+_Static_assert(sizeof(struct slot) == 256, "slot");
 
-/* A line of the processor's cache each, so that a pass over free seats costs next to nothing. */
-#define BENCH 8
-struct bench {
-	u64 takers[BENCH];
+/* A line of the processor's cache each, so that a pass over free slots costs next to nothing. */
+#define COOKIES_PER_LINE 8
+struct cookie_line {
+	u64 cookies[COOKIES_PER_LINE];
 };
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, SEATS / BENCH);
+	__uint(max_entries, SLOTS / COOKIES_PER_LINE);
 	__type(key, u32);
-	__type(value, struct bench);
-} benches SEC(".maps");
+	__type(value, struct cookie_line);
+} slot_cookies SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, SEATS);
+	__uint(max_entries, SLOTS);
 	__type(key, u32);
-	__type(value, struct seat);
-} seats SEC(".maps");
+	__type(value, struct slot);
+} slots SEC(".maps");
 
 /* Who listens, by the address of the port's bind bucket, which accepted sockets share. */
 struct listener {
@@ -92,42 +92,42 @@ static __always_inline bool is_gone(struct tcp_sock *tp, u64 cookie)
 	       !tp->inet_conn.icsk_inet.sk.__sk_common.skc_refcnt.refs.counter;
 }
 
-static __always_inline u64 *taker_at(u32 at)
+static __always_inline u64 *slot_cookie(u32 at)
 {
-	u32 number = at / BENCH;
-	struct bench *bench = bpf_map_lookup_elem(&benches, &number);
+	u32 number = at / COOKIES_PER_LINE;
+	struct cookie_line *line = bpf_map_lookup_elem(&slot_cookies, &number);
 
-	return bench ? &bench->takers[at % BENCH] : 0;
+	return line ? &line->cookies[at % COOKIES_PER_LINE] : 0;
 }
 
-static __always_inline struct seat *seat_at(u32 at)
+static __always_inline struct slot *slot_at(u32 at)
 {
-	return bpf_map_lookup_elem(&seats, &at);
+	return bpf_map_lookup_elem(&slots, &at);
 }
 
-static __always_inline struct seat *seat_of(u64 cookie)
+static __always_inline struct slot *slot_of(u64 cookie)
 {
-	u32 at = cookie % SEATS;
-	u64 *taker = taker_at(at);
+	u32 at = cookie % SLOTS;
+	u64 *holder = slot_cookie(at);
 
-	return taker && cookie && *taker == cookie ? seat_at(at) : 0;
+	return holder && cookie && *holder == cookie ? slot_at(at) : 0;
 }
 
-/* A free seat is not OPEN: what is said of it belongs to nobody. */
-static __always_inline void leave_seat(struct seat *seat, u64 cookie)
+/* A free slot is not PUBLISHED: what is said of it belongs to nobody. */
+static __always_inline void release_slot(struct slot *slot, u64 cookie)
 {
-	u64 *taker = taker_at(cookie % SEATS);
+	u64 *holder = slot_cookie(cookie % SLOTS);
 
-	seat->flow.progress &= ~OPEN;
-	if (taker)
-		__sync_val_compare_and_swap(taker, cookie, 0);
+	slot->flow.progress &= ~PUBLISHED;
+	if (holder)
+		__sync_val_compare_and_swap(holder, cookie, 0);
 }
 
-/* What is known of a socket's connection, 0 when nothing. `seat`: where, 0 for its storage. */
-static __always_inline struct sock_flow *find_flow(void *sk, u64 cookie, struct seat **seat)
+/* What is known of a socket's connection, 0 when nothing. `slot`: where, 0 for its storage. */
+static __always_inline struct sock_flow *find_flow(void *sk, u64 cookie, struct slot **slot)
 {
-	*seat = use_seats ? seat_of(cookie) : 0;
-	return *seat ? &(*seat)->flow : bpf_sk_storage_get(&sockets, sk, 0, 0);
+	*slot = use_slots ? slot_of(cookie) : 0;
+	return *slot ? &(*slot)->flow : bpf_sk_storage_get(&sockets, sk, 0, 0);
 }
 
 static __always_inline struct listener *listener_at(struct tcp_sock *tp)

@@ -26,7 +26,7 @@ const volatile u32 page_kib = 4;
 const volatile u64 udp_idle_ns = 60000000000ULL;
 const volatile u64 hash_secret = 0; /* of this start: nobody can foresee which keys collide */
 const volatile bool typed_task = false; /* cgroup programs may call bpf_get_current_task_btf */
-const volatile bool use_seats = false; /* the kernel lets sockets be read by their address */
+const volatile bool use_slots = false; /* the kernel lets sockets be read by their address */
 const volatile bool report_events = false; /* false: the verifier removes all that is for events */
 const volatile int container_hierarchy_id = 0; /* of cgroup_v1_controller's; 0 is cgroup v2 */
 
@@ -71,7 +71,7 @@ static __always_inline u64 ring_flags(void *ring, u32 enough)
 
 #include "owner.h"
 
-/* progress of a socket's end, in sock_flow.progress; seats.h has more */
+/* progress of a socket's end, in sock_flow.progress; slots.h has more */
 #define LOCKED 1  /* the snapshot is reading the socket */
 #define CLOSING 2 /* it has reached TCP_CLOSE, or was released */
 #define FINAL 4   /* its last row is complete and waits in sock_flow.row */
@@ -79,9 +79,9 @@ static __always_inline u64 ring_flags(void *ring, u32 enough)
 #define STATES (LOCKED | CLOSING | FINAL | DONE)
 
 /* A UDP socket's own slot */
-#define SLOT_FREE 0
-#define SLOT_CLAIMED 1
-#define SLOT_READY 2
+#define PEER_NONE 0
+#define PEER_CLAIMED 1
+#define PEER_READY 2
 
 /* What decides whether a snapshot has anything to report comes first: idle sockets are many, and
  * each line of the processor's cache costs. With what the kernel puts in front, 176 octets are what
@@ -89,7 +89,7 @@ static __always_inline u64 ring_flags(void *ring, u32 enough)
 struct sock_flow {
 	u32 progress;
 	union {
-		u32 slot; /* UDP */
+		u32 first_peer; /* UDP */
 		u32 seen; /* TCP: segments sent and received, when they were last reported */
 	};
 	union {

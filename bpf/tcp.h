@@ -235,7 +235,7 @@ static __always_inline void on_accepted(struct sock_flow *f, u64 cookie, struct 
 {
 	begin(&f->row, cookie, ROLE_RESPONDER);
 	f->deferred = 0;
-	if (use_seats) {
+	if (use_slots) {
 		struct listener *listener = listener_at(tp);
 
 		if (listener && !f->row.owner)
@@ -319,7 +319,7 @@ static __always_inline bool take_final(struct sock_flow *f)
 /* The same descriptor may have tried to connect before. */
 static __always_inline void start_over(struct sock_flow *f)
 {
-	u32 seat = f->progress & (SECOND | -GENERATION);
+	u32 kept = f->progress & (SECOND_COPY | -GENERATION);
 
 	if (!f->row.id)
 		return;
@@ -328,40 +328,40 @@ static __always_inline void start_over(struct sock_flow *f)
 	else if (!(f->progress & (DONE | CLOSING)))
 		__sync_fetch_and_add(&losses.ends_missed, 1);
 	__builtin_memset(f, 0, sizeof(*f));
-	f->progress = seat;
+	f->progress = kept;
 }
 
-/* A seat for a connection of the socket with this cookie; 0 when another one has it. */
-static __always_inline struct seat *take_seat(u64 cookie)
+/* A slot for a connection of the socket with this cookie; 0 when another one has it. */
+static __always_inline struct slot *claim_slot(u64 cookie)
 {
-	u32 at = cookie % SEATS;
-	u64 *taker = taker_at(at);
+	u32 at = cookie % SLOTS;
+	u64 *holder = slot_cookie(at);
 	u64 taken;
 
-	if (!taker)
+	if (!holder)
 		return 0;
-	taken = __sync_val_compare_and_swap(taker, 0, cookie);
-	return !taken || taken == cookie ? seat_at(at) : 0;
+	taken = __sync_val_compare_and_swap(holder, 0, cookie);
+	return !taken || taken == cookie ? slot_at(at) : 0;
 }
 
-/* Of a seat: from here on the snapshot reports it. */
-static __always_inline void open_seat(struct seat *seat, struct tcp_sock *tp)
+/* Of a slot: from here on the snapshot reports it. */
+static __always_inline void publish_slot(struct slot *slot, struct tcp_sock *tp)
 {
-	struct sock_flow *f = &seat->flow;
+	struct sock_flow *f = &slot->flow;
 
-	seat->sk = (u64)tp;
-	__sync_lock_test_and_set(&f->progress, (f->progress + GENERATION) | OPEN);
+	slot->sk = (u64)tp;
+	__sync_lock_test_and_set(&f->progress, (f->progress + GENERATION) | PUBLISHED);
 }
 
 /* Where the connection that this socket begins is remembered, as new but for the owner that an accepted
  * one has from its listener. */
-static __always_inline struct sock_flow *new_flow(void *sk, u64 cookie, struct seat **seat)
+static __always_inline struct sock_flow *new_flow(void *sk, u64 cookie, struct slot **slot)
 {
 	struct sock_flow *f = bpf_sk_storage_get(&sockets, sk, 0, 0);
 
-	*seat = !f && use_seats ? take_seat(cookie) : 0;
-	if (*seat)
-		f = &(*seat)->flow;
+	*slot = !f && use_slots ? claim_slot(cookie) : 0;
+	if (*slot)
+		f = &(*slot)->flow;
 	else if (!f)
 		f = bpf_sk_storage_get(&sockets, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
 	if (f)
@@ -373,14 +373,14 @@ static __always_inline struct sock_flow *new_flow(void *sk, u64 cookie, struct s
 
 static __always_inline void on_listen(void *sk, u64 cookie, struct tcp_sock *tp)
 {
-	struct seat *seat;
-	struct sock_flow *f = find_flow(sk, cookie, &seat);
+	struct slot *slot;
+	struct sock_flow *f = find_flow(sk, cookie, &slot);
 
 	if (f)
 		start_over(f);
-	if (seat)
-		leave_seat(seat, cookie);
-	if (use_seats && (!f || seat) && note_listener(tp, cookie, current_owner()))
+	if (slot)
+		release_slot(slot, cookie);
+	if (use_slots && (!f || slot) && note_listener(tp, cookie, current_owner()))
 		return;
 	f = bpf_sk_storage_get(&sockets, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
 	if (f)
@@ -449,7 +449,7 @@ static __always_inline void send_orphan(struct sock_flow *f, struct tcp_sock *tp
 	bpf_ringbuf_submit(r, ring_flags(&flow_ring, ENOUGH_FLOWS));
 }
 
-static __always_inline void on_close(struct sock_flow *f, struct seat *seat, struct sock *sk,
+static __always_inline void on_close(struct sock_flow *f, struct slot *slot, struct sock *sk,
 				     struct tcp_sock *tp, int old)
 {
 	struct totals *reported = 0;
@@ -461,8 +461,8 @@ static __always_inline void on_close(struct sock_flow *f, struct seat *seat, str
 	before = __sync_fetch_and_or(&f->progress, CLOSING);
 	if (before & LOCKED)
 		return; /* the snapshot has it in hand and will finish it */
-	if (seat && before & REPORTED)
-		reported = &seat->reported[before & SECOND ? 1 : 0];
+	if (slot && before & REPORTED)
+		reported = &slot->reported[before & SECOND_COPY ? 1 : 0];
 	if (!report_events && !sk->sk_socket) {
 		send_orphan(f, tp, old, reported);
 		return;
@@ -483,7 +483,7 @@ static __always_inline bool is_of_interest(int state)
 	return state == TCP_FIN_WAIT1 || state == TCP_LAST_ACK || state == TCP_CLOSE;
 }
 
-static __always_inline void on_state(struct sock_flow *f, struct seat *seat, struct sock *sk,
+static __always_inline void on_state(struct sock_flow *f, struct slot *slot, struct sock *sk,
 				     struct tcp_sock *tp, int old, int new)
 {
 	switch (new) {
@@ -493,7 +493,7 @@ static __always_inline void on_state(struct sock_flow *f, struct seat *seat, str
 			refine_owner(f, sk);
 		break;
 	case TCP_CLOSE:
-		on_close(f, seat, sk, tp, old);
+		on_close(f, slot, sk, tp, old);
 	}
 }
 
@@ -503,7 +503,7 @@ SEC("sockops")
 int tcp_events(struct bpf_sock_ops *ctx)
 {
 	struct bpf_sock *ref = ctx->sk;
-	struct seat *seat = 0;
+	struct slot *slot = 0;
 	struct sock_flow *f;
 	struct tcp_sock *tp;
 	u64 cookie;
@@ -537,22 +537,22 @@ int tcp_events(struct bpf_sock_ops *ctx)
 		return 1;
 	case BPF_SOCK_OPS_STATE_CB:
 		cookie = cookie_of(tp);
-		f = find_flow(ref, cookie, &seat);
+		f = find_flow(ref, cookie, &slot);
 		if (!f || !f->row.id)
 			return 1;
-		on_state(f, seat, (struct sock *)tp, tp, ctx->args[0], ctx->args[1]);
-		if (seat && f->progress & DONE)
-			leave_seat(seat, cookie);
+		on_state(f, slot, (struct sock *)tp, tp, ctx->args[0], ctx->args[1]);
+		if (slot && f->progress & DONE)
+			release_slot(slot, cookie);
 		return 1;
 	case BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB:
-		f = find_flow(ref, cookie_of(tp), &seat);
+		f = find_flow(ref, cookie_of(tp), &slot);
 		if (!f || !f->row.id)
 			return 1;
 		on_established(f, (struct sock *)tp, tp);
 		break;
 	default:
 		cookie = bpf_get_socket_cookie(ctx);
-		f = new_flow(ref, cookie, &seat);
+		f = new_flow(ref, cookie, &slot);
 		if (!f)
 			return 1;
 		if (ctx->op == BPF_SOCK_OPS_TCP_CONNECT_CB) {
@@ -561,8 +561,8 @@ int tcp_events(struct bpf_sock_ops *ctx)
 			on_accepted(f, cookie, tp);
 			on_established(f, (struct sock *)tp, tp);
 		}
-		if (seat)
-			open_seat(seat, tp);
+		if (slot)
+			publish_slot(slot, tp);
 	}
 	if (report_events && ctx->op != BPF_SOCK_OPS_TCP_CONNECT_CB)
 		tell_established(f, tp);
@@ -574,8 +574,8 @@ SEC("tp_btf/tcp_destroy_sock")
 int BPF_PROG(tcp_destroyed, struct sock *sk)
 {
 	u64 cookie = sk->__sk_common.skc_cookie.counter;
-	struct seat *seat;
-	struct sock_flow *f = find_flow(sk, cookie, &seat);
+	struct slot *slot;
+	struct sock_flow *f = find_flow(sk, cookie, &slot);
 	struct tcp_sock *tp;
 
 	if (!f || !f->row.id) {
@@ -585,23 +585,23 @@ int BPF_PROG(tcp_destroyed, struct sock *sk)
 	}
 	tp = bpf_skc_to_tcp_sock(sk);
 	if (tp && !(f->progress & STATES)) /* older than the probe: no state was ever announced */
-		on_close(f, seat, sk, tp, TCP_CLOSE);
+		on_close(f, slot, sk, tp, TCP_CLOSE);
 	if (take_final(f)) {
 		if (report_events)
 			tell_late_end(f, sk);
 		refine_owner(f, sk);
 		send_last_row(&f->row, tp);
 	}
-	if (seat)
-		leave_seat(seat, cookie);
+	if (slot)
+		release_slot(slot, cookie);
 	return 0;
 }
 
 SEC("tp_btf/tcp_receive_reset")
 int BPF_PROG(tcp_reset_received, struct sock *sk)
 {
-	struct seat *seat;
-	struct sock_flow *f = find_flow(sk, sk->__sk_common.skc_cookie.counter, &seat);
+	struct slot *slot;
+	struct sock_flow *f = find_flow(sk, sk->__sk_common.skc_cookie.counter, &slot);
 
 	if (f)
 		f->row.rx_flags |= FLAG_RST;
@@ -612,12 +612,12 @@ SEC("tp_btf/tcp_send_reset")
 int BPF_PROG(tcp_reset_sent, struct sock *sk)
 {
 	struct sock_flow *f;
-	struct seat *seat;
+	struct slot *slot;
 
 	if (!sk || sk->__sk_common.skc_state == TCP_TIME_WAIT ||
 	    sk->__sk_common.skc_state == TCP_NEW_SYN_RECV)
 		return 0;
-	f = find_flow(sk, sk->__sk_common.skc_cookie.counter, &seat);
+	f = find_flow(sk, sk->__sk_common.skc_cookie.counter, &slot);
 	if (!f)
 		return 0;
 	f->row.tx_flags |= FLAG_RST;

@@ -112,7 +112,7 @@ static __noinline int find_role(struct sock_flow *f, struct datagram *d, int egr
 
 	if (!f || !d)
 		return first;
-	is_young = f->slot != SLOT_READY || bpf_ktime_get_ns() - f->row.start_ns < udp_idle_ns;
+	is_young = f->first_peer != PEER_READY || bpf_ktime_get_ns() - f->row.start_ns < udp_idle_ns;
 	if (is_young && !(f->row.mark & MARK_PREEXISTING))
 		return first;
 	local = bpf_ntohs(egress ? d->source_port : d->destination_port) < WELL_KNOWN;
@@ -125,7 +125,7 @@ static __noinline int find_role(struct sock_flow *f, struct datagram *d, int egr
 		return locks & SOCK_BINDPORT_LOCK ? first : ROLE_INITIATOR;
 	if (locks & (SOCK_BINDADDR_LOCK | SOCK_BINDPORT_LOCK))
 		return ROLE_RESPONDER;
-	return f->slot == SLOT_READY ? first : ROLE_INITIATOR;
+	return f->first_peer == PEER_READY ? first : ROLE_INITIATOR;
 }
 
 static __always_inline void set_peer(struct flow_row *r, struct datagram *d, bool egress, u8 role)
@@ -240,18 +240,18 @@ static __always_inline void count_other_peer(struct sock_flow *f, struct datagra
 }
 
 /* The socket's first peer gets the slot in its storage; true when it is this datagram's. */
-static __always_inline bool claim_slot(struct sock_flow *f, struct datagram *d, bool egress,
+static __always_inline bool claim_first_peer(struct sock_flow *f, struct datagram *d, bool egress,
 				       struct __sk_buff *skb)
 {
-	if (f->slot == SLOT_READY)
+	if (f->first_peer == PEER_READY)
 		return same_peer(&f->row, d, egress);
-	if (__sync_val_compare_and_swap(&f->slot, SLOT_FREE, SLOT_CLAIMED) != SLOT_FREE)
+	if (__sync_val_compare_and_swap(&f->first_peer, PEER_NONE, PEER_CLAIMED) != PEER_NONE)
 		return false;
 	/* the fine clock: both ends of a conversation begin within microseconds, which tells it apart */
 	f->row.start_ns = bpf_ktime_get_ns();
 	f->row.id = new_id(f->row.start_ns);
 	set_peer(&f->row, d, egress, find_role(f, d, egress, skb));
-	__sync_val_compare_and_swap(&f->slot, SLOT_CLAIMED, SLOT_READY);
+	__sync_val_compare_and_swap(&f->first_peer, PEER_CLAIMED, PEER_READY);
 	return true;
 }
 
@@ -326,7 +326,7 @@ static __always_inline int meter(struct __sk_buff *skb, bool egress)
 		note_arrival(f, skb);
 	/* What comes while the socket is released, or after, is in no row of the socket's any more. Asked
 	 * after the claim: either udp_released() sees the slot that was claimed, or this sees CLOSING. */
-	if (claim_slot(f, &d, egress, skb) && !(*(volatile u32 *)&f->progress & CLOSING))
+	if (claim_first_peer(f, &d, egress, skb) && !(*(volatile u32 *)&f->progress & CLOSING))
 		count(&f->row, &d, egress);
 	else
 		count_other_peer(f, &d, egress, skb);
@@ -388,7 +388,7 @@ int udp_released(struct bpf_sock *ctx)
 	f = bpf_sk_storage_get(&sockets, ctx, 0, 0);
 	if (!f || __sync_fetch_and_or(&f->progress, CLOSING) & CLOSING)
 		return 1;
-	if (*(volatile u32 *)&f->slot != SLOT_READY)
+	if (*(volatile u32 *)&f->first_peer != PEER_READY)
 		return 1; /* all that it carried is in the table of peers, what is coming too */
 	if (!f->user) /* whoever closes it has the best claim */
 		set_user(f, current_tag(), current_owner());

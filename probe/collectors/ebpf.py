@@ -57,7 +57,7 @@ _EVENT_PROGRAMS = (
     "connecting6", "tcp_retransmitted", "cgroup_made", "cgroup_removed", "program_executed",
 )  # fmt: skip
 _EVENT_MAPS = ("event_ring", "retransmits", "young_cgroups")
-_SEAT_MAPS = ("seats", "benches", "listeners")
+_SLOT_MAPS = ("slots", "slot_cookies", "listeners")
 _CGROUP_SECTIONS = ("cgroup_skb/", "cgroup/", "sockops")
 _ITERATOR_MAPS = {
     "snapshot_sockets": "sockets",
@@ -145,9 +145,9 @@ class EbpfCollector:
         """The object as this kernel takes it: what is optional is left out where it is refused."""
         left_out = [] if self.tells_events else [*_EVENT_PROGRAMS]
         luxuries = ["typed_task"]
-        # what events tell needs more of a socket's state than a seat has (bpf/seats.h)
+        # Programs for events need the socket itself, which a slot does not have (bpf/slots.h).
         if not self.tells_events and host.has_kernel_function("bpf_rdonly_cast"):
-            luxuries.append("use_seats")
+            luxuries.append("use_slots")
         while True:
             kernel = self._configured(luxuries, left_out)
             try:
@@ -187,9 +187,9 @@ class EbpfCollector:
             kernel.leave_out(name)
         for name in () if self.tells_events else _EVENT_MAPS:
             kernel.leave_out_map(name)
-        if "use_seats" not in luxuries:
+        if "use_slots" not in luxuries:
             kernel.leave_out("mark_listener_owners")
-            for name in _SEAT_MAPS:
+            for name in _SLOT_MAPS:
                 kernel.leave_out_map(name)
         return kernel
 

@@ -113,7 +113,7 @@ def test_the_same_as_ebpf_alone(both: tuple[Meter, Meter], hosts: tuple[Host, Ho
         assert int(records[0][name].sum()) == int(records[1][name].sum())
 
 
-@pytest.mark.parametrize("both", [True], indirect=True, ids=["with events, so without seats"])
+@pytest.mark.parametrize("both", [True], indirect=True, ids=["with events, so without slots"])
 def test_what_ebpf_has_no_storage_for(both: tuple[Meter, Meter], hosts: tuple[Host, Host]) -> None:
     """No memory for options of sockets means none for their storage. The other end is eBPF's."""
     merged, alone = both

@@ -1,4 +1,4 @@
-"""Where connections are remembered: in a seat while one is free, else in their socket's storage."""
+"""Connections are remembered in a connection slot, or in socket storage if the slot is taken."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ from metering import actors
 
 from probe.flow.batch import OwnerSource, Rows
 
-SEATS = 16384  # of bpf/seats.h
+SLOTS = 16_384  # as in bpf/slots.h
 TCP = 6
 _SO_COOKIE = 57
 
 
-def seat(sock: socket.socket) -> int:
+def slot_of(sock: socket.socket) -> int:
     cookie = int.from_bytes(sock.getsockopt(socket.SOL_SOCKET, _SO_COOKIE, 8), "little")
-    return cookie % SEATS
+    return cookie % SLOTS
 
 
-def at_the_seat_of(other: socket.socket) -> socket.socket:
-    """A new socket whose cookie names the same seat."""
-    wanted = seat(other)
-    for _ in range(20 * SEATS):
+def with_the_slot_of(other: socket.socket) -> socket.socket:
+    """Returns a new socket whose cookie selects the same slot."""
+    wanted = slot_of(other)
+    for _ in range(20 * SLOTS):
         found = socket.socket()
-        if seat(found) == wanted:
+        if slot_of(found) == wanted:
             return found
         found.close()
-    raise AssertionError("no cookie came by that names this seat")
+    raise AssertionError("no new socket had a cookie that selects this slot")
 
 
-@pytest.fixture(params=[True, False], ids=["seats", "as before Linux 6.2"])
+@pytest.fixture(params=[True, False], ids=["slots", "as before Linux 6.2"])
 def either(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Meter]:
-    """A meter with seats, and one on a kernel that has no way to read them."""
+    """A meter with slots, and one as on a kernel that cannot read sockets by address."""
     monkeypatch.setattr("probe.kernel.host.has_kernel_function", lambda _: request.param)
     found = Meter()
     yield found
@@ -75,17 +75,19 @@ class Connection:
         return rows[rows["local_port"] == self.port], rows[rows["remote_port"] == self.port]
 
 
-def test_who_finds_a_seat_taken_is_metered_too(meter: Meter, server: socket.socket) -> None:
-    """Three at one seat, the second while the first has it, the third when it has left."""
+def test_a_connection_that_finds_its_slot_taken_is_metered_too(
+    meter: Meter, server: socket.socket
+) -> None:
+    """Three connections share a slot: the second finds it taken, the third finds it free again."""
     first = Connection(server, socket.socket())
-    second = Connection(server, at_the_seat_of(first.client))
+    second = Connection(server, with_the_slot_of(first.client))
     first.send(1000)
     second.send(2000)
     meter.read()
     for connection in (first, second):
         connection.send(3000)
     first.close()
-    third = Connection(server, at_the_seat_of(second.client))
+    third = Connection(server, with_the_slot_of(second.client))
     third.send(4000)
     meter.read()
     second.close()
@@ -103,7 +105,7 @@ def test_who_finds_a_seat_taken_is_metered_too(meter: Meter, server: socket.sock
 
 
 def test_each_report_tells_what_is_new(either: Meter, server: socket.socket) -> None:
-    """What was reported is kept at two places in turn."""
+    """The slot keeps what was reported in two copies, used in turn."""
     connection = Connection(server, socket.socket())
     either.read()
     for octets in (100, 2000, 30, 4000, 500):
@@ -153,10 +155,10 @@ def test_a_snapshot_beside_connections_that_come_and_go(
             assert abs(octets - true.octets) <= 0.0001 * true.octets
 
 
-def test_seats_are_left(meter: Meter, hosts: tuple[Host, Host]) -> None:
-    """Where sockets may have no storage there are only seats; here each is taken twice."""
+def test_slots_are_released(meter: Meter, hosts: tuple[Host, Host]) -> None:
+    """Without socket storage there are only slots; here each of them is taken twice."""
     here, there = hosts
-    count = SEATS
+    count = SLOTS
     for host in hosts:
         run("ip", "netns", "exec", host.name, "sysctl", "-qw", "net.core.optmem_max=0")
     there.start_traffic("serve", 7000)
@@ -167,7 +169,7 @@ def test_seats_are_left(meter: Meter, hosts: tuple[Host, Host]) -> None:
     there.stop()
     meter.read()
     missing = sum(count - len(np.unique(meter.of(host, TCP)["id"])) for host in hosts)
-    # whatever else lives on this machine keeps some seats, and who finds them taken is counted
+    # Other sockets of this machine hold some slots; a connection that finds one taken is counted.
     assert missing == meter.collector.losses()["storage_failed"]
     assert missing < count / 100
 
