@@ -6,8 +6,8 @@
 #define SOCKFLOW_EVENTS_H
 
 #define RETRANSMIT_NS 1000000000ULL /* at most one such event in this time per flow */
-#define TOLD_SEND 1
-#define TOLD_RECV 2
+#define UDP_SEND_REPORTED 1
+#define UDP_RECV_REPORTED 2
 
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
@@ -16,7 +16,7 @@ struct {
 
 /* What the last RETRANSMIT of a socket told; only those that lose segments have it. */
 struct retransmits {
-	u64 told_ns;
+	u64 event_ns;
 	u32 total;
 	u32 pad;
 };
@@ -52,7 +52,7 @@ static __always_inline struct event_row *new_event(u8 kind, u64 now)
 
 static __always_inline void submit(struct event_row *e)
 {
-	bpf_ringbuf_submit(e, ring_flags(&event_ring, ENOUGH_EVENTS));
+	bpf_ringbuf_submit(e, ring_flags(&event_ring, EVENTS_WAKEUP_OCTETS));
 }
 
 static __always_inline void set_end(struct event_row *e, struct flow_row *r)
@@ -96,7 +96,7 @@ static __always_inline struct event_row *new_tcp_event(struct sock_flow *f, stru
 	return e;
 }
 
-static __noinline void tell_established(struct sock_flow *f, struct tcp_sock *tp)
+static __noinline void emit_established_event(struct sock_flow *f, struct tcp_sock *tp)
 {
 	u8 kind = f->accepted ? EVENT_ACCEPT : EVENT_CONNECT;
 	struct event_row *e = new_tcp_event(f, tp, kind, bpf_ktime_get_ns());
@@ -108,7 +108,7 @@ static __noinline void tell_established(struct sock_flow *f, struct tcp_sock *tp
 }
 
 /* Of a flow end whose last row is complete. */
-static __noinline void tell_end(struct sock_flow *f, struct tcp_sock *tp)
+static __noinline void emit_end_event(struct sock_flow *f, struct tcp_sock *tp)
 {
 	bool failed = f->row.role == ROLE_INITIATOR && !f->row.isn_remote; /* never established */
 	u8 kind = failed ? EVENT_CONNECT_FAILED : EVENT_CLOSE;
@@ -123,7 +123,7 @@ static __noinline void tell_end(struct sock_flow *f, struct tcp_sock *tp)
 }
 
 /* Of one that waited for the task that closes it, because only the listener was known. */
-static __always_inline void tell_late_end(struct sock_flow *f, struct sock *sk)
+static __always_inline void emit_late_end_event(struct sock_flow *f, struct sock *sk)
 {
 	struct tcp_sock *tp;
 
@@ -132,13 +132,13 @@ static __always_inline void tell_late_end(struct sock_flow *f, struct sock *sk)
 	refine_owner(f, sk);
 	tp = bpf_skc_to_tcp_sock(sk);
 	if (tp)
-		tell_end(f, tp);
+		emit_end_event(f, tp);
 }
 
 /* A socket that goes without ever having sent a SYN: if connect() was called, as for a destination
  * without a route, IPv4's flow key in the socket still says where to. So no hook is needed that successful
  * connections would have to pass. IPv6 keeps the address only: its port is from connecting6. */
-static __always_inline void tell_unreachable(struct sock_flow *f, struct sock *sk)
+static __always_inline void emit_unreachable_event(struct sock_flow *f, struct sock *sk)
 {
 	struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
 	struct sock_common *c = &sk->__sk_common;
@@ -207,7 +207,7 @@ int BPF_PROG(tcp_retransmitted, struct sock *sk)
 	struct event_row *e;
 	struct tcp_sock *tp;
 
-	if (!f || !f->row.id || f->progress & CLOSING)
+	if (!f || !f->row.id || f->progress & ENDED)
 		return 0;
 	tp = bpf_skc_to_tcp_sock(sk);
 	if (!tp)
@@ -221,7 +221,7 @@ int BPF_PROG(tcp_retransmitted, struct sock *sk)
 		}
 		if (f->row.mark & MARK_PREEXISTING)
 			seen->total = tp->total_retrans - 1;
-	} else if (now - seen->told_ns < RETRANSMIT_NS) {
+	} else if (now - seen->event_ns < RETRANSMIT_NS) {
 		return 0;
 	}
 	e = new_tcp_event(f, tp, EVENT_RETRANSMIT, now);
@@ -229,19 +229,19 @@ int BPF_PROG(tcp_retransmitted, struct sock *sk)
 		return 0;
 	e->tcp_state = sk->__sk_common.skc_state;
 	e->count = tp->total_retrans - seen->total;
-	seen->told_ns = now;
+	seen->event_ns = now;
 	seen->total = tp->total_retrans;
 	submit(e);
 	return 0;
 }
 
 /* --- UDP --------------------------------------------------------------------------------------- */
-static __always_inline void tell_datagram(struct flow_row *r, struct datagram *d, bool egress)
+static __always_inline void emit_datagram_event(struct flow_row *r, struct datagram *d, bool egress)
 {
-	u32 mark = egress ? TOLD_SEND : TOLD_RECV;
+	u32 mark = egress ? UDP_SEND_REPORTED : UDP_RECV_REPORTED;
 	struct event_row *e;
 
-	if (r->told & mark || set_told(r, mark))
+	if (r->udp_flags & mark || set_udp_flag(r, mark))
 		return;
 	e = new_event(egress ? EVENT_SEND : EVENT_RECV, bpf_ktime_get_ns());
 	if (!e)
@@ -258,7 +258,7 @@ static __always_inline void tell_datagram(struct flow_row *r, struct datagram *d
 }
 
 /* --- containers -------------------------------------------------------------------------------- */
-static __always_inline void tell_cgroup(struct cgroup *cgroup, u8 kind)
+static __always_inline void emit_cgroup_event(struct cgroup *cgroup, u8 kind)
 {
 	struct kernfs_node *node = BPF_CORE_READ(cgroup, kn);
 	u64 id = BPF_CORE_READ(node, id);
@@ -280,14 +280,14 @@ static __always_inline void tell_cgroup(struct cgroup *cgroup, u8 kind)
 SEC("tp_btf/cgroup_mkdir")
 int BPF_PROG(cgroup_made, struct cgroup *cgroup)
 {
-	tell_cgroup(cgroup, EVENT_CGROUP_MADE);
+	emit_cgroup_event(cgroup, EVENT_CGROUP_MADE);
 	return 0;
 }
 
 SEC("tp_btf/cgroup_rmdir")
 int BPF_PROG(cgroup_removed, struct cgroup *cgroup)
 {
-	tell_cgroup(cgroup, EVENT_CGROUP_REMOVED);
+	emit_cgroup_event(cgroup, EVENT_CGROUP_REMOVED);
 	return 0;
 }
 

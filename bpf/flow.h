@@ -65,9 +65,9 @@ struct flow_row {
 	__u8 dscp;
 	__u8 owner_source;       /* enum owner_source */
 	__u8 mark;               /* enum flow_mark */
-	__u8 changes;            /* UDP, in the kernel only: how often the socket's user changed */
+	__u8 user_changes;            /* UDP, in the kernel only: how often the socket's user changed */
 	__u8 pad;
-	__u8 told;               /* ... which first datagrams are events; HEARD */
+	__u8 udp_flags;               /* ... which first datagrams are events; UDP_RECEIVED */
 };
 _Static_assert(sizeof(struct flow_row) == 160, "flow_row");
 

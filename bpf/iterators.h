@@ -37,12 +37,12 @@ static __always_inline bool set_connection(struct flow_row *r, struct sock_flow 
 }
 
 /* The time of this pass: reading the clock costs as much as all the rest for an idle socket. */
-static u64 snapshot_ns;
+static u64 pass_ns;
 
 /* Closed, but a descriptor is still held: close() has a second to tell the owner. */
 static __always_inline bool waits_for_owner(struct flow_row *r)
 {
-	return snapshot_ns < r->last_ns + 1000000000ULL && !is_last_pass;
+	return pass_ns < r->last_ns + 1000000000ULL && !is_last_pass;
 }
 
 static __always_inline void snapshot_tcp(struct sock_flow *f, struct sock *sk)
@@ -55,12 +55,12 @@ static __always_inline void snapshot_tcp(struct sock_flow *f, struct sock *sk)
 	if (!tp || !f->row.id)
 		return;
 	if (f->progress) {
-		if (f->progress != (CLOSING | FINAL) || waits_for_owner(&f->row))
+		if (f->progress != (ENDED | LAST_ROW_READY) || waits_for_owner(&f->row))
 			return;
 		r = next_snapshot_row();
-		if (r && take_final(f)) {
+		if (r && claim_last_row(f)) {
 			if (report_events && f->row.owner_source != OWNER_SOCKET_CALL)
-				tell_end(f, tp);
+				emit_end_event(f, tp);
 			set_sent(r, &f->row, tp);
 			snapshot_rows++;
 		}
@@ -85,14 +85,14 @@ static __always_inline void snapshot_tcp(struct sock_flow *f, struct sock *sk)
 	set_deltas(&r->row, &totals, &reported);
 	set_counters(&f->row, &totals);
 	snapshot_rows++;
-	if (!(__sync_fetch_and_and(&f->progress, ~LOCKED) & CLOSING))
+	if (!(__sync_fetch_and_and(&f->progress, ~LOCKED) & ENDED))
 		return;
 	/* the socket closed meanwhile and left its last row to us */
-	f->progress = CLOSING | DONE;
+	f->progress = ENDED | LAST_ROW_SENT;
 	finalize(&f->row, f, tp, f->closed_from, 0);
 	f->row.last_ns = latest_ns(&f->row, tp);
 	if (report_events)
-		tell_end(f, tp);
+		emit_end_event(f, tp);
 	r = next_snapshot_row();
 	if (r) {
 		set_sent(r, &f->row, tp);
@@ -133,31 +133,31 @@ static __noinline int snapshot_slot(u32 at)
 	tp = socket_at(slot->sk);
 	sk = (struct sock *)tp;
 	gone = is_gone(tp, cookie);
-	if (gone && (progress & STATES) != (CLOSING | FINAL)) {
+	if (gone && (progress & PROGRESS_STATES) != (ENDED | LAST_ROW_READY)) {
 		/* nobody else can leave it: the program was skipped */
-		if (__sync_val_compare_and_swap(&f->progress, progress, (progress & ~PUBLISHED) | DONE) ==
+		if (__sync_val_compare_and_swap(&f->progress, progress, (progress & ~PUBLISHED) | LAST_ROW_SENT) ==
 		    progress) {
-			if (!(progress & DONE) && !is_last_pass)
+			if (!(progress & LAST_ROW_SENT) && !is_last_pass)
 				losses.ends_missed++;
 			release_slot(slot, cookie);
 		}
 		return 0;
 	}
-	if (progress & STATES) {
-		if ((progress & STATES) != (CLOSING | FINAL) ||
+	if (progress & PROGRESS_STATES) {
+		if ((progress & PROGRESS_STATES) != (ENDED | LAST_ROW_READY) ||
 		    (!gone && waits_for_owner(&f->row)))
 			return 0;
 		r = next_snapshot_row();
 		if (!r)
 			return 0;
 		set_sent(r, &f->row, gone ? 0 : tp);
-		count_row(f, progress, progress ^ (FINAL | DONE));
+		count_row(f, progress, progress ^ (LAST_ROW_READY | LAST_ROW_SENT));
 		return 0;
 	}
 	if (progress & REPORTED)
 		reported = slot->reported[progress & SECOND_COPY ? 1 : 0];
 	if (reported.tx_packets + reported.rx_packets ==
-	    tp->segs_out + tp->segs_in + (f->accepted ? f->opening_segments + f->deferred : 0))
+	    tp->segs_out + tp->segs_in + (f->accepted ? f->opening_segments + f->deferred_acks : 0))
 		return 0;
 	r = next_snapshot_row();
 	if (!r)
@@ -199,8 +199,8 @@ static __always_inline void snapshot_udp(struct sock_flow *f, struct sock *sk)
 {
 	struct sent_row *r;
 
-	if (f->row.told & HEARD) {
-		__sync_fetch_and_and(told_word(&f->row), ~bpf_htonl(HEARD));
+	if (f->row.udp_flags & UDP_RECEIVED) {
+		__sync_fetch_and_and(udp_flags_word(&f->row), ~bpf_htonl(UDP_RECEIVED));
 		find_receiver(f, sk);
 	}
 	if (f->first_peer != PEER_READY || f->progress || !(f->row.tx_packets | f->row.rx_packets))
@@ -218,20 +218,20 @@ static __always_inline void snapshot_udp(struct sock_flow *f, struct sock *sk)
 /* Most of a pass over many sockets is waiting for memory, for a chain of four addresses a socket. So what
  * later sockets need is read on the way, in vain: their storage, then whose it is, then that socket. The
  * addresses are of a moment ago; a bad one is no harm. */
-static struct bpf_local_storage_elem *coming; /* two sockets ahead */
-static struct sock *coming_sk;                /* the next socket */
+static struct bpf_local_storage_elem *prefetched_elem; /* two sockets ahead */
+static struct sock *prefetched_sk;                /* the next socket */
 
-static __always_inline void touch(void *place)
+static __always_inline void load_line(void *place)
 {
 	u64 word;
 
 	bpf_probe_read_kernel(&word, sizeof(word), place);
 }
 
-static __always_inline void look_ahead(struct sock_flow *f)
+static __always_inline void prefetch_sockets(struct sock_flow *f)
 {
-	struct bpf_local_storage_elem *e = coming;
-	struct sock *sk = coming_sk;
+	struct bpf_local_storage_elem *e = prefetched_elem;
+	struct sock *sk = prefetched_sk;
 	u64 head[5]; /* as far as it matters */
 	u32 next = bpf_core_field_offset(e->map_node.next);
 	u32 storage = bpf_core_field_offset(e->local_storage);
@@ -246,11 +246,11 @@ static __always_inline void look_ahead(struct sock_flow *f)
 		e = (void *)BPF_CORE_READ(e, map_node.next, next);
 	}
 	bpf_probe_read_kernel(head, sizeof(head), e);
-	coming = *(void **)((void *)head + next);
-	touch(coming);
-	coming_sk = BPF_CORE_READ(*(struct bpf_local_storage **)((void *)head + storage), owner);
-	touch((void *)sk + bpf_core_field_offset(sk->sk_protocol));
-	touch((void *)sk + bpf_core_field_offset(struct tcp_sock, segs_out));
+	prefetched_elem = *(void **)((void *)head + next);
+	load_line(prefetched_elem);
+	prefetched_sk = BPF_CORE_READ(*(struct bpf_local_storage **)((void *)head + storage), owner);
+	load_line((void *)sk + bpf_core_field_offset(sk->sk_protocol));
+	load_line((void *)sk + bpf_core_field_offset(struct tcp_sock, segs_out));
 }
 
 SEC("iter/bpf_sk_storage_map")
@@ -260,16 +260,16 @@ int snapshot_sockets(struct bpf_iter__bpf_sk_storage_map *ctx)
 	struct sock *sk = ctx->sk;
 
 	if (!ctx->meta->seq_num) {
-		snapshot_ns = bpf_ktime_get_ns();
-		coming = 0;
-		coming_sk = 0;
+		pass_ns = bpf_ktime_get_ns();
+		prefetched_elem = 0;
+		prefetched_sk = 0;
 	}
 	if (!sk || !f) {
 		if (use_slots && !sk) /* the end of the pass */
 			bpf_loop(SLOTS / COOKIES_PER_LINE, snapshot_cookie_line, 0, 0);
 		return 0;
 	}
-	look_ahead(f);
+	prefetch_sockets(f);
 	if (sk->sk_protocol == IPPROTO_TCP)
 		snapshot_tcp(f, sk);
 	else if (sk->sk_protocol == IPPROTO_UDP)
@@ -337,8 +337,8 @@ static __always_inline void adopt_tcp(struct sock_flow *f, struct sock *sk, stru
 
 	if (state == TCP_LISTEN || state == TCP_CLOSE)
 		return; /* no flow, but accepted children shall inherit the owner */
-	begin(&f->row, bpf_get_socket_cookie(sk), find_older_role(sk, tp));
-	f->is_guess = 1;
+	begin_flow(&f->row, bpf_get_socket_cookie(sk), find_older_role(sk, tp));
+	f->owner_is_guess = 1;
 	if (state == TCP_SYN_SENT)
 		return;
 	f->row.mark = MARK_PREEXISTING;
@@ -394,7 +394,7 @@ int attribute_sockets(struct bpf_iter__task_file *ctx)
 		if (!f && !was_attributed)
 			__sync_fetch_and_add(&losses.storage_failed, 1);
 	}
-	if (!f || f->progress & STATES)
+	if (!f || f->progress & PROGRESS_STATES)
 		return 0;
 	if (!f->row.owner || f->row.owner_source == OWNER_LISTENER) {
 		f->row.owner = owner_of(task);

@@ -72,7 +72,7 @@ static __always_inline u32 prepend(struct path_scratch *s, u32 at, const void *n
 	return at;
 }
 
-static __always_inline void take(u8 *to, struct path_scratch *s, u32 at)
+static __always_inline void copy_path(u8 *to, struct path_scratch *s, u32 at)
 {
 	bpf_probe_read_kernel(to, PATH_LENGTH, &s->text[at & (PATH_LENGTH - 1)]);
 	to[PATH_LENGTH - 1] = 0;
@@ -117,7 +117,7 @@ static __noinline bool walk_executable(struct task_struct *task, u8 *to)
 	}
 	return false;
 found:
-	take(to, s, at);
+	copy_path(to, s, at);
 	return to[0] != 0;
 }
 
@@ -223,7 +223,7 @@ static __noinline u8 walk_cgroup(struct kernfs_node *node, u8 *to)
 		at = next;
 		node = parent;
 	}
-	take(to, s, at);
+	copy_path(to, s, at);
 	return delegated;
 }
 
@@ -293,7 +293,7 @@ __noinline u64 announce_owner(struct keyed_task *of)
 		row->cgroup_delegated = walk_cgroup(cgroup_node(task), row->cgroup);
 		s->busy = 0;
 	}
-	bpf_ringbuf_submit(row, ring_flags(&owner_ring, ENOUGH_OWNERS));
+	bpf_ringbuf_submit(row, ring_flags(&owner_ring, OWNERS_WAKEUP_OCTETS));
 	bpf_map_update_elem(&owner_ids, &key, &id, BPF_ANY);
 	return id;
 }
@@ -317,7 +317,7 @@ static __always_inline u64 announce_cgroup(struct kernfs_node *node, u64 cgroup_
 		row->cgroup_delegated = walk_cgroup(node, row->cgroup);
 		s->busy = 0;
 	}
-	bpf_ringbuf_submit(row, ring_flags(&owner_ring, ENOUGH_OWNERS));
+	bpf_ringbuf_submit(row, ring_flags(&owner_ring, OWNERS_WAKEUP_OCTETS));
 	return id;
 }
 

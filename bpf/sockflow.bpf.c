@@ -36,36 +36,36 @@ const volatile int container_hierarchy_id = 0; /* of cgroup_v1_controller's; 0 i
 
 /* What the reader is woken up for: as many rows as are worth it, still in the processor's cache when it
  * reads them, and no core held up for long; of the others half a ring. */
-#define ENOUGH_OWNERS (OWNER_RING_OCTETS / 2)
-#define ENOUGH_FLOWS (FLOW_RING_OCTETS / 8)
-#define ENOUGH_EVENTS (EVENT_RING_OCTETS / 2)
+#define OWNERS_WAKEUP_OCTETS (OWNER_RING_OCTETS / 2)
+#define FLOWS_WAKEUP_OCTETS (FLOW_RING_OCTETS / 8)
+#define EVENTS_WAKEUP_OCTETS (EVENT_RING_OCTETS / 2)
 
 /* --- maps ------------------------------------------------------------------------------------- */
 struct losses losses;     /* read by user space through .bss */
 u32 snapshot_rows;        /* rows written in this pass */
 u32 was_attributed;       /* the sockets that are older than the probe are known */
 u32 is_last_pass;         /* nothing waits for later any more */
-u32 reader_told;          /* that a ring has enough; the reader clears it when it has read them */
+u32 reader_woken;          /* that a ring has enough; the reader clears it when it has read them */
 u32 udp_peer_count;       /* entries of udp_peers: a pass over an empty table is not free */
 
 /* Types of the ABI that no map names: kept in the object's BTF by being mentioned. */
-const struct sent_row *emit_sent_row __attribute__((unused));
-const struct owner_row *emit_owner_row __attribute__((unused));
-const struct event_row *emit_event_row __attribute__((unused));
-const enum event_kind *emit_event_kind __attribute__((unused));
-const enum flow_mark *emit_flow_mark __attribute__((unused));
-const enum flow_role *emit_flow_role __attribute__((unused));
-const enum owner_source *emit_owner_source __attribute__((unused));
-const enum path_source *emit_path_source __attribute__((unused));
-const enum container_hierarchy *emit_container_hierarchy __attribute__((unused));
+const struct sent_row *btf_sent_row __attribute__((unused));
+const struct owner_row *btf_owner_row __attribute__((unused));
+const struct event_row *btf_event_row __attribute__((unused));
+const enum event_kind *btf_event_kind __attribute__((unused));
+const enum flow_mark *btf_flow_mark __attribute__((unused));
+const enum flow_role *btf_flow_role __attribute__((unused));
+const enum owner_source *btf_owner_source __attribute__((unused));
+const enum path_source *btf_path_source __attribute__((unused));
+const enum container_hierarchy *btf_container_hierarchy __attribute__((unused));
 
 static __always_inline u64 ring_flags(void *ring, u32 enough)
 {
 	/* Wake the reader when the ring has so many octets; otherwise it comes by itself at every tick.
 	 * Once: an interrupt for every row would not make it faster. */
-	if (bpf_ringbuf_query(ring, BPF_RB_AVAIL_DATA) < enough || reader_told)
+	if (bpf_ringbuf_query(ring, BPF_RB_AVAIL_DATA) < enough || reader_woken)
 		return BPF_RB_NO_WAKEUP;
-	reader_told = 1;
+	reader_woken = 1;
 	return BPF_RB_FORCE_WAKEUP;
 }
 
@@ -73,10 +73,10 @@ static __always_inline u64 ring_flags(void *ring, u32 enough)
 
 /* progress of a socket's end, in sock_flow.progress; slots.h has more */
 #define LOCKED 1  /* the snapshot is reading the socket */
-#define CLOSING 2 /* it has reached TCP_CLOSE, or was released */
-#define FINAL 4   /* its last row is complete and waits in sock_flow.row */
-#define DONE 8    /* the last row has left */
-#define STATES (LOCKED | CLOSING | FINAL | DONE)
+#define ENDED 2 /* it has reached TCP_CLOSE, or was released */
+#define LAST_ROW_READY 4   /* its last row is complete and waits in sock_flow.row */
+#define LAST_ROW_SENT 8    /* the last row has left */
+#define PROGRESS_STATES (LOCKED | ENDED | LAST_ROW_READY | LAST_ROW_SENT)
 
 /* A UDP socket's own slot */
 #define PEER_NONE 0
@@ -96,14 +96,14 @@ struct sock_flow {
 		struct { /* TCP */
 			u32 opening_segments; /* SYNs, or SYN-ACKs, that we sent */
 			u8 accepted;
-			u8 is_guess;    /* the owner is not that of a task that called for it */
+			u8 owner_is_guess;    /* the owner is not that of a task that called for it */
 			u8 closed_from; /* the state before TCP_CLOSE */
-			u8 deferred;    /* ACKs that no socket has counted: 1, of TCP_DEFER_ACCEPT */
+			u8 deferred_acks;    /* ACKs that no socket has counted: 1, of TCP_DEFER_ACCEPT */
 		};
 		u64 user; /* UDP: the tag of who used it last; 0: nobody yet */
 	};
 	/* Identity, and counters. UDP: what is to be reported. TCP: what has been reported, until the
-	 * last row is complete (FINAL, or DONE): then it is that row. */
+	 * last row is complete (LAST_ROW_READY, or LAST_ROW_SENT): then it is that row. */
 	struct flow_row row;
 };
 _Static_assert(sizeof(struct sock_flow) == 176, "sock_flow");
@@ -226,11 +226,11 @@ static __always_inline void set_sent(struct sent_row *to, struct flow_row *row,
 
 /* What these have to tell of, in events.h; to be called where report_events holds. */
 struct datagram;
-static __noinline void tell_established(struct sock_flow *f, struct tcp_sock *tp);
-static __noinline void tell_end(struct sock_flow *f, struct tcp_sock *tp);
-static __always_inline void tell_late_end(struct sock_flow *f, struct sock *sk);
-static __always_inline void tell_unreachable(struct sock_flow *f, struct sock *sk);
-static __always_inline void tell_datagram(struct flow_row *r, struct datagram *d, bool egress);
+static __noinline void emit_established_event(struct sock_flow *f, struct tcp_sock *tp);
+static __noinline void emit_end_event(struct sock_flow *f, struct tcp_sock *tp);
+static __always_inline void emit_late_end_event(struct sock_flow *f, struct sock *sk);
+static __always_inline void emit_unreachable_event(struct sock_flow *f, struct sock *sk);
+static __always_inline void emit_datagram_event(struct flow_row *r, struct datagram *d, bool egress);
 
 #include "slots.h"
 #include "tcp.h"

@@ -98,8 +98,8 @@ static __always_inline u8 read_totals(struct totals *t, struct sock_flow *f, str
 		t->tx_packets += opening;
 		t->tx_octets += (u64)opening * (ip + syn_ack_header(tp));
 		t->rx_octets += ip + syn_ack_header(tp) - header;
-		t->rx_packets += f->deferred;
-		t->rx_octets += f->deferred * header;
+		t->rx_packets += f->deferred_acks;
+		t->rx_octets += f->deferred_acks * header;
 		if (BPF_CORE_READ_BITFIELD(tp, syn_data_acked))
 			t->rx_octets += COOKIE_OPTION;
 	} else if (r->role == ROLE_INITIATOR) {
@@ -118,12 +118,12 @@ static __always_inline u8 read_totals(struct totals *t, struct sock_flow *f, str
 	t->rx_octets += e.rx_octets;
 	if (is_mptcp(tp))
 		add_mptcp(t, r, sk, tp);
-	if (e.tx_octets | e.rx_octets || f->deferred || is_mptcp(tp) || is_in_sockmap(sk))
+	if (e.tx_octets | e.rx_octets || f->deferred_acks || is_mptcp(tp) || is_in_sockmap(sk))
 		return MARK_ESTIMATED;
 	return 0;
 }
 
-static __always_inline u64 ahead(u64 now, u64 seen)
+static __always_inline u64 increase(u64 now, u64 seen)
 {
 	return now > seen ? now - seen : 0;
 }
@@ -153,8 +153,8 @@ static __always_inline void set_counters(struct flow_row *r, struct totals *t)
 
 static __always_inline void set_deltas(struct flow_row *r, struct totals *t, struct totals *old)
 {
-	r->tx_octets = ahead(t->tx_octets, old->tx_octets);
-	r->rx_octets = ahead(t->rx_octets, old->rx_octets);
+	r->tx_octets = increase(t->tx_octets, old->tx_octets);
+	r->rx_octets = increase(t->rx_octets, old->rx_octets);
 	r->tx_packets = t->tx_packets - old->tx_packets;
 	r->rx_packets = t->rx_packets - old->rx_packets;
 	r->retransmitted = t->retransmitted - old->retransmitted;
@@ -167,7 +167,7 @@ static __always_inline void set_deltas(struct flow_row *r, struct totals *t, str
 #define FLAG_ACK 0x10
 
 /* --- from connect() or accept to the end --------------------------------------------------------- */
-static __always_inline void begin(struct flow_row *r, u64 cookie, u8 role)
+static __always_inline void begin_flow(struct flow_row *r, u64 cookie, u8 role)
 {
 	r->start_ns = r->last_ns = bpf_ktime_get_ns();
 	r->id = new_id(r->start_ns);
@@ -233,8 +233,8 @@ static __always_inline void on_established(struct sock_flow *f, struct sock *sk,
 
 static __always_inline void on_accepted(struct sock_flow *f, u64 cookie, struct tcp_sock *tp)
 {
-	begin(&f->row, cookie, ROLE_RESPONDER);
-	f->deferred = 0;
+	begin_flow(&f->row, cookie, ROLE_RESPONDER);
+	f->deferred_acks = 0;
 	if (use_slots) {
 		struct listener *listener = listener_at(tp);
 
@@ -242,12 +242,12 @@ static __always_inline void on_accepted(struct sock_flow *f, u64 cookie, struct 
 			f->row.owner = listener->owner;
 		/* there the ACK of the handshake is dropped: data make the connection */
 		if (listener && !is_gone(socket_at(listener->sk), listener->cookie))
-			f->deferred = socket_at(listener->sk)
+			f->deferred_acks = socket_at(listener->sk)
 					      ->inet_conn.icsk_accept_queue.rskq_defer_accept != 0;
 	}
 	f->row.owner_source = f->row.owner ? OWNER_LISTENER : OWNER_UNKNOWN;
 	f->row.tx_flags = f->row.rx_flags = 0;
-	f->accepted = f->is_guess = 1;
+	f->accepted = f->owner_is_guess = 1;
 }
 
 /* When TCP last had to do with a packet, by the clock that it reads anyway. */
@@ -305,27 +305,27 @@ static __always_inline void send_last_row(struct flow_row *last, struct tcp_sock
 		return;
 	}
 	set_sent(r, last, tp);
-	bpf_ringbuf_submit(r, ring_flags(&flow_ring, ENOUGH_FLOWS));
+	bpf_ringbuf_submit(r, ring_flags(&flow_ring, FLOWS_WAKEUP_OCTETS));
 }
 
-static __always_inline bool take_final(struct sock_flow *f)
+static __always_inline bool claim_last_row(struct sock_flow *f)
 {
 	u32 progress = f->progress;
 
-	return (progress & STATES) == (CLOSING | FINAL) &&
-	       __sync_val_compare_and_swap(&f->progress, progress, progress ^ (FINAL | DONE)) == progress;
+	return (progress & PROGRESS_STATES) == (ENDED | LAST_ROW_READY) &&
+	       __sync_val_compare_and_swap(&f->progress, progress, progress ^ (LAST_ROW_READY | LAST_ROW_SENT)) == progress;
 }
 
 /* The same descriptor may have tried to connect before. */
-static __always_inline void start_over(struct sock_flow *f)
+static __always_inline void reset_flow(struct sock_flow *f)
 {
 	u32 kept = f->progress & (SECOND_COPY | -GENERATION);
 
 	if (!f->row.id)
 		return;
-	if (take_final(f))
+	if (claim_last_row(f))
 		send_last_row(&f->row, 0);
-	else if (!(f->progress & (DONE | CLOSING)))
+	else if (!(f->progress & (LAST_ROW_SENT | ENDED)))
 		__sync_fetch_and_add(&losses.ends_missed, 1);
 	__builtin_memset(f, 0, sizeof(*f));
 	f->progress = kept;
@@ -365,7 +365,7 @@ static __always_inline struct sock_flow *new_flow(void *sk, u64 cookie, struct s
 	else if (!f)
 		f = bpf_sk_storage_get(&sockets, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
 	if (f)
-		start_over(f);
+		reset_flow(f);
 	else
 		__sync_fetch_and_add(&losses.storage_failed, 1);
 	return f;
@@ -377,7 +377,7 @@ static __always_inline void on_listen(void *sk, u64 cookie, struct tcp_sock *tp)
 	struct sock_flow *f = find_flow(sk, cookie, &slot);
 
 	if (f)
-		start_over(f);
+		reset_flow(f);
 	if (slot)
 		release_slot(slot, cookie);
 	if (use_slots && (!f || slot) && note_listener(tp, cookie, current_owner()))
@@ -423,11 +423,11 @@ static __noinline int share_owner(struct sock_flow *f, struct tcp_sock *tp)
 
 static __always_inline void on_connect(struct sock_flow *f, u64 cookie, struct tcp_sock *tp)
 {
-	begin(&f->row, cookie, ROLE_INITIATOR);
+	begin_flow(&f->row, cookie, ROLE_INITIATOR);
 	set_owner(&f->row, OWNER_SOCKET_CALL);
 	if (is_mptcp(tp))
 		share_owner(f, tp);
-	f->is_guess = !f->row.owner;
+	f->owner_is_guess = !f->row.owner;
 	f->opening_segments = 1;
 	f->row.tx_flags = FLAG_SYN;
 }
@@ -438,7 +438,7 @@ static __always_inline void send_orphan(struct sock_flow *f, struct tcp_sock *tp
 {
 	struct sent_row *r = bpf_ringbuf_reserve(&flow_ring, sizeof(*r), 0);
 
-	f->progress |= DONE;
+	f->progress |= LAST_ROW_SENT;
 	if (!r) {
 		__sync_fetch_and_add(&losses.flow_ring_full, 1);
 		return;
@@ -446,7 +446,7 @@ static __always_inline void send_orphan(struct sock_flow *f, struct tcp_sock *tp
 	set_sent(r, &f->row, tp);
 	finalize(&r->row, f, tp, old, reported);
 	r->row.last_ns = latest_ns(&r->row, tp);
-	bpf_ringbuf_submit(r, ring_flags(&flow_ring, ENOUGH_FLOWS));
+	bpf_ringbuf_submit(r, ring_flags(&flow_ring, FLOWS_WAKEUP_OCTETS));
 }
 
 static __always_inline void on_close(struct sock_flow *f, struct slot *slot, struct sock *sk,
@@ -455,10 +455,10 @@ static __always_inline void on_close(struct sock_flow *f, struct slot *slot, str
 	struct totals *reported = 0;
 	u32 before;
 
-	if (f->progress & CLOSING)
+	if (f->progress & ENDED)
 		return;
 	f->closed_from = old;
-	before = __sync_fetch_and_or(&f->progress, CLOSING);
+	before = __sync_fetch_and_or(&f->progress, ENDED);
 	if (before & LOCKED)
 		return; /* the snapshot has it in hand and will finish it */
 	if (slot && before & REPORTED)
@@ -470,11 +470,11 @@ static __always_inline void on_close(struct sock_flow *f, struct slot *slot, str
 	finalize(&f->row, f, tp, old, reported);
 	f->row.last_ns = bpf_ktime_get_ns();
 	if (report_events && (f->row.owner_source == OWNER_SOCKET_CALL || !sk->sk_socket))
-		tell_end(f, tp);
-	__sync_fetch_and_or(&f->progress, FINAL);
+		emit_end_event(f, tp);
+	__sync_fetch_and_or(&f->progress, LAST_ROW_READY);
 	/* A socket that a task still holds may send a reset and name its worker: its row leaves when
 	 * it is destroyed. */
-	if (!sk->sk_socket && take_final(f))
+	if (!sk->sk_socket && claim_last_row(f))
 		send_last_row(&f->row, tp);
 }
 
@@ -489,7 +489,7 @@ static __always_inline void on_state(struct sock_flow *f, struct slot *slot, str
 	switch (new) {
 	case TCP_FIN_WAIT1:
 	case TCP_LAST_ACK:
-		if (f->is_guess)
+		if (f->owner_is_guess)
 			refine_owner(f, sk);
 		break;
 	case TCP_CLOSE:
@@ -541,7 +541,7 @@ int tcp_events(struct bpf_sock_ops *ctx)
 		if (!f || !f->row.id)
 			return 1;
 		on_state(f, slot, (struct sock *)tp, tp, ctx->args[0], ctx->args[1]);
-		if (slot && f->progress & DONE)
+		if (slot && f->progress & LAST_ROW_SENT)
 			release_slot(slot, cookie);
 		return 1;
 	case BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB:
@@ -565,7 +565,7 @@ int tcp_events(struct bpf_sock_ops *ctx)
 			publish_slot(slot, tp);
 	}
 	if (report_events && ctx->op != BPF_SOCK_OPS_TCP_CONNECT_CB)
-		tell_established(f, tp);
+		emit_established_event(f, tp);
 	bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG);
 	return 1;
 }
@@ -580,15 +580,15 @@ int BPF_PROG(tcp_destroyed, struct sock *sk)
 
 	if (!f || !f->row.id) {
 		if (report_events)
-			tell_unreachable(f, sk);
+			emit_unreachable_event(f, sk);
 		return 0;
 	}
 	tp = bpf_skc_to_tcp_sock(sk);
-	if (tp && !(f->progress & STATES)) /* older than the probe: no state was ever announced */
+	if (tp && !(f->progress & PROGRESS_STATES)) /* older than the probe: no state was ever announced */
 		on_close(f, slot, sk, tp, TCP_CLOSE);
-	if (take_final(f)) {
+	if (claim_last_row(f)) {
 		if (report_events)
-			tell_late_end(f, sk);
+			emit_late_end_event(f, sk);
 		refine_owner(f, sk);
 		send_last_row(&f->row, tp);
 	}
@@ -621,7 +621,7 @@ int BPF_PROG(tcp_reset_sent, struct sock *sk)
 	if (!f)
 		return 0;
 	f->row.tx_flags |= FLAG_RST;
-	if ((f->progress & STATES) == (CLOSING | FINAL)) { /* close() resets after the state has changed */
+	if ((f->progress & PROGRESS_STATES) == (ENDED | LAST_ROW_READY)) { /* close() resets after the state has changed */
 		struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
 
 		if (!tp)

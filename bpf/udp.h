@@ -147,7 +147,7 @@ static __always_inline void set_peer(struct flow_row *r, struct datagram *d, boo
 
 /* In the kernel last_ns counts jiffies, if we know how long one is: they have the resolution of the
  * coarse clock, but take a load where the clock takes longer than all the counting. */
-static __always_inline u64 stamp(void)
+static __always_inline u64 coarse_stamp(void)
 {
 	return jiffy_ns ? bpf_jiffies64() : bpf_ktime_get_coarse_ns();
 }
@@ -161,9 +161,9 @@ static __always_inline void count(struct flow_row *r, struct datagram *d, bool e
 {
 	__sync_fetch_and_add(egress ? &r->tx_octets : &r->rx_octets, d->octets);
 	__sync_fetch_and_add(egress ? &r->tx_packets : &r->rx_packets, d->packets);
-	r->last_ns = stamp();
+	r->last_ns = coarse_stamp();
 	if (report_events)
-		tell_datagram(r, d, egress);
+		emit_datagram_event(r, d, egress);
 }
 
 static __always_inline void set_identity(struct flow_row *to, struct flow_row *from)
@@ -204,7 +204,7 @@ static __noinline void add_peer(struct sock_flow *f, struct datagram *d, int egr
 		return;
 	__builtin_memset(&fresh, 0, sizeof(fresh));
 	fresh.start_ns = bpf_ktime_get_ns();
-	fresh.last_ns = stamp();
+	fresh.last_ns = coarse_stamp();
 	fresh.id = new_id(fresh.start_ns);
 	fresh.cookie = f->row.cookie;
 	set_peer(&fresh, d, egress, role);
@@ -230,7 +230,7 @@ static __always_inline void count_other_peer(struct sock_flow *f, struct datagra
 		if (r->cookie != f->row.cookie || !same_peer(r, d, egress))
 			continue;
 		if (r->owner != f->row.owner || !r->netns) { /* new, or the socket's user changed */
-			part_owners(r, f->row.owner, f->row.owner_source);
+			flush_before_owner_change(r, f->row.owner, f->row.owner_source);
 			set_identity(r, &f->row);
 		}
 		count(r, d, egress);
@@ -259,7 +259,7 @@ static __always_inline bool claim_first_peer(struct sock_flow *f, struct datagra
  * snapshot to know, which asks the same. */
 static __always_inline void note_arrival(struct sock_flow *f, struct __sk_buff *skb)
 {
-	if (!(f->row.told & HEARD || set_told(&f->row, HEARD) || f->user))
+	if (!(f->row.udp_flags & UDP_RECEIVED || set_udp_flag(&f->row, UDP_RECEIVED) || f->user))
 		find_receiver(f, socket_of(skb));
 }
 
@@ -325,8 +325,8 @@ static __always_inline int meter(struct __sk_buff *skb, bool egress)
 	else
 		note_arrival(f, skb);
 	/* What comes while the socket is released, or after, is in no row of the socket's any more. Asked
-	 * after the claim: either udp_released() sees the slot that was claimed, or this sees CLOSING. */
-	if (claim_first_peer(f, &d, egress, skb) && !(*(volatile u32 *)&f->progress & CLOSING))
+	 * after the claim: either udp_released() sees the slot that was claimed, or this sees ENDED. */
+	if (claim_first_peer(f, &d, egress, skb) && !(*(volatile u32 *)&f->progress & ENDED))
 		count(&f->row, &d, egress);
 	else
 		count_other_peer(f, &d, egress, skb);
@@ -386,7 +386,7 @@ int udp_released(struct bpf_sock *ctx)
 	if (ctx->protocol != IPPROTO_UDP)
 		return 1;
 	f = bpf_sk_storage_get(&sockets, ctx, 0, 0);
-	if (!f || __sync_fetch_and_or(&f->progress, CLOSING) & CLOSING)
+	if (!f || __sync_fetch_and_or(&f->progress, ENDED) & ENDED)
 		return 1;
 	if (*(volatile u32 *)&f->first_peer != PEER_READY)
 		return 1; /* all that it carried is in the table of peers, what is coming too */
@@ -400,7 +400,7 @@ int udp_released(struct bpf_sock *ctx)
 	set_sent(r, &f->row, 0);
 	drain_counters(&r->row, &f->row);
 	r->row.mark |= MARK_CLOSED;
-	bpf_ringbuf_submit(r, ring_flags(&flow_ring, ENOUGH_FLOWS));
+	bpf_ringbuf_submit(r, ring_flags(&flow_ring, FLOWS_WAKEUP_OCTETS));
 	return 1;
 }
 

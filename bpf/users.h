@@ -7,12 +7,12 @@
 
 static __always_inline void drain_counters(struct flow_row *to, struct flow_row *from);
 
-#define MOST_WAITING 4 /* tasks at one socket that are looked at */
+#define MAX_WAITERS 4 /* tasks at one socket that are looked at */
 
 /* After so many changes the users of a socket take turns (workers of one server): then one of them is
  * named, and the source of the name says that there are others. */
-#define MANY_CHANGES 5
-#define SHARED_SAMPLE 16 /* of a socket's datagrams that look at who sends, one in so many */
+#define MAX_USER_CHANGES 5
+#define SHARED_SAMPLING 16 /* of a socket's datagrams that look at who sends, one in so many */
 
 #define MOST_STACK_KIB 32 /* of a task, where pages are not larger than that */
 
@@ -30,20 +30,20 @@ static __noinline bool is_borrowed_task(void)
 }
 
 /* --- marks -------------------------------------------------------------------------------------- */
-#define HEARD 4 /* in flow_row.told: something came since the last snapshot */
+#define UDP_RECEIVED 4 /* in flow_row.told: something came since the last snapshot */
 
 /* `told` is the last octet of the word that begins with `mark`: atomic operations take words only. */
-static __always_inline u32 *told_word(struct flow_row *r)
+static __always_inline u32 *udp_flags_word(struct flow_row *r)
 {
 	return (u32 *)&r->mark;
 }
 
 /* Whether it was set before. */
-static __always_inline bool set_told(struct flow_row *r, u32 mark)
+static __always_inline bool set_udp_flag(struct flow_row *r, u32 mark)
 {
 	u32 word = bpf_htonl(mark);
 
-	return __sync_fetch_and_or(told_word(r), word) & word;
+	return __sync_fetch_and_or(udp_flags_word(r), word) & word;
 }
 
 /* --- tags --------------------------------------------------------------------------------------- */
@@ -77,7 +77,7 @@ static __always_inline u64 current_tag(void)
 /* --- changes ------------------------------------------------------------------------------------ */
 /* What has been counted leaves under the owner that it belongs to. Where the ring is full it stays, and
  * the next owner has it. */
-static __noinline int send_part(struct flow_row *r)
+static __noinline int flush_counters(struct flow_row *r)
 {
 	struct sent_row *part;
 
@@ -88,16 +88,16 @@ static __noinline int send_part(struct flow_row *r)
 		return 0;
 	set_sent(part, r, 0);
 	drain_counters(&part->row, r);
-	bpf_ringbuf_submit(part, ring_flags(&flow_ring, ENOUGH_FLOWS));
+	bpf_ringbuf_submit(part, ring_flags(&flow_ring, FLOWS_WAKEUP_OCTETS));
 	return 0;
 }
 
 /* To be called before the owner of a flow changes. What only came in is the next owner's: who takes a
  * socket over does so to read. */
-static __always_inline void part_owners(struct flow_row *r, u64 next, u8 source)
+static __always_inline void flush_before_owner_change(struct flow_row *r, u64 next, u8 source)
 {
 	if (r->owner && r->owner != next && source != OWNER_SHARED && r->tx_packets)
-		send_part(r);
+		flush_counters(r);
 }
 
 /* This task uses the socket now. Who only made it is forgotten; who used it keeps what is counted. */
@@ -112,12 +112,12 @@ static __noinline int set_user(struct sock_flow *f, u64 tag, u64 owner)
 	r = &f->row;
 	was_used = f->user != 0;
 	f->user = tag;
-	if (was_used && r->owner != owner && r->changes < MANY_CHANGES)
-		r->changes++;
-	if (r->changes == MANY_CHANGES)
+	if (was_used && r->owner != owner && r->user_changes < MAX_USER_CHANGES)
+		r->user_changes++;
+	if (r->user_changes == MAX_USER_CHANGES)
 		source = OWNER_SHARED;
 	if (was_used)
-		part_owners(r, owner, source);
+		flush_before_owner_change(r, owner, source);
 	r->owner = owner;
 	r->owner_source = source;
 	return 0;
@@ -128,7 +128,7 @@ static __noinline int change_sender(struct sock_flow *f, u64 tag)
 {
 	if (!f || is_borrowed_task())
 		return 0;
-	if (f->row.changes == MANY_CHANGES && bpf_get_prandom_u32() % SHARED_SAMPLE)
+	if (f->row.user_changes == MAX_USER_CHANGES && bpf_get_prandom_u32() % SHARED_SAMPLING)
 		return 0;
 	return set_user(f, tag, current_owner());
 }
@@ -155,7 +155,7 @@ static __always_inline struct task_struct *as_task(void *address)
 }
 
 /* The first that waits in epoll_wait for what this entry tells; none while all are at work. */
-static __noinline struct task_struct *waiting_in_epoll(struct wait_queue_entry *entry,
+static __noinline struct task_struct *epoll_waiter(struct wait_queue_entry *entry,
 						       wait_queue_head_t *queue)
 {
 	struct eppoll_entry *e = 0;
@@ -176,7 +176,7 @@ static __noinline struct task_struct *waiting_in_epoll(struct wait_queue_entry *
 }
 
 /* recv() leaves the task itself in the queue, poll() and select() their table, io_uring its request. */
-static __noinline struct task_struct *waiting_by(void *private)
+static __noinline struct task_struct *waiter_of_entry(void *private)
 {
 	struct io_kiocb *request = (void *)((u64)private & ~3ULL);
 	struct task_struct *found;
@@ -192,7 +192,7 @@ static __noinline struct task_struct *waiting_by(void *private)
 }
 
 /* A task that waits for this socket, 0 where none does. */
-static __noinline struct task_struct *waiting_at(struct sock *sk)
+static __noinline struct task_struct *find_waiter(struct sock *sk)
 {
 	struct socket_wq *wq = BPF_CORE_READ(sk, sk_wq);
 	wait_queue_head_t *queue = (void *)wq + bpf_core_field_offset(wq->wait);
@@ -202,14 +202,14 @@ static __noinline struct task_struct *waiting_at(struct sock *sk)
 	if (!wq)
 		return 0;
 	node = BPF_CORE_READ(head, next);
-	for (int i = 0; i < MOST_WAITING && node && node != head; i++) {
+	for (int i = 0; i < MAX_WAITERS && node && node != head; i++) {
 		struct wait_queue_entry *entry = 0;
 		struct task_struct *task;
 		void *private;
 
 		entry = (void *)node - bpf_core_field_offset(entry->entry);
 		private = BPF_CORE_READ(entry, private);
-		task = private ? waiting_by(private) : waiting_in_epoll(entry, queue);
+		task = private ? waiter_of_entry(private) : epoll_waiter(entry, queue);
 		if (task)
 			return task;
 		node = BPF_CORE_READ(node, next);
@@ -220,7 +220,7 @@ static __noinline struct task_struct *waiting_at(struct sock *sk)
 /* Names who waits for the socket's datagrams, if anybody is seen to. */
 static __noinline int find_receiver(struct sock_flow *f, struct sock *sk)
 {
-	struct task_struct *task = waiting_at(sk);
+	struct task_struct *task = find_waiter(sk);
 	u64 tag;
 
 	if (!f || !task)

@@ -222,7 +222,7 @@ class EbpfCollector:
         self._snapshot_fd = self._object.map_fd("snapshot")
         self._mark_words = self._object.map_entries("owner_marks")
         self._count = np.frombuffer(self._object.variable("snapshot_rows"), "u4")
-        self._told = np.frombuffer(self._object.variable("reader_told"), "u4")
+        self._woken = np.frombuffer(self._object.variable("reader_woken"), "u4")
         self._attributed = np.frombuffer(self._object.variable("was_attributed"), "u4")
         self._is_last = np.frombuffer(self._object.variable("is_last_pass"), "u4")
         self._udp_peers = np.frombuffer(self._object.variable("udp_peer_count"), "u4")
@@ -321,7 +321,7 @@ class EbpfCollector:
         What is told while they are read is forgotten where select() then finds them empty; the
         kernel would wait for an answer, and say nothing more.
         """
-        self._told[0] = 0
+        self._woken[0] = 0
 
     def _read_snapshot(self) -> list[Rows]:
         parts: list[Rows] = []
@@ -427,7 +427,7 @@ class EbpfCollector:
 
     def close(self) -> None:
         """Detaches everything; nothing stays in the kernel."""
-        self._count = self._told = self._is_last = self._udp_peers = None  # type: ignore[assignment]
+        self._count = self._woken = self._is_last = self._udp_peers = None  # type: ignore[assignment]
         self._attributed = None  # type: ignore[assignment]
         self._losses = None
         self._stack.close()

@@ -71,7 +71,7 @@ def test_what_is_told_during_a_read_is_no_answer_that_is_waited_for(
 
     def read():  # type: ignore[no-untyped-def]
         rows = real_read()
-        meter.collector._told[0] = 1  # as the kernel does when a ring has enough
+        meter.collector._woken[0] = 1  # as the kernel does when a ring has enough
         return rows
 
     monkeypatch.setattr(ring, "read", read)
