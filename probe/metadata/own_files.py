@@ -2,7 +2,8 @@
 
 Whoever is in there may put anything in their place. So a path is resolved within that root
 (openat2), only a regular file is opened, no more than ``_MOST_OCTETS`` of it are read, and a thread
-does that: a file system in user space may never answer, which then costs this thread and one name.
+does that. A file system in user space may never answer, which then costs this thread and one name.
+What comes late is there for the next process.
 """
 
 from __future__ import annotations
@@ -14,24 +15,23 @@ import os
 import stat
 import struct
 import threading
-from collections.abc import Callable, Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
 
 log = logging.getLogger(__name__)
 
 PASSWD, GROUP = "/etc/passwd", "/etc/group"
-FILES = (PASSWD, GROUP)
+_FILES = (PASSWD, GROUP)
 _MOST_OCTETS = 1 << 18
 _MOST_NAMES = 4096
 _MOST_NAME = 64
 _OPENAT2 = 437  # the same number on every architecture
 _RESOLVE_IN_ROOT, _RESOLVE_NO_MAGICLINKS = 0x10, 0x02
 _PATIENCE_S = 0.1
-#: So many files that do not answer, and none is asked for any more.
-_MOST_STUCK = 4
-_T = TypeVar("_T")
+#: So many files that do not answer, or did not in time this long, and none is asked for.
+_MOST_LATE, _LATE_S = 4, 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,42 +58,75 @@ def _inside(ranges: Iterable[tuple[int, int, int]], number: int) -> int:
     return -1
 
 
+class Answer:
+    """What a thread finds out, which may take long, or never end."""
+
+    def __init__(self, read: Callable[[], OwnNames | None]) -> None:
+        self._read = read
+        #: No names while nothing was read, and for good where that failed.
+        self.names: OwnNames | None = OwnNames()
+        self._thread = threading.Thread(target=self._run, name="files of a container", daemon=True)
+        self._thread.start()
+        self._thread.join(_PATIENCE_S)
+        self.is_late = self._thread.is_alive()
+        self._came_at = time.monotonic()
+
+    def counts_as_late(self) -> bool:
+        recent = time.monotonic() - self._came_at < _LATE_S
+        return self.is_late and (recent or self._thread.is_alive())
+
+    def _run(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            self.names = self._read()
+
+
 class _Reading:
-    """Calls in a thread that may never end; ``stuck`` counts those that did not."""
+    """Asks, unless too many files did not answer of late: to wait for them stops the probe."""
 
     def __init__(self) -> None:
-        self.stuck = 0
+        self._late: list[Answer] = []
+        self._has_warned = False
 
-    def call(self, read: Callable[[], _T], otherwise: _T) -> _T:
-        if self.stuck >= _MOST_STUCK:
-            return otherwise
-        found: list[_T] = []
+    def ask(self, read: Callable[[], OwnNames | None]) -> Answer | None:
+        """None: not asked."""
+        self._late = [answer for answer in self._late if answer.counts_as_late()]
+        if len(self._late) >= _MOST_LATE:
+            self._warn()
+            return None
+        answer = Answer(read)
+        if answer.is_late:
+            self._late.append(answer)
+        return answer
 
-        def run() -> None:
-            with contextlib.suppress(OSError, ValueError):
-                found.append(read())
-
-        thread = threading.Thread(target=run, name="files of a container", daemon=True)
-        thread.start()
-        thread.join(_PATIENCE_S)
-        if thread.is_alive():
-            self.stuck += 1
-            if self.stuck == _MOST_STUCK:
-                log.warning("files of users in containers do not answer: their names are not told")
-        return found[0] if found else otherwise
+    def _warn(self) -> None:
+        if not self._has_warned:
+            self._has_warned = True
+            log.warning("files of users in containers do not answer: some names are not told")
 
 
 _READING = _Reading()
 
 
-def read_own_names(process: str) -> OwnNames:
-    """``process``: its folder in /proc. Empty where it is gone, or may not be looked into."""
-    return _READING.call(lambda: _read(process), OwnNames())
+def ask_own_names(process: str, hosts: Sequence[str] = (), may_read: bool = True) -> Answer | None:
+    """Names at ``process`` (its folder in /proc): None where it has the files of one of ``hosts``.
+
+    There are none where it is gone, or may not be looked into, and unless ``may_read``. Returns
+    None where it was not asked, because too many files were slow to answer.
+    """
+
+    def read() -> OwnNames | None:
+        if any(_has_same_files(host, process) for host in hosts):
+            return None
+        return _read(process) if may_read else OwnNames()
+
+    return _READING.ask(read)
 
 
-def is_same_file(host: str, process: str, path: str) -> bool:
-    """Whether two processes (folders in /proc) have the same file at a path, or both have none."""
-    return _READING.call(lambda: _identity(host, path) == _identity(process, path), False)
+def _has_same_files(host: str, process: str) -> bool:
+    """A file that both have not got is the same, too."""
+    with contextlib.suppress(OSError):
+        return all(_identity(host, path) == _identity(process, path) for path in _FILES)
+    return False
 
 
 def _read(process: str) -> OwnNames:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Protocol
 
-from .own_files import FILES, OwnNames, is_same_file, read_own_names
+from .own_files import Answer, OwnNames, ask_own_names
 
 _MOST_PLACES = 1024
 #: Its inode (PROC_USER_INIT_INO), and the only one where the kernel has no user namespaces.
@@ -61,7 +61,7 @@ class UserNames:
     def __init__(self, reads_own: bool = True, proc: str = "/proc") -> None:
         self._reads_own, self._proc = reads_own, proc
         self._host = read_namespaces(1, proc) or read_namespaces("self", proc) or Namespaces()
-        self._places: dict[tuple[Namespaces, str], OwnNames | None] = {}
+        self._places: dict[tuple[Namespaces, str], Answer] = {}
 
     def find(
         self, pid: int, uid: int, gid: int, namespaces: Namespaces, container_id: str = ""
@@ -83,25 +83,23 @@ class UserNames:
         """None: the same as the host's. What cannot be found out now may be with the next
         process there."""
         key = namespaces, container_id
-        if key in self._places:
-            return self._places[key]
-        process = f"{self._proc}/{pid}"
-        if read_namespaces(pid, self._proc) != namespaces:
-            return OwnNames()  # gone, and its number may be another's
-        found: OwnNames | None = OwnNames()
-        if namespaces.user == self._host.user and self._has_files_of_host(process):
-            found = None
-        elif container_id and self._reads_own:
-            found = read_own_names(process)
-        while len(self._places) >= _MOST_PLACES:
-            del self._places[next(iter(self._places))]
-        self._places[key] = found
-        return found
+        if key not in self._places:
+            if read_namespaces(pid, self._proc) != namespaces:
+                return OwnNames()  # gone, and its number may be another's
+            answer = self._ask(pid, namespaces, container_id)
+            if answer is None:
+                return OwnNames()
+            while len(self._places) >= _MOST_PLACES:
+                del self._places[next(iter(self._places))]
+            self._places[key] = answer
+        return self._places[key].names
 
-    def _has_files_of_host(self, process: str) -> bool:
-        """The host's are those of its first process, or else ours."""
-        hosts = (f"{self._proc}/1", f"{self._proc}/self")
-        return any(all(is_same_file(host, process, path) for path in FILES) for host in hosts)
+    def _ask(self, pid: int, namespaces: Namespaces, container_id: str) -> Answer | None:
+        """The host's files are those of its first process, or else ours."""
+        is_near = namespaces.user == self._host.user
+        hosts = (f"{self._proc}/1", f"{self._proc}/self") if is_near else ()
+        may_read = bool(container_id) and self._reads_own
+        return ask_own_names(f"{self._proc}/{pid}", hosts, may_read)
 
 
 def read_namespaces(pid: int | str, proc: str = "/proc") -> Namespaces | None:

@@ -13,6 +13,7 @@ from metering import MeteringProcess, metering, translated_hosts
 from probe.collectors.ebpf import EbpfCollector
 from probe.flow.batch import Rows
 from probe.flow.owner import OwnerTable
+from probe.metadata import own_files
 from probe.metadata.users import UserNames
 
 #: To the address of the router: to the server, which sees the router as its client.
@@ -52,6 +53,12 @@ class Meter:
     def forget(self) -> None:
         self.read()
         self.rows = self.rows[:0]
+
+
+@pytest.fixture(autouse=True)
+def _files_of_containers_have_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name that is read too late is none, which no test of ours means."""
+    monkeypatch.setattr(own_files, "_PATIENCE_S", 120.0)
 
 
 @pytest.fixture

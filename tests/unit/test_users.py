@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import pwd
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ import pytest
 from probe.flow.filter import parse_rule
 from probe.flow.owner import Owner, OwnerTable
 from probe.metadata import own_files
-from probe.metadata.own_files import OwnNames, read_own_names
+from probe.metadata.own_files import OwnNames, ask_own_names
 from probe.metadata.users import Names, Namespaces, UserNames, read_namespaces
 from tests.records import flow_records
 
@@ -57,6 +59,11 @@ class World:
 
     def users(self, reads_own: bool = True) -> UserNames:
         return UserNames(reads_own, str(self.proc))
+
+
+@pytest.fixture(autouse=True)
+def _files_have_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(own_files, "_PATIENCE_S", 120.0)
 
 
 @pytest.fixture
@@ -146,31 +153,36 @@ def put(process: Path) -> Path:
     return path
 
 
+def own_users(process: Path) -> dict[int, str]:
+    answer = ask_own_names(str(process))
+    assert answer
+    assert answer.names
+    return answer.names.users
+
+
 def test_a_fifo_is_not_opened(process: Path) -> None:
     os.mkfifo(put(process))
-    started = time.monotonic()
-    assert read_own_names(str(process)).users == {}
-    assert time.monotonic() - started < 5
+    assert own_users(process) == {}
 
 
 def test_a_pipe_and_a_folder_are_not_opened(process: Path) -> None:
     path = put(process)
     path.mkdir()
-    assert read_own_names(str(process)).users == {}
+    assert own_users(process) == {}
     path.rmdir()
     os.mkfifo(path)
-    assert read_own_names(str(process)).users == {}
+    assert own_users(process) == {}
 
 
 @pytest.mark.parametrize("target", ["/etc/passwd", "../../../../../../../../../../etc/passwd"])
 def test_a_link_does_not_lead_out(process: Path, target: str) -> None:
     path = put(process)
     path.symlink_to(target)  # to itself, in there
-    assert read_own_names(str(process)).users == {}
+    assert own_users(process) == {}
     path.unlink()
     (path.parent / "users").write_text("here:x:5:5::/:/\n")
     path.symlink_to("/etc/users")
-    assert read_own_names(str(process)).users == {5: "here"}
+    assert own_users(process) == {5: "here"}
 
 
 def test_a_huge_file_is_read_for_a_bounded_part(process: Path) -> None:
@@ -179,7 +191,7 @@ def test_a_huge_file_is_read_for_a_bounded_part(process: Path) -> None:
         for number in range(100_000):
             file.write(f"user{number}:x:{number + 10}:1::/:/\n")
         file.truncate(1 << 40)
-    found = read_own_names(str(process)).users
+    found = own_users(process)
     assert found[1] == "first"
     assert len(found) <= 4096
 
@@ -191,28 +203,58 @@ def test_a_huge_file_is_read_for_a_bounded_part(process: Path) -> None:
 )  # fmt: skip
 def test_lines_that_name_nobody(process: Path, text: str) -> None:
     put(process).write_text(text)
-    assert read_own_names(str(process)).users == {}
+    assert own_users(process) == {}
 
 
 def test_the_first_name_of_a_number_counts(process: Path) -> None:
     put(process).write_bytes(b"a:x:1:1::/:/\nb:x:1:1::/:/\n\xff:x:2:2::/:/")
-    assert read_own_names(str(process)).users == {1: "a", 2: "\ufffd"}
+    assert own_users(process) == {1: "a", 2: "\ufffd"}
 
 
-def test_a_file_that_never_answers_costs_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As of a file system in user space."""
-    asked = []
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """Nothing is read in a container before it is set, as of a file system in user space."""
+    opened, read = threading.Event(), own_files._read
 
-    def hang(process: str) -> OwnNames:
-        asked.append(process)
-        time.sleep(2)
-        return OwnNames({0: "late"})
+    def wait(process: str) -> OwnNames:
+        opened.wait()
+        return read(process)
 
+    monkeypatch.setattr(own_files, "_PATIENCE_S", 0.05)
     monkeypatch.setattr(own_files, "_READING", own_files._Reading())
-    monkeypatch.setattr(own_files, "_read", hang)
-    for _ in range(8):
-        assert read_own_names("/proc/1").users == {}
-    assert len(asked) == 4
+    monkeypatch.setattr(own_files, "_read", wait)
+    yield opened
+    opened.set()
+
+
+def test_files_that_never_answer_cost_a_name_each(
+    gate: threading.Event, caplog: pytest.LogCaptureFixture
+) -> None:
+    answers = [ask_own_names("/proc/1") for _ in range(8)]
+    assert [answer is not None for answer in answers] == [True] * 4 + [False] * 4
+    assert [answer.names for answer in answers if answer] == [OwnNames()] * 4
+    assert len(caplog.messages) == 1
+
+
+def test_slow_files_are_asked_again_after_a_while(
+    gate: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(4):
+        assert ask_own_names("/proc/1")
+    monkeypatch.setattr(own_files, "_LATE_S", 0.0)
+    assert ask_own_names("/proc/1") is None  # they are asked still
+    gate.set()
+    while ask_own_names("/proc/1") is None:
+        time.sleep(0.01)
+
+
+def test_a_late_answer_is_for_the_next_process_there(gate: threading.Event, world: World) -> None:
+    spaces = world.add(7, "inside", world.root(PASSWD, GROUP))
+    users = world.users()
+    assert users.find(7, 0, 1000, spaces, CONTAINER) == Names("", "", True)
+    gate.set()
+    while users.find(8, 0, 1000, spaces, CONTAINER) != Names("root", "wheel", True):
+        time.sleep(0.01)
 
 
 def test_a_filter_by_user_means_the_host(world: World) -> None:
