@@ -33,7 +33,7 @@ install = @missing=$$(for p in $(1); do dpkg-query -W -f='$${Status}' $$p 2>/dev
 			apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
 	fi
 
-.PHONY: build run test lint unit bench system system-test system-bench packages kernel clean
+.PHONY: build run test lint unit bench docs system system-test system-bench packages kernel clean
 
 build: system kernel $(VENV)/.installed
 
@@ -52,6 +52,10 @@ lint: $(VENV)/.installed-test
 # Minutes, no root, no eBPF.
 unit: $(VENV)/.installed-test
 	@$(AS_OWNER) $(VENV)/bin/python -m pytest tests/unit $(ARGS)
+
+# The pages and pictures that are made of the code and of templates/.
+docs: $(VENV)/.installed-test
+	@$(AS_OWNER) $(VENV)/bin/python -m docs.make
 
 bench: build system-test system-bench $(VENV)/.installed-test
 	@$(AS_ROOT) $(VENV)/bin/python -m bench $(ARGS)

@@ -100,7 +100,8 @@ def _parse_element(line: str, private_pen: int) -> Element:
     element_id = int(identifier)
     if not (0 <= pen < 1 << 32 and 0 < element_id < 1 << 15):
         raise ConfigError(f"{number} is not a number of an Information Element")
-    description = "".join(words)
+    # The other enterprises' registries describe their elements, so type records do not.
+    description = "".join(words) if enterprise == "private" else ""
     return Element(
         name, pen, element_id, TYPES[kind], SEMANTICS[semantics], UNITS[units], description
     )

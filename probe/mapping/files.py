@@ -19,7 +19,7 @@ from probe.ipfix.options import OptionsDefinition, parse_options
 from probe.ipfix.template import TemplateDefinition, parse_template
 
 #: Files beside the Templates that are none.
-_NO_TEMPLATES = {"elements", "iana_registry", "netflow9", "options", "profiles"}
+_NO_TEMPLATES = {"elements", "iana_registry", "netflow9", "options", "profiles", "values"}
 
 
 def load_elements(private_pen: int = DOCUMENTATION_PEN) -> ElementTable:

@@ -47,7 +47,7 @@ class Terminal:
         return max(1, self._console.height - _FRAME_LINES)
 
     def show_table(self, drawn: Drawn) -> None:
-        self._show(_table(drawn))
+        self._show(make_table(drawn))
 
     def show_lines(self, title: str, lines: Sequence[str]) -> None:
         from rich.text import Text
@@ -102,10 +102,11 @@ def print_table(stream: TextIO, drawn: Drawn) -> None:
     """Once, to a terminal."""
     from rich.console import Console
 
-    Console(file=stream).print(_table(drawn))
+    Console(file=stream).print(make_table(drawn))
 
 
-def _table(drawn: Drawn) -> Table:
+def make_table(drawn: Drawn) -> Table:
+    """Returns ``drawn`` as rich draws it: cells are text and never markup."""
     from rich import box
     from rich.table import Table
     from rich.text import Text

@@ -1,0 +1,1 @@
+"""The pages and pictures in ``docs/`` that are made of the code and of ``templates/``."""

@@ -1,0 +1,164 @@
+"""Pages that are made are up to date, links lead somewhere, commands are commands."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from docs.make.__main__ import DOCS, MADE, stale
+from docs.make.elements import in_flows, in_options, read_sentences, read_values
+from docs.make.picture import shown_text
+from probe.cli import _parser
+from probe.config import build
+from probe.flow.batch import UNCONFIRMED, UNCONFIRMED_PATH, EndReason, OwnerSource, Role
+from probe.mapping import load_elements
+from probe.mapping.tables import TCP_STATES
+from probe.view.text import ALL_COLUMNS
+from tests.tree import ROOT, tracked
+
+PAGES = sorted(path for path in tracked() if path.suffix == ".md")
+_CODE = re.compile(r"^```.*?^```", re.M | re.S)
+_LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
+_HEADING = re.compile(r"^#+ +(.*)$", re.M)
+_BLOCK = re.compile(r"^```(?:sh)?\n(.*?)^```", re.M | re.S)
+
+
+def read(page: Path) -> str:
+    return (ROOT / page).read_text("utf-8")
+
+
+def anchors(page: Path) -> set[str]:
+    """Returns the names that GitHub gives to the headings of a page."""
+    text = _CODE.sub("", read(page))
+    return {
+        re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+        for heading in _HEADING.findall(text)
+    }
+
+
+def broken_links(page: Path) -> list[str]:
+    found = []
+    for target in _LINK.findall(_CODE.sub("", read(page))):
+        if re.match(r"[a-z]+:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        there = (ROOT / page).parent.joinpath(path).resolve() if path else (ROOT / page).resolve()
+        is_there = there.exists() and there.is_relative_to(ROOT)
+        if not is_there or (anchor and anchor not in anchors(there.relative_to(ROOT))):
+            found.append(target)
+    return found
+
+
+def commands(page: Path) -> Iterator[str]:
+    """Yields what follows ``sockflow`` in the commands of a page's blocks."""
+    for block in _BLOCK.findall(read(page)):
+        for line in block.replace("\\\n", " ").splitlines():
+            if found := re.match(r"(?:\S*/|[A-Z_]+=\S+ |sudo )*sockflow (.+)", line.strip()):
+                yield found[1]
+
+
+def words(command: str) -> list[str]:
+    """Returns the words of a command up to a comment, a pipe or a redirection."""
+    lexer = shlex.shlex(command, posix=True, punctuation_chars="|&;<>")
+    lexer.whitespace_split = True
+    found: list[str] = []
+    for word in lexer:
+        if word[0] in "|&;<>":
+            break
+        found.append(word)
+    return found
+
+
+# -- what is made ----------------------------------------------------------------------------------
+def test_made_pages_are_up_to_date() -> None:
+    assert stale() == [], "run `make docs`"
+
+
+def test_a_stale_page_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("docs.make.__main__.DOCS", tmp_path)
+    assert stale() == list(MADE)
+
+
+def test_the_picture_has_the_columns_of_the_view() -> None:
+    svg = (DOCS / "pictures" / "flows.svg").read_text("utf-8")
+    assert "".join(ALL_COLUMNS) in shown_text(svg)
+    assert "@font-face" not in svg, "a viewer would fetch fonts from the network"
+
+
+# -- elements --------------------------------------------------------------------------------------
+def test_each_element_has_a_sentence() -> None:
+    sentences = read_sentences()
+    assert set(sentences) == {element.name for element in load_elements()}
+    assert [name for name, text in sentences.items() if len(text) < 4] == []
+
+
+def test_each_element_is_in_the_reference() -> None:
+    page = read(Path("docs/elements.md"))
+    assert [e.name for e in load_elements() if page.count(f"| `{e.name}` |") != 1] == []
+    assert {*in_flows(), *in_options()} <= set(read_sentences())
+
+
+def test_values_are_those_of_the_code() -> None:
+    values = {name: [value for value, _ in rows] for name, rows in read_values().items()}
+    assert values["flowEndReason"] == [str(int(reason)) for reason in EndReason]
+    assert values["biflowDirection"] == [str(int(role)) for role in Role]
+    origins = list(map(str, [*map(int, OwnerSource), UNCONFIRMED, UNCONFIRMED_PATH]))
+    assert values["sourceOwnerOrigin"] == values["destinationOwnerOrigin"] == origins
+    assert values["tcpState"] == [state for state in TCP_STATES if state]
+
+
+def test_values_are_of_elements_that_are_sent() -> None:
+    assert set(read_values()) <= {*in_flows(), *in_options()}
+
+
+def test_other_registries_describe_their_own_elements() -> None:
+    """Type records tell the sentences of Sockflow's own elements only."""
+    told = {element.pen for element in load_elements() if element.description}
+    assert told == {32473}
+
+
+# -- pages -----------------------------------------------------------------------------------------
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_links_lead_somewhere(page: Path) -> None:
+    assert broken_links(page) == []
+
+
+def test_a_broken_link_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(f"{__name__}.ROOT", tmp_path)
+    (tmp_path / "a.md").write_text("# One `two`: three\n[x](#one-two-three) [y](#four) [z](b.md)\n")
+    assert broken_links(Path("a.md")) == ["#four", "b.md"]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_commands_are_commands(page: Path, tmp_path: Path) -> None:
+    """Each one is taken by the parser, and ``run`` with its settings by the checks."""
+    for command in commands(page):
+        if command.startswith("--version"):
+            continue
+        options = vars(_parser().parse_args(words(command)))
+        if options.pop("command") == "run":
+            del options["version"]
+            options.pop("config", None)
+            build(options)
+
+
+def test_commands_are_found() -> None:
+    assert sum(1 for page in PAGES for _ in commands(page)) > 20
+
+
+def test_paths_that_pages_name_exist() -> None:
+    """Paths of this tree in code, such as `tests/lenient.py`, exist."""
+    tops = {path.parts[0] for path in tracked() if len(path.parts) > 1}
+    named = re.compile(rf"`((?:{'|'.join(map(re.escape, sorted(tops)))})/[\w./-]*\w)`")
+    missing = {
+        (str(page), path)
+        for page in PAGES
+        if page.name != "CHANGELOG.md"
+        for path in named.findall(read(page))
+        if not (ROOT / path).exists() and not (ROOT / f"{path}.py").exists() and "NAME" not in path
+    }
+    assert missing == set()
