@@ -237,5 +237,5 @@ static __always_inline void emit_datagram_event(struct flow_row *r, struct datag
 #include "users.h"
 #include "udp.h"
 #include "events.h"
-#include "iterators.h"
-#include "named.h"
+#include "snapshot.h"
+#include "sweep.h"
