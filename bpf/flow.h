@@ -5,6 +5,8 @@
 #ifndef SOCKFLOW_FLOW_H
 #define SOCKFLOW_FLOW_H
 
+#include <linux/types.h>
+
 #define NAME_LENGTH 16   /* TASK_COMM_LEN */
 #define PATH_LENGTH 256
 

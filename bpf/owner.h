@@ -1,15 +1,27 @@
 /* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
-/* Identity, stamped when it happens. A socket carries only the 64-bit id of its owner; the names
- * travel once per distinct identity, through a ring of their own, before any row that names them. */
+/* Identities. A socket carries only the 64-bit id of its owner.
+ *
+ *   task --> owner_key --> owner_ids: key -> id      known: one look-up
+ *                              | not there
+ *                              v
+ *                          announce_owner()          new: one owner_row with all names
+ *
+ * An identity is announced once, through a ring of its own, before any row that names it. */
 #ifndef SOCKFLOW_OWNER_H
 #define SOCKFLOW_OWNER_H
 
-#define PATH_DEPTH 40
-#define AUXV_PAIRS 24
-#define AT_EXECFN 31
-#define PF_KTHREAD 0x00200000
+#include "kernel.h"
+#include <bpf/bpf_core_read.h>
+#include <bpf/bpf_helpers.h>
+#include "cgroups.h"
+#include "flow.h"
+#include "knobs.h"
+#include "output.h"
+#include "paths.h"
+#include "protocols.h"
 
-/* Everything that makes two identities differ; exec, setuid and a move to another cgroup do. */
+/* Everything that tells identities apart. An exec, a setuid and a move to another cgroup each make
+ * a new identity. */
 struct owner_key {
 	u64 start_ns;
 	u64 cgroup_id;
@@ -20,7 +32,7 @@ struct owner_key {
 	u32 pad;
 };
 
-/* Whose it is, too: by address, as the verifier takes it. */
+/* A key with the address of its task. A global function gets both by one pointer. */
 struct keyed_task {
 	struct owner_key key;
 	u64 task;
@@ -33,201 +45,9 @@ struct {
 	__type(value, u64);
 } owner_ids SEC(".maps");
 
-struct {
-	__uint(type, BPF_MAP_TYPE_RINGBUF);
-	__uint(max_entries, OWNER_RING_OCTETS);
-} owner_ring SEC(".maps");
-
-/* Names are written from the end of `text` towards its start; a component that begins below
- * PATH_LENGTH still fits whole above it. */
-struct path_scratch {
-	u8 text[2 * PATH_LENGTH];
-	u8 component[PATH_LENGTH];
-	u32 busy; /* a program that was preempted here is still writing */
-};
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, u32);
-	__type(value, struct path_scratch);
-} path_scratch SEC(".maps");
-
 static u64 next_owner_id = 1;
 
-static __always_inline struct path_scratch *scratch(void)
-{
-	u32 zero = 0;
-
-	return bpf_map_lookup_elem(&path_scratch, &zero);
-}
-
-/* Puts "/name" in front of what is at `at`; returns the new start, 0 when it does not fit. */
-static __always_inline u32 prepend(struct path_scratch *s, u32 at, const void *name, u32 length)
-{
-	if (length == 0 || length >= PATH_LENGTH || length + 1 > at)
-		return 0;
-	at = (at - length - 1) & (PATH_LENGTH - 1);
-	s->text[at] = '/';
-	bpf_probe_read_kernel(&s->text[at + 1], length & (PATH_LENGTH - 1), name);
-	return at;
-}
-
-static __always_inline void copy_path(u8 *to, struct path_scratch *s, u32 at)
-{
-	bpf_probe_read_kernel(to, PATH_LENGTH, &s->text[at & (PATH_LENGTH - 1)]);
-	to[PATH_LENGTH - 1] = 0;
-}
-
-/* The path of the executable as the process itself would see it: up to its root directory, across
- * mounts. Bounded; false when it is deeper or longer than that. */
-static __noinline bool walk_executable(struct task_struct *task, u8 *to)
-{
-	struct path_scratch *s = scratch();
-	struct vfsmount *mnt, *root_mnt;
-	struct dentry *dentry, *root;
-	struct file *exe;
-	u32 at = PATH_LENGTH - 1;
-
-	exe = BPF_CORE_READ(task, mm, exe_file);
-	if (!s || !exe || !to)
-		return false;
-	s->text[at] = 0;
-	dentry = BPF_CORE_READ(exe, f_path.dentry);
-	mnt = BPF_CORE_READ(exe, f_path.mnt);
-	root = BPF_CORE_READ(task, fs, root.dentry);
-	root_mnt = BPF_CORE_READ(task, fs, root.mnt);
-	for (int i = 0; i < PATH_DEPTH; i++) {
-		if (dentry == root && mnt == root_mnt)
-			goto found;
-		if (dentry == BPF_CORE_READ(mnt, mnt_root)) {
-			struct mount *m = (void *)mnt - bpf_core_field_offset(struct mount, mnt);
-			struct mount *parent = BPF_CORE_READ(m, mnt_parent);
-
-			if (parent == m)
-				goto found; /* the namespace's root: outside a chroot */
-			dentry = BPF_CORE_READ(m, mnt_mountpoint);
-			mnt = (void *)parent + bpf_core_field_offset(struct mount, mnt);
-			continue;
-		}
-		at = prepend(s, at, BPF_CORE_READ(dentry, d_name.name),
-			     BPF_CORE_READ(dentry, d_name.len));
-		if (!at)
-			return false;
-		dentry = BPF_CORE_READ(dentry, d_parent);
-	}
-	return false;
-found:
-	copy_path(to, s, at);
-	return to[0] != 0;
-}
-
-/* The file name that was given to exec: the kernel leaves it on the process's own stack and its
- * address in the auxiliary vector. Only readable in the process's own context. */
-static __noinline bool read_exec_argument(struct task_struct *task, u8 *to)
-{
-	struct mm_struct *mm = BPF_CORE_READ(task, mm);
-	unsigned long pair[2];
-
-	if (!mm || !to)
-		return false;
-	for (int i = 0; i < AUXV_PAIRS; i++) {
-		if (bpf_probe_read_kernel(pair, sizeof(pair),
-					  (void *)mm + bpf_core_field_offset(mm->saved_auxv) +
-						  i * sizeof(pair)) ||
-		    !pair[0])
-			return false;
-		if (pair[0] == AT_EXECFN)
-			return bpf_probe_read_user_str(to, PATH_LENGTH, (void *)pair[1]) > 1;
-	}
-	return false;
-}
-
-static __noinline u8 find_path(struct task_struct *task, u8 *to)
-{
-	if (!to)
-		return PATH_NONE;
-	if (walk_executable(task, to))
-		return PATH_WALKED;
-	if (task == (void *)bpf_get_current_task() && read_exec_argument(task, to))
-		return PATH_EXEC_ARGUMENT;
-	to[0] = 0;
-	return PATH_NONE;
-}
-
-static __always_inline u32 v1_index(void)
-{
-	switch (cgroup_v1_controller) {
-	case HIERARCHY_MEMORY:
-		return bpf_core_enum_value(enum cgroup_subsys_id, memory_cgrp_id);
-	case HIERARCHY_PIDS:
-		return bpf_core_enum_value(enum cgroup_subsys_id, pids_cgrp_id);
-	default:
-		return bpf_core_enum_value(enum cgroup_subsys_id, devices_cgrp_id);
-	}
-}
-
-/* Where the container runtime puts containers: on v1 and hybrid hosts that is not the v2 tree. */
-static __always_inline struct kernfs_node *cgroup_node(struct task_struct *task)
-{
-	struct css_set *set = BPF_CORE_READ(task, cgroups);
-	struct cgroup_subsys_state *css = 0;
-
-	if (cgroup_v1_controller == HIERARCHY_V2)
-		return BPF_CORE_READ(set, dfl_cgrp, kn);
-	bpf_probe_read_kernel(&css, sizeof(css), (void *)set + bpf_core_field_offset(set->subsys) +
-							 v1_index() * sizeof(css));
-	return BPF_CORE_READ(css, cgroup, kn);
-}
-
-/* Whoever owns a cgroup's directory may make cgroups of any name in it. One that root made has no
- * attributes of its own unless somebody changed them. */
-static __always_inline bool is_delegated(struct kernfs_node *node)
-{
-	struct kernfs_iattrs *own = 0;
-
-	if (!bpf_core_field_exists(own->ia_uid))
-		return false;
-	own = BPF_CORE_READ(node, iattr);
-	return own && BPF_CORE_READ(own, ia_uid.val);
-}
-
-/* The cgroup's path, innermost components kept where it is too long. Returns how many components,
- * counted from the innermost, it takes to reach the outermost that is not root's; 0: all are. */
-static __noinline u8 walk_cgroup(struct kernfs_node *node, u8 *to)
-{
-	struct path_scratch *s = scratch();
-	u32 at = PATH_LENGTH - 1;
-	u8 delegated = 0;
-
-	if (!s || !to)
-		return 0;
-	s->text[at] = 0;
-	for (int i = 0; i < PATH_DEPTH && node; i++) {
-		const char *name = BPF_CORE_READ(node, name);
-		struct kernfs_node *parent;
-		u32 next;
-		long n;
-
-		if (bpf_core_field_exists(node->__parent))
-			parent = BPF_CORE_READ(node, __parent);
-		else
-			parent = BPF_CORE_READ((struct kernfs_node___before_6_15 *)node, parent);
-		if (!parent)
-			break; /* the root has no name */
-		if (is_delegated(node))
-			delegated = i + 1;
-		n = bpf_probe_read_kernel_str(s->component, sizeof(s->component), name);
-		next = n > 1 ? prepend(s, at, s->component, n - 1) : 0;
-		if (!next)
-			break;
-		at = next;
-		node = parent;
-	}
-	copy_path(to, s, at);
-	return delegated;
-}
-
-/* Virtual memory of a task in KiB, and the most that it has had: what /proc calls VmSize, VmPeak. */
+/* Reads a task's virtual memory in KiB, and the most that it has had: VmSize and VmPeak. */
 static __always_inline void read_memory(struct task_struct *task, u64 *size, u64 *peak)
 {
 	u64 now = BPF_CORE_READ(task, mm, total_vm), most = BPF_CORE_READ(task, mm, hiwater_vm);
@@ -236,14 +56,15 @@ static __always_inline void read_memory(struct task_struct *task, u64 *size, u64
 	*peak = (most > now ? most : now) * page_kib;
 }
 
-/* Whose databases of users a task sees, and whom its ids mean. */
+/* Reads the namespaces that say which users a task's ids mean, and which files name them. */
 static __always_inline void read_namespaces(struct task_struct *task, u32 *mount_ns, u32 *user_ns)
 {
 	*mount_ns = BPF_CORE_READ(task, nsproxy, mnt_ns, ns.inum);
 	*user_ns = BPF_CORE_READ(task, cred, user_ns, ns.inum);
 }
 
-/* Not static, so that the verifier walks all its paths once, and not from every call. */
+/* Sends the owner_row of a new identity. Returns its id, 0 if the ring is full. The function is
+ * global (not static), so the verifier walks its paths once and not from every call. */
 __noinline u64 announce_owner(struct keyed_task *of)
 {
 	struct task_struct *task, *parent;
@@ -298,7 +119,7 @@ __noinline u64 announce_owner(struct keyed_task *of)
 	return id;
 }
 
-/* The id of a cgroup as such, without any process. */
+/* Sends the owner_row of a cgroup as such, without a process. Returns its id. */
 static __always_inline u64 announce_cgroup(struct kernfs_node *node, u64 cgroup_id)
 {
 	struct owner_row *row = bpf_ringbuf_reserve(&owner_ring, sizeof(*row), 0);
@@ -328,7 +149,7 @@ static __always_inline u64 identity(struct keyed_task *of)
 	return known ? *known : announce_owner(of);
 }
 
-/* The id of a task's identity, announced if it is new. 0: none (kernel thread, ring full). */
+/* Returns the id of a task's identity; 0 for a kernel thread, or if the ring is full. */
 static __noinline u64 owner_of(struct task_struct *task)
 {
 	struct keyed_task of = {.task = (u64)task};
@@ -344,21 +165,7 @@ static __noinline u64 owner_of(struct task_struct *task)
 	return identity(&of);
 }
 
-/* As current_owner() reads it: through typed pointers. */
-static __always_inline u64 current_cgroup_id(struct task_struct *task)
-{
-	struct css_set *set = task->cgroups;
-	struct cgroup_subsys_state *css;
-
-	if (cgroup_v1_controller == HIERARCHY_V2)
-		return set->dfl_cgrp->kn->id;
-	css = *(struct cgroup_subsys_state **)((void *)set + bpf_core_field_offset(set->subsys) +
-					       v1_index() * sizeof(css));
-	return css->cgroup->kn->id;
-}
-
-/* The same for the running task. A typed pointer, where the kernel gives cgroup programs one, costs a load
- * for each member instead of a call. */
+/* Returns the id of the running task. With `typed_task` each member costs a load, not a call. */
 static __noinline u64 current_owner(void)
 {
 	struct keyed_task of = {};

@@ -1,46 +1,68 @@
 /* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
-/* Where a TCP connection is remembered. Most are short, and storage of a socket costs more to make, to
- * clone and to free than all else that is done for one. So a connection takes a slot: the entry of a plain
- * array that its socket cookie names, modulo. Cookies count up, so slots are taken in turn, and one is
- * free unless a connection has lived for a whole round. Then, and for everything that is older than the
- * probe, there is the socket's storage as ever.
+/* Connection slots: where most TCP connections are remembered.
  *
- * A slot is taken by its cookie in `slot_cookies` (0: free) and left by the programs of its socket. The snapshot
- * has nothing but an address to read such a socket by, and neither may wait for the other: it prepares its
- * row from what it finds, and the row counts if then `progress` is still what it was. Each holder's
- * differs, as each begins a new generation. What has been reported is kept twice, so that the snapshot
- * writes where nobody reads until its row counts. */
+ * Why. Most connections are short. To make, clone and free socket storage costs more than
+ * everything else that is done for one. So a connection gets an entry of a plain array instead.
+ * (flow/ in Python also has slots: rows of its own arrays. They have nothing to do with these.)
+ *
+ * Which slot. The socket's cookie selects it:
+ *
+ *   cookie 16389 % SLOTS = 5 --.       slot_cookies   0 | 0 | 0 | 0 | 0 | 16389 | 0 | ...
+ *                              '---------------------------------------- [5]
+ *                                      slots          flow, socket address, what was reported
+ *
+ * The kernel counts cookies up, so consecutive sockets get consecutive slots. A slot comes up again
+ * after SLOTS further cookies; by then a short connection has released it. A connection that finds
+ * its slot taken gets socket storage, and so does every socket that is older than the probe.
+ *
+ * Who writes. Programs of the socket claim a slot by exchanging 0 for their cookie, and release it by
+ * exchanging the cookie for 0. The snapshot runs at the same time on another processor. It has
+ * only the socket's address, cannot lock the socket, and must not make anybody wait. So it works like
+ * the reader of a sequence lock, with `progress` as the sequence:
+ *
+ *   progress:  | generation ...            | SECOND_COPY | REPORTED | PUBLISHED | states |
+ *              '-- new with each holder    '-- which copy is current
+ *
+ *   snapshot                                    programs of the socket
+ *   --------                                    ----------------------
+ *   1 read progress, then the cookie            claim:   write flow, then progress =
+ *   2 read the socket, check its cookie                  next generation | PUBLISHED
+ *   3 write the row and the spare copy          close:   progress |= ENDED
+ *   4 compare-and-exchange progress:            release: progress &= ~PUBLISHED,
+ *       unchanged: row and copy count                    cookie = 0
+ *       changed:   both are ignored
+ *
+ * `reported` has two copies. The snapshot writes the spare one, and step 4 makes it the current one.
+ * So a program that closes the connection always reads a copy that nobody writes. */
 #ifndef SOCKFLOW_SLOTS_H
 #define SOCKFLOW_SLOTS_H
 
+#include "kernel.h"
+#include <bpf/bpf_helpers.h>
+#include "flow.h"
+#include "knobs.h"
+#include "socket_flow.h"
+#include "tcp_counters.h"
+
 #define SLOTS 16384
 
-/* In sock_flow.progress of a slot, beside those of all flows */
-#define PUBLISHED 16       /* its connection is complete enough to be reported */
-#define REPORTED 32   /* there is a report: */
-#define SECOND_COPY 64     /* in the second of the two places */
-#define GENERATION 256
-
-/* Of a TCP connection. */
-struct totals {
-	u64 tx_octets;
-	u64 rx_octets;
-	u32 tx_packets;
-	u32 rx_packets;
-	u32 retransmitted;
-	u32 lost;
-};
+/* Bits of sock_flow.progress that only slots have. */
+#define PUBLISHED 16   /* the connection is complete enough to be reported */
+#define REPORTED 32    /* something has been reported of it */
+#define SECOND_COPY 64 /* reported[1] is current, otherwise reported[0] */
+#define GENERATION 256 /* the lowest bit of the generation */
 
 struct slot {
 	struct sock_flow flow;
-	u64 sk; /* its address */
-	u32 isn_local; /* as in flow_row; of the snapshot alone, once REPORTED */
+	u64 sk;        /* address of the socket */
+	u32 isn_local; /* as in flow_row; written by the snapshot only, valid once REPORTED */
 	u32 isn_remote;
 	struct totals reported[2];
 };
 _Static_assert(sizeof(struct slot) == 256, "slot");
 
-/* A line of the processor's cache each, so that a pass over free slots costs next to nothing. */
+/* Cookies are apart from the slots, one cache line for eight. So a pass over free slots reads
+ * 128 KiB and not 4 MiB. */
 #define COOKIES_PER_LINE 8
 struct cookie_line {
 	u64 cookies[COOKIES_PER_LINE];
@@ -59,39 +81,7 @@ struct {
 	__type(value, struct slot);
 } slots SEC(".maps");
 
-/* Who listens, by the address of the port's bind bucket, which accepted sockets share. */
-struct listener {
-	u64 cookie;
-	u64 sk;
-	u64 owner;
-};
-struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 4096);
-	__type(key, u64);
-	__type(value, struct listener);
-} listeners SEC(".maps");
-
-/* A socket by its address: reading is safe, but it may be another one, or none any more. */
-void *bpf_rdonly_cast(const void *address, u32 type) __ksym __weak;
-
-static __always_inline struct tcp_sock *socket_at(u64 address)
-{
-	return bpf_rdonly_cast((void *)address, bpf_core_type_id_kernel(struct tcp_sock));
-}
-
-static __always_inline u64 cookie_of(struct tcp_sock *tp)
-{
-	return tp->inet_conn.icsk_inet.sk.__sk_common.skc_cookie.counter;
-}
-
-/* A socket that is freed keeps what was in it until it is used again. */
-static __always_inline bool is_gone(struct tcp_sock *tp, u64 cookie)
-{
-	return cookie_of(tp) != cookie ||
-	       !tp->inet_conn.icsk_inet.sk.__sk_common.skc_refcnt.refs.counter;
-}
-
+/* Returns where the cookie of a slot's holder is; it is 0 while the slot is free. */
 static __always_inline u64 *slot_cookie(u32 at)
 {
 	u32 number = at / COOKIES_PER_LINE;
@@ -105,6 +95,7 @@ static __always_inline struct slot *slot_at(u32 at)
 	return bpf_map_lookup_elem(&slots, &at);
 }
 
+/* Returns the slot that the socket with this cookie holds, 0 if it holds none. */
 static __always_inline struct slot *slot_of(u64 cookie)
 {
 	u32 at = cookie % SLOTS;
@@ -113,7 +104,28 @@ static __always_inline struct slot *slot_of(u64 cookie)
 	return holder && cookie && *holder == cookie ? slot_at(at) : 0;
 }
 
-/* A free slot is not PUBLISHED: what is said of it belongs to nobody. */
+/* Claims the slot of this cookie. Returns 0 if another socket holds it. */
+static __always_inline struct slot *claim_slot(u64 cookie)
+{
+	u32 at = cookie % SLOTS;
+	u64 *holder = slot_cookie(at);
+	u64 taken;
+
+	if (!holder)
+		return 0;
+	taken = __sync_val_compare_and_swap(holder, 0, cookie);
+	return !taken || taken == cookie ? slot_at(at) : 0;
+}
+
+/* Shows the connection to the snapshot, from here on. */
+static __always_inline void publish_slot(struct slot *slot, struct tcp_sock *tp)
+{
+	struct sock_flow *f = &slot->flow;
+
+	slot->sk = (u64)tp;
+	__sync_lock_test_and_set(&f->progress, (f->progress + GENERATION) | PUBLISHED);
+}
+
 static __always_inline void release_slot(struct slot *slot, u64 cookie)
 {
 	u64 *holder = slot_cookie(cookie % SLOTS);
@@ -123,42 +135,12 @@ static __always_inline void release_slot(struct slot *slot, u64 cookie)
 		__sync_val_compare_and_swap(holder, cookie, 0);
 }
 
-/* What is known of a socket's connection, 0 when nothing. `slot`: where, 0 for its storage. */
+/* Returns what is remembered of a socket's connection, 0 if nothing. Sets `slot` to 0 if that is in
+ * the socket's storage. */
 static __always_inline struct sock_flow *find_flow(void *sk, u64 cookie, struct slot **slot)
 {
 	*slot = use_slots ? slot_of(cookie) : 0;
 	return *slot ? &(*slot)->flow : bpf_sk_storage_get(&sockets, sk, 0, 0);
-}
-
-static __always_inline struct listener *listener_at(struct tcp_sock *tp)
-{
-	u64 port = (u64)tp->inet_conn.icsk_bind_hash;
-
-	return bpf_map_lookup_elem(&listeners, &port);
-}
-
-/* Who accepts at this socket, for the connections to come; false when the socket's storage, of which each
- * of them gets a copy, is what tells: where several listen at one port. */
-static __always_inline bool note_listener(struct tcp_sock *tp, u64 cookie, u64 owner)
-{
-	struct listener *known, now = {
-		.cookie = cookie,
-		.sk = (u64)tp,
-		.owner = owner,
-	};
-	u64 port = (u64)tp->inet_conn.icsk_bind_hash;
-
-	if (!port)
-		return false;
-	known = listener_at(tp);
-	if (known && known->cookie != cookie) {
-		struct tcp_sock *other = socket_at(known->sk);
-
-		if (!is_gone(other, known->cookie) &&
-		    other->inet_conn.icsk_inet.sk.__sk_common.skc_state == TCP_LISTEN)
-			return false;
-	}
-	return !bpf_map_update_elem(&listeners, &port, &now, BPF_ANY);
 }
 
 #endif

@@ -1,9 +1,23 @@
 /* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
-/* Which owners a row may still name: those of sockets, of their peers and of listeners. User space clears
- * the marks, runs these passes, and forgets owners that are not marked. An id has one bit of a million, so
- * a mark may belong to another id, which then is forgotten later. */
-#ifndef SOCKFLOW_NAMED_H
-#define SOCKFLOW_NAMED_H
+/* Mark and sweep of owners: marks the owners that a later row may still name.
+ *
+ *   user space clears owner_marks
+ *     -> mark_socket_owners, mark_peer_owners, mark_listener_owners   set marks
+ *     -> forget_identities                                            removes unmarked identities
+ *   user space forgets owners without a mark
+ *
+ * An id has one bit of a million. Two ids may share a mark; then one of them is forgotten later. */
+#ifndef SOCKFLOW_SWEEP_H
+#define SOCKFLOW_SWEEP_H
+
+#include "kernel.h"
+#include <bpf/bpf_helpers.h>
+#include "flow.h"
+#include "knobs.h"
+#include "listeners.h"
+#include "owner.h"
+#include "slots.h"
+#include "socket_flow.h"
 
 #define MARK_WORDS 16384 /* a power of two */
 
@@ -75,7 +89,7 @@ int mark_listener_owners(struct bpf_iter__bpf_map_elem *ctx)
 	return 0;
 }
 
-/* After the marks: an identity that nothing names gets a new id when it is next seen. */
+/* Removes identities without a mark. Such an identity gets a new id when it is seen again. */
 SEC("iter/bpf_map_elem")
 int forget_identities(struct bpf_iter__bpf_map_elem *ctx)
 {
