@@ -7,7 +7,7 @@ is told of without a process, at the latest when it is gone.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +18,8 @@ from ..flow.event import EVENT_DTYPE, EventKind
 from ..flow.owner import OwnerTable
 from ..metadata.container import is_container
 
-#: enum event_kind of bpf/flow.h
-CGROUP_MADE, CGROUP_REMOVED, CGROUP_ENTERED = 8, 9, 10
+#: Of enum event_kind in bpf/flow.h. They are no EventKind: flows have no kind from 64 on.
+CGROUP_MADE, CGROUP_REMOVED, CGROUP_ENTERED = 64, 65, 66
 #: How long after its cgroup a container has time to execute something.
 _PATIENCE_NS = 1_000_000_000
 
@@ -68,7 +68,7 @@ class ContainerEvents:
         if not is_container(cgroup):
             return []
         if told.kind == CGROUP_MADE:
-            self._made[container] = told
+            self._made[container] = replace(told, kind=EventKind.CONTAINER_START)
             return []
         begun = [self._made.pop(container)] if container in self._made else []
         known = self._running.pop(container, owner)
