@@ -29,6 +29,7 @@ static __noinline u32 opening_octets(struct tcp_sock *tp, u8 state)
 	return tp->snd_nxt - tp->snd_una + (u32)tp->bytes_acked - (u32)once;
 }
 
+/* Returns which end of its connection the socket is: enum flow_role. */
 static __always_inline u8 find_older_role(struct sock *sk, struct tcp_sock *tp)
 {
 	u8 state = sk->__sk_common.skc_state;
@@ -37,7 +38,8 @@ static __always_inline u8 find_older_role(struct sock *sk, struct tcp_sock *tp)
 
 	if (state == TCP_SYN_SENT)
 		return ROLE_INITIATOR;
-	if (octets < 2 && octets == opening_octets(tp, state)) /* nothing changed while it was read */
+	/* read twice: a difference means that the socket was at work meanwhile */
+	if (octets < 2 && octets == opening_octets(tp, state))
 		return octets ? ROLE_INITIATOR : ROLE_RESPONDER;
 	if (!use_slots)
 		return ROLE_UNKNOWN;
@@ -52,7 +54,7 @@ static __always_inline void adopt_tcp(struct sock_flow *f, struct sock *sk, stru
 	struct totals before;
 
 	if (state == TCP_LISTEN || state == TCP_CLOSE)
-		return; /* no flow, but accepted children shall inherit the owner */
+		return; /* no flow; but the storage gives accepted sockets their owner */
 	begin_flow(&f->row, bpf_get_socket_cookie(sk), find_older_role(sk, tp));
 	f->owner_is_guess = 1;
 	if (state == TCP_SYN_SENT)
@@ -64,7 +66,7 @@ static __always_inline void adopt_tcp(struct sock_flow *f, struct sock *sk, stru
 	f->row.isn_remote = tp->rcv_nxt - (u32)tp->bytes_received;
 	f->row.tx_flags = f->row.rx_flags = TCPHDR_ACK;
 	read_totals(&before, f, &f->row, sk, tp);
-	set_counters(&f->row, &before); /* what came before the probe is not its to export */
+	set_counters(&f->row, &before); /* traffic before the probe's start is not exported */
 	f->seen = tp->segs_out + tp->segs_in;
 }
 
@@ -105,7 +107,7 @@ int attribute_sockets(struct bpf_iter__task_file *ctx)
 	}
 	if (fresh) {
 		f = bpf_sk_storage_get(&sockets, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
-		/* what no hook has seen is refused here first, once for each of its descriptors */
+		/* A socket that no hook has seen is counted once for each of its descriptors. */
 		if (!f && !was_attributed)
 			__sync_fetch_and_add(&losses.storage_failed, 1);
 	}

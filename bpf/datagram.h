@@ -30,12 +30,12 @@ struct datagram {
 /* Returns the offset of the UDP header behind IPv6 extension headers, -1 if there is none. */
 static __noinline int udp6_offset(struct __sk_buff *skb)
 {
-	u32 offset = 40;
+	u32 offset = IPV6_HEADER;
 	u8 next;
 
 	if (bpf_skb_load_bytes(skb, 6, &next, 1))
 		return -1;
-	for (int i = 0; i < 4; i++) {
+	for (int i = 0; i < IPV6_EXTENSIONS; i++) {
 		u8 header[2];
 
 		if (next == IPPROTO_UDP)

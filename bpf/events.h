@@ -12,6 +12,7 @@
 #include "flow.h"
 #include "output.h"
 
+/* Returns an event of this kind without further columns, 0 if the ring is full. */
 static __always_inline struct event_row *new_event(u8 kind, u64 now)
 {
 	struct event_row *e = bpf_ringbuf_reserve(&event_ring, sizeof(*e), 0);
@@ -32,6 +33,7 @@ static __always_inline void submit_event(struct event_row *e)
 	bpf_ringbuf_submit(e, ring_flags(&event_ring, EVENTS_WAKEUP_OCTETS));
 }
 
+/* Copies the flow end that the event is about. */
 static __always_inline void set_end(struct event_row *e, struct flow_row *r)
 {
 	e->flow_id = r->id;

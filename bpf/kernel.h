@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
-/* The few kernel structures that the programs read, each with the few members that they use.
- * CO-RE relocates every access against the running kernel's BTF, so neither order nor size matters
- * here, and building needs no BTF and no kernel headers. */
+/* The kernel structures that the programs read, each with the members that they use. CO-RE relocates
+ * every access to the running kernel's BTF. So order and size of members do not matter here, and a
+ * build needs neither BTF nor headers of the kernel but its UAPI. */
 #ifndef SOCKFLOW_KERNEL_H
 #define SOCKFLOW_KERNEL_H
 
@@ -132,7 +132,7 @@ struct task_struct {
 	char comm[16];
 };
 
-/* --- who waits ---------------------------------------------------------------------------------- */
+/* --- wait queues --------------------------------------------------------------------------------- */
 struct wait_queue_head {
 	struct list_head head;
 };
@@ -267,7 +267,7 @@ struct inet_connection_sock {
 	void *icsk_ulp_data;
 };
 struct mptcp_subflow_context {
-	struct sock *conn; /* the socket that the program has */
+	struct sock *conn; /* the MPTCP socket, which the application has */
 };
 struct tcp_options_received {
 	u16 tstamp_ok : 1;
@@ -306,7 +306,7 @@ struct tcp_sock {
 enum sock_flags { SOCK_DONE = 1 };
 enum cgroup_subsys_id { memory_cgrp_id, devices_cgrp_id, pids_cgrp_id };
 
-/* --- storage of sockets, as its iterator walks it ------------------------------------------------ */
+/* --- socket storage, as its iterator walks it ---------------------------------------------------- */
 struct bpf_local_storage {
 	void *owner;
 };

@@ -13,9 +13,10 @@
 #include "protocols.h"
 #include "tcp_socket.h"
 
+/* A socket that listens, by the address of its bind bucket. */
 struct listener {
 	u64 cookie;
-	u64 sk;
+	u64 sk; /* its address */
 	u64 owner;
 };
 struct {

@@ -75,7 +75,7 @@ __noinline u64 announce_owner(struct keyed_task *of)
 
 	if (!of)
 		return 0;
-	key = of->key; /* Linux 6.1 takes a key of a map from nowhere but the stack */
+	key = of->key; /* Linux 6.1 accepts a map key from the stack only */
 	task = (void *)of->task;
 	row = bpf_ringbuf_reserve(&owner_ring, sizeof(*row), 0);
 	if (!row) {

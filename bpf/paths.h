@@ -82,7 +82,7 @@ static __noinline bool walk_executable(struct task_struct *task, u8 *to)
 			struct mount *parent = BPF_CORE_READ(m, mnt_parent);
 
 			if (parent == m)
-				goto found; /* the namespace's root: outside a chroot */
+				goto found; /* the root of the namespace: outside of a chroot */
 			dentry = BPF_CORE_READ(m, mnt_mountpoint);
 			mnt = (void *)parent + bpf_core_field_offset(struct mount, mnt);
 			continue;

@@ -27,6 +27,7 @@ static __always_inline bool is_mapped(const struct in6_addr *a)
 	       a->in6_u.u6_addr32[2] == bpf_htonl(0xffff);
 }
 
+/* Writes the addresses. Those of a socket that speaks IPv4 through IPv6 are IPv4 addresses. */
 static __always_inline void set_addresses(struct flow_row *r, struct sock *sk)
 {
 	struct sock_common *c = &sk->__sk_common;
@@ -51,6 +52,12 @@ static __always_inline void set_addresses(struct flow_row *r, struct sock *sk)
 	}
 }
 
+/* Returns the octets of the IP header without options. */
+static __always_inline u32 ip_header(struct flow_row *r)
+{
+	return r->ip_version == 6 ? IPV6_HEADER : IPV4_HEADER;
+}
+
 static __always_inline void set_namespace(struct flow_row *r, struct sock *sk)
 {
 	struct net *net = sk->__sk_common.skc_net.net;
@@ -59,16 +66,18 @@ static __always_inline void set_namespace(struct flow_row *r, struct sock *sk)
 	r->netns_inode = net->ns.inum;
 }
 
+/* Writes the Flow Key of a TCP socket, with its namespace. */
 static __always_inline void set_key(struct flow_row *r, struct sock *sk, struct tcp_sock *tp)
 {
 	set_addresses(r, sk);
-	/* skc_num is 0 once the port was given back; inet_sport keeps it */
+	/* skc_num is 0 once the port was given back; inet_sport keeps the port */
 	r->local_port = bpf_ntohs(tp->inet_conn.icsk_inet.inet_sport);
 	r->remote_port = bpf_ntohs(sk->__sk_common.skc_dport);
 	r->protocol = IPPROTO_TCP;
 	set_namespace(r, sk);
 }
 
+/* Writes what has a value now and no sum: state, round-trip time, DSCP, interface. */
 static __always_inline void set_gauges(struct flow_row *r, struct sock *sk, struct tcp_sock *tp)
 {
 	struct ipv6_pinfo *six = tp->inet_conn.icsk_inet.pinet6;
@@ -88,7 +97,7 @@ static __always_inline void set_sent(struct sent_row *to, struct flow_row *row,
 	u64 pace = tp ? ((struct sock *)tp)->sk_pacing_rate : 0;
 
 	to->row = *row;
-	to->pacing_rate = pace == ~0UL ? 0 : pace; /* no limit */
+	to->pacing_rate = pace == ~0UL ? 0 : pace; /* ~0: no limit */
 	to->delivery_rate = 0;
 	to->unacknowledged = tp ? tp->packets_out : 0;
 	to->congestion_window = tp ? tp->snd_cwnd : 0;

@@ -18,6 +18,7 @@
 #include "udp_rows.h"
 #include "users.h"
 
+/* Reports the first peer of a UDP socket. */
 static __always_inline void snapshot_udp(struct sock_flow *f, struct sock *sk)
 {
 	struct sent_row *r;
@@ -51,6 +52,7 @@ static __always_inline void snapshot_udp(struct sock_flow *f, struct sock *sk)
 static struct bpf_local_storage_elem *prefetched_elem; /* two sockets ahead */
 static struct sock *prefetched_sk;                     /* the next socket */
 
+/* Brings memory into the processor's cache by reading it. */
 static __always_inline void load_line(void *place)
 {
 	u64 word;
@@ -62,7 +64,7 @@ static __always_inline void prefetch_sockets(struct sock_flow *f)
 {
 	struct bpf_local_storage_elem *e = prefetched_elem;
 	struct sock *sk = prefetched_sk;
-	u64 head[5]; /* as far as it matters */
+	u64 head[5]; /* both members of the element are in it */
 	u32 next = bpf_core_field_offset(e->map_node.next);
 	u32 storage = bpf_core_field_offset(e->local_storage);
 
@@ -84,6 +86,7 @@ static __always_inline void prefetch_sockets(struct sock_flow *f)
 }
 
 /* --- programs -------------------------------------------------------------------------------- */
+/* Runs once for each socket with storage, and once more at the end of the pass: then for all slots. */
 SEC("iter/bpf_sk_storage_map")
 int snapshot_sockets(struct bpf_iter__bpf_sk_storage_map *ctx)
 {
@@ -96,7 +99,7 @@ int snapshot_sockets(struct bpf_iter__bpf_sk_storage_map *ctx)
 		prefetched_sk = 0;
 	}
 	if (!sk || !f) {
-		if (use_slots && !sk) /* the end of the pass */
+		if (use_slots && !sk) /* the call at the end of the pass */
 			bpf_loop(SLOTS / COOKIES_PER_LINE, snapshot_cookie_line, 0, 0);
 		return 0;
 	}
@@ -108,6 +111,7 @@ int snapshot_sockets(struct bpf_iter__bpf_sk_storage_map *ctx)
 	return 0;
 }
 
+/* Reports further peers of UDP sockets. Removes a peer that was silent for udp_idle_ns. */
 SEC("iter/bpf_map_elem")
 int snapshot_udp_peers(struct bpf_iter__bpf_map_elem *ctx)
 {
@@ -125,7 +129,7 @@ int snapshot_udp_peers(struct bpf_iter__bpf_map_elem *ctx)
 				__sync_fetch_and_sub(&udp_peer_count, 1);
 		}
 		if (!(*(volatile u64 *)&from->tx_packets | *(volatile u64 *)&from->rx_packets))
-			return 0; /* else a datagram has come meanwhile: this is its row */
+			return 0; /* otherwise a datagram has come meanwhile, and is reported now */
 	}
 	r = next_snapshot_row();
 	if (!r)

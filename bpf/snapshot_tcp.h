@@ -60,6 +60,7 @@ static __always_inline bool waits_for_owner(struct flow_row *r)
 	return pass_ns < r->last_ns + WAIT_FOR_CLOSE_NS && !is_last_pass;
 }
 
+/* Reports a connection in socket storage. */
 static __always_inline void snapshot_tcp(struct sock_flow *f, struct sock *sk)
 {
 	struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
@@ -102,7 +103,7 @@ static __always_inline void snapshot_tcp(struct sock_flow *f, struct sock *sk)
 	snapshot_rows++;
 	if (!(__sync_fetch_and_and(&f->progress, ~LOCKED) & ENDED))
 		return;
-	/* the socket closed meanwhile and left its last row to us */
+	/* The socket ended meanwhile, and left its last row to this pass. */
 	f->progress = ENDED | LAST_ROW_SENT;
 	finalize(&f->row, f, tp, f->closed_from, 0);
 	f->row.last_ns = latest_ns(&f->row, tp);
@@ -113,7 +114,7 @@ static __always_inline void snapshot_tcp(struct sock_flow *f, struct sock *sk)
 		set_sent(r, &f->row, tp);
 		snapshot_rows++;
 	} else {
-		send_last_row(&f->row, tp); /* nobody else will */
+		send_last_row(&f->row, tp); /* no later pass would find it */
 	}
 }
 
@@ -124,6 +125,7 @@ static __always_inline void count_row(struct sock_flow *f, u32 progress, u32 nex
 		snapshot_rows++;
 }
 
+/* Reports the connection in a slot; the numbers of the steps are those of slots.h. */
 static __noinline int snapshot_slot(u32 at)
 {
 	volatile u64 *holder = slot_cookie(at);
@@ -141,17 +143,17 @@ static __noinline int snapshot_slot(u32 at)
 	if (!holder || !slot)
 		return 0;
 	f = &slot->flow;
-	progress = *(volatile u32 *)&f->progress;
-	cookie = *holder; /* after progress, or it might be of another generation */
+	progress = *(volatile u32 *)&f->progress; /* step 1 */
+	cookie = *holder; /* read after progress: otherwise it might be of a later generation */
 	if (!(progress & PUBLISHED))
 		return 0;
-	tp = socket_at(slot->sk);
+	tp = socket_at(slot->sk); /* step 2 */
 	sk = (struct sock *)tp;
 	gone = is_gone(tp, cookie);
 	if (gone && (progress & PROGRESS_STATES) != (ENDED | LAST_ROW_READY)) {
-		/* nobody else can leave it: the program was skipped */
-		if (__sync_val_compare_and_swap(&f->progress, progress, (progress & ~PUBLISHED) | LAST_ROW_SENT) ==
-		    progress) {
+		/* The kernel skipped the program that releases the slot. */
+		if (__sync_val_compare_and_swap(&f->progress, progress,
+						(progress & ~PUBLISHED) | LAST_ROW_SENT) == progress) {
 			if (!(progress & LAST_ROW_SENT) && !is_last_pass)
 				losses.ends_missed++;
 			release_slot(slot, cookie);
@@ -177,13 +179,13 @@ static __noinline int snapshot_slot(u32 at)
 	r = next_snapshot_row();
 	if (!r)
 		return 0;
-	set_sent(r, &f->row, tp);
+	set_sent(r, &f->row, tp); /* step 3 */
 	if (progress & REPORTED && slot->isn_remote) {
 		set_key(&r->row, sk, tp);
 		set_initial(&r->row, slot->isn_local, slot->isn_remote);
 	} else if (!r->row.isn_remote && !set_connection(&r->row, f, sk, tp) &&
 		   !set_connection(&r->row, f, sk, tp)) {
-		return 0; /* the next pass will do */
+		return 0; /* the next pass tries again */
 	}
 	slot->isn_local = r->row.isn_local;
 	slot->isn_remote = r->row.isn_remote;
@@ -195,7 +197,7 @@ static __noinline int snapshot_slot(u32 at)
 	set_deltas(&r->row, &now, &reported);
 	slot->reported[progress & SECOND_COPY ? 0 : 1] = now;
 	if (!is_gone(tp, cookie))
-		count_row(f, progress, (progress ^ SECOND_COPY) | REPORTED);
+		count_row(f, progress, (progress ^ SECOND_COPY) | REPORTED); /* step 4 */
 	return 0;
 }
 

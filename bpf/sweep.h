@@ -41,7 +41,7 @@ static __always_inline void mark_owner(u64 id)
 	u64 *word = mark_word(id);
 
 	if (word)
-		*word |= 1ULL << id % 64; /* one pass at a time */
+		*word |= 1ULL << id % 64; /* not atomic: passes run one at a time */
 }
 
 static int mark_cookie_line(u32 number, void *unused)
@@ -64,7 +64,7 @@ int mark_socket_owners(struct bpf_iter__bpf_sk_storage_map *ctx)
 
 	if (f)
 		mark_owner(f->row.owner);
-	else if (use_slots && !ctx->sk) /* the end of the pass */
+	else if (use_slots && !ctx->sk) /* the call at the end of the pass */
 		bpf_loop(SLOTS / COOKIES_PER_LINE, mark_cookie_line, 0, 0);
 	return 0;
 }

@@ -68,7 +68,7 @@ static __always_inline void on_established(struct sock_flow *f, struct sock *sk,
 					   struct tcp_sock *tp)
 {
 	set_key(&f->row, sk, tp);
-	/* an accepted socket's are the request socket's SYN-ACKs, else its own SYNs */
+	/* SYN-ACKs of the request socket if accepted, else SYNs of this socket */
 	f->opening_segments = 1 + tp->total_retrans;
 	set_initial(&f->row, initial_sent(f, tp), initial_received(tp));
 }
@@ -82,10 +82,10 @@ static __always_inline void on_accepted(struct sock_flow *f, u64 cookie, struct 
 
 		if (listener && !f->row.owner)
 			f->row.owner = listener->owner;
-		/* there the ACK of the handshake is dropped: data make the connection */
+		/* TCP_DEFER_ACCEPT drops the ACK of the handshake; data make the connection */
 		if (listener && !is_gone(socket_at(listener->sk), listener->cookie))
 			f->deferred_acks = socket_at(listener->sk)
-					      ->inet_conn.icsk_accept_queue.rskq_defer_accept != 0;
+						   ->inet_conn.icsk_accept_queue.rskq_defer_accept != 0;
 	}
 	f->row.owner_source = f->row.owner ? OWNER_LISTENER : OWNER_UNKNOWN;
 	f->row.tx_flags = f->row.rx_flags = 0;
@@ -150,7 +150,7 @@ static __always_inline void on_close(struct sock_flow *f, struct slot *slot, str
 	f->closed_from = old;
 	before = __sync_fetch_and_or(&f->progress, ENDED);
 	if (before & LOCKED)
-		return; /* the snapshot has it in hand and will finish it */
+		return; /* the snapshot makes the last row when it unlocks */
 	if (slot && before & REPORTED)
 		reported = &slot->reported[before & SECOND_COPY ? 1 : 0];
 	if (!report_events && !sk->sk_socket) {
@@ -162,12 +162,13 @@ static __always_inline void on_close(struct sock_flow *f, struct slot *slot, str
 	if (report_events && (f->row.owner_source == OWNER_SOCKET_CALL || !sk->sk_socket))
 		emit_end_event(f, tp);
 	__sync_fetch_and_or(&f->progress, LAST_ROW_READY);
-	/* A socket that a task still holds may send a reset and name its worker: its row leaves when
-	 * it is destroyed. */
+	/* A task that still holds the socket may send a reset, and is the worker that served it. So
+	 * the row of such a socket waits until the socket is destroyed. */
 	if (!sk->sk_socket && claim_last_row(f))
 		send_last_row(&f->row, tp);
 }
 
+/* Returns whether on_state() has something to do. */
 static __always_inline bool is_of_interest(int state)
 {
 	return state == TCP_FIN_WAIT1 || state == TCP_LAST_ACK || state == TCP_CLOSE;
@@ -203,12 +204,12 @@ int tcp_events(struct bpf_sock_ops *ctx)
 	case BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB:
 		break;
 	case BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB:
-		/* tcp_sock keeps all that follows from it, but for how many SYNs it took */
+		/* tcp_sock keeps everything but the number of SYNs: with one SYN nothing is to do */
 		if (!report_events && !ctx->total_retrans &&
 		    ctx->bpf_sock_ops_cb_flags & BPF_SOCK_OPS_STATE_CB_FLAG)
 			return 1;
 		break;
-	case BPF_SOCK_OPS_STATE_CB: /* half of them tell nothing, and a look-up costs */
+	case BPF_SOCK_OPS_STATE_CB: /* half of the states need nothing; a look-up costs */
 		if (!is_of_interest(ctx->args[1]))
 			return 1;
 		break;
@@ -273,7 +274,7 @@ int BPF_PROG(tcp_destroyed, struct sock *sk)
 		return 0;
 	}
 	tp = bpf_skc_to_tcp_sock(sk);
-	if (tp && !(f->progress & PROGRESS_STATES)) /* older than the probe: no state was ever announced */
+	if (tp && !(f->progress & PROGRESS_STATES)) /* older than the probe: it has no callbacks */
 		on_close(f, slot, sk, tp, TCP_CLOSE);
 	if (claim_last_row(f)) {
 		if (report_events)
@@ -310,13 +311,14 @@ int BPF_PROG(tcp_reset_sent, struct sock *sk)
 	if (!f)
 		return 0;
 	f->row.tx_flags |= TCPHDR_RST;
-	if ((f->progress & PROGRESS_STATES) == (ENDED | LAST_ROW_READY)) { /* close() resets after the state has changed */
+	/* close() sends its reset after the state has changed, so the last row lacks it */
+	if ((f->progress & PROGRESS_STATES) == (ENDED | LAST_ROW_READY)) {
 		struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
 
 		if (!tp)
 			return 0;
 		f->row.tx_packets++;
-		f->row.tx_octets += (f->row.ip_version == 6 ? 40 : 20) + tp->tcp_header_len;
+		f->row.tx_octets += ip_header(&f->row) + tp->tcp_header_len;
 	}
 	return 0;
 }

@@ -12,10 +12,12 @@
 #include <bpf/bpf_helpers.h>
 #include "flow.h"
 #include "protocols.h"
+#include "rows.h"
 #include "socket_flow.h"
 #include "tcp_socket.h"
 
 #define SYN_HEADER 40    /* of Linux: MSS, SACK permitted, timestamps, window scale */
+#define MSS_OPTION 4
 #define COOKIE_OPTION 12 /* of TCP Fast Open, in the SYN */
 #define SACK_OPTION 12   /* with one block */
 
@@ -36,9 +38,10 @@ struct totals {
 	u32 lost;
 };
 
+/* Returns the octets of the TCP header in SYN and SYN-ACK: with the options that were negotiated. */
 static __always_inline u32 syn_ack_header(struct tcp_sock *tp)
 {
-	return 24 + (tp->rx_opt.tstamp_ok ? 12 : tp->rx_opt.sack_ok ? 4 : 0) +
+	return TCP_HEADER + MSS_OPTION + (tp->rx_opt.tstamp_ok ? 12 : tp->rx_opt.sack_ok ? 4 : 0) +
 	       (tp->rx_opt.wscale_ok ? 4 : 0);
 }
 
@@ -51,20 +54,21 @@ struct estimates {
 static __always_inline void estimate(struct estimates *e, struct sock *sk, struct tcp_sock *tp)
 {
 	u32 acks = tp->segs_out - tp->data_segs_out;
-	u32 duplicates = sk->sk_drops.counter; /* segments that TCP dropped: in segs_in only */
+	u32 duplicates = sk->sk_drops.counter; /* TCP dropped them; only segs_in counts them */
 	u32 sacks = 0;
 
-	/* each duplicate counts with the mean payload of the others; MPTCP drops what has no payload */
+	/* Each duplicate is taken to have the mean payload. MPTCP drops segments without payload. */
 	e->rx_octets = 0;
 	if (duplicates && !is_mptcp(tp) && duplicates < tp->data_segs_in)
 		e->rx_octets = tp->bytes_received / (tp->data_segs_in - duplicates) * duplicates;
-	/* what came out of order was answered by an ACK with at least one SACK block, as far as there
-	 * were ACKs (the kernel compresses them) */
+	/* A segment out of order is answered by an ACK with a SACK block. The kernel may answer
+	 * several by one ACK, so there are at most as many blocks as ACKs. */
 	if (bpf_core_field_exists(tp->rcv_ooopack))
 		sacks = tp->rcv_ooopack;
-	e->tx_octets = tp->rx_opt.sack_ok ? 12 * (u64)(sacks < acks ? sacks : acks) : 0;
+	e->tx_octets = tp->rx_opt.sack_ok ? SACK_OPTION * (u64)(sacks < acks ? sacks : acks) : 0;
 }
 
+/* Adds the octets of MPTCP's options. */
 static __always_inline void add_mptcp(struct totals *t, struct flow_row *r, struct sock *sk,
 				      struct tcp_sock *tp)
 {
@@ -83,7 +87,7 @@ static __always_inline void add_mptcp(struct totals *t, struct flow_row *r, stru
 static __always_inline u8 read_totals(struct totals *t, struct sock_flow *f, struct flow_row *r,
 				      struct sock *sk, struct tcp_sock *tp)
 {
-	u32 ip = r->ip_version == 6 ? 40 : 20;
+	u32 ip = ip_header(r);
 	u32 header = ip + tp->tcp_header_len;
 	u32 opening = f->opening_segments;
 	struct estimates e;
@@ -97,7 +101,7 @@ static __always_inline u8 read_totals(struct totals *t, struct sock_flow *f, str
 	t->rx_octets = tp->bytes_received - (fin_received(sk) ? 1 : 0) +
 		       (u64)tp->segs_in * header;
 	if (f->accepted) {
-		/* the SYN-ACK was sent by the request socket; the SYN came with its longer header */
+		/* The request socket sent the SYN-ACK. The header of the SYN was longer than others. */
 		t->tx_packets += opening;
 		t->tx_octets += (u64)opening * (ip + syn_ack_header(tp));
 		t->rx_octets += ip + syn_ack_header(tp) - header;
@@ -108,7 +112,7 @@ static __always_inline u8 read_totals(struct totals *t, struct sock_flow *f, str
 	} else if (r->role == ROLE_INITIATOR) {
 		if (!r->isn_remote) { /* never established */
 			t->tx_octets = (u64)tp->segs_out * (ip + SYN_HEADER);
-			t->rx_octets = (u64)tp->segs_in * (ip + 20); /* a refusing RST */
+			t->rx_octets = (u64)tp->segs_in * (ip + TCP_HEADER); /* RSTs that refuse it */
 		} else {
 			t->tx_octets += (u64)opening * (ip + SYN_HEADER - header);
 			t->rx_octets += ip + syn_ack_header(tp) - header;
@@ -126,6 +130,7 @@ static __always_inline u8 read_totals(struct totals *t, struct sock_flow *f, str
 	return 0;
 }
 
+/* Returns by how much a counter grew. An estimate in it may shrink, which counts as 0. */
 static __always_inline u64 increase(u64 now, u64 seen)
 {
 	return now > seen ? now - seen : 0;
@@ -154,6 +159,7 @@ static __always_inline void set_counters(struct flow_row *r, struct totals *t)
 	r->lost = t->lost;
 }
 
+/* Writes to a row what is new since `old`. */
 static __always_inline void set_deltas(struct flow_row *r, struct totals *t, struct totals *old)
 {
 	r->tx_octets = increase(t->tx_octets, old->tx_octets);

@@ -31,13 +31,14 @@ struct {
 	__type(value, struct retransmits);
 } retransmits SEC(".maps");
 
+/* Returns an event with the connection's key and totals, 0 if the ring is full. */
 static __always_inline struct event_row *new_tcp_event(struct sock_flow *f, struct tcp_sock *tp,
 						       u8 kind, u64 now)
 {
 	struct event_row *e;
 	struct totals t;
 
-	if (!f->row.ip_version) /* a SYN that is sent again */
+	if (!f->row.ip_version) /* its SYN was sent again, so nothing has set the key yet */
 		set_key(&f->row, (struct sock *)tp, tp);
 	read_totals(&t, f, &f->row, (struct sock *)tp, tp);
 	e = new_event(kind, now);
@@ -53,6 +54,7 @@ static __always_inline struct event_row *new_tcp_event(struct sock_flow *f, stru
 	return e;
 }
 
+/* Emits ACCEPT or CONNECT. */
 static __noinline void emit_established_event(struct sock_flow *f, struct tcp_sock *tp)
 {
 	u8 kind = f->accepted ? EVENT_ACCEPT : EVENT_CONNECT;
@@ -60,7 +62,7 @@ static __noinline void emit_established_event(struct sock_flow *f, struct tcp_so
 
 	if (!e)
 		return;
-	e->tcp_state = TCP_ESTABLISHED; /* as it is about to be */
+	e->tcp_state = TCP_ESTABLISHED; /* the socket's own state changes after this program */
 	submit_event(e);
 }
 
@@ -104,7 +106,7 @@ static __always_inline void emit_unreachable_event(struct sock_flow *f, struct s
 	struct event_row *e;
 	struct flowi4 *key;
 
-	/* a connection that got further has a port in skc_dport */
+	/* A connection that has sent a SYN has a port in skc_dport. */
 	if (!tp || c->skc_dport || c->skc_state != TCP_CLOSE || !sk->sk_lock.owned)
 		return;
 	key = &tp->inet_conn.icsk_inet.cork.fl.u.ip4;
@@ -157,6 +159,7 @@ int connecting6(struct bpf_sock_addr *ctx)
 	return 1;
 }
 
+/* Emits RETRANSMIT with the number of segments since the last one. */
 SEC("tp_btf/tcp_retransmit_skb")
 int BPF_PROG(tcp_retransmitted, struct sock *sk)
 {

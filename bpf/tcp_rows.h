@@ -14,6 +14,7 @@
 #include "tcp_counters.h"
 #include "tcp_socket.h"
 
+/* Gives a row its id, start and role. */
 static __always_inline void begin_flow(struct flow_row *r, u64 cookie, u8 role)
 {
 	r->start_ns = r->last_ns = bpf_ktime_get_ns();
@@ -23,6 +24,7 @@ static __always_inline void begin_flow(struct flow_row *r, u64 cookie, u8 role)
 	r->mark = 0;
 }
 
+/* Names the running task as owner. A kernel thread changes nothing. */
 static __always_inline void set_owner(struct flow_row *r, u8 source)
 {
 	u64 owner = current_owner();
@@ -42,10 +44,10 @@ static __always_inline void refine_owner(struct sock_flow *f, struct sock *sk)
 		set_owner(&f->row, OWNER_SOCKET_CALL);
 }
 
-/* Returns the initial sequence number + 1 of this end. */
+/* Returns the initial sequence number + 1 of this end; initial_received() that of the peer. */
 static __always_inline u32 initial_sent(struct sock_flow *f, struct tcp_sock *tp)
 {
-	/* the active opener has counted its SYN in bytes_acked */
+	/* bytes_acked of the active opener includes its SYN */
 	return tp->snd_una - (u32)tp->bytes_acked + (f->accepted ? 0 : 1);
 }
 
@@ -95,10 +97,10 @@ static __noinline void finalize(struct flow_row *r, struct sock_flow *f, struct 
 		r->tx_flags |= TCPHDR_FIN;
 	if (fin_received(sk))
 		r->rx_flags |= TCPHDR_FIN | TCPHDR_ACK;
-	/* An orphan in FIN_WAIT2 goes on as a time-wait socket, where the peer's FIN and our last ACK
-	 * are in no tcp_sock. */
+	/* An orphan in FIN_WAIT2 goes on as a time-wait socket. The peer's FIN and the last ACK are
+	 * then in no tcp_sock. */
 	if (old == TCP_FIN_WAIT2 && !fin_received(sk) && !((r->tx_flags | r->rx_flags) & TCPHDR_RST)) {
-		u32 header = (r->ip_version == 6 ? 40 : 20) + tp->tcp_header_len;
+		u32 header = ip_header(r) + tp->tcp_header_len;
 
 		r->tx_packets++;
 		r->rx_packets++;
@@ -109,6 +111,7 @@ static __noinline void finalize(struct flow_row *r, struct sock_flow *f, struct 
 	}
 }
 
+/* Sends a complete last row. `tp`: for its gauges; 0 if the socket is gone. */
 static __always_inline void send_last_row(struct flow_row *last, struct tcp_sock *tp)
 {
 	struct sent_row *r = bpf_ringbuf_reserve(&flow_ring, sizeof(*r), 0);
@@ -127,7 +130,8 @@ static __always_inline bool claim_last_row(struct sock_flow *f)
 	u32 progress = f->progress;
 
 	return (progress & PROGRESS_STATES) == (ENDED | LAST_ROW_READY) &&
-	       __sync_val_compare_and_swap(&f->progress, progress, progress ^ (LAST_ROW_READY | LAST_ROW_SENT)) == progress;
+	       __sync_val_compare_and_swap(&f->progress, progress,
+					   progress ^ (LAST_ROW_READY | LAST_ROW_SENT)) == progress;
 }
 
 #endif

@@ -15,8 +15,8 @@
  *   2 is progress ENDED?                     2 is the first peer READY? then send its row
  *       yes: count in udp_peers
  *
- * Each side writes first and reads then, so at least one of them sees the other. A datagram that
- * comes while the socket is released is therefore in one of both rows. */
+ * Each side writes first and reads then, so at least one of them sees the other. Either
+ * udp_released() sends the row that was claimed, or meter() counts in the table. */
 #ifndef SOCKFLOW_UDP_H
 #define SOCKFLOW_UDP_H
 
@@ -40,9 +40,10 @@
  * more than two peers with one key are next to impossible. They would count in udp_peers_full. */
 #define PEER_ATTEMPTS 4
 
+/* Returns the packet's socket. */
 static __always_inline struct sock *socket_of(struct __sk_buff *skb)
 {
-	struct sk_buff *packet = (void *)skb; /* in the kernel they are the same */
+	struct sk_buff *packet = (void *)skb; /* the program's context is the kernel's sk_buff */
 	struct sock *sk = 0;
 
 	bpf_probe_read_kernel(&sk, sizeof(sk), (void *)packet + bpf_core_field_offset(packet->sk));
@@ -88,6 +89,7 @@ static __always_inline void count(struct flow_row *r, struct datagram *d, bool e
 		emit_datagram_event(r, d, egress);
 }
 
+/* Copies the identity of the socket's row to another row of the same socket. */
 static __always_inline void set_identity(struct flow_row *to, struct flow_row *from)
 {
 	to->owner = from->owner;
@@ -96,7 +98,9 @@ static __always_inline void set_identity(struct flow_row *to, struct flow_row *f
 	to->netns_inode = from->netns_inode;
 }
 
-static __noinline void add_peer(struct sock_flow *f, struct datagram *d, int egress, u64 *key, int role)
+/* Adds a row to the table of peers. Changes nothing if another processor was first. */
+static __noinline void add_peer(struct sock_flow *f, struct datagram *d, int egress, u64 *key,
+				int role)
 {
 	struct flow_row fresh;
 
@@ -129,7 +133,7 @@ static __always_inline void count_other_peer(struct sock_flow *f, struct datagra
 			break; /* full */
 		if (r->cookie != f->row.cookie || !same_peer(r, d, egress))
 			continue;
-		if (r->owner != f->row.owner || !r->netns) { /* new, or the socket's user changed */
+		if (r->owner != f->row.owner || !r->netns) { /* a new peer, or a new user */
 			flush_before_owner_change(r, f->row.owner, f->row.owner_source);
 			set_identity(r, &f->row);
 		}
@@ -141,13 +145,13 @@ static __always_inline void count_other_peer(struct sock_flow *f, struct datagra
 
 /* Claims the row in storage for the socket's first peer. Returns whether it is this datagram's. */
 static __always_inline bool claim_first_peer(struct sock_flow *f, struct datagram *d, bool egress,
-				       struct __sk_buff *skb)
+					     struct __sk_buff *skb)
 {
 	if (f->first_peer == PEER_READY)
 		return same_peer(&f->row, d, egress);
 	if (__sync_val_compare_and_swap(&f->first_peer, PEER_NONE, PEER_CLAIMED) != PEER_NONE)
 		return false;
-	/* the fine clock: both ends of a conversation begin within microseconds, which tells it apart */
+	/* By the fine clock: user space pairs ends that began within microseconds of each other. */
 	f->row.start_ns = bpf_ktime_get_ns();
 	f->row.id = new_id(f->row.start_ns);
 	set_peer(&f->row, d, egress, find_role(f, d, egress, skb));
@@ -260,8 +264,8 @@ int udp_released(struct bpf_sock *ctx)
 	if (!f || __sync_fetch_and_or(&f->progress, ENDED) & ENDED)
 		return 1;
 	if (*(volatile u32 *)&f->first_peer != PEER_READY)
-		return 1; /* all that it carried is in the table of peers, what is coming too */
-	if (!f->user) /* whoever closes it has the best claim */
+		return 1; /* everything is counted in the table of peers, and will be */
+	if (!f->user) /* no user is known: the task that closes it is the best guess */
 		set_user(f, current_tag(), current_owner());
 	r = bpf_ringbuf_reserve(&flow_ring, sizeof(*r), 0);
 	if (!r) {

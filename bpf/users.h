@@ -39,7 +39,7 @@ static __noinline bool is_borrowed_task(void)
 	u64 kib = page_kib > MAX_STACK_KIB ? page_kib : MAX_STACK_KIB;
 	void *volatile frame = (void *)&frame;
 
-	/* a copy, which the verifier takes for a number */
+	/* The verifier allows arithmetic with a copy of the pointer only. */
 	bpf_probe_read_kernel(&here, sizeof(here), (void *)&frame);
 	return here - stack >= kib << 10;
 }

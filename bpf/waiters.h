@@ -39,7 +39,7 @@ static __noinline struct task_struct *epoll_waiter(struct wait_queue_entry *entr
 
 	e = (void *)entry - bpf_core_field_offset(e->wait);
 	if (BPF_CORE_READ(e, whead) != queue)
-		return 0; /* something else */
+		return 0; /* no entry of epoll */
 	ep = BPF_CORE_READ(e, base, ep);
 	head = (void *)ep + bpf_core_field_offset(ep->wq.head);
 	node = BPF_CORE_READ(head, next);
@@ -49,6 +49,7 @@ static __noinline struct task_struct *epoll_waiter(struct wait_queue_entry *entr
 	return as_task(BPF_CORE_READ(first, private));
 }
 
+/* Returns the task of an entry with `private`: of recv(), poll(), select() or io_uring. */
 static __noinline struct task_struct *waiter_of_entry(void *private)
 {
 	struct io_kiocb *request = (void *)((u64)private & ~3ULL);
