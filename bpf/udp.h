@@ -80,7 +80,7 @@ static __noinline int find_role(struct sock_flow *f, struct datagram *d, int egr
 	return f->first_peer == PEER_READY ? first : ROLE_INITIATOR;
 }
 
-static __always_inline void count(struct flow_row *r, struct datagram *d, bool egress)
+static __always_inline void count_datagram(struct flow_row *r, struct datagram *d, bool egress)
 {
 	__sync_fetch_and_add(egress ? &r->tx_octets : &r->rx_octets, d->octets);
 	__sync_fetch_and_add(egress ? &r->tx_packets : &r->rx_packets, d->packets);
@@ -137,7 +137,7 @@ static __always_inline void count_other_peer(struct sock_flow *f, struct datagra
 			flush_before_owner_change(r, f->row.owner, f->row.owner_source);
 			set_identity(r, &f->row);
 		}
-		count(r, d, egress);
+		count_datagram(r, d, egress);
 		return;
 	}
 	__sync_fetch_and_add(&losses.udp_peers_full, d->packets);
@@ -212,7 +212,7 @@ static __always_inline int meter(struct __sk_buff *skb, bool egress)
 		note_arrival(f, skb);
 	/* ENDED is asked for after the claim; the drawing at the top says why. */
 	if (claim_first_peer(f, &d, egress, skb) && !(*(volatile u32 *)&f->progress & ENDED))
-		count(&f->row, &d, egress);
+		count_datagram(&f->row, &d, egress);
 	else
 		count_other_peer(f, &d, egress, skb);
 	return 1;
