@@ -1,7 +1,7 @@
-"""BTF of the kernel object, read into numpy dtypes: the records are declared once, in bpf/flow.h.
+"""Reads the BTF of the kernel object into numpy dtypes. Only bpf/flow.h declares the records.
 
-Format: Documentation/bpf/btf.rst. Only what the object's records need is understood; anything else
-(bit-fields, floats, holes) is an error that names the field.
+Documentation/bpf/btf.rst of the kernel describes the format. This module understands what the
+object's records need. Bit-fields, floats and holes raise an error that names the field.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _INT, _PTR, _ARRAY, _STRUCT, _UNION, _ENUM, _FWD, _TYPEDEF = 1, 2, 3, 4, 5, 6, 7
 _VOLATILE, _CONST, _RESTRICT, _FUNC, _PROTO, _VAR, _DATASEC = 9, 10, 11, 12, 13, 14, 15
 _FLOAT, _DECL_TAG, _TYPE_TAG, _ENUM64 = 16, 17, 18, 19
 
-#: Octets that follow the 12-octet header of a type, per member where a kind has members.
+#: Octets behind the 12-octet header of a type: of a kind, and of each member of a kind.
 _EXTRA = {_INT: 4, _ARRAY: 12, _VAR: 4, _DECL_TAG: 4}
 _PER_MEMBER = {_STRUCT: 12, _UNION: 12, _ENUM: 8, _PROTO: 8, _DATASEC: 12, _ENUM64: 12}
 
@@ -28,14 +28,14 @@ _Format = str | tuple[str, tuple[int]]
 class _Type:
     name: str
     kind: int
-    size: int  # or the id of the type it refers to
+    size: int  # of a reference, as a typedef, the id of the other type
     body: bytes
     members: int
     bitfields: bool
 
 
 class Btf:
-    """The types of one ``.BTF`` section. Raises KernelError where the octets are no BTF."""
+    """The types of one ``.BTF`` section. Raises KernelError if the octets are no BTF."""
 
     def __init__(self, raw: bytes) -> None:
         magic, _, _, header, types, types_len, strings, strings_len = struct.unpack_from(
@@ -73,16 +73,16 @@ class Btf:
         return entry
 
     def struct_dtype(self, name: str) -> np.dtype[np.void]:
-        """The numpy dtype of ``struct name``, members in order, without holes.
+        """Returns the numpy dtype of ``struct name``, with its members in order and no holes.
 
-        Raises KernelError naming the field where the struct has a hole or a kind of member that
-        a row cannot have.
+        Raises KernelError if the struct has a hole, or a member of a kind that a row cannot have.
+        The error names the field.
         """
         members = self._members(self._find(_STRUCT, name))
         return np.dtype({"names": [*members], "formats": [*members.values()]})
 
     def _members(self, entry: _Type) -> dict[str, _Format]:
-        """Members with their formats; those of a struct within stand in its place."""
+        """Returns {member: format}. The members of a struct within replace it."""
         found: dict[str, _Format] = {}
         end = 0
         for member, type_id, bits in struct.iter_unpack("<III", entry.body):
@@ -112,12 +112,12 @@ class Btf:
         raise KernelError(f"{field} is of a type that a row cannot have")
 
     def enumerators(self, name: str) -> dict[str, int]:
-        """``enum name`` as {enumerator: value}."""
+        """Returns ``enum name`` as {enumerator: value}."""
         entry = self._find(_ENUM, name)
         return {self._text(n): v for n, v in struct.iter_unpack("<Ii", entry.body)}
 
     def variables(self, section: str) -> dict[str, tuple[int, int]]:
-        """The variables of a data section ('.bss', '.rodata') as {name: (offset, octets)}."""
+        """Returns the variables of a section ('.bss', '.rodata') as {name: (offset, octets)}."""
         entry = self._find(_DATASEC, section)
         return {
             self._types[variable].name: (offset, size)

@@ -1,4 +1,4 @@
-"""What this host's kernel offers: found by looking, never by its version number."""
+"""Finds out what this host's kernel offers: by looking, never by its version number."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ log = logging.getLogger(__name__)
 _BTF = Path("/sys/kernel/btf/vmlinux")
 _CGROUP_ROOT_INODE = 1
 
-#: Bits of include/uapi/linux/capability.h; CAP_SYS_ADMIN (21) stands for the last two.
+#: Bits of include/uapi/linux/capability.h. CAP_SYS_ADMIN (21) includes the last two.
 _CAPABILITIES = {12: "CAP_NET_ADMIN", 38: "CAP_PERFMON", 39: "CAP_BPF"}
 _SYS_ADMIN = 21
 
-#: enum container_hierarchy of bpf/flow.h, in order of preference
+#: Values of enum container_hierarchy in bpf/flow.h, in order of preference.
 _V1_CONTROLLERS = {"memory": 1, "pids": 2, "devices": 3}
 
 
 def check_capabilities() -> None:
-    """Raises KernelError naming the capabilities that loading eBPF needs and we lack."""
+    """Raises KernelError if this process may not load eBPF; it names the missing capabilities."""
     status = Path("/proc/self/status").read_text()
     held = int(status.partition("CapEff:")[2].split()[0], 16)
     if held >> _SYS_ADMIN & 1:
@@ -36,6 +36,7 @@ def check_capabilities() -> None:
 
 
 def check_btf() -> None:
+    """Raises KernelError if the kernel has no BTF, which CO-RE needs."""
     if not _BTF.exists():
         raise KernelError(
             "this kernel has no BTF (/sys/kernel/btf/vmlinux): use one built with "
@@ -44,7 +45,7 @@ def check_btf() -> None:
 
 
 def has_kernel_function(name: str) -> bool:
-    """Whether BTF tells of it, as of each that eBPF programs may call."""
+    """Returns whether BTF has ``name``. BTF has all kernel functions that programs may call."""
     wanted, end = b"\0" + name.encode() + b"\0", b""
     with _BTF.open("rb") as types:
         while piece := types.read(1 << 18):
@@ -55,7 +56,7 @@ def has_kernel_function(name: str) -> bool:
 
 
 def cgroup_root() -> str:
-    """The mount point of cgroup v2, wherever it is. Raises KernelError when it is not mounted."""
+    """Returns the mount point of cgroup v2. Raises KernelError if it is not mounted."""
     for line in Path("/proc/mounts").read_text().splitlines():
         _, target, kind, *_ = line.split(" ")
         if kind == "cgroup2":
@@ -73,8 +74,10 @@ def cgroup_root() -> str:
 
 
 def container_hierarchy() -> tuple[int, int]:
-    """Where container runtimes put containers: a v1 controller that is mounted and the id of its
-    hierarchy, else v2 (0, 0)."""
+    """Returns the hierarchy that container runtimes use: (enum container_hierarchy, its id).
+
+    That is the one of a mounted v1 controller, otherwise cgroup v2 as (0, 0).
+    """
     try:
         lines = Path("/proc/cgroups").read_text().splitlines()[1:]
     except OSError:
@@ -87,12 +90,12 @@ def container_hierarchy() -> tuple[int, int]:
 
 
 def has_containers_in_v1() -> bool:
-    """Then the cgroup that a socket knows, which is of v2, tells nothing of its container."""
+    """Returns whether containers are in a v1 hierarchy. A socket's v2 cgroup then says nothing."""
     return container_hierarchy()[0] != 0
 
 
 def jiffies_per_second() -> int:
-    """CONFIG_HZ, 0 when the kernel's configuration cannot be read."""
+    """Returns CONFIG_HZ, 0 if the kernel's configuration cannot be read."""
     try:
         text = gzip.decompress(Path("/proc/config.gz").read_bytes()).decode()
     except OSError:

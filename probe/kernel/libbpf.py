@@ -1,7 +1,7 @@
-"""A binding of the few libbpf functions that loading, attaching and reading need.
+"""Binds the few libbpf functions that loading, attaching and reading an object need, by ctypes.
 
-ctypes on libbpf.so.1: 0.1 s and 11 MB to an attached object, where BCC takes 3 s, 190 MB and kernel
-headers (docs/architecture.md). Nothing is pinned: every program leaves the kernel with the process.
+BCC would need kernel headers and several times the start time and memory; docs/architecture.md
+has figures. Nothing is pinned, so every program leaves the kernel together with the process.
 """
 
 from __future__ import annotations
@@ -58,9 +58,9 @@ _messages: list[str] = []
 
 
 def _collect(level: int, text: bytes, arguments: int | None) -> int:
-    """libbpf's printer: kept for the error's last line, shown whole with -v."""
+    """Keeps what libbpf prints. An error shows the last line, and -v shows all of them."""
     buffer = ctypes.create_string_buffer(65536)
-    # va_list is a pointer on the wire of the calling conventions that libbpf is built for
+    # The calling conventions that libbpf is built for pass a va_list as a pointer.
     ctypes.CDLL(None).vsnprintf(buffer, len(buffer), text, c_void_p(arguments))
     line = buffer.value.decode(errors="replace").rstrip()
     if level < 2 and line:
@@ -73,7 +73,7 @@ _printer = _PRINT(_collect)
 
 
 def library() -> ctypes.CDLL:
-    """libbpf, loaded once. Raises KernelError where it is not installed."""
+    """Returns libbpf, loaded once. Raises KernelError if it is not installed."""
     global _library
     if _library is None:
         try:
@@ -102,14 +102,14 @@ class _IterOptions(ctypes.Structure):
 
 
 class _ProgramInfo(ctypes.Structure):
-    """struct bpf_prog_info, of which the last member is wanted."""
+    """struct bpf_prog_info, up to the member that is read."""
 
     _fields_ = [("rest", c_uint8 * 192), ("run_ns", c_uint64), ("runs", c_uint64),
                 ("recursion_misses", c_uint64)]  # fmt: skip
 
 
 class Link:
-    """An attached program; gone with ``close`` or with the process."""
+    """An attached program. ``close`` or the end of the process detaches it."""
 
     def __init__(self, pointer: int) -> None:
         self._pointer = pointer
@@ -119,7 +119,7 @@ class Link:
 
 
 def _goes_on(descriptor: int) -> bool:
-    """Whether a pass has more to do. After a million objects without output the kernel pauses."""
+    """Returns whether a pass has more to do. The kernel pauses after a million objects."""
     try:
         return bool(os.read(descriptor, 4096))
     except BlockingIOError:
@@ -127,7 +127,7 @@ def _goes_on(descriptor: int) -> bool:
 
 
 class IteratorLink(Link):
-    """An attached iterator program: each ``run`` is one whole pass in the kernel."""
+    """An attached iterator program. Each ``run`` is one whole pass in the kernel."""
 
     def run(self) -> None:
         lib = library()
@@ -142,9 +142,9 @@ class IteratorLink(Link):
 
 
 class KernelObject:
-    """A CO-RE object: opened, given its knobs, loaded, attached.
+    """A CO-RE object, in this order: opened, its knobs set, loaded, its programs attached.
 
-    Raises KernelError with what to do where a file, privilege or kernel feature is missing.
+    Raises KernelError if a file, a privilege or a kernel feature is missing; it says what to do.
     """
 
     def __init__(self, path: Path) -> None:
@@ -170,7 +170,7 @@ class KernelObject:
         return Btf(ctypes.string_at(data, size.value))
 
     def programs(self) -> Iterator[tuple[int, str, str]]:
-        """(pointer, name, section) of each program."""
+        """Yields (pointer, name, section) of each program."""
         lib = library()
         pointer = lib.bpf_object__next_program(self._pointer, None)
         while pointer:
@@ -179,17 +179,17 @@ class KernelObject:
             pointer = lib.bpf_object__next_program(self._pointer, pointer)
 
     def leave_out(self, name: str) -> None:
-        """The program ``name`` will not be loaded."""
+        """Leaves the program ``name`` out when the object is loaded."""
         for pointer, found, _ in self.programs():
             if found == name:
                 library().bpf_program__set_autoload(pointer, False)
 
     def leave_out_map(self, name: str) -> None:
-        """The map ``name`` will not be made; programs may mention it where they never come."""
+        """Leaves the map ``name`` out. Programs may mention it in code that a knob removes."""
         library().bpf_map__set_autocreate(self._map(name), False)
 
     def set_knob(self, name: str, value: int) -> None:
-        """A ``const volatile`` of the object; before ``load`` only."""
+        """Sets a ``const volatile`` of the object. To be called before ``load``."""
         offset, size = self.btf.variables(".rodata")[name]
         ctypes.memmove(self._section(".rodata") + offset, value.to_bytes(size, "little"), size)
 
@@ -200,7 +200,7 @@ class KernelObject:
         return int(pointer)
 
     def variable(self, name: str) -> memoryview:
-        """The octets of a global, shared with the kernel; after ``load`` only."""
+        """Returns the octets of a global, shared with the kernel. To be called after ``load``."""
         variables = self.btf.variables(".bss")
         if self._globals is None:
             length = max(offset + size for offset, size in variables.values())
@@ -255,7 +255,7 @@ class KernelObject:
         return IteratorLink(link)
 
     def recursion_misses(self) -> int:
-        """Runs that the kernel skipped because the program was already running on that CPU."""
+        """Returns how many runs the kernel skipped, as the program already ran on that CPU."""
         lib, total = library(), 0
         for pointer, _, _ in self.programs():
             info, length = _ProgramInfo(), c_uint32(ctypes.sizeof(_ProgramInfo))
@@ -273,7 +273,7 @@ class KernelObject:
 
 
 class LoadError(KernelError):
-    """The kernel refused the object; ``program`` is the one that it refused, if it said so."""
+    """The kernel refused the object. ``program``: the one that it refused, '' if unknown."""
 
     def __init__(self, code: int, messages: list[str]) -> None:
         self.code = code

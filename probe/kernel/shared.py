@@ -1,7 +1,7 @@
-"""Memory that the kernel half fills and we read: the snapshot array and the ring buffers.
+"""Reads memory that the kernel half fills: the snapshot array and the ring buffers.
 
-Mapped BPF memory counts in VmRSS, so both are mapped in windows as large as what is to be read.
-Rows are copied as opaque octets: numpy copies structures field by field, forty times slower.
+Mapped BPF memory counts in VmRSS, so each is mapped in windows as large as what is to be read.
+Rows are copied as opaque octets. numpy would copy structures field by field, forty times slower.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ _HEADER = np.dtype([("length", "u4"), ("offset", "u4")])
 
 
 def map_array(fd: int, dtype: np.dtype[np.void], count: int) -> Rows:
-    """The first ``count`` values of a BPF_F_MMAPABLE array, not copied: the next pass changes them.
+    """Returns the first ``count`` values of a BPF_F_MMAPABLE array, without a copy.
 
-    They are unmapped when the last reference goes.
+    The next pass in the kernel changes them. The last reference to them unmaps them.
     """
     if count == 0:
         return np.empty(0, dtype)
@@ -36,14 +36,18 @@ def _opaque(dtype: np.dtype[np.void]) -> np.dtype[np.void]:
 
 
 def map_words(fd: int, count: int) -> NDArray[np.uint64]:
-    """As ``map_array``, of an array of words that user space writes, too."""
+    """Returns an array of words like ``map_array``. User space may write to it."""
     return np.frombuffer(mmap.mmap(fd, -(-count * 8 // _PAGE) * _PAGE), np.uint64, count)
 
 
 class Ring:
-    """A BPF ring buffer whose records are all of one dtype: read as arrays, never one by one.
+    """A BPF ring buffer whose records have one dtype. They are read as arrays, never one by one.
 
     Layout (kernel/bpf/ringbuf.c): a consumer page, a producer page, the data mapped twice.
+
+        consumer position         producer position
+              v                         v
+        ------[record|record|record|busy]------      a read ends at the first busy record
     """
 
     def __init__(self, fd: int, size: int, dtype: np.dtype[np.void]) -> None:
@@ -61,7 +65,7 @@ class Ring:
         self._producer = np.frombuffer(self._producer_page, "u8", 1)
 
     def read(self) -> Rows:
-        """All complete records, oldest first; their room is given back to the kernel."""
+        """Returns all complete records, oldest first, and gives their room back to the kernel."""
         parts = []
         while True:
             rows = self._read_window()
@@ -72,7 +76,7 @@ class Ring:
 
     @property
     def holds_more(self) -> bool:
-        """After a ``read``: a program has begun a record, and not finished it."""
+        """Returns, after a ``read``, whether a program has begun a record and not finished it."""
         return int(self._producer[0]) > int(self._consumer[0])
 
     def _read_window(self) -> Rows:
