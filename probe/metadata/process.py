@@ -18,7 +18,7 @@ from .users import Namespaces, Users
 #: Of 255 octets, those that leave no room for 'docker-<64 digits>.scope'.
 _LONG_CGROUP = 176
 _TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
-#: Components of a path that the kernel half may have given up at (PATH_DEPTH of bpf/owner.h counts
+#: Components of a path that the kernel half may have given up at (PATH_DEPTH of bpf/paths.h counts
 #: mounts, too).
 _DEEP = 20
 _PATH_SOURCES = {0: "", 1: "walked", 2: "exec"}

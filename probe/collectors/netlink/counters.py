@@ -1,7 +1,7 @@
 """struct tcp_info -> octets and packets of the IP layer, roles, flags and times. No I/O, no clock.
 
 What the kernel's own structures tell the eBPF collector and tcp_info does not is estimated the
-same way where it can be (bpf/tcp.h has the reasons), and ``ends_in_doubt`` says where not.
+same way where it can be (bpf/tcp_counters.h has the reasons), and ``ends_in_doubt`` says where not.
 """
 
 from __future__ import annotations
