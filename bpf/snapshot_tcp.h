@@ -60,6 +60,41 @@ static __always_inline bool waits_for_owner(struct flow_row *r)
 	return pass_ns < r->last_ns + WAIT_FOR_CLOSE_NS && !is_last_pass;
 }
 
+/* Reports the last row of a connection whose descriptor stays open. */
+static __always_inline void report_waiting(struct sock_flow *f, struct tcp_sock *tp)
+{
+	struct sent_row *r;
+
+	if (f->progress != (ENDED | LAST_ROW_READY) || waits_for_owner(&f->row))
+		return;
+	r = next_snapshot_row();
+	if (r && claim_last_row(f)) {
+		if (report_events && f->row.owner_source != OWNER_SOCKET_CALL)
+			emit_end_event(f, tp);
+		set_sent(r, &f->row, tp);
+		snapshot_rows++;
+	}
+}
+
+/* Makes and reports the last row of a socket that ended while it was LOCKED. */
+static __always_inline void finish_ended(struct sock_flow *f, struct tcp_sock *tp)
+{
+	struct sent_row *r;
+
+	f->progress = ENDED | LAST_ROW_SENT;
+	finalize(&f->row, f, tp, f->closed_from, 0);
+	f->row.last_ns = latest_ns(&f->row, tp);
+	if (report_events)
+		emit_end_event(f, tp);
+	r = next_snapshot_row();
+	if (r) {
+		set_sent(r, &f->row, tp);
+		snapshot_rows++;
+	} else {
+		send_last_row(&f->row, tp); /* no later pass would find it */
+	}
+}
+
 /* Reports a connection in socket storage. */
 static __always_inline void snapshot_tcp(struct sock_flow *f, struct sock *sk)
 {
@@ -71,15 +106,7 @@ static __always_inline void snapshot_tcp(struct sock_flow *f, struct sock *sk)
 	if (!tp || !f->row.id)
 		return;
 	if (f->progress) {
-		if (f->progress != (ENDED | LAST_ROW_READY) || waits_for_owner(&f->row))
-			return;
-		r = next_snapshot_row();
-		if (r && claim_last_row(f)) {
-			if (report_events && f->row.owner_source != OWNER_SOCKET_CALL)
-				emit_end_event(f, tp);
-			set_sent(r, &f->row, tp);
-			snapshot_rows++;
-		}
+		report_waiting(f, tp);
 		return;
 	}
 	seen = tp->segs_out + tp->segs_in;
@@ -101,21 +128,8 @@ static __always_inline void snapshot_tcp(struct sock_flow *f, struct sock *sk)
 	set_deltas(&r->row, &totals, &reported);
 	set_counters(&f->row, &totals);
 	snapshot_rows++;
-	if (!(__sync_fetch_and_and(&f->progress, ~LOCKED) & ENDED))
-		return;
-	/* The socket ended meanwhile, and left its last row to this pass. */
-	f->progress = ENDED | LAST_ROW_SENT;
-	finalize(&f->row, f, tp, f->closed_from, 0);
-	f->row.last_ns = latest_ns(&f->row, tp);
-	if (report_events)
-		emit_end_event(f, tp);
-	r = next_snapshot_row();
-	if (r) {
-		set_sent(r, &f->row, tp);
-		snapshot_rows++;
-	} else {
-		send_last_row(&f->row, tp); /* no later pass would find it */
-	}
+	if (__sync_fetch_and_and(&f->progress, ~LOCKED) & ENDED)
+		finish_ended(f, tp);
 }
 
 /* Counts the prepared row if `progress` is unchanged, and sets it to `next`. */
@@ -125,67 +139,42 @@ static __always_inline void count_row(struct sock_flow *f, u32 progress, u32 nex
 		snapshot_rows++;
 }
 
-/* Reports the connection in a slot; the numbers of the steps are those of slots.h. */
-static __noinline int snapshot_slot(u32 at)
+/* Releases a slot whose socket is gone: the kernel skipped the program that does it. */
+static __always_inline void release_gone(struct slot *slot, u64 cookie, u32 progress)
 {
-	volatile u64 *holder = slot_cookie(at);
-	struct totals now, reported = {};
-	struct sent_row *r;
-	struct sock_flow *f;
-	struct tcp_sock *tp;
-	struct slot *slot;
-	struct sock *sk;
-	u32 progress;
-	u64 cookie;
-	bool gone;
+	u32 next = (progress & ~PUBLISHED) | LAST_ROW_SENT;
 
-	slot = slot_at(at);
-	if (!holder || !slot)
-		return 0;
-	f = &slot->flow;
-	progress = *(volatile u32 *)&f->progress; /* step 1 */
-	cookie = *holder; /* read after progress: otherwise it might be of a later generation */
-	if (!(progress & PUBLISHED))
-		return 0;
-	tp = socket_at(slot->sk); /* step 2 */
-	sk = (struct sock *)tp;
-	gone = is_gone(tp, cookie);
-	if (gone && (progress & PROGRESS_STATES) != (ENDED | LAST_ROW_READY)) {
-		/* The kernel skipped the program that releases the slot. */
-		if (__sync_val_compare_and_swap(&f->progress, progress,
-						(progress & ~PUBLISHED) | LAST_ROW_SENT) == progress) {
-			if (!(progress & LAST_ROW_SENT) && !is_last_pass)
-				losses.ends_missed++;
-			release_slot(slot, cookie);
-		}
-		return 0;
-	}
-	if (progress & PROGRESS_STATES) {
-		if ((progress & PROGRESS_STATES) != (ENDED | LAST_ROW_READY) ||
-		    (!gone && waits_for_owner(&f->row)))
-			return 0;
-		r = next_snapshot_row();
-		if (!r)
-			return 0;
-		set_sent(r, &f->row, gone ? 0 : tp);
-		count_row(f, progress, progress ^ (LAST_ROW_READY | LAST_ROW_SENT));
-		return 0;
-	}
+	if (__sync_val_compare_and_swap(&slot->flow.progress, progress, next) != progress)
+		return;
+	if (!(progress & LAST_ROW_SENT) && !is_last_pass)
+		losses.ends_missed++;
+	release_slot(slot, cookie);
+}
+
+/* Writes the row of a live connection, and what it has counted to the spare copy: step 3. Returns
+ * false if the socket changed meanwhile, or the snapshot is full; the next pass tries again. */
+static __always_inline bool prepare_row(struct slot *slot, struct tcp_sock *tp, u32 progress)
+{
+	struct totals now, reported = {};
+	struct sock_flow *f = &slot->flow;
+	struct sock *sk = (struct sock *)tp;
+	struct sent_row *r;
+
 	if (progress & REPORTED)
 		reported = slot->reported[progress & SECOND_COPY ? 1 : 0];
 	if (reported.tx_packets + reported.rx_packets ==
 	    tp->segs_out + tp->segs_in + (f->accepted ? f->opening_segments + f->deferred_acks : 0))
-		return 0;
+		return false; /* nothing is new */
 	r = next_snapshot_row();
 	if (!r)
-		return 0;
-	set_sent(r, &f->row, tp); /* step 3 */
+		return false;
+	set_sent(r, &f->row, tp);
 	if (progress & REPORTED && slot->isn_remote) {
 		set_key(&r->row, sk, tp);
 		set_initial(&r->row, slot->isn_local, slot->isn_remote);
 	} else if (!r->row.isn_remote && !set_connection(&r->row, f, sk, tp) &&
 		   !set_connection(&r->row, f, sk, tp)) {
-		return 0; /* the next pass tries again */
+		return false;
 	}
 	slot->isn_local = r->row.isn_local;
 	slot->isn_remote = r->row.isn_remote;
@@ -196,8 +185,44 @@ static __noinline int snapshot_slot(u32 at)
 	r->row.mark |= read_totals(&now, f, &r->row, sk, tp);
 	set_deltas(&r->row, &now, &reported);
 	slot->reported[progress & SECOND_COPY ? 0 : 1] = now;
-	if (!is_gone(tp, cookie))
+	return true;
+}
+
+/* Reports the connection in a slot. slots.h has the steps. */
+static __noinline int snapshot_slot(u32 at)
+{
+	volatile u64 *holder = slot_cookie(at);
+	struct slot *slot = slot_at(at);
+	struct sent_row *r;
+	struct sock_flow *f;
+	struct tcp_sock *tp;
+	u32 progress;
+	u64 cookie;
+	bool gone;
+
+	if (!holder || !slot)
+		return 0;
+	f = &slot->flow;
+	progress = *(volatile u32 *)&f->progress; /* step 1 */
+	cookie = *holder; /* read after progress: otherwise it might be of a later generation */
+	if (!(progress & PUBLISHED))
+		return 0;
+	tp = socket_at(slot->sk); /* step 2 */
+	gone = is_gone(tp, cookie);
+	if ((progress & PROGRESS_STATES) == (ENDED | LAST_ROW_READY)) {
+		if (!gone && waits_for_owner(&f->row))
+			return 0;
+		r = next_snapshot_row();
+		if (!r)
+			return 0;
+		set_sent(r, &f->row, gone ? 0 : tp);
+		count_row(f, progress, progress ^ (LAST_ROW_READY | LAST_ROW_SENT));
+	} else if (gone) {
+		release_gone(slot, cookie, progress);
+	} else if (!(progress & PROGRESS_STATES) && prepare_row(slot, tp, progress) &&
+		   !is_gone(tp, cookie)) {
 		count_row(f, progress, (progress ^ SECOND_COPY) | REPORTED); /* step 4 */
+	}
 	return 0;
 }
 
