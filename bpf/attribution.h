@@ -70,21 +70,12 @@ static __always_inline void adopt_tcp(struct sock_flow *f, struct sock *sk, stru
 	f->seen = tp->segs_out + tp->segs_in;
 }
 
-SEC("iter/task_file")
-int attribute_sockets(struct bpf_iter__task_file *ctx)
+/* Returns the TCP or UDP socket of a file, 0 if it is something else. */
+static __always_inline struct sock *inet_socket(struct file *file)
 {
-	struct task_struct *task = ctx->task;
-	struct file *file = ctx->file;
-	struct socket *socket;
-	struct tcp_sock *tp;
-	struct sock_flow *f;
-	struct slot *slot;
+	struct socket *socket = bpf_sock_from_file(file);
 	struct sock *sk;
-	bool fresh;
 
-	if (!task || !file)
-		return 0;
-	socket = bpf_sock_from_file(file);
 	if (!socket)
 		return 0;
 	sk = socket->sk;
@@ -94,17 +85,41 @@ int attribute_sockets(struct bpf_iter__task_file *ctx)
 		return 0;
 	if (sk->sk_protocol != IPPROTO_TCP && sk->sk_protocol != IPPROTO_UDP)
 		return 0;
+	return sk;
+}
+
+/* Notes a listener that is older than the probe. Returns false if it needs storage. */
+static __always_inline bool note_older_listener(struct tcp_sock *tp, struct sock *sk,
+						struct task_struct *task)
+{
+	struct listener *known = listener_at(tp);
+	u64 cookie = bpf_get_socket_cookie(sk);
+
+	return (known && known->cookie == cookie) || note_listener(tp, cookie, owner_of(task));
+}
+
+SEC("iter/task_file")
+int attribute_sockets(struct bpf_iter__task_file *ctx)
+{
+	struct task_struct *task = ctx->task;
+	struct file *file = ctx->file;
+	struct tcp_sock *tp;
+	struct sock_flow *f;
+	struct slot *slot;
+	struct sock *sk;
+	bool fresh;
+
+	if (!task || !file)
+		return 0;
+	sk = inet_socket(file);
+	if (!sk)
+		return 0;
 	tp = bpf_skc_to_tcp_sock(sk);
 	f = find_flow(sk, sk->__sk_common.skc_cookie.counter, &slot);
 	fresh = !f;
-	if (fresh && use_slots && tp && sk->__sk_common.skc_state == TCP_LISTEN) {
-		struct listener *known = listener_at(tp);
-		u64 cookie = bpf_get_socket_cookie(sk);
-
-		if ((known && known->cookie == cookie) ||
-		    note_listener(tp, cookie, owner_of(task)))
-			return 0;
-	}
+	if (fresh && use_slots && tp && sk->__sk_common.skc_state == TCP_LISTEN &&
+	    note_older_listener(tp, sk, task))
+		return 0;
 	if (fresh) {
 		f = bpf_sk_storage_get(&sockets, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
 		/* A socket that no hook has seen is counted once for each of its descriptors. */

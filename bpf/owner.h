@@ -63,34 +63,16 @@ static __always_inline void read_namespaces(struct task_struct *task, u32 *mount
 	*user_ns = BPF_CORE_READ(task, cred, user_ns, ns.inum);
 }
 
-/* Sends the owner_row of a new identity. Returns its id, 0 if the ring is full. The function is
- * global (not static), so the verifier walks its paths once and not from every call. */
-__noinline u64 announce_owner(struct keyed_task *of)
+/* Fills numbers of a task and its parent. */
+static __always_inline void set_numbers(struct owner_row *row, struct owner_key *key,
+					struct task_struct *task, struct task_struct *parent)
 {
-	struct task_struct *task, *parent;
-	struct owner_key key;
-	struct path_scratch *s;
-	struct owner_row *row;
-	u64 id;
-
-	if (!of)
-		return 0;
-	key = of->key; /* Linux 6.1 accepts a map key from the stack only */
-	task = (void *)of->task;
-	row = bpf_ringbuf_reserve(&owner_ring, sizeof(*row), 0);
-	if (!row) {
-		__sync_fetch_and_add(&losses.owner_ring_full, 1);
-		return 0;
-	}
-	id = __sync_fetch_and_add(&next_owner_id, 1);
-	parent = BPF_CORE_READ(task, real_parent);
-	row->id = id;
-	row->start_ns = key.start_ns;
-	row->cgroup_id = key.cgroup_id;
-	row->pid = key.pid;
+	row->start_ns = key->start_ns;
+	row->cgroup_id = key->cgroup_id;
+	row->pid = key->pid;
 	row->parent_pid = BPF_CORE_READ(parent, tgid);
-	row->uid = key.uid;
-	row->gid = key.gid;
+	row->uid = key->uid;
+	row->gid = key->gid;
 	row->parent_uid = BPF_CORE_READ(parent, cred, uid.val);
 	row->parent_gid = BPF_CORE_READ(parent, cred, gid.val);
 	read_memory(task, &row->vm_size, &row->vm_peak);
@@ -99,6 +81,15 @@ __noinline u64 announce_owner(struct keyed_task *of)
 	read_namespaces(parent, &row->parent_mount_ns, &row->parent_user_ns);
 	row->cgroup_v1 = cgroup_v1_controller != HIERARCHY_V2;
 	__builtin_memset(row->pad, 0, sizeof(row->pad));
+}
+
+/* Fills names and paths of a task and its parent. Paths stay empty if a preempted program is writing
+ * one on this processor. */
+static __always_inline void set_names(struct owner_row *row, struct task_struct *task,
+				      struct task_struct *parent)
+{
+	struct path_scratch *s;
+
 	bpf_probe_read_kernel(row->name, NAME_LENGTH,
 			      (void *)BPF_CORE_READ(task, group_leader) +
 				      bpf_core_field_offset(task->comm));
@@ -114,6 +105,30 @@ __noinline u64 announce_owner(struct keyed_task *of)
 		row->cgroup_delegated = walk_cgroup(cgroup_node(task), row->cgroup);
 		s->busy = 0;
 	}
+}
+
+/* Sends the owner_row of a new identity. Returns its id, 0 if the ring is full. The function is
+ * global (not static), so the verifier walks its paths once and not from every call. */
+__noinline u64 announce_owner(struct keyed_task *of)
+{
+	struct task_struct *task, *parent;
+	struct owner_key key;
+	struct owner_row *row;
+	u64 id;
+
+	if (!of)
+		return 0;
+	key = of->key; /* Linux 6.1 accepts a map key from the stack only */
+	task = (void *)of->task;
+	row = bpf_ringbuf_reserve(&owner_ring, sizeof(*row), 0);
+	if (!row) {
+		__sync_fetch_and_add(&losses.owner_ring_full, 1);
+		return 0;
+	}
+	row->id = id = __sync_fetch_and_add(&next_owner_id, 1);
+	parent = BPF_CORE_READ(task, real_parent);
+	set_numbers(row, &key, task, parent);
+	set_names(row, task, parent);
 	bpf_ringbuf_submit(row, ring_flags(&owner_ring, OWNERS_WAKEUP_OCTETS));
 	bpf_map_update_elem(&owner_ids, &key, &id, BPF_ANY);
 	return id;

@@ -17,7 +17,7 @@
 #include <linux/auxvec.h>
 #include "flow.h"
 
-#define PATH_DEPTH 40 /* components; probe/owners/process.py counts on it */
+#define PATH_DEPTH 40 /* components and mounts; user space distrusts paths that may be deeper */
 #define AUXV_PAIRS 24
 
 struct path_scratch {

@@ -189,6 +189,48 @@ static __always_inline void on_state(struct sock_flow *f, struct slot *slot, str
 }
 
 /* --- programs -------------------------------------------------------------------------------- */
+/* Returns whether a callback needs the socket. A look-up costs, and many callbacks need nothing. */
+static __always_inline bool needs_socket(struct bpf_sock_ops *ctx)
+{
+	switch (ctx->op) {
+	case BPF_SOCK_OPS_TCP_CONNECT_CB:
+	case BPF_SOCK_OPS_TCP_LISTEN_CB:
+	case BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB:
+		return true;
+	case BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB:
+		/* tcp_sock keeps everything but the number of SYNs: with one SYN nothing is to do */
+		return report_events || ctx->total_retrans ||
+		       !(ctx->bpf_sock_ops_cb_flags & BPF_SOCK_OPS_STATE_CB_FLAG);
+	case BPF_SOCK_OPS_STATE_CB:
+		return is_of_interest(ctx->args[1]);
+	default:
+		return false;
+	}
+}
+
+/* Begins the connection of a socket that connects, or that was accepted. Returns it, 0 if it could
+ * not be remembered. */
+static __always_inline struct sock_flow *begin_connection(struct bpf_sock_ops *ctx,
+							  struct bpf_sock *ref,
+							  struct tcp_sock *tp)
+{
+	u64 cookie = bpf_get_socket_cookie(ctx);
+	struct slot *slot = 0;
+	struct sock_flow *f = new_flow(ref, cookie, &slot);
+
+	if (!f)
+		return 0;
+	if (ctx->op == BPF_SOCK_OPS_TCP_CONNECT_CB) {
+		on_connect(f, cookie, tp);
+	} else {
+		on_accepted(f, cookie, tp);
+		on_established(f, (struct sock *)tp, tp);
+	}
+	if (slot)
+		publish_slot(slot, tp);
+	return f;
+}
+
 SEC("sockops")
 int tcp_events(struct bpf_sock_ops *ctx)
 {
@@ -198,25 +240,7 @@ int tcp_events(struct bpf_sock_ops *ctx)
 	struct tcp_sock *tp;
 	u64 cookie;
 
-	switch (ctx->op) {
-	case BPF_SOCK_OPS_TCP_CONNECT_CB:
-	case BPF_SOCK_OPS_TCP_LISTEN_CB:
-	case BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB:
-		break;
-	case BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB:
-		/* tcp_sock keeps everything but the number of SYNs: with one SYN nothing is to do */
-		if (!report_events && !ctx->total_retrans &&
-		    ctx->bpf_sock_ops_cb_flags & BPF_SOCK_OPS_STATE_CB_FLAG)
-			return 1;
-		break;
-	case BPF_SOCK_OPS_STATE_CB: /* half of the states need nothing; a look-up costs */
-		if (!is_of_interest(ctx->args[1]))
-			return 1;
-		break;
-	default:
-		return 1;
-	}
-	if (!ref)
+	if (!needs_socket(ctx) || !ref)
 		return 1;
 	tp = bpf_skc_to_tcp_sock(ref);
 	if (!tp)
@@ -241,18 +265,9 @@ int tcp_events(struct bpf_sock_ops *ctx)
 		on_established(f, (struct sock *)tp, tp);
 		break;
 	default:
-		cookie = bpf_get_socket_cookie(ctx);
-		f = new_flow(ref, cookie, &slot);
+		f = begin_connection(ctx, ref, tp);
 		if (!f)
 			return 1;
-		if (ctx->op == BPF_SOCK_OPS_TCP_CONNECT_CB) {
-			on_connect(f, cookie, tp);
-		} else {
-			on_accepted(f, cookie, tp);
-			on_established(f, (struct sock *)tp, tp);
-		}
-		if (slot)
-			publish_slot(slot, tp);
 	}
 	if (report_events && ctx->op != BPF_SOCK_OPS_TCP_CONNECT_CB)
 		emit_established_event(f, tp);
