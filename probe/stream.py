@@ -20,7 +20,7 @@ from probe.flow.batch import Rows
 from probe.flow.biflow import pair_directions
 from probe.ipfix.session import ExportSession
 from probe.mapping import Encoder
-from probe.view.text import octets
+from probe.units import octets
 
 _log = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from probe.flow.batch import Rows
-from probe.view.text import octets
+from probe.units import octets
 
 if TYPE_CHECKING:
     from probe.app import Probe

@@ -19,7 +19,7 @@ from probe.mapping.layouts import ObjectLines
 from probe.mapping.objects import AgentLines
 from probe.mapping.owner_objects import POD_KEYS
 from probe.metadata.kubernetes import node_name
-from probe.view.text import octets as in_octets
+from probe.units import octets as in_octets
 
 if TYPE_CHECKING:
     from probe.interfaces.table import Link

@@ -44,7 +44,7 @@ from probe.sinks.ntopng_frames import (
 from probe.sinks.ntopng_outbox import Outbox
 from probe.sinks.ntopng_ports import ListeningPorts
 from probe.sinks.ntopng_status import Status
-from probe.view.text import octets
+from probe.units import octets
 
 if TYPE_CHECKING:
     from probe.interfaces.table import Link

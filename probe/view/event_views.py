@@ -18,6 +18,7 @@ from probe.mapping.columns import event_columns, socket_columns
 from probe.mapping.objects import AgentLines
 from probe.mapping.tables import Privacy
 from probe.sinks.objects import exporter_members
+from probe.units import milliseconds, octets
 from probe.view.describe import (
     container_text,
     endpoint_text,
@@ -28,7 +29,6 @@ from probe.view.describe import (
 )
 from probe.view.flow_views import View
 from probe.view.terminal import Drawn, Terminal
-from probe.view.text import milliseconds, octets
 
 if TYPE_CHECKING:
     from probe.interfaces.table import Link

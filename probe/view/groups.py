@@ -11,8 +11,8 @@ import numpy as np
 from probe.flow.batch import Rows
 from probe.flow.owner import Owner, OwnerTable
 from probe.mapping.owner_objects import container_members
+from probe.units import milliseconds, octets
 from probe.view.describe import container_text, pod_text, user_text
-from probe.view.text import milliseconds, octets
 
 #: What an end is counted under; '' for those that are in no container, no Pod, ...
 GROUPS: dict[str, Callable[[Owner], str]] = {

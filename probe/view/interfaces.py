@@ -19,8 +19,9 @@ from probe.metadata.kubernetes import KubernetesSettings, open_kubernetes
 from probe.metadata.naming import ContainerOwners
 from probe.sinks.objects import exporter_address
 from probe.stop import StopSignals
+from probe.units import octets
 from probe.view.terminal import Drawn, Terminal
-from probe.view.text import aligned, octets, write_lines
+from probe.view.text import aligned, write_lines
 
 COLUMNS = ("index", "interface", "inside", "container", "state", "in bit/s", "in p/s", "out bit/s",
            "out p/s", "in", "out")  # fmt: skip

@@ -26,7 +26,7 @@ LAYERS = [
     {"mapping"},
     {"flow"},
     {"ipfix"},
-    {"errors", "log", "metrics", "printable"},
+    {"errors", "log", "printable", "units"},
 ]  # fmt: skip
 PURE = ("flow", "ipfix")
 FORBIDDEN = {"socket", "time", "asyncio", "os", "select", "selectors", "threading"}

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from probe.view import text
+from probe import units
 from probe.view.flows import Flow, FlowTable
 from probe.view.screen import PlainLines, open_view, print_flows
 
@@ -157,7 +157,7 @@ def test_an_exporter_may_send_anything_under_any_name() -> None:
      (10**18, "1e+03 PB")],
 )  # fmt: skip
 def test_octets(count: int, shown: str) -> None:
-    assert text.octets(count) == shown
+    assert units.octets(count) == shown
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def test_octets(count: int, shown: str) -> None:
     [(0.84, "0.8s"), (42, "42s"), (192, "3m12s"), (18_420, "5h07m"), (183_600, "2d03h")],
 )
 def test_age(seconds: float, shown: str) -> None:
-    assert text.age(seconds) == shown
+    assert units.age(seconds) == shown
 
 
 def test_plain_lines_where_there_is_no_terminal() -> None:
