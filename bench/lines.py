@@ -12,11 +12,11 @@ from bench.rate import make_owner, make_records
 from bench.report import progress, table
 from bench.workload import Workload
 from probe.config import RunConfig
-from probe.export.targets import parse_target
+from probe.export.transports.targets import parse_target
 from probe.flow.batch import Rows
 from probe.flow.event import EVENT_DTYPE
 from probe.flow.owner import OwnerTable
-from probe.sinks.json import JsonSink
+from probe.jsonlines.json import JsonSink
 
 _LOT = 10_000
 _OWNERS = 256

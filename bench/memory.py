@@ -11,8 +11,8 @@ from bench.process import Started, descriptors
 from bench.report import progress, table
 from bench.sink import sink
 from bench.workload import Workload, exchange
-from probe.collectors.ebpf import OBJECT
 from probe.kernel.libbpf import KernelObject
+from probe.sources.ebpf import OBJECT
 
 #: Often exported, so that what encoding and sending need is in it; no flows but the load.
 _OPTIONS = ("--active-timeout", "2", "--include", f"cidr={SUBNET}")

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from bench.network import network
 from bench.report import progress, table
 from bench.workload import Workload, exchange
-from probe.collectors.netlink import NetlinkCollector
 from probe.flow.owner import OwnerTable
-from probe.metadata.users import UserNames
+from probe.owners.users import UserNames
+from probe.sources.netlink import NetlinkCollector
 
 
 @dataclass(slots=True)

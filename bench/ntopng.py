@@ -17,12 +17,12 @@ from bench.rate import Metering, make_owner, make_records
 from bench.report import progress, table
 from bench.workload import Workload
 from probe.config import RunConfig
-from probe.export.targets import parse_target
+from probe.export.transports.targets import parse_target
 from probe.flow.batch import Rows
 from probe.flow.owner import OwnerTable
 from probe.interfaces.names import InterfaceList
-from probe.mapping.tlv import TlvEncoder
-from probe.sinks.zmq import ZmqSink
+from probe.ntopng.sink import ZmqSink
+from probe.ntopng.tlv import TlvEncoder
 
 _OWNERS = (64, 5000)
 _START_S = 1_700_000_000.0

@@ -12,14 +12,14 @@ import numpy as np
 from bench.report import progress, table
 from bench.workload import Workload
 from probe.config import RunConfig
-from probe.export.destination import parse_destination
-from probe.exporting import Workshop
+from probe.export.record_stream import Stream
+from probe.export.transports.destination import parse_destination
 from probe.flow.batch import RECORD_DTYPE, Rows
 from probe.flow.owner import Owner, OwnerTable
-from probe.heap import keep_freed
 from probe.interfaces.names import InterfaceList
 from probe.mapping import load_elements, load_profile, load_profiles, load_template
-from probe.stream import Stream
+from probe.run.exporter import Workshop
+from probe.run.heap import keep_freed
 
 _FEW, _MANY = 64, 5000  # owners
 _BATCH = 20_000

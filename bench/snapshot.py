@@ -8,9 +8,9 @@ from bench.contestants import check_hooks
 from bench.network import network
 from bench.report import progress, table
 from bench.workload import Workload, exchange
-from probe.collectors.ebpf import EbpfCollector
 from probe.flow.owner import OwnerTable
-from probe.metadata.users import UserNames
+from probe.owners.users import UserNames
+from probe.sources.ebpf import EbpfCollector
 
 
 def measure(load: Workload, counts: list[int], passes: int) -> str:

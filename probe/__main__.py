@@ -10,6 +10,6 @@ import sys
 if not sys.flags.safe_path and sys.path and not __file__.startswith(sys.path[0].rstrip("/") + "/"):
     del sys.path[0]
 
-from probe.cli import main
+from probe.commands.cli import main
 
 raise SystemExit(main())

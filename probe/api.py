@@ -20,16 +20,16 @@ from typing import Any
 
 import numpy as np
 
-from probe.app import Probe
 from probe.config import build
 from probe.errors import ConfigError, KernelError, SockflowError
+from probe.export.local import LocalSink
 from probe.flow.batch import RECORD_DTYPE, EndReason, Role, Rows
 from probe.flow.biflow import pair_directions
 from probe.flow.event import EVENT_DTYPE, SOCKET_DTYPE, EventKind
 from probe.flow.owner import Owner, OwnerTable
 from probe.interfaces.table import Link
-from probe.loop import Loop
-from probe.sinks.local import LocalSink
+from probe.run.loop import Loop
+from probe.run.probe import Probe
 from probe.stop import StopRequest
 from probe.view.describe import address_text
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from probe.errors import ConfigError
-from probe.export.opening import warn_if_readable
 from probe.mapping import Privacy
+from probe.opening import warn_if_readable
 from probe.snmp.settings import SnmpSettings, check_snmp
 
 COLLECTORS = ("auto", "ebpf", "netlink", "ebpf+netlink")

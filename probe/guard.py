@@ -5,7 +5,7 @@ view. All calls of a part go through its ``call``. What the call raises is logge
 on the part is off and is not called again; the summary and Prometheus tell of it. The rest goes on.
 
 What metering itself cannot do without (the collector, the filter, the cache) is no part: when that
-raises, ``probe.loop`` stops metering, flushes what there is, and ends with the error.
+raises, ``probe.run.loop`` stops metering, flushes what there is, and ends with the error.
 
 A MemoryError is an error like any other: whose call it strikes, ends, and its memory is freed.
 KeyboardInterrupt and SystemExit are no errors of a part, and go through.

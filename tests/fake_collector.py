@@ -10,11 +10,11 @@ from collections.abc import Collection
 import numpy as np
 import pytest
 
-from probe.app import Probe
 from probe.config import RunConfig
 from probe.flow.batch import FlowBatch, Mark, Rows, row_dtype
 from probe.flow.event import EVENT_DTYPE, EventKind
 from probe.flow.owner import Owner, OwnerTable
+from probe.run.probe import Probe
 
 
 class FakeCollector:
@@ -109,5 +109,5 @@ def fake_probe(patch: pytest.MonkeyPatch, config: RunConfig) -> tuple[Probe, Fak
         collector.open()
         return collector
 
-    patch.setattr("probe.app.open_collector", open_fake)
+    patch.setattr("probe.run.probe.open_collector", open_fake)
     return probe, collector

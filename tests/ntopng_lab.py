@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from probe.config import RunConfig
-from probe.export.targets import parse_target
+from probe.export.transports.targets import parse_target
 from probe.interfaces.names import InterfaceList
-from probe.sinks import open_sink
-from probe.sinks.zmq import ZmqSink
+from probe.ntopng.sink import ZmqSink
+from probe.run.destinations import open_sink
 from tests.ntopng_reader import Reader
 from tests.records import owner_table
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from probe.export.sender import StreamSender
+from probe.export.transports.sender import StreamSender
 from probe.ipfix.message import Train
 
 #: What a session begins with, here.

@@ -8,7 +8,7 @@ from dataclasses import fields
 from itertools import chain
 
 from docs.make.text import code, made_by, table
-from probe.cli import _parser
+from probe.commands.cli import _parser
 from probe.config import SETTINGS, RunConfig, Setting
 from probe.mapping import Privacy
 from probe.snmp.settings import AUTHENTICATIONS, PRIVACIES
@@ -75,7 +75,7 @@ def configuration_page() -> str:
     """Returns the text of docs/configuration.md."""
     commands = _commands()
     return "\n".join([
-        made_by("probe/cli.py and probe/config.py"),
+        made_by("probe/commands/cli.py and probe/config.py"),
         _INTRODUCTION.strip(),
         "\n## Settings of `sockflow run`\n",
         *table(

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from probe.interfaces.links import Interface
+from probe.netlink.rtnetlink import Interface
 
 _IFF_UP = 0x1
 

@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING
 
 from probe.flow.owner import ContainerNames
 from probe.interfaces.history import LinkHistory
-from probe.interfaces.links import (
+from probe.interfaces.table import LinkTable
+from probe.netlink.rtnetlink import (
     Change,
     Interface,
     read_interfaces,
     receive_changes,
     subscribe,
 )
-from probe.interfaces.table import LinkTable
 
 if TYPE_CHECKING:  # numpy comes with it, which the SNMP agent's process has no use for
     from probe.interfaces.veth import VethMap

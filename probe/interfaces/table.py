@@ -10,11 +10,17 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from probe.flow.owner import ContainerNames
-from probe.interfaces.counters import COUNTERS, decode_missed, highest, of_other_end, read_counters
 from probe.interfaces.ended import EndedLinks
 from probe.interfaces.history import is_same
-from probe.interfaces.links import Change, Interface, open_route, read_interface
 from probe.interfaces.types import if_type, oper_status, read_speed
+from probe.netlink.link_statistics import (
+    COUNTERS,
+    decode_missed,
+    highest,
+    of_other_end,
+    read_counters,
+)
+from probe.netlink.rtnetlink import Change, Interface, open_route, read_interface
 
 if TYPE_CHECKING:
     from probe.interfaces.names import InterfaceList

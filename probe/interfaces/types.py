@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
-from probe.interfaces.links import Interface
+from probe.netlink.rtnetlink import Interface
 
 _SYSFS = Path("/sys/class/net")
 _IFF_UP, _IFF_LOWER_UP = 0x1, 0x10000

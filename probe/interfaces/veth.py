@@ -19,14 +19,14 @@ from numpy.typing import NDArray
 
 from probe.flow.batch import Rows
 from probe.flow.record import LOOPBACK, stays_inside
-from probe.interfaces.links import (
+from probe.interfaces.namespaces import NetworkNamespaces
+from probe.netlink.rtnetlink import (
     Interface,
     open_route,
     read_addresses,
     read_interface,
     read_nsid,
 )
-from probe.interfaces.namespaces import NetworkNamespaces
 
 _KEPT = 4096  # namespaces
 _KEPT_OF_AN_INODE = 8

@@ -6,7 +6,8 @@ Sans-io: records and the time go in, messages come out. How the parts fit togeth
     definition = load_template("full", elements)             # or "numeric", or a path
     encoder = Encoder(definition, owner_table, Privacy())    # one per session
     session = ExportSession(encoder, odid=1, max_message=1400, refresh_s=60, options=options)
-    destination = UdpDestination(parse_destination("ipfix://[::1]:4739"))   # probe.export.udp
+    # of probe.export.transports.udp
+    destination = UdpDestination(parse_destination("ipfix://[::1]:4739"))
 
     # every tick, per destination
     session.max_message = destination.max_message            # what the path takes

@@ -7,7 +7,7 @@ import logging
 import os
 from pathlib import Path
 
-from ..errors import KernelError
+from probe.errors import KernelError
 
 log = logging.getLogger(__name__)
 

@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from ctypes import POINTER, c_char_p, c_int, c_size_t, c_uint8, c_uint32, c_uint64, c_void_p
 from pathlib import Path
 
-from ..errors import KernelError
-from .btf import Btf
+from probe.errors import KernelError
+from probe.kernel.btf import Btf
 
 log = logging.getLogger(__name__)
 

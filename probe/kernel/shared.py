@@ -11,8 +11,8 @@ import mmap
 import numpy as np
 from numpy.typing import NDArray
 
-from ..flow.batch import Rows
-from ..flow.ends import concatenate_rows
+from probe.flow.batch import Rows
+from probe.flow.ends import concatenate_rows
 
 _PAGE = mmap.PAGESIZE
 _WINDOW = 1 << 20

@@ -10,8 +10,8 @@ from probe.interfaces.table import Link
 from probe.prometheus.traffic import ContainerLabels
 
 if TYPE_CHECKING:
-    from probe.app import Probe
-    from probe.outlet import Outlet
+    from probe.run.outlet import Outlet
+    from probe.run.probe import Probe
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ import socket
 from typing import Any
 
 from probe.flow.owner import Owner, OwnerTable
-from probe.mapping.objects import CONN_STATES
+from probe.jsonlines.agent_objects import CONN_STATES
 from probe.view.flows import ENDED, PROTOCOLS, End, Flow, container_label
 
 

@@ -14,10 +14,10 @@ from probe.flow.batch import Role, Rows
 from probe.flow.event import EventKind
 from probe.flow.filter import Choice
 from probe.flow.owner import UNKNOWN, Owner, OwnerTable
-from probe.mapping.columns import event_columns, socket_columns
-from probe.mapping.objects import AgentLines
+from probe.jsonlines.agent_objects import AgentLines
+from probe.jsonlines.local_remote import event_columns, socket_columns
+from probe.jsonlines.sink import exporter_members
 from probe.mapping.tables import Privacy
-from probe.sinks.objects import exporter_members
 from probe.units import milliseconds, octets
 from probe.view.describe import (
     container_text,

@@ -11,16 +11,16 @@ import time
 from collections.abc import Sequence
 from typing import TextIO
 
+from probe.export.local import LocalSink
 from probe.flow.batch import Rows
 from probe.flow.filter import Choice
 from probe.flow.owner import OwnerTable
 from probe.flow.rules import record_ends
-from probe.mapping.columns import flow_columns
-from probe.mapping.lines import encode
-from probe.mapping.objects import AgentLines
+from probe.jsonlines.agent_objects import AgentLines
+from probe.jsonlines.lines import encode
+from probe.jsonlines.local_remote import flow_columns
+from probe.jsonlines.sink import exporter_members
 from probe.mapping.tables import Privacy
-from probe.sinks.local import LocalSink
-from probe.sinks.objects import exporter_members
 from probe.view.describe import to_flow
 from probe.view.groups import GROUP_COLUMNS, Groups, Totals, group_cells, group_object
 from probe.view.live import LiveFlows

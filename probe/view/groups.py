@@ -10,7 +10,7 @@ import numpy as np
 
 from probe.flow.batch import Rows
 from probe.flow.owner import Owner, OwnerTable
-from probe.mapping.owner_objects import container_members
+from probe.jsonlines.owner_objects import container_members
 from probe.units import milliseconds, octets
 from probe.view.describe import container_text, pod_text, user_text
 

@@ -11,17 +11,17 @@ import numpy as np
 import pytest
 
 from probe.config import RunConfig
-from probe.export.destination import Destination, parse_destination
-from probe.export.sender import Sender
-from probe.export.statistics import SendStatistics
-from probe.exporting import Workshop
+from probe.export.record_stream import Stream
+from probe.export.transports.destination import Destination, parse_destination
+from probe.export.transports.sender import Sender
+from probe.export.transports.statistics import SendStatistics
 from probe.flow.batch import Rows
 from probe.flow.biflow import pair_directions
 from probe.flow.owner import Owner, OwnerTable
 from probe.interfaces.names import InterfaceList
 from probe.ipfix.message import Train
 from probe.mapping import load_profiles
-from probe.stream import Stream
+from probe.run.exporter import Workshop
 from tests.reader import Severity, StrictReader
 from tests.records import NOW_S, flow_records, owner
 

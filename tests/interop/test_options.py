@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 from lab import Host, run
 
-from probe.causes import NOTICES
-from probe.collect.source import collecting_process
+from probe.collector.source import collecting_process
 from probe.ipfix.decode import Decoded
 from probe.ipfix.elements import DOCUMENTATION_PEN
+from probe.run.causes import NOTICES
 from tests.interop.collectors import Capture, Collect
 from tests.interop.programs import ROOT, Datagrams, Program, probing
 from tests.interop.workload import INCLUDE, Workload

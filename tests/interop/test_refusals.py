@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from probe.collectors.ebpf import OBJECT
+from probe.sources.ebpf import OBJECT
 from tests.interop.programs import ROOT, SOCKFLOW
 
 _RUN = (*SOCKFLOW, "run", "--duration", "1", "--collector", "ebpf", "-e", "ipfix://127.0.0.1:9")

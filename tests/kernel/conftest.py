@@ -10,11 +10,11 @@ import pytest
 from lab import Host, two_hosts
 from metering import MeteringProcess, metering, translated_hosts
 
-from probe.collectors.ebpf import EbpfCollector
 from probe.flow.batch import Rows
 from probe.flow.owner import OwnerTable
-from probe.metadata import own_files
-from probe.metadata.users import UserNames
+from probe.owners import own_files
+from probe.owners.users import UserNames
+from probe.sources.ebpf import EbpfCollector
 
 #: To the address of the router: to the server, which sees the router as its client.
 NAT = """

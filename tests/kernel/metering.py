@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 from lab import TRAFFIC, Host, run
 
-from probe.collectors.ebpf import EbpfCollector
 from probe.flow.batch import RECORD_DTYPE, FlowBatch, Rows
 from probe.flow.cache import SECOND_NS, FlowCache
 from probe.flow.owner import Owner, OwnerTable
-from probe.metadata.users import UserNames
-from probe.own_traffic import OwnTraffic
+from probe.owners.users import UserNames
+from probe.run.own_traffic import OwnTraffic
+from probe.sources.ebpf import EbpfCollector
 
 TCP, UDP = 6, 17
 FORWARD, BACK = 1, 2  # biflow_direction: the source is the initiator, the responder

@@ -12,12 +12,12 @@ import numpy as np
 from lab import Host
 from metering import TCP, Actor
 
-from probe.collectors.ebpf import EbpfCollector
-from probe.collectors.netlink import NetlinkCollector
 from probe.flow.batch import FlowBatch, Rows
 from probe.flow.cache import FlowCache
 from probe.flow.owner import Owner, OwnerTable
-from probe.metadata.users import UserNames
+from probe.owners.users import UserNames
+from probe.sources.ebpf import EbpfCollector
+from probe.sources.netlink import NetlinkCollector
 
 _V1 = Path("/sys/fs/cgroup/memory")
 #: Where runtimes put containers on this host.

@@ -15,12 +15,12 @@ from collections.abc import Callable, Iterator
 from lab import inside, run
 
 from probe.config import RunConfig
-from probe.export.targets import parse_target
-from probe.exporting import Workshop
+from probe.export.record_stream import Stream
+from probe.export.transports.targets import parse_target
 from probe.interfaces.names import InterfaceList
 from probe.ipfix.decode import CollectingProcess, Record
 from probe.mapping import load_elements
-from probe.stream import Stream
+from probe.run.exporter import Workshop
 from tests.records import NOW_S, Metering, owner_table
 
 PORT = 24739

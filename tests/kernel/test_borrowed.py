@@ -22,8 +22,8 @@ from test_names import BRIDGE, flows, start
 from probe.flow.batch import UNCONFIRMED, UNCONFIRMED_PATH
 from probe.flow.owner import Owner
 from probe.kernel import host as kernel_host
-from probe.metadata.procfs import owner_from_proc, read_identity
-from probe.metadata.users import UserNames
+from probe.owners.procfs import owner_from_proc, read_identity
+from probe.owners.users import UserNames
 
 NOBODY = 65534
 PYTHON = os.path.realpath(sys.executable)

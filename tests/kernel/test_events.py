@@ -16,14 +16,14 @@ from lab import Host, run, two_hosts
 from metering import Actor, actors
 
 from probe.api import address
-from probe.collectors.ebpf import EbpfCollector
 from probe.flow.batch import Rows
 from probe.flow.ends import concatenate_rows
 from probe.flow.event import EventKind
 from probe.flow.owner import Owner, OwnerTable
 from probe.kernel import host
 from probe.kernel.libbpf import KernelObject
-from probe.metadata.users import UserNames
+from probe.owners.users import UserNames
+from probe.sources.ebpf import EbpfCollector
 
 PORT, CLOSED = 7300, 7399
 TCP, UDP = 6, 17

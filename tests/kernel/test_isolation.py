@@ -10,15 +10,15 @@ from typing import Any
 
 import pytest
 
-from probe.app import Probe
 from probe.config import build
+from probe.enrich.naming import ContainerOwners
+from probe.enrich.nat import Nat
+from probe.export.local import LocalSink
 from probe.flow.batch import Rows
 from probe.interfaces.names import InterfaceList
-from probe.loop import Loop
-from probe.metadata.naming import ContainerOwners
-from probe.metadata.nat import Nat
-from probe.sinks.feed import Feed
-from probe.sinks.local import LocalSink
+from probe.run.feed import Feed
+from probe.run.loop import Loop
+from probe.run.probe import Probe
 from probe.stop import StopRequest
 
 PORT = 7391

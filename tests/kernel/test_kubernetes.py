@@ -19,11 +19,11 @@ from netlink_lab import Meter
 from pods import DB_POD, NGINX, OUTER, POSTGRES, SANDBOX, WEB_POD, Enter, entering, until
 from shell import ROOT, Command, Record, Shells, shells
 
-from probe.collectors.netlink import NetlinkCollector
-from probe.metadata.kubernetes import KubernetesNames
-from probe.metadata.kubernetes.api import KubernetesApi
-from probe.metadata.naming import ContainerOwners
-from probe.metadata.users import UserNames
+from probe.enrich.naming import ContainerOwners
+from probe.owners.kubernetes import KubernetesNames
+from probe.owners.kubernetes.api import KubernetesApi
+from probe.owners.users import UserNames
+from probe.sources.netlink import NetlinkCollector
 from tests.kubernetes_api import PODS, SERVICES, KubernetesServer, kubernetes_server, recorded
 from tests.talk import ENDS, KUBE, TCP, WHO, pieces
 

@@ -17,9 +17,9 @@ import pytest
 from docker_lab import IMAGE, docker_daemon
 from lab import Host, inside, run, two_hosts
 
-from probe.interfaces.links import open_route, read_interface
 from probe.interfaces.names import InterfaceList
 from probe.interfaces.table import Link
+from probe.netlink.rtnetlink import open_route, read_interface
 from tests.interop.programs import ROOT, Program, wait_until
 
 _STATES = {"UP": 1, "DOWN": 2, "UNKNOWN": 1, "LOWERLAYERDOWN": 7}

@@ -11,13 +11,13 @@ import pytest
 from lab import Host, run
 from metering import TCP, Actor, actors
 
-from probe.collectors.ebpf import EbpfCollector
-from probe.collectors.merged import MergedCollector
-from probe.collectors.source import Collector, open_collector
 from probe.flow.batch import FlowBatch, Mark, OwnerSource, Rows
 from probe.flow.cache import FlowCache
 from probe.flow.owner import Owner, OwnerTable
-from probe.metadata.users import UserNames
+from probe.owners.users import UserNames
+from probe.sources.ebpf import EbpfCollector
+from probe.sources.merged import MergedCollector
+from probe.sources.source import Collector, open_collector
 
 PORT = 7000
 

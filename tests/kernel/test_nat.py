@@ -19,8 +19,8 @@ from docker_lab import IMAGE, Docker, docker_daemon
 from lab import Host, inside, run, two_hosts
 from metering import TCP, UDP, Actor, MeteringProcess, actors, metering, translated_hosts
 
+from probe.enrich.nat import Nat
 from probe.flow.batch import Rows
-from probe.metadata.nat import Nat
 
 ROUTER = "swr"
 
@@ -278,7 +278,7 @@ def test_asking_does_not_start_connection_tracking(process: MeteringProcess) -> 
 _UNPRIVILEGED = """
 import logging, numpy as np
 from probe.flow.batch import RECORD_DTYPE
-from probe.metadata.nat import Nat
+from probe.enrich.nat import Nat
 logging.basicConfig(level="INFO", format="%(levelname)s %(message)s")
 records = np.zeros(1, RECORD_DTYPE)
 records["ip_version"], records["protocol"] = 4, 6

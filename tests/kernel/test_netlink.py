@@ -22,11 +22,11 @@ from metering import TCP, UDP, Actor, actors
 from netlink_lab import Meter, connect, exchange, netlink
 from pyroute2 import DiagSocket
 
-from probe.collectors.ebpf import EbpfCollector
-from probe.collectors.netlink import NetlinkCollector
 from probe.flow.batch import Mark, OwnerSource, Role, Rows
 from probe.flow.owner import Owner, OwnerTable
-from probe.metadata.users import UserNames
+from probe.owners.users import UserNames
+from probe.sources.ebpf import EbpfCollector
+from probe.sources.netlink import NetlinkCollector
 
 #: Columns of ours, and what pyroute2 calls them.
 _PYROUTE2 = {

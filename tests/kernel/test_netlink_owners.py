@@ -61,10 +61,10 @@ import json, os, socket, sys, time
 sys.path.insert(0, os.environ["ROOT"])
 import logging
 logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.INFO)
-from probe.collectors.netlink import collector as inside
-from probe.collectors.source import open_collector
+from probe.sources.netlink import collector as inside
+from probe.sources.source import open_collector
 from probe.flow.owner import OwnerTable
-from probe.metadata.users import UserNames
+from probe.owners.users import UserNames
 if os.environ["CONTAINERS_IN_V2"]:
     inside.has_containers_in_v1 = lambda: False
 owners = OwnerTable()

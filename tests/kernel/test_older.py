@@ -13,10 +13,10 @@ from ends import connect, listen, udp_socket
 from lab import Host, run
 from metering import actors
 
-from probe.collectors.ebpf import EbpfCollector
 from probe.flow.batch import Role, Rows
 from probe.flow.owner import OwnerTable
-from probe.metadata.users import UserNames
+from probe.owners.users import UserNames
+from probe.sources.ebpf import EbpfCollector
 
 
 @contextlib.contextmanager

@@ -9,11 +9,11 @@ import numpy as np
 from lab import Host
 from metering import TCP, UDP, Actor, actors
 
-from probe.collectors.sockets import OpenSockets
 from probe.flow.batch import OwnerSource, Rows
 from probe.flow.event import SOCKET_DTYPE
 from probe.flow.owner import OwnerTable
-from probe.metadata.users import UserNames
+from probe.owners.users import UserNames
+from probe.sources.sockets import OpenSockets
 
 _LISTEN, _UNCONNECTED = 10, 7
 

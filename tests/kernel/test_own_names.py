@@ -7,8 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from probe.metadata.own_files import OwnNames, ask_own_names
-from probe.metadata.users import Names, UserNames, read_namespaces
+from probe.owners.own_files import OwnNames, ask_own_names
+from probe.owners.users import Names, UserNames, read_namespaces
 
 CONTAINER = "ab" * 32
 

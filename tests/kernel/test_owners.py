@@ -17,10 +17,10 @@ import numpy as np
 from conftest import Meter
 from lab import Host
 
-from probe.collectors.ebpf import EbpfCollector
 from probe.flow.batch import Mark, OwnerSource, Role, Rows
 from probe.flow.owner import Owner, OwnerTable
-from probe.metadata.users import UserNames
+from probe.owners.users import UserNames
+from probe.sources.ebpf import EbpfCollector
 
 UDP = 17
 
@@ -228,9 +228,9 @@ def test_ipv4_mapped_addresses_are_ipv4(meter: Meter) -> None:
 def test_nothing_stays_in_the_kernel() -> None:
     code = """
         import time
-        from probe.collectors.ebpf import EbpfCollector
+        from probe.sources.ebpf import EbpfCollector
         from probe.flow.owner import OwnerTable
-        from probe.metadata.users import UserNames
+        from probe.owners.users import UserNames
         c = EbpfCollector(OwnerTable(), UserNames()); c.open()
         print("open", flush=True); time.sleep(60)
     """

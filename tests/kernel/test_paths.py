@@ -14,8 +14,8 @@ import pytest
 from lab import run
 from path_lab import PORT, Path, Receiver, drive, exporting
 
+from probe.export.record_stream import Stream
 from probe.flow.batch import Rows
-from probe.stream import Stream
 from tests.interop.programs import SOCKFLOW, running, wait_until
 from tests.records import NOW_S, flow_records
 
@@ -116,7 +116,7 @@ def test_a_record_that_is_longer_than_the_path_takes_leaves_in_fragments(
         assert stream.session.max_message == stream.session.least_message > 600
         assert path.fragments() > 300
         caplog.set_level(logging.WARNING)
-        (warning,) = [one for one in caplog.records if one.name == "probe.stream"]
+        (warning,) = [one for one in caplog.records if one.name == "probe.export.record_stream"]
         assert warning.getMessage().startswith(f"netflow9://10.79.2.1:{PORT}: the path takes")
         assert stream.statistics.dropped_messages == 0
         path.set_mtu("near", 1500)

@@ -11,7 +11,7 @@ from unittest import mock
 import numpy as np
 from conftest import Meter
 
-from probe.collectors import ebpf
+from probe.sources import ebpf
 
 _MANY = """
     import os, socket

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from probe.causes import NOTICES, split
 from probe.config import build
 from probe.flow.batch import FlowBatch, Mark, Rows, row_dtype
 from probe.flow.cache import FlowCache
-from probe.loop import Loop
+from probe.run.causes import NOTICES, split
+from probe.run.loop import Loop
+from probe.run.summary import summarize
 from probe.stop import StopRequest
-from probe.summary import summarize
 from tests.fake_collector import fake_probe
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from probe.flow.owner import OwnerTable
-from probe.metadata.cgroups import CgroupOwners, CgroupPaths
+from probe.owners.cgroups import CgroupOwners, CgroupPaths
 
 CONTAINER = "c0ffee" * 10 + "beef"
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from probe.collectors.merged import Claims
 from probe.flow.batch import Mark
+from probe.sources.merged import Claims
 from tests.unit.test_cache import batch, end, isn, other
 
 LOOPBACK = {"local_address": "127.0.0.1", "remote_address": "127.0.0.1"}

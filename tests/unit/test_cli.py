@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from probe.cli import main
-from probe.collect import CollectorSocket
+from probe.collector import CollectorSocket
+from probe.commands.cli import main
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -118,8 +118,8 @@ def test_no_descriptor_left() -> None:
 
 FEW = """
 import resource, sys
-from probe import collect
-from probe.cli import main
+from probe import collector
+from probe.commands.cli import main
 resource.setrlimit(resource.RLIMIT_NOFILE, ({0}, {0}))
 sys.exit(main(["collect", "--listen", "127.0.0.1:0", "--duration", "0.1", "--json"]))
 """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from probe.collect.address import Listen, parse_listen
+from probe.collector.address import Listen, parse_listen
 from probe.errors import ConfigError
 
 

@@ -24,10 +24,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from probe.collect import admission, connections
-from probe.collect.address import Listen
-from probe.collect.connections import CollectorConnections
-from probe.collect.source import MOST_OCTETS, MOST_RECORDS, collecting_process
+from probe.collector import admission, connections
+from probe.collector.address import Listen
+from probe.collector.connections import CollectorConnections
+from probe.collector.source import MOST_OCTETS, MOST_RECORDS, collecting_process
 from probe.errors import ConfigError
 from probe.ipfix.decode import Record
 from tests.messages import message, template

@@ -7,8 +7,8 @@ import socket
 
 import pytest
 
-from probe.collect import CollectorSocket
-from probe.collect.source import MOST_OCTETS, MOST_RECORDS
+from probe.collector import CollectorSocket
+from probe.collector.source import MOST_OCTETS, MOST_RECORDS
 from tests.messages import message, template
 
 FLOW = message((2, template(256, (1, 4))), (256, bytes(4)))

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from probe.cli import main
-from probe.collect.output import to_json
+from probe.collector.output import to_json
+from probe.commands.cli import main
 from probe.errors import DecodeError
 from probe.ipfix.stream import MessageStream
 from tests.messages import message, template
@@ -146,7 +146,7 @@ def test_json_of_a_record() -> None:
 def test_more_flows_than_are_kept_are_printed_all_the_same(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("probe.collect.output.Printed._LIMIT", 50)
+    monkeypatch.setattr("probe.collector.output.Printed._LIMIT", 50)
     (tmp_path / "flows").write_bytes(b"".join(messages(500, "numeric")))
     assert main(["collect", "--read", str(tmp_path / "flows")]) == 0
     lines = io.StringIO(capsys.readouterr().out).readlines()

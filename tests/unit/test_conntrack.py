@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from probe.metadata import conntrack
-from probe.metadata.conntrack import (
+from probe.netlink import conntrack
+from probe.netlink.conntrack import (
     ANSWER,
     TUPLE,
     Conntrack,

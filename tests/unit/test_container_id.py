@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from probe.metadata.container import Place, container_id, pod_uid, read_place, systemd_unit
+from probe.owners.container import Place, container_id, pod_uid, read_place, systemd_unit
 
 ID = "4f3c9e0d9be1ab27a3a1e6c5d7a0f9be1ab27a3a1e6c5d7a0f9b4f3c9e0d9b12"
 OUTER = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"

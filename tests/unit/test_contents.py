@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 import pytest
 
-from probe.export.contents import next_sequence, read_contents
+from probe.export.transports.contents import next_sequence, read_contents
 from probe.mapping import load_profiles
 from tests.profiles import ProfileSession
 

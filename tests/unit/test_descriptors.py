@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from probe.metadata.descriptors import DescriptorSearch
-from probe.metadata.procfs import choose_cgroup, owner_from_proc, read_identity
-from probe.metadata.users import Names, Namespaces
+from probe.owners.descriptors import DescriptorSearch
+from probe.owners.procfs import choose_cgroup, owner_from_proc, read_identity
+from probe.owners.users import Names, Namespaces
 
 
 class Numbers:

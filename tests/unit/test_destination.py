@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from probe.errors import ConfigError
-from probe.export.destination import parse_destination
+from probe.export.transports.destination import parse_destination
 
 
 @pytest.mark.parametrize(

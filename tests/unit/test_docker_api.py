@@ -16,8 +16,8 @@ import pytest
 
 from probe.errors import ConfigError
 from probe.flow.owner import ContainerNames
-from probe.metadata import docker
-from probe.metadata.docker import DockerNames, open_docker
+from probe.owners import docker
+from probe.owners.docker import DockerNames, open_docker
 
 VERSION = {"ApiVersion": "1.41", "MinAPIVersion": "1.24"}
 WEB = {

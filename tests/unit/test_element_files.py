@@ -9,7 +9,7 @@ from xml.etree import ElementTree as Tree
 
 import pytest
 
-from probe.cli import main
+from probe.commands.cli import main
 from probe.mapping.collector_files import snake_case
 
 _DECLARATIONS = Path(__file__).parents[2] / "templates" / "elements.txt"

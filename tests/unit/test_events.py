@@ -8,27 +8,27 @@ from typing import Any
 import numpy as np
 import pytest
 
-from probe.app import Probe
-from probe.collectors.container_events import (
-    CGROUP_ENTERED,
-    CGROUP_MADE,
-    CGROUP_REMOVED,
-    ContainerEvents,
-)
-from probe.collectors.ebpf import OBJECT
-from probe.collectors.netlink import NetlinkCollector
 from probe.config import RunConfig, build
+from probe.enrich.naming import ContainerOwners
 from probe.errors import ConfigError
 from probe.flow.batch import Rows
 from probe.flow.event import EVENT_DTYPE, EventKind
 from probe.flow.filter import FlowFilter, parse_rule
 from probe.flow.owner import ContainerNames, Owner, OwnerTable
 from probe.kernel.libbpf import KernelObject
-from probe.metadata.container import is_container
-from probe.metadata.naming import ContainerOwners
-from probe.metadata.users import UserNames
-from probe.own_traffic import OwnTraffic
-from probe.sinks.event_feed import EventFeed
+from probe.owners.container import is_container
+from probe.owners.users import UserNames
+from probe.run.event_feed import EventFeed
+from probe.run.own_traffic import OwnTraffic
+from probe.run.probe import Probe
+from probe.sources.container_events import (
+    CGROUP_ENTERED,
+    CGROUP_MADE,
+    CGROUP_REMOVED,
+    ContainerEvents,
+)
+from probe.sources.ebpf import OBJECT
+from probe.sources.netlink import NetlinkCollector
 from tests.unit.test_naming import Known
 
 SECOND_NS = 1_000_000_000

@@ -15,15 +15,16 @@ import pytest
 from rich.console import Console
 
 from probe import log
-from probe.cli import main
-from probe.collect.output import JsonLines, Live, Printed
+from probe.collector.output import JsonLines, Live, Printed
+from probe.commands import interfaces
+from probe.commands.cli import main
 from probe.flow.event import EVENT_DTYPE, SOCKET_DTYPE, EventKind
 from probe.flow.filter import Choice
 from probe.flow.owner import ContainerNames, Owner, OwnerTable
 from probe.interfaces.table import Link
 from probe.ipfix.decode import Decoded, Record
 from probe.printable import printable
-from probe.view import event_views, flow_views, groups, interfaces
+from probe.view import event_views, flow_views, groups
 from probe.view.terminal import Drawn, Terminal, print_table
 from tests.records import NOW_NS, NOW_S
 from tests.unit.test_live_views import record
@@ -192,7 +193,7 @@ def test_tracebacks(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 #: What may write for people: the two places that clean, and what has no names in it.
-_MAY_WRITE = {"log.py", "view/text.py", "view/terminal.py", "cli.py"}
+_MAY_WRITE = {"log.py", "view/text.py", "view/terminal.py", "commands/cli.py"}
 
 
 def test_nothing_is_shown_elsewhere() -> None:

@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from probe.enrich.naming import ContainerOwners
 from probe.flow.batch import UNCONFIRMED, UNCONFIRMED_PATH, OwnerSource
 from probe.flow.owner import ContainerNames, Owner
-from probe.mapping.owner_objects import owner_members
+from probe.jsonlines.owner_objects import owner_members
 from probe.mapping.tables import Privacy
-from probe.metadata.container import container_cgroup, read_place
-from probe.metadata.naming import ContainerOwners
-from probe.metadata.process import owner_from_row
-from probe.metadata.users import UserNames
+from probe.owners.container import container_cgroup, read_place
+from probe.owners.process import owner_from_row
+from probe.owners.users import UserNames
 from probe.view.describe import container_text
 from probe.view.flows import FlowTable
 from tests.records import flow_records
@@ -183,7 +183,7 @@ class Here(Daemon):
 def test_docker_is_asked_where_a_container_is(
     serve: Callable[[Answer], Api], ask: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("probe.metadata.docker.read_cgroup", lambda _: f"/docker/{ID}/sub")
+    monkeypatch.setattr("probe.owners.docker.read_cgroup", lambda _: f"/docker/{ID}/sub")
     daemon = Here()
     daemon.containers = [{**WEB, "Id": ID, "State": "running"}, {**WEB, "Id": "bb"}]
     api = serve(lambda connection, path: daemon(connection, path.replace(ID, "aa")))
@@ -231,7 +231,7 @@ def test_a_path_that_a_process_may_have_overwritten(monkeypatch: pytest.MonkeyPa
     found = owner_of(**here)
     assert (found.process_path, found.path_source) == ("/usr/sbin/sshd", "exec")
     deep = "/d" * 45 + "/program"
-    monkeypatch.setattr("probe.metadata.process.read_path", lambda _: deep)
+    monkeypatch.setattr("probe.owners.process.read_path", lambda _: deep)
     found = owner_of(**here)
     assert (found.process_path, found.path_source) == (deep, "walked")
     for another in ({"start_ns": 0}, {"name": "other"}, {"pid": 2**22 + 1}):

@@ -5,9 +5,9 @@ from __future__ import annotations
 import io
 from dataclasses import replace
 
+from probe.commands.interfaces import COLUMNS, Rates, _Lines, _rate, cells
 from probe.flow.owner import ContainerNames
 from probe.interfaces.table import Counters, Link
-from probe.view.interfaces import COLUMNS, Rates, _Lines, _rate, cells
 
 WEB = Link(
     7, "veth7", inner_name="eth0", container_id="c" * 64, oper_status=1,

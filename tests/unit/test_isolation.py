@@ -16,21 +16,21 @@ from typing import Any
 import numpy as np
 import pytest
 
-from probe.app import Probe
 from probe.config import RunConfig, build
+from probe.enrich.naming import ContainerOwners
+from probe.enrich.nat import Nat
 from probe.errors import ConfigError, MeteringError
+from probe.export.local import LocalSink
 from probe.flow.batch import Rows
 from probe.flow.owner import ContainerNames
 from probe.guard import Guard
 from probe.interfaces.table import LinkTable
-from probe.loop import Loop
-from probe.metadata.naming import ContainerOwners
-from probe.metadata.nat import Nat
-from probe.metadata.runtime import KnownContainers
-from probe.outlet import Outlet
-from probe.sinks.local import LocalSink
+from probe.owners.runtime import KnownContainers
+from probe.run.loop import Loop
+from probe.run.outlet import Outlet
+from probe.run.probe import Probe
+from probe.run.summary import summarize
 from probe.stop import StopRequest, StopSignals
-from probe.summary import summarize
 from tests.fake_collector import FakeCollector, fake_probe
 from tests.records import flow_records
 
@@ -245,8 +245,8 @@ class Runtime(KnownContainers):
 def test_a_runtime_that_raises_ends_alone(run: Run, member: str) -> None:
     """Names stay away; the flows do not, and the other runtime still names."""
     docker, kubernetes = Runtime(), Runtime()
-    run.patch.setattr("probe.app.open_docker", lambda _: docker)
-    run.patch.setattr("probe.app.open_kubernetes", lambda _: kubernetes)
+    run.patch.setattr("probe.run.probe.open_docker", lambda _: docker)
+    run.patch.setattr("probe.run.probe.open_kubernetes", lambda _: kubernetes)
     run.patch.setattr(kubernetes, "remote", None, raising=False)
     run.patch.setattr(docker, member, broken)
     kubernetes.add(FakeCollector.CONTAINER, ContainerNames("web"))
@@ -348,7 +348,7 @@ def test_an_enricher_a_poller_or_a_feed_that_raises_ends_alone(
 
 
 def test_what_the_probe_says_of_itself_is_no_fault_of_a_destination(run: Run) -> None:
-    run.patch.setattr("probe.self_report.SelfReport.read", broken)
+    run.patch.setattr("probe.export.self_report.SelfReport.read", broken)
     run.open().run()
     assert [part.name for part in run.probe.guard.failed] == ["the probe's report of itself"]
     assert run.outlet("file:").statistics.sent_flow_records == run.made
@@ -360,7 +360,7 @@ def test_a_scrape_that_breaks_does_not_end_the_probe(
     run = Run(monkeypatch, tmp_path, prometheus="127.0.0.1:0").open()
     assert run.probe.metrics
     port = run.probe.metrics.port
-    run.patch.setattr("probe.app.take_snapshot", broken)
+    run.patch.setattr("probe.run.probe.take_snapshot", broken)
     run.reads = 40
 
     def scrape() -> None:
@@ -472,7 +472,7 @@ def test_all_are_closed_though_each_raises(run: Run) -> None:
         return close
 
     run.patch.setattr(run.collector, "close", close_badly("collector"))
-    run.patch.setattr("probe.sinks.feed.Feed.close", close_badly("feed"))
+    run.patch.setattr("probe.run.feed.Feed.close", close_badly("feed"))
     run.open()
     run.patch.setattr(run.probe.interfaces, "close", close_badly("interfaces"))
     run.patch.setattr(run.kept, "close", close_badly("kept"))

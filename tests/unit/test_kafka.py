@@ -15,9 +15,9 @@ from confluent_kafka import Consumer, Producer
 
 from probe.config import RunConfig
 from probe.errors import ConfigError
-from probe.export.targets import parse_target
+from probe.export.transports.targets import parse_target
 from probe.flow.event import EVENT_DTYPE, EventKind
-from probe.sinks.kafka import KafkaSink
+from probe.jsonlines.kafka import KafkaSink
 from tests.json_schema import check_line
 from tests.records import NOW_S, flow_records, owner_table
 

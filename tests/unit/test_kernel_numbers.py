@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from probe.collectors.ebpf import OBJECT
 from probe.flow.batch import Mark, OwnerSource, Role
 from probe.kernel import host
 from probe.kernel.btf import Btf
 from probe.kernel.libbpf import KernelObject
+from probe.sources.ebpf import OBJECT
 
 PROTOCOLS = Path(__file__).resolve().parents[2] / "bpf" / "protocols.h"
 

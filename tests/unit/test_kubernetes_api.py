@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 
 from probe.errors import ConfigError
-from probe.metadata import listener
-from probe.metadata.kubernetes import (
+from probe.jsonlines.sink import exporter_members
+from probe.owners import api_thread as listener
+from probe.owners.kubernetes import (
     KubernetesNames,
     KubernetesSettings,
     api,
@@ -25,8 +26,7 @@ from probe.metadata.kubernetes import (
     open_kubernetes,
     watch,
 )
-from probe.metadata.kubernetes.api import KubernetesApi
-from probe.sinks.objects import exporter_members
+from probe.owners.kubernetes.api import KubernetesApi
 from tests.certificates import Authority
 from tests.kubernetes_api import PODS, SERVICES, KubernetesServer, kubernetes_server, recorded
 
@@ -405,7 +405,9 @@ def test_it_is_only_imported_when_it_is_on() -> None:
     import subprocess
     import sys
 
-    text = "import sys, probe.app; print([m for m in sys.modules if m.startswith('kubernetes')])"
+    text = (
+        "import sys, probe.run.probe; print([m for m in sys.modules if m.startswith('kubernetes')])"
+    )
     done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
 

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from kubernetes.client import models
 
-from probe.cli import _parser
+from probe.commands.cli import _parser
 from probe.config import build
 from probe.kernel import host
-from probe.metadata.kubernetes import KubernetesNames
-from probe.metadata.kubernetes.api import KubernetesApi
+from probe.owners.kubernetes import KubernetesNames
+from probe.owners.kubernetes.api import KubernetesApi
 from tests.kubernetes_api import NODES, PODS, SERVICES, kubernetes_server, recorded
 
 MANIFEST = Path(__file__).resolve().parents[2] / "deploy" / "kubernetes" / "sockflow.yaml"

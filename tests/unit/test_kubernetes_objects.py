@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from probe.flow.owner import ContainerNames
-from probe.metadata.kubernetes.objects import (
+from probe.owners.kubernetes.objects import (
     read_node,
     read_pod,
     read_service,

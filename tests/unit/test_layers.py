@@ -14,19 +14,21 @@ PROBE = ROOT / "probe"
 
 #: From top to bottom. Modules of the front door may use each other; so may the leaves.
 LAYERS = [
-    {"cli", "__main__", "api", "app", "loop", "process", "version", "summary", "exporting",
-     "stream", "self_report", "own_traffic", "collect", "stop", "heap", "config", "view",
-     "show_templates", "sink", "sinks", "prometheus", "snmp", "guard", "guarded", "causes",
-     "outlet"},
-    {"collectors"},
-    {"kernel"},
-    {"metadata"},
-    {"interfaces"},
+    {"__main__", "commands", "api", "run", "collector", "view", "prometheus", "ntopng",
+     "jsonlines"},
     {"export"},
+    {"config"},
+    {"snmp"},
+    {"enrich"},
+    {"sources"},
+    {"interfaces"},
+    {"owners"},
     {"mapping"},
+    {"kernel", "netlink"},
     {"flow"},
     {"ipfix"},
-    {"errors", "log", "printable", "units"},
+    {"guard", "log", "opening", "stop"},
+    {"errors", "printable", "units"},
 ]  # fmt: skip
 PURE = ("flow", "ipfix")
 FORBIDDEN = {"socket", "time", "asyncio", "os", "select", "selectors", "threading"}

@@ -11,15 +11,16 @@ from pathlib import Path
 import pytest
 
 from probe.flow.owner import ContainerNames
-from probe.interfaces import counters, names, table
-from probe.interfaces.counters import COUNTERS, highest, of_other_end
+from probe.interfaces import names, table
 from probe.interfaces.ended import EndedLinks
 from probe.interfaces.history import LinkHistory, is_same
-from probe.interfaces.links import Interface
 from probe.interfaces.names import InterfaceList
-from probe.interfaces.objects import interface_object
 from probe.interfaces.table import Counters, Link
 from probe.interfaces.types import if_type, oper_status, read_speed
+from probe.jsonlines.interface_objects import interface_object
+from probe.netlink import link_statistics as counters
+from probe.netlink.link_statistics import COUNTERS, highest, of_other_end
+from probe.netlink.rtnetlink import Interface
 
 VETH = Interface(7, "veth7", "veth7", kind="veth", peer=2, peer_nsid=0, flags=0x11043, state=6,
                  mtu=1400, address=b"\2\0\0\0\0\7")  # fmt: skip

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from probe.cli import main
+from probe.commands import flow_options as options
+from probe.commands.cli import main
 from probe.flow.batch import RECORD_DTYPE, Rows
 from probe.flow.event import EVENT_DTYPE, SOCKET_DTYPE, EventKind
 from probe.flow.filter import Choice, combine, parse_rule
 from probe.flow.owner import Owner, OwnerTable
-from probe.view import groups, options, order
+from probe.view import groups, order
 from probe.view.describe import container_text, to_flow
 from probe.view.event_views import Events, Listening, event_line
 from probe.view.flow_views import FlowsByLine, GroupsAtEnd, JsonFlows

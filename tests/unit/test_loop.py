@@ -11,8 +11,8 @@ import pytest
 
 from probe.config import build
 from probe.flow.owner import ContainerNames
-from probe.loop import Loop
-from probe.metadata.runtime import KnownContainers
+from probe.owners.runtime import KnownContainers
+from probe.run.loop import Loop
 from probe.stop import StopRequest
 from tests.fake_collector import FakeCollector, fake_probe
 
@@ -51,7 +51,7 @@ def test_flows_that_leave_between_ticks_have_the_names_of_that_moment(
 ) -> None:
     """The name comes after the only tick, and before the connections have ended."""
     docker, path, stop = Runtime(), tmp_path / "flows.json", StopRequest()
-    monkeypatch.setattr("probe.app.open_docker", lambda _: docker)
+    monkeypatch.setattr("probe.run.probe.open_docker", lambda _: docker)
     probe, collector = fake_probe(monkeypatch, build({"docker": False, "interval": 600}))
     probe.open([f"json://{path}"])
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from probe.export.destination import Destination
-from probe.export.reach import Reach
-from probe.export.statistics import SendStatistics
-from probe.export.udp import UdpDestination
+from probe.export.transports.destination import Destination
+from probe.export.transports.reach import Reach
+from probe.export.transports.statistics import SendStatistics
+from probe.export.transports.udp import UdpDestination
 from tests.transport import train
 
 PORT = 4739

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from probe.enrich.naming import ContainerOwners, WaitingRecords
 from probe.flow.owner import ContainerNames, Owner
-from probe.metadata.naming import ContainerOwners, WaitingRecords
-from probe.metadata.runtime import KnownContainers
+from probe.owners.runtime import KnownContainers
 from tests.records import flow_records
 
 WEB = ContainerNames("web", "nginx:1", "shop", "front")

@@ -8,9 +8,9 @@ import os
 import numpy as np
 import pytest
 
+from probe.enrich.nat import Nat
 from probe.flow.batch import RECORD_DTYPE, Rows, row_dtype
-from probe.metadata.conntrack import Conntrack, Entries, Tuples
-from probe.metadata.nat import Nat
+from probe.netlink.conntrack import Conntrack, Entries, Tuples
 from tests.unit.test_conntrack import tuples
 
 TCP, UDP, SCTP = 6, 17, 132

@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from probe.collectors.netlink.counters import count_totals, find_roles
-from probe.collectors.netlink.ledger import Ledger, Place
-from probe.collectors.netlink.messages import (
+from probe.flow.batch import Mark, Role
+from probe.netlink.inet_diag import (
     CLOSE,
     ESTABLISHED,
     INFO,
@@ -26,7 +25,8 @@ from probe.collectors.netlink.messages import (
     find_attributes,
     index_datagram,
 )
-from probe.flow.batch import Mark, Role
+from probe.sources.netlink.counters import count_totals, find_roles
+from probe.sources.netlink.ledger import Ledger, Place
 
 #: struct tcp_info: (offset, format) of what tests set.
 _INFO = {

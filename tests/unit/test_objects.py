@@ -14,12 +14,12 @@ from probe.flow.batch import RECORD_DTYPE, Rows
 from probe.flow.biflow import pair_directions
 from probe.flow.event import EVENT_DTYPE, SOCKET_DTYPE, EventKind
 from probe.flow.owner import ContainerNames, Owner, OwnerTable
-from probe.interfaces.objects import interface_object
 from probe.interfaces.table import Counters, Link
-from probe.mapping.columns import event_columns, flow_columns, flow_key, socket_columns
-from probe.mapping.ecs import EcsLines
-from probe.mapping.layouts import ObjectLines
-from probe.mapping.objects import AgentLines
+from probe.jsonlines.agent_objects import AgentLines
+from probe.jsonlines.ecs import EcsLines
+from probe.jsonlines.interface_objects import interface_object
+from probe.jsonlines.layouts import ObjectLines
+from probe.jsonlines.local_remote import event_columns, flow_columns, flow_key, socket_columns
 from probe.mapping.tables import Privacy
 from probe.view.event_views import event_line
 from tests.json_schema import SCHEMA, check_line

@@ -10,9 +10,9 @@ import pytest
 
 from probe.config import read_file
 from probe.errors import ConfigError
-from probe.export.destination import Destination
-from probe.export.file import FileDestination
-from probe.export.lines import LineDestination
+from probe.export.transports.destination import Destination
+from probe.export.transports.file import FileDestination
+from probe.export.transports.lines import LineDestination
 
 Give = Callable[[Path], None]
 _SOMEBODY = 4321

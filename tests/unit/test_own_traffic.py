@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from probe import own_traffic
 from probe.flow.batch import FlowBatch, row_dtype
 from probe.flow.owner import Owner, OwnerTable
-from probe.own_traffic import OwnTraffic
+from probe.run import own_traffic
+from probe.run.own_traffic import OwnTraffic
 
 
 def batch(*rows: dict[str, Any]) -> FlowBatch:

@@ -46,7 +46,11 @@ def test_a_wheel_has_the_kernel_half(tree: Path, tmp_path: Path) -> None:
         octets = archive.read(_OBJECT)
     assert octets[:4] == b"\x7fELF"
     assert int.from_bytes(octets[18:20], sys.byteorder) == _EM_BPF
-    assert names >= {"probe/cli.py", "probe/templates/full.txt", "probe/templates/wireshark.lua"}
+    assert names >= {
+        "probe/commands/cli.py",
+        "probe/templates/full.txt",
+        "probe/templates/wireshark.lua",
+    }
     assert not [name for name in names if name.startswith(("tests/", "bench/"))]
 
 

@@ -12,7 +12,7 @@ import pytest
 from docs.make.__main__ import DOCS, MADE, stale
 from docs.make.elements import in_flows, in_options, read_sentences, read_values
 from docs.make.picture import shown_text
-from probe.cli import _parser
+from probe.commands.cli import _parser
 from probe.config import build
 from probe.flow.batch import UNCONFIRMED, UNCONFIRMED_PATH, EndReason, OwnerSource, Role
 from probe.mapping import load_elements

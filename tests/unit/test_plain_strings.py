@@ -10,14 +10,14 @@ import pytest
 
 from probe.config import RunConfig
 from probe.errors import ConfigError
-from probe.export.targets import parse_target
-from probe.exporting import Workshop
+from probe.export.transports.targets import parse_target
 from probe.flow.owner import Owner, OwnerTable
 from probe.interfaces.names import InterfaceList
 from probe.ipfix.decode import CollectingProcess, Record
 from probe.ipfix.options import encode_options
 from probe.ipfix.text import PLAIN, encode_plain
 from probe.mapping import load_elements, load_netflow9, load_options, load_profiles
+from probe.run.exporter import Workshop
 from tests.records import NOW_S, Metering, flow_records
 
 NAME = 'a"b\\c\n'

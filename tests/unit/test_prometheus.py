@@ -22,7 +22,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from probe.errors import ConfigError
-from probe.export.statistics import SendStatistics
+from probe.export.transports.statistics import SendStatistics
 from probe.flow.batch import EndReason
 from probe.flow.owner import ContainerNames, Owner, OwnerTable
 from probe.interfaces.table import Counters, Link

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from probe.enrich.naming import ContainerOwners
 from probe.flow.owner import ContainerNames, Owner
-from probe.metadata import proxy
-from probe.metadata.naming import ContainerOwners
-from probe.metadata.proxy import Proxies, read_target
+from probe.owners import proxy
+from probe.owners.proxy import Proxies, read_target
 from tests.unit.test_naming import Known
 
 ARGUMENTS = (

@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from probe.enrich import remote_owners as remote
+from probe.enrich.remote_owners import RemoteEnds
 from probe.flow.batch import OwnerSource, Rows, row_dtype
 from probe.flow.ends import Slots
 from probe.flow.owner import Owner, OwnerTable
-from probe.metadata.kubernetes import remote, tenures
-from probe.metadata.kubernetes.objects import read_node, read_pod, read_service
-from probe.metadata.kubernetes.remote import RemoteEnds
-from probe.metadata.kubernetes.tenures import RemoteNames
+from probe.owners.kubernetes import tenures
+from probe.owners.kubernetes.objects import read_node, read_pod, read_service
+from probe.owners.kubernetes.tenures import RemoteNames
 from tests.kubernetes_api import recorded
 from tests.records import flow_records
 

@@ -8,13 +8,13 @@ import time
 import numpy as np
 import pytest
 
+from probe.enrich import services as served
+from probe.enrich.naming import ContainerOwners
+from probe.enrich.services import ServedEnds
 from probe.flow.batch import OwnerSource, Rows
 from probe.flow.owner import Owner
-from probe.metadata.kubernetes import served
-from probe.metadata.kubernetes.objects import read_service
-from probe.metadata.kubernetes.served import ServedEnds
-from probe.metadata.kubernetes.tenures import Tenures
-from probe.metadata.naming import ContainerOwners
+from probe.owners.kubernetes.objects import read_service
+from probe.owners.kubernetes.tenures import Tenures
 from tests.kubernetes_api import recorded
 from tests.records import flow_records
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from probe.cli import main
+from probe.commands.cli import main
 from probe.mapping import load_elements, load_profiles
 from probe.mapping.collector_files import snake_case
 

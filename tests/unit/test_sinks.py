@@ -13,17 +13,17 @@ import numpy as np
 import pytest
 
 from probe.config import RunConfig
+from probe.enrich.naming import ContainerOwners
 from probe.errors import ConfigError
-from probe.exporting import Exporter
 from probe.flow.batch import Rows
 from probe.flow.event import EVENT_DTYPE, SOCKET_DTYPE
 from probe.flow.filter import FlowFilter, parse_rule
 from probe.flow.owner import ContainerNames, Owner
 from probe.interfaces.table import Link
-from probe.metadata.naming import ContainerOwners
-from probe.metadata.runtime import KnownContainers
-from probe.metadata.users import UserNames
-from probe.sinks.feed import ChosenSockets, Feed
+from probe.owners.runtime import KnownContainers
+from probe.owners.users import UserNames
+from probe.run.exporter import Exporter
+from probe.run.feed import ChosenSockets, Feed
 from probe.stop import StopSignals
 from tests.json_schema import check_line
 from tests.records import NOW_S, Metering, flow_records, owner_table

@@ -10,9 +10,9 @@ from contextlib import suppress
 
 import pytest
 
-from probe.app import Probe
 from probe.config import build
-from probe.loop import Loop
+from probe.run.loop import Loop
+from probe.run.probe import Probe
 from probe.stop import StopRequest
 from tests.fake_collector import FakeCollector, fake_probe
 
@@ -113,7 +113,7 @@ def test_who_has_all_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_collector_that_stays_away_costs_fifteen_seconds_and_is_counted(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("probe.loop._FLUSH_S", 3.0)
+    monkeypatch.setattr("probe.run.loop._FLUSH_S", 3.0)
     silent = CollectorOfOctets(listens=False)
     probe, collector = fake_probe(monkeypatch, build({"interval": 0.05, "docker": False}))
     probe.open([f"ipfix+tcp://127.0.0.1:{silent.port}"])
@@ -129,7 +129,7 @@ def test_a_collector_that_stays_away_costs_fifteen_seconds_and_is_counted(
 
 def test_waiting_for_a_collector_costs_no_processor_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """A stop that another thread asked for stays readable: that must not keep the loop turning."""
-    monkeypatch.setattr("probe.loop._FLUSH_S", 3.0)
+    monkeypatch.setattr("probe.run.loop._FLUSH_S", 3.0)
     silent = CollectorOfOctets(listens=False)
     probe, collector = fake_probe(monkeypatch, build({"interval": 0.05, "docker": False}))
     probe.open([f"ipfix+tcp://127.0.0.1:{silent.port}"])

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from probe.config import RunConfig
-from probe.export.targets import parse_target
-from probe.exporting import Workshop
+from probe.export.record_stream import Stream
+from probe.export.transports.targets import parse_target
 from probe.flow.owner import OwnerTable
 from probe.interfaces.names import InterfaceList
 from probe.ipfix.decode import CollectingProcess
 from probe.mapping import load_elements
-from probe.stream import Stream
+from probe.run.exporter import Workshop
 from tests.records import NOW_S, Metering, flow_records, owner_table
 
 _COUNT = 20_000

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from probe.errors import ConfigError
-from probe.export.targets import parse_target
+from probe.export.transports.targets import parse_target
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from probe.flow.batch import RECORD_DTYPE, Rows
 from probe.flow.owner import Owner, OwnerTable
 from probe.mapping.tables import Privacy
-from probe.mapping.tlv import TlvEncoder
+from probe.ntopng.tlv import TlvEncoder
 from tests.ntopng_reader import BadMessage, Tlv, read_flows
 from tests.records import NOW_NS, flow_records, owner_table
 

@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 
 from probe.errors import ConfigError
-from probe.export.destination import Destination, parse_destination
-from probe.export.file import FileDestination
-from probe.export.sender import StreamSender, open_sender
+from probe.export.transports.destination import Destination, parse_destination
+from probe.export.transports.file import FileDestination
+from probe.export.transports.sender import StreamSender, open_sender
 from tests.transport import TEMPLATES, begin_session, drive, message, numbers, train
 
 

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from probe.errors import ConfigError
-from probe.export.destination import Destination
-from probe.export.lines import LineDestination
-from probe.export.targets import parse_target
+from probe.export.transports.destination import Destination
+from probe.export.transports.lines import LineDestination
+from probe.export.transports.targets import parse_target
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -137,8 +137,8 @@ def test_a_full_disk_tears_no_line(path: Path) -> None:
     """A limit of the file's size: the same as a disk that is full, until it is raised."""
     script = f"""
 import resource, signal, sys, time
-from probe.export.destination import Destination
-from probe.export.lines import LineDestination
+from probe.export.transports.destination import Destination
+from probe.export.transports.lines import LineDestination
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 output = LineDestination(Destination("json", "", 0, path={str(path)!r}))
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
@@ -164,8 +164,8 @@ print(output.statistics.sent_records, output.statistics.dropped_records, output.
 _TO_STDOUT = """
 import json, logging, sys, time
 logging.disable()
-from probe.export.lines import LineDestination
-from probe.export.targets import parse_target
+from probe.export.transports.lines import LineDestination
+from probe.export.transports.targets import parse_target
 output = LineDestination(parse_target("json:-"), 400_000)
 for number in range(200):
     output.enqueue([json.dumps({"number": number, "pad": "x" * 9000})])
@@ -216,7 +216,8 @@ def test_a_full_pipe_never_blocks(kind: str) -> None:
 def test_standard_output_is_shared_with_nobodys_flags() -> None:
     """Whoever has the same pipe, such as the shell, must not find it non-blocking."""
     reader, writer = os.pipe()
-    script = "import os; from probe.export.lines import *; from probe.export.targets import *\n"
+    script = "import os; from probe.export.transports.lines import *\n"
+    script += "from probe.export.transports.targets import *\n"
     script += "LineDestination(parse_target('json:-')).close(); print(os.get_blocking(1))"
     subprocess.run([sys.executable, "-c", script], cwd=ROOT, stdout=writer, check=True)
     os.close(writer)

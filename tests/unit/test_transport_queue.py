@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from probe.export.queue import StreamQueue
+from probe.export.transports.queue import StreamQueue
 from tests.transport import numbers, train
 
 
@@ -57,5 +57,6 @@ def test_a_message_that_arrived_in_part_is_lost_and_the_others_wait_again() -> N
 
 
 def test_tcp_does_without_ssl() -> None:
-    code = "import sys, probe.export.sender, probe.export.tcp; sys.exit('ssl' in sys.modules)"
+    code = "import sys, probe.export.transports.sender, probe.export.transports.tcp\n"
+    code += "sys.exit('ssl' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=30).returncode == 0

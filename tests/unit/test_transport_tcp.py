@@ -9,10 +9,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from probe.export.connection import TcpConnection
-from probe.export.destination import Destination, parse_destination
-from probe.export.sender import StreamSender, open_sender
-from probe.export.tcp import TcpDestination
+from probe.export.transports.connection import TcpConnection
+from probe.export.transports.destination import Destination, parse_destination
+from probe.export.transports.sender import StreamSender, open_sender
+from probe.export.transports.tcp import TcpDestination
 from tests.transport import (
     TEMPLATES,
     Collector,

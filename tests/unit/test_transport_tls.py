@@ -12,9 +12,9 @@ from urllib.parse import quote
 import pytest
 
 from probe.errors import ConfigError
-from probe.export.destination import parse_destination
-from probe.export.sender import open_sender
-from probe.export.tls import TlsDestination
+from probe.export.transports.destination import parse_destination
+from probe.export.transports.sender import open_sender
+from probe.export.transports.tls import TlsDestination
 from tests.certificates import Authority, server_context
 from tests.transport import TEMPLATES, Collector, collecting, drive, numbers, train
 

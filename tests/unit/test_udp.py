@@ -12,12 +12,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from probe.export.datagram import DatagramSocket
-from probe.export.destination import DEFAULT_PACE, Destination
-from probe.export.pacing import TokenBucket
-from probe.export.queue import DatagramQueue
-from probe.export.statistics import SendStatistics
-from probe.export.udp import UdpDestination
+from probe.export.transports.datagram import DatagramSocket
+from probe.export.transports.destination import DEFAULT_PACE, Destination
+from probe.export.transports.pacing import TokenBucket
+from probe.export.transports.queue import DatagramQueue
+from probe.export.transports.statistics import SendStatistics
+from probe.export.transports.udp import UdpDestination
 from probe.ipfix.message import Train
 
 

@@ -13,9 +13,9 @@ import pytest
 
 from probe.flow.filter import parse_rule
 from probe.flow.owner import Owner, OwnerTable
-from probe.metadata import own_files
-from probe.metadata.own_files import OwnNames, ask_own_names
-from probe.metadata.users import Names, Namespaces, UserNames, read_namespaces
+from probe.owners import own_files
+from probe.owners.own_files import OwnNames, ask_own_names
+from probe.owners.users import Names, Namespaces, UserNames, read_namespaces
 from tests.records import flow_records
 
 CONTAINER = "ab" * 32

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from probe.flow.batch import RECORD_DTYPE, Rows
-from probe.interfaces.links import Interface
 from probe.interfaces.namespaces import NetworkNamespaces
 from probe.interfaces.veth import Kernel, VethMap
+from probe.netlink.rtnetlink import Interface
 
 SECOND = 1_000_000_000
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import zmq
 
-from probe.sink import Sink
-from probe.sinks.zmq_listener import (
+from probe.export.sink import Sink
+from probe.ntopng.listener import (
     MOST_OF_ONE_ADDRESS,
     MOST_PEERS,
     MOST_SUBSCRIPTIONS,

@@ -10,10 +10,10 @@ import pytest
 import zmq
 
 from probe.errors import ConfigError
+from probe.export.sink import EventSink
 from probe.flow.event import EVENT_DTYPE
 from probe.flow.owner import OwnerTable
-from probe.sink import EventSink
-from probe.sinks.ntopng_outbox import Outbox
+from probe.ntopng.outbox import Outbox
 from tests.ntopng_lab import Listen, Open, connected, flows_of, pump, pump_until
 from tests.records import NOW_S, flow_records
 

@@ -1,0 +1,136 @@
+"""The flags of ``sockflow flows`` and ``sockflow events``, and what they ask for."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from typing import Any
+
+from probe.config import COLLECTORS, LIVE_ACTIVE_TIMEOUT_S, RunConfig, build
+from probe.errors import ConfigError
+from probe.flow.event import EventKind
+from probe.flow.filter import KEYS, combine, parse_rule
+
+_KEY_HELP = {
+    "container": "name, or the beginning of the id",
+    "pod": "name, or NAMESPACE/NAME",
+    "namespace": "of Kubernetes",
+    "process": "name or pid",
+    "user": "name or uid",
+    "port": "of either end: a number, or LOW-HIGH",
+    "cidr": "of either end: an address or a network",
+    "protocol": "tcp, udp or a number",
+}
+_RUN_SETTINGS = ("collector", "duration", "active_timeout", "docker", "kubernetes",
+                 "kubernetes_node", "kubernetes_labels", "kubernetes_remote",
+                 "kubernetes_cluster")  # fmt: skip
+#: Between two looks at what happened; a snapshot still takes at most 1 % of one core.
+_EVENT_INTERVAL_S = 0.2
+_ORDERS = ("latest", "octets", "sent", "received", "packets", "rtt", "resent", "age", "client",
+           "server", "process", "user", "container")  # fmt: skip
+_GROUP_ORDERS = ("octets", "sent", "received", "packets", "flows", "rtt", "name")
+_GROUPS = ("container", "pod", "process", "user")
+
+
+def add_flows(commands: Any) -> argparse.ArgumentParser:
+    flows = _add_command(commands, "flows", "this host's flows, live, without a collector")
+    shape = flows.add_mutually_exclusive_group()
+    shape.add_argument(
+        "--tree", dest="as_tree", action="store_true", default=False,
+        help="host, parent and process at both ends of each flow",
+    )  # fmt: skip
+    shape.add_argument(
+        "--by", choices=_GROUPS, default="",
+        help="sums for each, as client and as server; without a terminal: once, at the end",
+    )  # fmt: skip
+    shape.add_argument(
+        "--listening", action="store_true", default=False,
+        help="sockets that wait for peers instead of flows: TCP in LISTEN, UDP",
+    )  # fmt: skip
+    flows.add_argument(
+        "--sort", dest="order", default="", metavar="KEY",
+        help=f"{', '.join(_ORDERS)} (default: latest); with --by {', '.join(_GROUP_ORDERS)} "
+        "(default: octets)",
+    )  # fmt: skip
+    flows.add_argument(
+        "--active-timeout", type=float, metavar="S",
+        help=f"news of a live flow this often (default {LIVE_ACTIVE_TIMEOUT_S:g})",
+    )  # fmt: skip
+    flows.add_argument("--collector", choices=COLLECTORS, help="as of run")
+    return flows
+
+
+def add_events(commands: Any) -> argparse.ArgumentParser:
+    events = _add_command(commands, "events", "what happens to flows and containers, live")
+    events.add_argument(
+        "--kind", action="append", default=[], metavar="KIND,...",
+        help=f"only these: {', '.join(kind.name for kind in EventKind)}",
+    )  # fmt: skip
+    return events
+
+
+def settings(options: Mapping[str, Any], **more: object) -> RunConfig:
+    """Those of the probe. ConfigError."""
+    return build({name: options[name] for name in _RUN_SETTINGS if name in options} | more)
+
+
+def event_settings(options: Mapping[str, Any]) -> RunConfig:
+    """Those for events, which only eBPF tells. ConfigError."""
+    return settings(options, events=True, collector="ebpf", interval=_EVENT_INTERVAL_S)
+
+
+def request(options: Mapping[str, Any]) -> Any:
+    """What to show. ConfigError."""
+    from probe.commands.watch import Request
+
+    by, as_tree = options.get("by", ""), options.get("as_tree", False)
+    if options["as_json"] and as_tree:
+        raise ConfigError("--json has the parents of all processes: leave --tree out")
+    return Request(
+        include=combine({key: options[key] for key in KEYS}),
+        exclude=[parse_rule(text) for text in options["exclude"]],
+        as_json=options["as_json"],
+        as_tree=as_tree,
+        listening=options.get("listening", False),
+        by=by,
+        order=_order(options.get("order", ""), _GROUP_ORDERS if by else _ORDERS),
+    )
+
+
+def kinds(options: Mapping[str, Any]) -> list[EventKind]:
+    """Those of ``--kind``, or all. ConfigError."""
+    names = [name.strip().upper() for text in options["kind"] for name in text.split(",")]
+    for name in names:
+        if name not in EventKind.__members__:
+            known = ", ".join(kind.name for kind in EventKind)
+            raise ConfigError(f"--kind {name!r}: there is no such kind, but {known}")
+    return [EventKind[name] for name in names] or list(EventKind)
+
+
+def _order(key: str, known: tuple[str, ...]) -> str:
+    if key and key not in known:
+        raise ConfigError(f"--sort {key!r} is none of {', '.join(known)}")
+    return key or known[0]
+
+
+def _add_command(commands: Any, name: str, text: str) -> argparse.ArgumentParser:
+    command: argparse.ArgumentParser = commands.add_parser(
+        name, help=text, argument_default=argparse.SUPPRESS, allow_abbrev=False,
+        description=f"{text}. Filters: all must hold, of one that is repeated any value suffices. "
+        "A flow is shown where one of its ends matches.",
+    )  # fmt: skip
+    command.add_argument(
+        "--json", dest="as_json", action="store_true", default=False,
+        help="one JSON object a line (docs/json.md)",
+    )  # fmt: skip
+    for key in KEYS:
+        command.add_argument(
+            f"--{key}", action="append", default=[], metavar=key.upper(), help=_KEY_HELP[key]
+        )
+    command.add_argument(
+        "--exclude", action="append", default=[], metavar="RULE",
+        help="leave out, as of run: port=22,user=root; repeatable",
+    )  # fmt: skip
+    command.add_argument("--duration", type=float, metavar="S", help="stop after so many seconds")
+    command.add_argument("-v", "--verbose", action="count", default=0)
+    return command

@@ -1,0 +1,46 @@
+"""What a bug report needs: version, kernel, libbpf, and the hooks that this kernel accepts."""
+
+from __future__ import annotations
+
+import os
+
+from probe import __version__
+from probe.errors import KernelError
+from probe.flow.owner import OwnerTable
+from probe.kernel import libbpf
+from probe.owners.users import UserNames
+from probe.sources.ebpf import EbpfCollector
+from probe.sources.netlink import NetlinkCollector
+from probe.sources.source import Collector
+
+
+def describe() -> str:
+    """Several lines. Hooks are found by attaching for a moment, which needs the privilege."""
+    system = os.uname()
+    return "\n".join(
+        (
+            f"sockflow {__version__}",
+            f"kernel {system.sysname} {system.release} {system.machine}",
+            f"libbpf {_libbpf()}",
+            f"hooks {_hooks(EbpfCollector(OwnerTable(), UserNames()))}",
+            f"netlink {_hooks(NetlinkCollector(OwnerTable(), UserNames()))}",
+        )
+    )
+
+
+def _libbpf() -> str:
+    try:
+        return libbpf.version()
+    except KernelError as error:
+        return f"not usable: {error}"
+
+
+def _hooks(collector: Collector) -> str:
+    try:
+        collector.open()
+    except KernelError as error:
+        return f"none: {error}"
+    try:
+        return ", ".join(dict.fromkeys(collector.hooks))
+    finally:
+        collector.close()

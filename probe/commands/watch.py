@@ -1,0 +1,94 @@
+"""``sockflow flows`` and ``sockflow events``: the probe with a view and without destinations."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+
+from probe.config import RunConfig
+from probe.errors import MeteringError
+from probe.flow.event import EventKind
+from probe.flow.filter import Choice, Rule
+from probe.flow.owner import OwnerTable
+from probe.log import say
+from probe.run.loop import Loop
+from probe.run.probe import Probe
+from probe.run.summary import lost_line, notice_line
+from probe.stop import StopSignals
+from probe.view.event_views import Events, Listening, ListeningOnScreen
+from probe.view.flow_views import (
+    FlowsByLine,
+    FlowsOnScreen,
+    GroupsAtEnd,
+    GroupsOnScreen,
+    JsonFlows,
+    View,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What to show. ``order`` is one of order.FLOW_ORDERS, or with ``by`` of groups.GROUP_ORDERS;
+    ``by`` is one of groups.GROUPS or ''."""
+
+    include: Sequence[Rule] = ()
+    exclude: Sequence[Rule] = ()
+    as_json: bool = False
+    as_tree: bool = False
+    listening: bool = False
+    by: str = ""
+    order: str = ""
+
+
+def show_flows(config: RunConfig, request: Request) -> None:
+    """Until a signal or for the duration. Raises SockflowError."""
+    _show(config, lambda owners: _flow_view(owners, request))
+
+
+def show_events(config: RunConfig, request: Request, kinds: Collection[EventKind]) -> None:
+    """The same for events."""
+    choice = Choice(request.include, request.exclude)
+    _show(config, lambda owners: Events(owners, choice, sys.stdout, request.as_json, kinds))
+
+
+def _show(config: RunConfig, make: Callable[[OwnerTable], View]) -> None:
+    probe = Probe(config)
+    view = make(probe.owners)
+    failure: MeteringError | None = None
+    try:
+        probe.open((), [view])
+        (outlet,) = probe.exporter.outlets
+        with StopSignals() as stop:
+            try:
+                for _ in Loop(probe, stop).steps(config.duration):
+                    outlet.do(view.refresh)
+            except MeteringError as error:
+                failure = error
+        outlet.do(view.end)
+        losses = probe.losses()
+    finally:
+        probe.close()
+    if noticed := notice_line(probe.notices()):
+        say(noticed)
+    ended = f", ended by {outlet.part.error}" if outlet.part.error else ""
+    say(f"{view.summary()} shown{ended}, {lost_line(losses)}")
+    if failure:
+        raise failure
+
+
+def _flow_view(owners: OwnerTable, asked: Request) -> View:
+    choice, out = Choice(asked.include, asked.exclude), sys.stdout
+    is_live = out.isatty() and not asked.as_json
+    if asked.listening and is_live:
+        return ListeningOnScreen(owners, choice, out)
+    if asked.listening:
+        return Listening(owners, choice, out, asked.as_json)
+    if asked.by and is_live:
+        return GroupsOnScreen(owners, choice, out, asked.order, asked.by)
+    if asked.by:
+        return GroupsAtEnd(owners, choice, out, asked.order, asked.by, asked.as_json)
+    if asked.as_json:
+        return JsonFlows(owners, choice, out)
+    kind = FlowsOnScreen if is_live else FlowsByLine
+    return kind(owners, choice, out, asked.order, asked.as_tree)

@@ -1,0 +1,1 @@
+"""What is added to records after they were metered: translations of addresses, and names."""

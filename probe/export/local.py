@@ -1,0 +1,46 @@
+"""A destination within this process: a view, or the program that uses ``probe.api``."""
+
+from __future__ import annotations
+
+from probe.export.transports.statistics import SendStatistics
+from probe.flow.batch import Rows
+
+
+class LocalSink:
+    """A Sink that is always there and keeps nothing back. A subclass overrides ``send`` and
+    ``summary``, and is an EventSink if it has the methods of one."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.statistics = SendStatistics()
+        self.is_down = False
+        self.is_reliable = True
+        self.backlog = 0
+        self.takes_events = True  # if there is a send_events
+
+    def send(self, records: Rows, now_s: float) -> None:
+        raise NotImplementedError
+
+    def summary(self) -> str:
+        raise NotImplementedError
+
+    def pump(self, now: float) -> float | None:
+        return None
+
+    def finish(self, now_s: float) -> None:
+        """Nothing belongs at the end."""
+
+    def forget(self, owners: list[int]) -> None:
+        """Nothing is encoded ahead."""
+
+    def announce_interfaces(self) -> None:
+        """Nobody asked for them."""
+
+    def local_address(self) -> tuple[str, int] | None:
+        return None
+
+    def flush(self, deadline: float) -> bool:
+        return True
+
+    def close(self) -> None:
+        """Nothing waits."""

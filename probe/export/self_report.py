@@ -1,0 +1,135 @@
+"""What the probe says about itself: rows for the Options Templates of ``templates/options.txt``."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from probe.export.transports.sender import Sender
+from probe.interfaces.names import InterfaceList
+from probe.interfaces.table import Link
+from probe.ipfix.options import OptionRow, OptionValue
+
+_SHORT_ID = 12
+_NO_ADDRESS = {"exporterIPv4Address": bytes(4), "exporterIPv6Address": bytes(16)}
+
+
+class Metering(Protocol):
+    """What the Metering Process knows of itself."""
+
+    @property
+    def observed_flows(self) -> int: ...
+
+    def ignored(self) -> tuple[int, int]:
+        """Packets and octets that the filters left out."""
+
+    def losses(self) -> Mapping[str, int]:
+        """What was lost before it became a Flow Record, by cause."""
+
+
+class SelfReport:
+    """Rows of all options of one session. ``boot_s``: Unix time when the host was booted."""
+
+    def __init__(
+        self,
+        metering: Metering,
+        interfaces: InterfaceList,
+        sender: Sender,
+        odid: int,
+        boot_s: float,
+        node: str = "",
+    ) -> None:
+        self._metering = metering
+        self._node = node or os.uname().nodename
+        self._interfaces = interfaces
+        self._sender = sender
+        self._odid = odid
+        self._boot_ms = round(boot_s * 1000)
+        self._ended = interfaces.links.ended.reader()
+
+    def read(self) -> Mapping[str, Sequence[OptionRow]]:
+        interfaces = self._interface_rows()
+        return {
+            "exporter": [self._exporter()],
+            "statistics": [self._statistics()],
+            "losses": self._losses(),
+            "interfaces": interfaces,
+            "nfdump-interfaces": interfaces,
+        }
+
+    def counters(self) -> list[OptionRow]:
+        """Of each interface as they are now, and once the last ones of each that is gone."""
+        links = self._interfaces.links.read()
+        return [_counters(link) for link in (*self._ended(), *links)]
+
+    def _exporter(self) -> OptionRow:
+        return {
+            "observationDomainId": self._odid,
+            "exportingProcessId": self._odid,
+            "observationDomainName": self._node,
+            "systemInitTimeMilliseconds": self._boot_ms,
+            **_addresses(self._sender.local_address()),
+        }
+
+    def _statistics(self) -> OptionRow:
+        sent = self._sender.statistics
+        packets, octets = self._metering.ignored()
+        return {
+            "exportingProcessId": self._odid,
+            "exportedMessageTotalCount": sent.sent_messages,
+            "exportedOctetTotalCount": sent.sent_octets,
+            "exportedFlowRecordTotalCount": sent.sent_flow_records,
+            "observedFlowTotalCount": self._metering.observed_flows,
+            "ignoredPacketTotalCount": packets,
+            "ignoredOctetTotalCount": octets,
+            "notSentFlowTotalCount": sent.dropped_flow_records,
+            "notSentPacketTotalCount": sent.dropped_packets,
+            "notSentOctetTotalCount": sent.dropped_octets,
+        }
+
+    def _losses(self) -> list[OptionRow]:
+        """Also the causes that never struck: a zero is news too."""
+        return [
+            {"meteringProcessId": self._odid, "lossCause": cause, "lossTotalCount": count}
+            for cause, count in self._metering.losses().items()
+        ]
+
+    def _interface_rows(self) -> list[OptionRow]:
+        return [
+            {
+                "observationDomainId": self._odid,
+                "ingressInterface": interface.index,
+                "interfaceName": interface.name,
+                "interfaceDescription": interface.description,
+            }
+            for interface in self._interfaces.described()
+        ]
+
+
+def _counters(link: Link) -> OptionRow:
+    """In is what a veth's container sends. IANA's elements are those of what comes in."""
+    counters = link.counters
+    name = link.names.full if link.names else link.container_id[:_SHORT_ID]
+    return {
+        "ingressInterface": link.index,
+        "interfaceName": link.name,
+        "interfaceContainerName": name,
+        "layer2OctetTotalCount": counters.in_octets,
+        "packetTotalCount": counters.in_packets,
+        "interfaceInErrorTotalCount": counters.in_errors,
+        "droppedPacketTotalCount": counters.in_discards,
+        "interfaceOutOctetTotalCount": counters.out_octets,
+        "interfaceOutPacketTotalCount": counters.out_packets,
+        "interfaceOutErrorTotalCount": counters.out_errors,
+        "interfaceOutDropTotalCount": counters.out_discards,
+    }
+
+
+def _addresses(local: tuple[str, int] | None) -> dict[str, OptionValue]:
+    """Both elements; the one of the other IP version is all zeroes."""
+    if local is None:
+        return dict(_NO_ADDRESS)
+    address = ipaddress.ip_address(local[0].partition("%")[0])
+    return {**_NO_ADDRESS, f"exporterIPv{address.version}Address": address.packed}

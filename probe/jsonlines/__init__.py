@@ -1,0 +1,1 @@
+"""Flows, events, sockets and counters as lines of JSON, to files and to Kafka."""

@@ -1,0 +1,59 @@
+"""JSON lines in a file or on standard output: ``json:-``, ``json:///PATH``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from probe.config import RunConfig
+from probe.export.transports.destination import Destination
+from probe.export.transports.lines import LineDestination
+from probe.export.transports.statistics import SendStatistics
+from probe.export.transports.targets import STDOUT
+from probe.flow.owner import OwnerTable
+from probe.jsonlines.sink import ObjectSink
+
+
+class JsonSink(ObjectSink):
+    """ConfigError: the path cannot be written to."""
+
+    def __init__(self, target: Destination, config: RunConfig, owners: OwnerTable) -> None:
+        super().__init__(target, config, owners)
+        self._output = LineDestination(target)
+
+    @property
+    def statistics(self) -> SendStatistics:
+        return self._output.statistics
+
+    @property
+    def is_down(self) -> bool:
+        return self._output.is_down
+
+    @property
+    def is_reliable(self) -> bool:
+        return not self._output.is_down
+
+    @property
+    def backlog(self) -> int:
+        return self._output.backlog
+
+    def pump(self, now: float) -> float | None:
+        return self._output.pump(now)
+
+    @property
+    def can_reopen(self) -> bool:
+        return self._output.destination.path != STDOUT
+
+    def reopen(self) -> None:
+        """After a rotation: the file at the path, which may be a new one."""
+        self._output.reopen()
+
+    def flush(self, deadline: float) -> bool:
+        return self._output.flush(deadline)
+
+    def close(self) -> None:
+        self._output.close()
+
+    def _put(
+        self, lines: list[str], columns: dict[str, Any], packets: int = 0, octets: int = 0
+    ) -> None:
+        self._output.enqueue(lines, packets, octets)

@@ -1,0 +1,1 @@
+"""Netlink on the wire: rtnetlink, sock_diag and ctnetlink."""

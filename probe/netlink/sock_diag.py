@@ -1,0 +1,177 @@
+"""sock_diag sockets of one network namespace: dumps, and final counters of what was destroyed."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from probe.netlink.inet_diag import (
+    AF_INET,
+    AF_INET6,
+    TCP,
+    U32,
+    DumpState,
+    Positions,
+    encode_both,
+    encode_family,
+    index_datagram,
+)
+
+_NETLINK_SOCK_DIAG = 4
+_SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP, _NETLINK_CAP_ACK = 270, 1, 10
+_SO_RCVBUFFORCE, _SO_NETNS_COOKIE = 33, 71
+#: SKNLGRP_INET_TCP_DESTROY and _INET6_. UDP's are not joined: those messages have no counters,
+#: and a busy resolver destroys thousands of sockets a second.
+_TCP_DESTROY_GROUPS = (1, 3)
+_EVENT_BUFFER = 8 << 20
+_DATAGRAM = 32768  # the kernel fills no more in one
+_LOT = 1 << 20
+
+
+class Buffer:
+    """Where datagrams are received, back to back; ``words`` is the same memory."""
+
+    def __init__(self) -> None:
+        self.words: U32 = np.zeros((_LOT + 2 * _DATAGRAM) // 4, np.uint32)
+        self._octets = memoryview(self.words).cast("B")  # type: ignore[arg-type]
+        self.end = 0  # words
+        self._starts: list[Positions] = []
+        self._numbers: list[int] = []
+
+    @property
+    def is_full(self) -> bool:
+        return 4 * self.end >= _LOT
+
+    def receive(self, source: socket.socket, number: int, dump: DumpState) -> None:
+        """One datagram of the namespace with that number. Raises what ``recv_into`` raises."""
+        got = source.recv_into(self._octets[4 * self.end :], _DATAGRAM)
+        end = self.end + got // 4
+        self._starts.append(index_datagram(self.words, self.end, end, dump))
+        self._numbers.append(number)
+        self.end = end
+
+    def take(self) -> tuple[Positions, U32]:
+        """Where each message begins, and its namespace's number; the next ones overwrite it."""
+        starts = np.concatenate(self._starts) if self._starts else np.zeros(0, np.int64)
+        counts = [len(part) for part in self._starts]
+        numbers = np.repeat(np.array(self._numbers, np.uint32), counts)
+        self._starts, self._numbers, self.end = [], [], 0
+        return starts, numbers
+
+
+@dataclass(slots=True)
+class Namespace:
+    """A network namespace that we have sockets in. ``number`` is ours, and never 0.
+
+    ``is_new``: it was not there when the collector was opened, so nothing in it is older.
+    """
+
+    number: int
+    inode: int
+    cookie: int
+    dumps: socket.socket
+    events: socket.socket
+    is_new: bool = False
+    has_both: bool = True  # the kernel dumps both versions of IP in one walk
+    lost_events: int = 0
+    sequence: int = field(default=1)
+
+    def close(self) -> None:
+        self.dumps.close()
+        self.events.close()
+
+    def requests(self, extensions: int, states: int, protocol: int = TCP) -> list[bytes]:
+        self.sequence += 2
+        if protocol == TCP and self.has_both:
+            return [encode_both(extensions, states, self.sequence)]
+        return [
+            encode_family(family, protocol, extensions, states, self.sequence + at)
+            for at, family in enumerate((AF_INET, AF_INET6))
+        ]
+
+    def dump(
+        self, buffer: Buffer, extensions: int, states: int, protocol: int = TCP
+    ) -> Iterator[DumpState]:
+        """Receives into ``buffer``; yields whenever that is full, and lastly when done.
+
+        Raises OSError; a dump of which a part is missing has failed.
+        """
+        for request in self.requests(extensions, states, protocol):
+            self.dumps.send(request)
+            dump = DumpState()
+            while not dump.done:
+                buffer.receive(self.dumps, self.number, dump)
+                if buffer.is_full:
+                    yield dump
+            if dump.error == errno.ENOENT and self.has_both and protocol == TCP:
+                self.has_both = False
+                yield from self.dump(buffer, extensions, states, protocol)
+                return
+            if dump.error and dump.error != errno.ENOENT:  # ENOENT: no such family here
+                raise OSError(dump.error, os.strerror(dump.error))
+        yield dump
+
+    def receive_events(self, buffer: Buffer) -> bool:
+        """Takes what waits; False when nothing is left, True when ``buffer`` is full."""
+        ignored = DumpState()
+        while not buffer.is_full:
+            try:
+                buffer.receive(self.events, self.number, ignored)
+            except BlockingIOError:
+                return False
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    raise
+                self.lost_events += 1
+        return True
+
+
+def open_namespace(number: int, inode: int, has_events: bool = True) -> Namespace:
+    """In the namespace of the calling thread; without events its ``events`` stay silent.
+
+    Raises OSError.
+    """
+    with contextlib.ExitStack() as stack:
+        dumps, events = (
+            stack.enter_context(
+                socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG)
+            )
+            for _ in range(2)
+        )
+        dumps.bind((0, 0))
+        dumps.setblocking(False)  # the kernel answers within send and recv
+        dumps.setsockopt(_SOL_NETLINK, _NETLINK_CAP_ACK, 1)
+        events.setblocking(False)
+        if has_events:
+            _listen(events)
+        stack.pop_all()
+    return Namespace(number, inode, read_cookie(dumps) or inode, dumps, events)
+
+
+def read_cookie(source: socket.socket) -> int:
+    """Of the network namespace (Linux 5.14), 0 when unknown."""
+    try:
+        return int.from_bytes(source.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8), "little")
+    except OSError:
+        return 0
+
+
+def _listen(events: socket.socket) -> None:
+    _enlarge(events)
+    events.bind((0, 0))
+    for group in _TCP_DESTROY_GROUPS:
+        events.setsockopt(_SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP, group)
+
+
+def _enlarge(events: socket.socket) -> None:
+    """As many waiting messages as we may have; each takes about a kilobyte of kernel memory."""
+    try:
+        events.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _EVENT_BUFFER)
+    except OSError:
+        events.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _EVENT_BUFFER)

@@ -1,0 +1,1 @@
+"""ntopng over ZMQ: flows as TLV records, and topics of JSON."""

@@ -1,0 +1,153 @@
+"""Who had an address when: Pods, Services and nodes of the whole cluster.
+
+An address goes from one Pod to the next, so it is told who had it when: a flow that is older than
+a Pod is not that Pod's, and one that began before its end is, whenever its record comes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from dataclasses import dataclass
+
+import numpy as np
+
+from probe.flow.batch import Rows
+from probe.flow.owner import ContainerNames
+from probe.owners.kubernetes.objects import Named
+
+_KEPT_GONE = 4096
+_NEVER = 2**63 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Tenure:
+    """Who had an address, from ``start_ns`` until ``end_ns`` (Unix times)."""
+
+    uid: str
+    names: ContainerNames
+    start_ns: int
+    end_ns: int = _NEVER
+
+
+class Tenures:
+    """A ``Store``: address (16 octets) -> who has it and who had it, the latest last.
+
+    Written by one thread and read by another: an address's tuple is replaced as a whole.
+    """
+
+    def __init__(self) -> None:
+        self._by_address: dict[bytes, tuple[Tenure, ...]] = {}
+        self._addresses: dict[str, tuple[bytes, ...]] = {}  # UID -> those it has
+        self._gone: deque[tuple[bytes, str]] = deque()
+
+    def __len__(self) -> int:
+        return len(self._by_address)
+
+    def __contains__(self, address: bytes) -> bool:
+        return address in self._by_address
+
+    def find(self, address: bytes) -> tuple[Tenure, ...]:
+        return self._by_address.get(address, ())
+
+    def find_at(self, address: bytes, time_ns: int) -> ContainerNames | None:
+        """Who had it then."""
+        for tenure in reversed(self.find(address)):
+            if tenure.start_ns <= time_ns <= tenure.end_ns:
+                return tenure.names
+        return None
+
+    def replace_all(self, found: list[Named]) -> None:
+        here = {one.uid for one in found}
+        for uid in [uid for uid in self._addresses if uid not in here]:
+            self._end(uid)
+        for one in found:
+            self.add(one)
+
+    def add(self, one: Named) -> None:
+        had = self._addresses.get(one.uid, ())
+        for address in had:
+            if address not in one.addresses:
+                self._close(address, one.uid)
+        for address in one.addresses:
+            found = self.find(address)
+            others = [t for t in found if t.uid != one.uid]
+            own = next((t for t in found if t.uid == one.uid and t.end_ns == _NEVER), None)
+            start_ns = own.start_ns if own else _start_after(others, one.start_ns)
+            tenure = Tenure(one.uid, one.names, start_ns)
+            if tenure not in found:  # the same object goes on: what was made of it is kept by it
+                self._by_address[address] = tuple(sorted((*others, tenure), key=_start))
+        if one.addresses:
+            self._addresses[one.uid] = one.addresses
+        else:
+            self._addresses.pop(one.uid, None)
+
+    def remove(self, one: Named) -> None:
+        self._end(one.uid)
+
+    def _end(self, uid: str) -> None:
+        for address in self._addresses.pop(uid, ()):
+            self._close(address, uid)
+
+    def _close(self, address: bytes, uid: str) -> None:
+        now_ns = time.time_ns()
+        self._by_address[address] = tuple(
+            Tenure(t.uid, t.names, t.start_ns, now_ns) if t.uid == uid else t
+            for t in self.find(address)
+        )
+        self._gone.append((address, uid))
+        while len(self._gone) > _KEPT_GONE:
+            self._forget(*self._gone.popleft())
+
+    def _forget(self, address: bytes, uid: str) -> None:
+        left = tuple(t for t in self.find(address) if t.uid != uid or t.end_ns == _NEVER)
+        if left:
+            self._by_address[address] = left
+        else:
+            self._by_address.pop(address, None)
+
+
+def _start(tenure: Tenure) -> int:
+    return tenure.start_ns
+
+
+def _start_after(others: list[Tenure], start_ns: int) -> int:
+    """When an object that began at ``start_ns`` got an address that ``others`` had: it exists
+    before it has one. While somebody else is still told to have it, that is now."""
+    now_ns = time.time_ns()
+    return max([start_ns, *(min(one.end_ns, now_ns) + 1 for one in others)])
+
+
+class NodeNames(Tenures):
+    """Those of nodes, and the zones that these are in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._zones: dict[str, str] = {}  # name of a node -> zone
+
+    def zone(self, node: str) -> str:
+        return self._zones.get(node, "")
+
+    def add(self, one: Named) -> None:
+        super().add(one)
+        self._zones[one.names.node] = one.names.zone
+
+    def remove(self, one: Named) -> None:
+        super().remove(one)
+        self._zones.pop(one.names.node, None)
+
+
+class RemoteNames(Tenures):
+    """Those of Pods, and beside them those of ``services`` and ``nodes``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.services, self.nodes = Tenures(), NodeNames()
+
+
+def sixteen_octets(addresses: Rows) -> list[bytes]:
+    """IPv4 first, as the addresses of what is ``Named``."""
+    padded = np.zeros((len(addresses), 16), np.uint8)
+    padded[:, : addresses.shape[1]] = addresses
+    found: list[bytes] = padded.view("V16")[:, 0].tolist()
+    return found

@@ -1,0 +1,133 @@
+"""Owner rows of the kernel half -> Owner: text, user names and container ids, once per identity."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from probe.flow.owner import Owner
+from probe.owners.container import Place, read_place
+from probe.owners.procfs import read_cgroup, read_identity, read_path
+from probe.owners.users import Namespaces, Users
+
+#: Of 255 octets, those that leave no room for 'docker-<64 digits>.scope'.
+_LONG_CGROUP = 176
+_TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
+#: Components of a path that the kernel half may have given up at (PATH_DEPTH of bpf/paths.h counts
+#: mounts, too).
+_DEEP = 20
+_PATH_SOURCES = {0: "", 1: "walked", 2: "exec"}
+
+
+def _text(field: NDArray[np.uint8]) -> str:
+    """NUL-terminated octets; a process may name itself anything, so not every name is UTF-8."""
+    return bytes(field).split(b"\0", 1)[0].decode("utf-8", "replace")
+
+
+def read_command_line(pid: int) -> str:
+    """The arguments of a process, joined by spaces; '' when it is gone or may not be read."""
+    try:
+        arguments = Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return ""
+    return arguments.rstrip(b"\0").replace(b"\0", b" ").decode("utf-8", "replace")
+
+
+def owner_from_row(
+    row: np.void,
+    users: Users,
+    command_line: Callable[[int], str],
+    node: str = "",
+) -> Owner:
+    """``row``: struct owner_row of bpf/flow.h; ``users``: names of users and groups.
+
+    ``command_line``: pid -> text; the kernel half does not stamp it, so a process that is gone
+    has none. ``node``: the name of this host. A row without a pid is a cgroup as such.
+    """
+    pid = int(row["pid"])
+    cgroup = _whole_cgroup(_text(row["cgroup"]), pid)
+    where = somewhere(cgroup, node, int(row["cgroup_delegated"]))
+    if not pid:
+        return where
+    own = users.find(
+        pid, int(row["uid"]), int(row["gid"]), _namespaces(row, ""), where.container_id
+    )
+    of_parent = users.find(
+        int(row["parent_pid"]), int(row["parent_uid"]), int(row["parent_gid"]),
+        _namespaces(row, "parent_"), where.container_id,
+    )  # fmt: skip
+    path, path_source = _find_path(row, pid)
+    return dataclasses.replace(
+        where,
+        pid=pid,
+        process_name=_text(row["name"]),
+        process_path=path,
+        path_source=path_source,
+        parent_pid=int(row["parent_pid"]),
+        parent_name=_text(row["parent_name"]),
+        parent_path=_text(row["parent_path"]),
+        uid=int(row["uid"]),
+        gid=int(row["gid"]),
+        user_name=own.user,
+        group_name=own.group,
+        has_own_users=own.are_own,
+        parent_uid=int(row["parent_uid"]),
+        parent_gid=int(row["parent_gid"]),
+        parent_user_name=of_parent.user,
+        vm_size=int(row["vm_size"]) or None,
+        vm_peak=int(row["vm_peak"]) or None,
+        parent_vm_size=int(row["parent_vm_size"]) or None,
+        parent_vm_peak=int(row["parent_vm_peak"]) or None,
+        command_line=command_line(pid),
+    )
+
+
+def _find_path(row: np.void, pid: int) -> tuple[str, str]:
+    """The path of the executable, and how it was found. What a process was told that it is called
+    can be overwritten by it, so it counts only where the kernel's own path is not to be had."""
+    path, source = _text(row["path"]), _PATH_SOURCES.get(int(row["path_source"]), "")
+    now = read_identity(pid) if source != "walked" else None
+    told = int(row["start_ns"]) // _TICK_NS, _text(row["name"])
+    if now and (now.start_ticks, now.name) == told:
+        found = read_path(f"/proc/{pid}")
+        if len(found) > len(row["path"]) or found.count("/") > _DEEP:  # else it is of a later exec
+            return found, "walked"
+    return path, source
+
+
+def _namespaces(row: np.void, whose: str) -> Namespaces:
+    return Namespaces(int(row[f"{whose}mount_ns"]), int(row[f"{whose}user_ns"]))
+
+
+def somewhere(cgroup: str, node: str, delegated: int = 0) -> Owner:
+    """Somebody in a cgroup, without any process; ``delegated`` as of ``read_place``."""
+    place = read_place(cgroup, delegated)
+    return Owner(
+        cgroup=cgroup,
+        container_id=place.container_id,
+        is_doubtful=place.is_doubtful,
+        is_unconfirmed=place.is_doubtful,
+        outer_container_id=place.outer_container_id,
+        pod_uid=place.pod_uid,
+        unit=place.unit,
+        node=node,
+    )
+
+
+def _whole_cgroup(cgroup: str, pid: int) -> str:
+    """The row has the innermost components of a path that is long, and may lack a container that is
+    around; the rest is in /proc while the process lives."""
+    if not pid or len(cgroup) < _LONG_CGROUP:
+        return cgroup
+    whole = read_cgroup(f"/proc/{pid}")
+    return whole if whole.endswith(cgroup) else cgroup
+
+
+def read_process_place(pid: int) -> Place:
+    """Where a process runs; nowhere, when it is gone."""
+    return read_place(read_cgroup(f"/proc/{pid}"))

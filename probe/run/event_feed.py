@@ -1,0 +1,92 @@
+"""Lifecycle events on their way from the collector to the destinations that take them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from probe.enrich.naming import ContainerOwners
+from probe.flow.batch import RECORD_DTYPE, Rows
+from probe.flow.ends import concatenate_rows, take_rows
+from probe.flow.event import EVENT_DTYPE
+from probe.flow.filter import FlowFilter
+from probe.run.own_traffic import OwnTraffic
+from probe.sources.source import Collector
+
+if TYPE_CHECKING:
+    from probe.run.exporter import Exporter
+
+_MOST_WAITING = 65536
+
+
+class EventFeed:
+    """``pass_on`` is to be called at every tick, and when the collector has much to tell.
+
+    An event in a container that may still be named waits for the name, as flow records do; those
+    of one container wait together, so that each flow's events stay in order. Rules that go by
+    names are asked afterwards.
+    """
+
+    def __init__(
+        self,
+        collector: Collector,
+        exporter: Exporter,
+        owners: ContainerOwners,
+        own: OwnTraffic,
+        chosen: FlowFilter,
+        name_remote: Callable[[Rows], object] | None = None,
+    ) -> None:
+        """``name_remote`` fills in the owners of ends elsewhere (RECORD_DTYPE)."""
+        self._collector = collector
+        self._exporter = exporter
+        self._owners = owners
+        self._own = own
+        self._chosen = chosen
+        self._name_remote = name_remote
+        self._waiting: Rows = np.zeros(0, EVENT_DTYPE)
+
+    def pass_on(self, may_wait: bool = True) -> None:
+        if not self._collector.tells_events:
+            return
+        came = self._own.take_out_events(self._collector.read_events())
+        events = concatenate_rows([self._waiting, came]) if len(self._waiting) else came
+        self._waiting = events[:0]
+        if may_wait:
+            events = self._hold(events, self._owners.nameless(time.monotonic()))
+        events = self._chosen.select_events(events, self._owners)
+        if len(events):
+            if self._name_remote:
+                events["remote_owner"] = _remote_owners(events, self._name_remote)
+            self._exporter.send_events(events, time.time())
+
+    def owners_in_use(self) -> set[int]:
+        return set(self._waiting["owner"].tolist())
+
+    def _hold(self, events: Rows, nameless: NDArray[np.int64]) -> Rows:
+        """Those that need not wait."""
+        waits = np.isin(events["owner"], nameless)
+        if not waits.any():
+            return events
+        held = np.flatnonzero(waits)[-_MOST_WAITING:]
+        self._waiting = take_rows(events, held)
+        return take_rows(events, np.setdiff1d(np.arange(len(events)), held, assume_unique=True))
+
+
+def _remote_owners(events: Rows, name: Callable[[Rows], object]) -> NDArray[np.uint32]:
+    """Those of the remote ends, as records of the same flows would have them."""
+    records: Rows = np.zeros(len(events), RECORD_DTYPE)
+    for end, side in (("local", "source"), ("remote", "destination")):
+        for part in ("address", "port"):
+            records[f"{side}_{part}"] = events[f"{end}_{part}"]
+    records["protocol"], records["ip_version"] = events["protocol"], events["ip_version"]
+    records["source_netns"] = 1  # its socket is here
+    records["first_ns"] = records["last_ns"] = records["begun_ns"] = events["time_ns"]
+    name(records)
+    found: NDArray[np.uint32] = np.where(
+        events["ip_version"] != 0, records["destination_owner"], 0
+    ).astype(np.uint32)
+    return found

@@ -1,0 +1,186 @@
+"""eBPF and Netlink at once: Netlink meters what the kernel half has no storage for.
+
+One line says what each adds: a TCP socket is metered by eBPF from its first row on, with exact
+counters, owners and sequence numbers; Netlink gives only sockets that eBPF does not know, which are
+those whose storage could not be allocated, and older ones that no descriptor table shows.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import select
+from collections.abc import Collection
+
+import numpy as np
+
+from probe.flow.batch import ROW_COLUMNS, FlowBatch, Mark, Rows
+from probe.flow.ends import TCP, concatenate_rows, take_rows
+from probe.flow.index import U64, distinct
+from probe.flow.keys import is_inside
+from probe.sources.ebpf import EbpfCollector
+from probe.sources.netlink import NetlinkCollector
+from probe.sources.netlink.counters import Flags
+
+_LINGER = 3  # reads for which a closed socket is remembered: the other source may be late
+
+
+class Claims:
+    """Who meters which socket, by cookie. No I/O.
+
+    A cookie belongs to eBPF from its first row on. Netlink's rows are looked at before eBPF reads,
+    so whatever eBPF knows of them is in its rows by then: what is not, it will never meter.
+    """
+
+    def __init__(self) -> None:
+        self.taken_over = 0  # sockets younger than the probe that are Netlink's
+        self._known: U64 = np.zeros(0, np.uint64)  # ascending
+        self._ours: dict[int, tuple[int, int]] = {}  # Netlink's: cookie -> sequence numbers
+        self._closing: list[U64] = [np.zeros(0, np.uint64)] * _LINGER
+        self._before: Rows | None = None  # eBPF's latest rows, for those whose peer is Netlink's
+
+    def are_known(self, cookies: U64) -> Flags:
+        """Those that eBPF meters."""
+        if not len(self._known):
+            return np.zeros(len(cookies), bool)
+        at = np.minimum(np.searchsorted(self._known, cookies), len(self._known) - 1)
+        known: Flags = self._known[at] == cookies
+        return known
+
+    def merge(self, first: Rows, second: Rows, is_read: bool) -> Rows:
+        """``first``: of Netlink; ``second``: of eBPF, read after it, whose columns the result has.
+
+        ``is_read``: sockets that closed some reads ago are forgotten.
+        """
+        tcp = second["protocol"] == TCP
+        if self._ours:
+            taken = np.isin(second["cookie"], np.fromiter(self._ours, np.uint64)) & tcp
+            second, tcp = second[~taken], tcp[~taken]
+        self._learn(second["cookie"][tcp])
+        mine = first[~self.are_known(first["cookie"])]
+        fresh = mine["tx_packets"] + mine["rx_packets"] > 0
+        fresh |= np.isin(mine["cookie"], np.fromiter(self._ours, np.uint64))
+        mine = _with_columns_of(second, mine[fresh])
+        self._find_sequence_numbers(mine, second[tcp])
+        if is_read:
+            self._before = take_rows(second, np.flatnonzero(tcp))
+            self._forget()
+        self._close(second[tcp], mine)
+        return concatenate_rows([second, mine]) if len(mine) else second
+
+    def _learn(self, cookies: U64) -> None:
+        new = cookies[~self.are_known(cookies)]
+        if len(new):
+            self._known = distinct(np.concatenate([self._known, new]))
+
+    def _find_sequence_numbers(self, mine: Rows, theirs: Rows) -> None:
+        """tcp_info has none, but the peer on this host has them, and so the ends can be joined."""
+        for row in mine:
+            cookie = int(row["cookie"])
+            if cookie not in self._ours:
+                self._ours[cookie] = self._ask_peer(row, theirs)
+                self.taken_over += not row["mark"] & Mark.PREEXISTING
+            numbers = self._ours[cookie]
+            if any(numbers):
+                row["isn_local"], row["isn_remote"] = numbers
+                row["mark"] &= ~np.uint8(Mark.BY_TUPLE)
+
+    def _ask_peer(self, row: np.void, theirs: Rows) -> tuple[int, int]:
+        for rows in (theirs, self._before):
+            if rows is None:
+                continue
+            fits = (rows["local_port"] == row["remote_port"]) & (
+                rows["remote_port"] == row["local_port"]
+            )
+            some = rows[fits]
+            fits = (some["local_address"] == row["remote_address"]).all(axis=1)
+            fits &= (some["remote_address"] == row["local_address"]).all(axis=1)
+            if is_inside(row):
+                fits &= some["netns"] == row["netns"]
+            peers = some[fits]
+            if len(set(peers["cookie"].tolist())) == 1:
+                return int(peers["isn_remote"][-1]), int(peers["isn_local"][-1])
+        return 0, 0
+
+    def _close(self, second: Rows, mine: Rows) -> None:
+        for rows in (second, mine):
+            closed = (rows["mark"] & np.uint8(Mark.CLOSED)) != 0
+            self._closing[-1] = np.concatenate([self._closing[-1], rows["cookie"][closed]])
+
+    def _forget(self) -> None:
+        gone = self._closing.pop(0)
+        self._closing.append(np.zeros(0, np.uint64))
+        if not len(gone):
+            return
+        self._known = self._known[~np.isin(self._known, gone)]
+        for cookie in self._ours.keys() & set(gone.tolist()):
+            del self._ours[cookie]
+
+
+class MergedCollector:
+    """Inert until ``open``. ``ebpf`` and ``netlink`` share the table of owners."""
+
+    def __init__(self, ebpf: EbpfCollector, netlink: NetlinkCollector, claims: Claims) -> None:
+        self.owners = ebpf.owners
+        self.hooks: list[str] = []
+        self.snapshot_ns = self.snapshot_cpu_ns = 0
+        self.host_netns = 0
+        self.tells_events = ebpf.tells_events
+        self._ebpf, self._netlink, self._claims = ebpf, netlink, claims
+        self._stack = contextlib.ExitStack()
+
+    def open(self) -> None:
+        """Both; raises KernelError where one of them cannot run."""
+        with contextlib.ExitStack() as stack:
+            for collector in (self._ebpf, self._netlink):
+                collector.open()
+                stack.callback(collector.close)
+                self.hooks += collector.hooks
+            self._epoll = stack.enter_context(select.epoll())
+            for collector in (self._ebpf, self._netlink):
+                self._epoll.register(collector.fileno(), select.EPOLLIN)
+            self._stack = stack.pop_all()
+        self.host_netns = self._ebpf.host_netns or self._netlink.host_netns
+
+    def fileno(self) -> int:
+        """Readable when one of them is."""
+        return self._epoll.fileno()
+
+    def read(self, is_last: bool = False) -> FlowBatch:
+        """All TCP and UDP flow ends with traffic since the last read, each from one of the two."""
+        first, second = self._netlink.read(is_last).rows, self._ebpf.read(is_last).rows
+        self.snapshot_ns = self._netlink.snapshot_ns + self._ebpf.snapshot_ns
+        self.snapshot_cpu_ns = self._netlink.snapshot_cpu_ns + self._ebpf.snapshot_cpu_ns
+        return FlowBatch(self._claims.merge(first, second, is_read=True))
+
+    def drain(self) -> FlowBatch:
+        """What ended since the last read."""
+        first, second = self._netlink.drain().rows, self._ebpf.drain().rows
+        return FlowBatch(self._claims.merge(first, second, is_read=False))
+
+    def read_events(self) -> Rows:
+        """EVENT_DTYPE: those of eBPF."""
+        return self._ebpf.read_events()
+
+    def losses(self) -> dict[str, int]:
+        """What either could not keep or see; what eBPF had no storage for may be Netlink's."""
+        found = {**self._netlink.losses(), **self._ebpf.losses()}
+        found["storage_failed"] = max(0, found["storage_failed"] - self._claims.taken_over)
+        return found
+
+    def wants_sweep(self) -> bool:
+        return self._ebpf.wants_sweep()
+
+    def sweep_owners(self, in_use: Collection[int]) -> list[int]:
+        """Forgets owners that are gone and that nothing names; their indices."""
+        return self._ebpf.sweep_owners(in_use) + self._netlink.sweep_owners(in_use)
+
+    def close(self) -> None:
+        """Detaches everything."""
+        self._stack.close()
+
+
+def _with_columns_of(rows: Rows, of_netlink: Rows) -> Rows:
+    found: Rows = np.zeros(len(of_netlink), rows.dtype)
+    for name in ROW_COLUMNS:
+        found[name] = of_netlink[name]
+    return found

@@ -1,0 +1,203 @@
+"""Network namespaces that hold a process: found by inode, entered once each, left when empty.
+
+A short-lived thread enters a namespace and opens our sockets there, which then work from
+everywhere; it ends there, so no thread of ours is ever left in a wrong one. Our sockets keep a
+namespace alive, so those whose last process is gone are left at the next look.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import logging
+import os
+import resource
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from probe.netlink.sock_diag import Namespace, open_namespace
+
+log = logging.getLogger(__name__)
+
+_CLONE_NEWNET = 0x40000000
+_SHARE = 200  # looking takes at most half a per cent of one core
+_MOST_NUMBERS = 1 << 15
+#: Descriptors that our sockets in a namespace take, and those that are left for everything else.
+_EACH, _RESERVE = 3, 256
+
+
+@dataclass(slots=True)
+class Processes:
+    """Who is in which namespace: inode -> process ids. ``hidden``: namespaces that only show
+    through processes that we may not look into, by a number that the kernel gives each; ``closed``:
+    those processes."""
+
+    by_inode: dict[int, list[int]] = field(default_factory=dict)
+    closed: list[int] = field(default_factory=list)
+    hidden: set[int] = field(default_factory=set)
+
+
+def find_processes(proc: str = "/proc") -> Processes:
+    """One look at every process. What goes away meanwhile is left out."""
+    found = Processes()
+    own = _table_inode(f"{proc}/self")
+    for name in os.listdir(proc):
+        if not name.isdecimal():
+            continue
+        try:
+            inode = os.stat(f"{proc}/{name}/ns/net").st_ino
+        except PermissionError:
+            found.closed.append(int(name))
+            table = _table_inode(f"{proc}/{name}")
+            if table and table != own:
+                found.hidden.add(table)
+        except OSError:
+            pass
+        else:
+            found.by_inode.setdefault(inode, []).append(int(name))
+    return found
+
+
+def _table_inode(process: str) -> int:
+    """The inode of /proc/PID/net/tcp: anyone may ask, and each namespace has one of its own."""
+    try:
+        return os.stat(f"{process}/net/tcp").st_ino
+    except OSError:
+        return 0
+
+
+class Namespaces:
+    """Those that we have sockets in. ``leave``: called with each before its sockets are closed.
+
+    ``has_events``: whether to be told of sockets that are destroyed there.
+    """
+
+    def __init__(self, leave: Callable[[Namespace], None], has_events: bool = True) -> None:
+        self.entered: dict[int, Namespace] = {}
+        self.processes = Processes()
+        self.looked_ns = 0  # when ``processes`` were
+        self.unseen: set[int] = set()  # inodes of those that may not be entered, ever
+        self.crowded = 0  # namespaces that there are no descriptors for, as of the latest look
+        self._refused: set[int] = set()  # ... and are there now
+        self._failed: set[int] = set()  # of which our sockets were no longer good
+        self._leave = leave
+        self._has_events = has_events
+        self._last_number = 0
+        self._due_ns = 0
+
+    @property
+    def unseen_count(self) -> int:
+        """How many namespaces hold a process and are not looked into, for whatever reason."""
+        return len(self.unseen) + len(self.processes.hidden) + self.crowded
+
+    def open_own(self) -> Namespace:
+        """The namespace of this process, which needs no privilege. Raises OSError."""
+        own = self._open(os.stat("/proc/self/ns/net").st_ino)
+        self.entered[own.inode] = own
+        return own
+
+    def refresh(self, is_new: bool) -> None:
+        """Enters what has come, leaves what has gone; at most every so often on a large host."""
+        started = time.monotonic_ns()
+        if started < self._due_ns:
+            return
+        cost = time.process_time_ns()  # on a busy host the clock tells how long others took
+        self.processes, self.looked_ns = find_processes(), started
+        present = self.processes.by_inode
+        self._refused &= present.keys()
+        self._failed &= present.keys()
+        coming = [inode for inode in present
+                  if inode not in self.entered and inode not in self._refused]  # fmt: skip
+        coming = self._choose(coming)
+        if coming:
+            self._enter({inode: present[inode] for inode in coming}, is_new)
+        own = os.stat("/proc/self/ns/net").st_ino
+        if own not in self.entered:  # no process shows it where /proc hides them
+            self.open_own().is_new = False
+        for inode in [i for i in self.entered if i not in present and i != own]:
+            self.drop(inode)
+        self._due_ns = time.monotonic_ns() + _SHARE * (time.process_time_ns() - cost)
+
+    def drop(self, inode: int, failed: bool = False) -> None:
+        """Gone; or ``failed``: entered again when due, where all is older than our sockets then."""
+        gone = self.entered.pop(inode)
+        if failed:
+            self._failed.add(inode)
+        self._leave(gone)
+        gone.close()
+
+    def _choose(self, coming: list[int]) -> list[int]:
+        """Returns those of ``coming`` that there are descriptors for, and warns of the others."""
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        room = max(0, (limit - _RESERVE) // _EACH - len(self.entered))
+        crowded = max(0, len(coming) - room)
+        if crowded and not self.crowded and self._has_events:  # others look anew each time
+            log.warning(
+                "%d network namespaces are not looked into: the limit of %d open files is too low. "
+                "Raise it, as with LimitNOFILE= of systemd or ulimit -n",
+                crowded, limit,
+            )  # fmt: skip
+        self.crowded = crowded
+        return coming[:room]
+
+    def _enter(self, coming: dict[int, list[int]], is_new: bool) -> None:
+        thread = threading.Thread(target=self._enter_all, args=(coming, is_new))
+        thread.start()
+        thread.join()
+
+    def _enter_all(self, coming: dict[int, list[int]], is_new: bool) -> None:
+        """Runs in a thread that ends in the last of them."""
+        for inode, pids in coming.items():
+            try:
+                self._enter_one(inode, pids, is_new)
+            except (PermissionError, _RefusedError) as error:
+                self.unseen.add(inode)
+                self._refused.add(inode)
+                log.debug("network namespace %d may not be entered: %s", inode, error)
+            except OSError as error:
+                log.debug("network namespace %d: %s", inode, error)
+
+    def _enter_one(self, inode: int, pids: list[int], is_new: bool) -> None:
+        for pid in pids:
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                descriptor = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+                try:
+                    if os.fstat(descriptor).st_ino != inode:
+                        continue
+                    _set_namespace(descriptor)
+                finally:
+                    os.close(descriptor)
+                entered = self._open(inode)
+                entered.is_new = is_new and inode not in self._failed
+                self.entered[inode] = entered
+                return
+
+    def _open(self, inode: int) -> Namespace:
+        return open_namespace(self._next_number(), inode, self._has_events)
+
+    def _next_number(self) -> int:
+        """Used again after thousands of namespaces, when nothing remembers the first."""
+        taken = {namespace.number for namespace in self.entered.values()}
+        while True:
+            self._last_number = self._last_number % _MOST_NUMBERS + 1
+            if self._last_number not in taken:
+                return self._last_number
+
+    def close(self) -> None:
+        for namespace in self.entered.values():
+            namespace.close()
+        self.entered.clear()
+
+
+class _RefusedError(Exception):
+    """setns may not: EPERM."""
+
+
+def _set_namespace(descriptor: int) -> None:
+    """The calling thread's network namespace (os.setns is of Python 3.12)."""
+    library = ctypes.CDLL(None, use_errno=True)
+    if library.setns(descriptor, _CLONE_NEWNET):
+        code = ctypes.get_errno()
+        raise _RefusedError(os.strerror(code))
