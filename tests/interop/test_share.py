@@ -88,8 +88,7 @@ def test_both_directions_of_translated_datagrams_at_one_collector(tmp_path: Path
                 asking.do("for s in c: s.send(b'question')")
                 answering.do(f"for _ in range({asked}): s.sendto(b'answer', s.recvfrom(99)[1])")
                 asking.do("for s in c: s.recv(99)")
-                due = 2 * asked * played
-                wait_until(lambda due=due: len(_records(witness)) >= due, "records of all flows")
+                _wait_for(2 * asked * played, witness)
         assert probe.stop() == 0, probe.errors
         for collector in (one, two, witness):
             collector.finish()
@@ -146,6 +145,10 @@ def test_flows_of_a_killed_collector_go_to_the_other(workload: Workload, tmp_pat
     dropped = re.search(r"records_dropped (\d+)", probe.errors)
     assert dropped
     assert lost <= 2 * 40
+
+
+def _wait_for(count: int, collector: Collect) -> None:
+    wait_until(lambda: len(_records(collector)) >= count, f"{count} records")
 
 
 def _play(workload: Workload) -> bool:
