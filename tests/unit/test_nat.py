@@ -38,7 +38,7 @@ class FakeConntrack(Conntrack):
         self.error = 0
         self.asked: list[Tuples] = []
         self.cpu_ns = 0
-        self._cost_ns = cost_ns
+        self.cost_ns = cost_ns
         self._table: dict[object, tuple[Tuples, Tuples]] = {}
         for pair in connections:
             both = tuples(*pair)
@@ -55,7 +55,7 @@ class FakeConntrack(Conntrack):
 
     def look_up(self, tuples: Tuples) -> Entries:
         self.asked.append(tuples)
-        self.cpu_ns += self._cost_ns * len(tuples)
+        self.cpu_ns += self.cost_ns * len(tuples)
         entries = Entries.none(len(tuples))
         for at, one in enumerate(tuples):
             if (found := self._table.get(one.item())) is not None:
@@ -242,6 +242,33 @@ def test_no_more_than_one_per_cent_of_a_core(caplog: pytest.LogCaptureFixture) -
     counted = nat.statistics
     assert counted.looked_up + counted.skipped == 100 * 10_000
     assert len([r for r in caplog.records if "more than could be looked up" in r.message]) == 2
+
+
+def test_a_stall_of_the_machine_does_not_end_translation() -> None:
+    """Time in which the core was somebody else's is counted as ours by the clock of the thread."""
+    conntrack = FakeConntrack((CLIENT, CLIENT_REPLY), cost_ns=4000)
+    now = [0]
+    nat = Nat(HOST, conntrack, monotonic_ns=lambda: now[0], thread_ns=lambda: conntrack.cpu_ns)
+    many = records(*(CLIENT for _ in range(500)), flows=(*range(500),))
+    for now[0] in range(0, 10**9, 10**8):
+        conntrack.cost_ns = 4000 if now[0] else 1_000_000
+        nat.apply(many)
+    assert (nat.statistics.looked_up, nat.statistics.skipped) == (5000, 0)
+
+
+def test_look_ups_that_have_become_slow_are_fewer() -> None:
+    conntrack = FakeConntrack((CLIENT, CLIENT_REPLY), cost_ns=4000)
+    now = [0]
+    nat = Nat(HOST, conntrack, monotonic_ns=lambda: now[0], thread_ns=lambda: conntrack.cpu_ns)
+    many = records(*(CLIENT for _ in range(500)), flows=(*range(500),))
+    for now[0] in range(0, 60 * 10**9, 10**9):
+        conntrack.cost_ns = 1_000_000
+        nat.apply(many)
+        if now[0] == 20 * 10**9:
+            conntrack.asked.clear()
+            spent_ns = conntrack.cpu_ns
+    assert conntrack.cpu_ns - spent_ns <= 0.011 * 40 * 10**9
+    assert sum(map(len, conntrack.asked)) > 100
 
 
 def ends(*wanted: Tuple, **columns: int) -> Rows:
