@@ -97,7 +97,8 @@ static __always_inline void read_size(struct datagram *d, struct __sk_buff *skb,
 	d->octets = skb->len + (d->packets - 1) * (offset + UDP_HEADER);
 }
 
-/* Returns whether the same address may be on every link: link-local, or limited broadcast. */
+/* Returns whether the same address may be on every link: link-local, limited broadcast, or multicast
+ * with at most the scope of a link. */
 static __always_inline bool is_on_link(u32 *address, u8 ip_version)
 {
 	u8 *a = (u8 *)address;

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
-/* Programs that do nothing, on the hooks that sockflow.bpf.c uses: what the hooks alone cost, for
- * the benchmark. Nothing runs them but `make bench`. */
+/* Programs that do nothing, on the hooks that sockflow.bpf.c uses. They measure what the hooks alone
+ * cost. Only `make bench` loads them. */
 #include "kernel.h"
 #include <bpf/bpf_helpers.h>
 
 char LICENSE[] SEC("license") = "GPL";
 
-/* A socket's states are announced only where a program asked for them: that is part of the hook. */
+/* TCP calls a program at a change of state only if it asked for that. So asking is a part of the hook. */
 SEC("sockops")
 int tcp_events(struct bpf_sock_ops *ctx)
 {

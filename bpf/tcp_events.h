@@ -95,39 +95,48 @@ static __always_inline void emit_late_end_event(struct sock_flow *f, struct sock
 		emit_end_event(f, tp);
 }
 
-/* Emits CONNECT_FAILED of a socket that goes without ever having sent a SYN, as for a destination
- * without a route. IPv4 leaves address and port in the socket's flow key. IPv6 leaves the address
- * only: connecting6() has noted the port. So successful connections pass no hook for this. */
+/* Writes where a socket that has no connection was to go. IPv4 leaves address and port in its flow key.
+ * IPv6 leaves the address only; connecting6() has noted the port. Returns false if connect() was never
+ * called. */
+static __always_inline bool set_unreached(struct flow_row *r, struct sock_flow *f, struct sock *sk,
+					  struct tcp_sock *tp)
+{
+	struct flowi4 *key = &tp->inet_conn.icsk_inet.cork.fl.u.ip4;
+	struct in6_addr *a = &sk->__sk_common.skc_v6_daddr;
+
+	r->remote_port = bpf_ntohs(key->uli.ports.dport);
+	if (sk->__sk_common.skc_family == AF_INET6) {
+		if (!(a->in6_u.u6_addr32[0] | a->in6_u.u6_addr32[1] | a->in6_u.u6_addr32[2] |
+		      a->in6_u.u6_addr32[3]))
+			return false;
+		set_addresses(r, sk);
+		if (f)
+			r->remote_port = f->row.remote_port;
+		return true;
+	}
+	if (!key->daddr)
+		return false;
+	r->ip_version = 4;
+	words(r->local_address)[0] = sk->__sk_common.skc_rcv_saddr;
+	words(r->remote_address)[0] = key->daddr;
+	return true;
+}
+
+/* Emits CONNECT_FAILED of a socket that is destroyed and has never sent a SYN, as for a destination
+ * without a route. So successful connections pass no hook for it. */
 static __always_inline void emit_unreachable_event(struct sock_flow *f, struct sock *sk)
 {
 	struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
 	struct sock_common *c = &sk->__sk_common;
 	struct flow_row r;
 	struct event_row *e;
-	struct flowi4 *key;
 
 	/* A connection that has sent a SYN has a port in skc_dport. */
 	if (!tp || c->skc_dport || c->skc_state != TCP_CLOSE || !sk->sk_lock.owned)
 		return;
-	key = &tp->inet_conn.icsk_inet.cork.fl.u.ip4;
 	__builtin_memset(&r, 0, sizeof(r));
-	r.remote_port = bpf_ntohs(key->uli.ports.dport);
-	if (c->skc_family == AF_INET6) {
-		struct in6_addr *a = &c->skc_v6_daddr;
-
-		if (!(a->in6_u.u6_addr32[0] | a->in6_u.u6_addr32[1] | a->in6_u.u6_addr32[2] |
-		      a->in6_u.u6_addr32[3]))
-			return;
-		set_addresses(&r, sk);
-		if (f)
-			r.remote_port = f->row.remote_port;
-	} else {
-		if (!key->daddr)
-			return;
-		r.ip_version = 4;
-		words(r.local_address)[0] = c->skc_rcv_saddr;
-		words(r.remote_address)[0] = key->daddr;
-	}
+	if (!set_unreached(&r, f, sk, tp))
+		return;
 	r.id = new_id(bpf_ktime_get_ns());
 	r.cookie = bpf_get_socket_cookie(sk);
 	r.local_port = bpf_ntohs(tp->inet_conn.icsk_inet.inet_sport);

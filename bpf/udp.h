@@ -15,8 +15,12 @@
  *   2 is progress ENDED?                     2 is the first peer READY? then send its row
  *       yes: count in udp_peers
  *
- * Each side writes first and reads then, so at least one of them sees the other. Either
- * udp_released() sends the row that was claimed, or meter() counts in the table. */
+ * Each side writes before it reads, so at least one of them sees the other. Either
+ * udp_released() sends the row that was claimed, or meter() counts in the table.
+ *
+ * If both ends of a conversation are on this host, user space needs their rows in one batch. It keeps the
+ * rows of ended UDP sockets until the next snapshot, which has the other ends. When a socket changes
+ * its user, the row leaves under the former owner first (users.h). */
 #ifndef SOCKFLOW_UDP_H
 #define SOCKFLOW_UDP_H
 

@@ -1,11 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
-/* Rows of UDP flow ends: counted up by packets, emptied by whoever sends them.
+/* Rows of UDP flow ends. Packets add to the counters, on any processor. A row that leaves takes them.
  *
- *   packet, on any processor --atomic add-->  tx/rx octets, packets
- *   snapshot, end of the socket,  <--exchange with 0--'
- *   change of the owner
+ *   packet                                  counter += n     atomic
+ *   snapshot, change of the owner, release  counter <-> 0    exchange; the old value leaves
  *
- * A packet that comes between the exchanges is in the next row. None is lost or counted twice. */
+ * A packet that comes after the exchange is in the next row. */
 #ifndef SOCKFLOW_UDP_ROWS_H
 #define SOCKFLOW_UDP_ROWS_H
 
@@ -45,9 +44,9 @@ static __always_inline u32 *udp_flags_word(struct flow_row *r)
 }
 
 /* Sets a bit of udp_flags. Returns whether it was set before. */
-static __always_inline bool set_udp_flag(struct flow_row *r, u32 mark)
+static __always_inline bool set_udp_flag(struct flow_row *r, u32 flag)
 {
-	u32 word = bpf_htonl(mark);
+	u32 word = bpf_htonl(flag);
 
 	return __sync_fetch_and_or(udp_flags_word(r), word) & word;
 }

@@ -27,11 +27,11 @@
 #include "waiters.h"
 
 #define MAX_USER_CHANGES 5
-#define SHARED_SAMPLING 16  /* of a shared socket one datagram in so many looks at its sender */
-#define MAX_STACK_KIB 32    /* of a task, where pages are not larger than that */
+#define SHARED_SAMPLING 16 /* of a shared socket one datagram in so many looks at its sender */
+#define MAX_STACK_KIB 32   /* of a task's stack, unless a page is larger */
 
-/* Returns whether a softirq runs this program. It borrows whatever task was running, but has a stack
- * of its own. */
+/* Returns whether an interrupt runs this program. The current task is then an arbitrary one. An
+ * interrupt has a stack of its own, which shows it. */
 static __noinline bool is_borrowed_task(void)
 {
 	struct task_struct *task = (void *)bpf_get_current_task();
@@ -96,7 +96,7 @@ static __noinline int set_user(struct sock_flow *f, u64 tag, u64 owner)
 	return 0;
 }
 
-/* Notes the running task as user, unless it is borrowed. */
+/* Notes the running task as user, unless an interrupt has borrowed it. */
 static __noinline int change_sender(struct sock_flow *f, u64 tag)
 {
 	if (!f || is_borrowed_task())

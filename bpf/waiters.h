@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
 /* Finds a task that waits for a socket, from the socket's wait queue.
  *
- * recv()         entry.private ----------------------> task
- * poll, select   entry.private -> poll_wqueues ------> task
- * io_uring       entry.private -> io_kiocb ----------> task
- * epoll          eppoll_entry -> eventpoll.wq, whose first entry has the task that is in epoll_wait
+ *   recv()        entry.private -----------------> task
+ *   poll, select  entry.private -> poll_wqueues -> task
+ *   io_uring      entry.private -> io_kiocb -----> task
+ *   epoll         entry is in an eppoll_entry -> eventpoll.wq -> first entry.private -> task
  *
- * Nothing tells which of these an entry is. So each is tried, and as_task() checks the result. */
+ * An entry without `private` is one of epoll. The kernel does not note which kind the others are. So
+ * each is tried, and as_task() checks the result. */
 #ifndef SOCKFLOW_WAITERS_H
 #define SOCKFLOW_WAITERS_H
 
@@ -30,7 +31,7 @@ static __always_inline struct task_struct *as_task(void *address)
 
 /* Returns the first task in epoll_wait for this entry, 0 if all are at work. */
 static __noinline struct task_struct *epoll_waiter(struct wait_queue_entry *entry,
-						       wait_queue_head_t *queue)
+						   wait_queue_head_t *queue)
 {
 	struct eppoll_entry *e = 0;
 	struct wait_queue_entry *first = 0;
