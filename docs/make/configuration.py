@@ -31,7 +31,7 @@ exclude = ["port=22", "user=root,protocol=udp"]
 users = false
 ```
 
-Options of a destination, such as `?profile=nfdump`, are on [Collectors](collectors.md#transports).
+Options of a destination, such as `?profile=nfdump`, are on [Destinations](destinations.md).
 """
 _PRIVACY = """
 ## What leaves the host

@@ -1,4 +1,5 @@
-"""ntopng over ZMQ: flows as TLV, and what it takes as JSON. ``docs/ntopng.md`` has the user's view.
+"""ntopng over ZMQ: flows as TLV, and what it takes as JSON. ``docs/collectors/ntopng.md`` has the
+user's view.
 
 Messages wait here, numbered, until a subscriber takes them. While nobody subscribes, flows wait up
 to the size of the queue; what is only news (status, counters, names) is told to those who come.

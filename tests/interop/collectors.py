@@ -53,7 +53,7 @@ class Listener:
 
     @property
     def url(self) -> str:
-        """Where the probe is to export to, as docs/collectors.md says."""
+        """Where the probe is to export to, as docs/collectors/README.md says."""
         return f"{export_url(self.port, self.host, self.version)}&profile={self.profile}"
 
     def command(self) -> list[object]:

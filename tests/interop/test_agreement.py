@@ -1,6 +1,6 @@
 """One run of the probe, real traffic, and all collectors at once: the same flows everywhere.
 
-The probe exports to each as docs/collectors.md says, in the protocol and the profile for it.
+The probe exports to each as docs/collectors/README.md says, in the protocol and the profile for it.
 """
 
 from __future__ import annotations

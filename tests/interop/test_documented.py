@@ -1,4 +1,4 @@
-"""docs/collectors.md as it stands: its commands are run, and every collector shows the same flows.
+"""Pages of docs/ as they stand: their commands are run, and every collector shows the same flows.
 
 In a block, what ends with & is a collector, what comes before ``sockflow run`` prepares, and what
 comes after it shows. All blocks share one run of the probe, with the destinations of all of them.
@@ -37,11 +37,16 @@ from tests.interop.programs import (
 )
 from tests.interop.workload import INCLUDE, Workload
 
-_DOCUMENT = ROOT / "docs" / "collectors.md"
+_COLLECTORS = ROOT / "docs" / "collectors"
+#: Each has one block of commands.
+_PAGES = (
+    *(_COLLECTORS / f"{name}.md" for name in ("nfdump", "pmacct", "wireshark", "sockflow-collect")),
+    ROOT / "docs" / "destinations.md",
+)
 _PORTS = re.compile(r"\b(?:4739|4740|2055)\b")
 #: Files of TLS: the probe of the tests runs in another directory.
 _RELATIVE = re.compile(r"=([\w.]+\.(?:pem|key))\b")
-_BLOCK = re.compile(r"^#+ ([^\n]*)$|^```sh\n(.*?)^```$", re.M | re.S)
+_BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.M | re.S)
 #: A line, or more of them where a file is written.
 _COMMAND = re.compile(r"^[^\n]*<<END\n.*?^END$|^[^\n]+$", re.M | re.S)
 #: Writes down what ``sockflow run`` is called with; all else is our command.
@@ -59,11 +64,11 @@ exec {as_nobody} {tshark} "$@"
 
 
 class Section:
-    """The commands of one block, in a folder of their own and at free ports."""
+    """The commands of one page, in a folder of their own and at free ports."""
 
     def __init__(self, title: str, block: str, folder: Path) -> None:
         self.title = title
-        self.folder = folder / title.replace(" ", "-")
+        self.folder = folder / title
         self.folder.mkdir()
         found = set(_PORTS.findall(block))
         ports = {port: str(free_port(socket.SOCK_STREAM)) for port in found}
@@ -156,12 +161,9 @@ def _write_command(path: Path, text: str) -> None:
 
 
 def _read_sections(folder: Path) -> Iterator[Section]:
-    title = ""
-    for found in _BLOCK.finditer(_DOCUMENT.read_text()):
-        if found[2] is None:
-            title = found[1]
-        else:
-            yield Section(title, found[2], folder)
+    for page in _PAGES:
+        (block,) = _BLOCK.findall(page.read_text())
+        yield Section(page.stem, block, folder)
 
 
 def json_flows(text: str) -> list[dict[str, object]]:
@@ -172,7 +174,7 @@ def json_flows(text: str) -> list[dict[str, object]]:
 @pytest.fixture(scope="module")
 def due(sections: dict[str, Section]) -> int:
     """How many flow records all of them have to show: what a file holds."""
-    found = json_flows(sections["sockflow collect"].shown[1])
+    found = json_flows(sections["sockflow-collect"].shown[1])
     assert len(found) == 2 * (40 + 36)  # UDP, TCP
     return len(found)
 
@@ -195,20 +197,20 @@ def test_pmacct(sections: dict[str, Section], due: int) -> None:
 
 
 def test_tshark(sections: dict[str, Section], due: int) -> None:
-    details, names = sections["Wireshark and tshark"].shown
+    details, names = sections["wireshark"].shown
     assert "10.77.1.2" in details
     assert "sourceProcessPath" in details
     found = [line.split("\t") for line in names.splitlines()]
     assert sum(len(path.split(",")) for _, path in found) == due
     paths = {path for _, paths in found for path in paths.split(",")}
     assert paths == {str(Path(sys.executable).resolve())}
-    collected = (sections["Wireshark and tshark"].folder / "collected.json").read_text()
+    collected = (sections["wireshark"].folder / "collected.json").read_text()
     assert len(json_flows(collected)) == due
 
 
 def test_our_own_collector(sections: dict[str, Section], due: int) -> None:
     """Over UDP a record for each direction, over TCP one of both."""
-    collected, file = (json_flows(text) for text in sections["sockflow collect"].shown)
+    collected, file = (json_flows(text) for text in sections["sockflow-collect"].shown)
     biflows = [record for record in collected if "reversePacketDeltaCount" in record]
     assert len(file) == due
     assert len(collected) - len(biflows) == due
@@ -216,19 +218,22 @@ def test_our_own_collector(sections: dict[str, Section], due: int) -> None:
 
 
 def test_tls(sections: dict[str, Section], due: int) -> None:
-    (shown,) = sections["TLS"].shown
+    (shown,) = sections["destinations"].shown
     assert len(json_flows(shown)) == due
 
 
 def test_the_table_has_the_profiles_that_agreement_is_tested_with() -> None:
-    rows = [line for line in _DOCUMENT.read_text().splitlines() if line.startswith("| ")]
+    table = (_COLLECTORS / "README.md").read_text()
+    rows = [line for line in table.splitlines() if line.startswith("| ")]
     for collector, scheme in ((Nfcapd, "ipfix"), (Nfacctd, "ipfix"), (Nfcapd, "netflow9")):
         (row,) = [row for row in rows if f"({collector.name})" in row]
         assert re.search(rf"`{scheme}://H:\d+\?profile={collector.profile}`", row)
 
 
 def test_tests_that_the_table_names_exist() -> None:
-    named = set(re.findall(r"`(test_\w+)`", _DOCUMENT.read_text()))
+    pages = [*_COLLECTORS.glob("*.md"), ROOT / "docs" / "destinations.md"]
+    text = "".join(page.read_text() for page in pages)
+    named = set(re.findall(r"`(test_\w+)`", text))
     assert len(named) >= 8
     assert {
         name for name in named if not (ROOT / "tests/interop" / f"{name}.py").is_file()

@@ -15,6 +15,7 @@ from docs.make.picture import shown_text
 from probe.commands.cli import _parser
 from probe.config import build
 from probe.flow.batch import UNCONFIRMED, UNCONFIRMED_PATH, EndReason, OwnerSource, Role
+from probe.ipfix.elements import content_lines
 from probe.mapping import load_elements
 from probe.mapping.tables import TCP_STATES
 from probe.view.text import ALL_COLUMNS
@@ -24,6 +25,7 @@ PAGES = sorted(path for path in tracked() if path.suffix == ".md")
 _CODE = re.compile(r"^```.*?^```", re.M | re.S)
 _LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 _HEADING = re.compile(r"^#+ +(.*)$", re.M)
+_LONGEST_README = 150
 _BLOCK = re.compile(r"^```(?:sh)?\n(.*?)^```", re.M | re.S)
 
 
@@ -162,3 +164,13 @@ def test_paths_that_pages_name_exist() -> None:
         if not (ROOT / path).exists() and not (ROOT / f"{path}.py").exists() and "NAME" not in path
     }
     assert missing == set()
+
+def test_the_readme_is_short() -> None:
+    assert len(read(Path("README.md")).splitlines()) < _LONGEST_README
+
+
+def test_profiles_are_documented() -> None:
+    lines = content_lines((ROOT / "templates" / "profiles.txt").read_text("utf-8"))
+    names = {line.split()[0] for _, line in lines}
+    page = read(Path("docs/profiles.md"))
+    assert {name for name in names if f"`{name}`" not in page} == set()
