@@ -1,7 +1,7 @@
 """The Netlink collector: TCP counters from sock_diag, for any user and every kernel since 4.2.
 
 One ``read`` is one dump of all TCP sockets in each network namespace that we may enter, and the
-final counters of those that were destroyed since. docs/collectors-inside.md says what this can
+final counters of those that were destroyed since. docs/sources.md says what this can
 see and what it cannot.
 """
 
