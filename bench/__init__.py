@@ -1,1 +1,1 @@
-"""Measurements behind the figures in README.md: ``make bench``."""
+"""Measurements behind the figures in docs/measured.md: ``make bench``."""

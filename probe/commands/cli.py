@@ -201,7 +201,7 @@ def _add_run(commands: Any) -> None:
         "-e", "--export", dest="destinations", action="append", metavar="URL",
         help="ipfix://, netflow9://, ipfix+tcp:// or ipfix+tls://HOST:PORT, IPv6 in brackets, or "
         "file:///PATH; json:-, json:///PATH or kafka://BROKER/TOPIC; repeatable. Options such as "
-        "?profile=NAME&biflow=rfc5103 are in the README. "
+        "?profile=NAME&biflow=rfc5103 are in docs/destinations.md. "
         "Without: show the flows here",
     )  # fmt: skip
     run.add_argument("--config", metavar="FILE", help="TOML file; flags win")
@@ -297,7 +297,7 @@ def _add_counters(run: argparse.ArgumentParser) -> None:
     run.add_argument(
         "--snmp", metavar="ADDRESS:PORT",
         help="answer SNMP polls of IF-MIB, containers in ifAlias, as 127.0.0.1:1161; who may ask "
-        "is in the file (README)",
+        "is in the file (docs/interfaces.md)",
     )  # fmt: skip
     run.add_argument(
         "--prometheus", nargs="?", const="127.0.0.1:9709", metavar="HOST:PORT",

@@ -1,4 +1,4 @@
-"""probe.api in a program: the example of the README, a thread, and what stays behind."""
+"""probe.api in a program: the example of docs/api.md, a thread, and what stays behind."""
 
 from __future__ import annotations
 
@@ -86,8 +86,8 @@ class Reader(threading.Thread):
             time.sleep(0.02)
 
 
-def test_the_example_of_the_readme(pair: tuple[Host, Host], tmp_path: Path) -> None:
-    text = (ROOT / "README.md").read_text()
+def test_the_example_of_the_page(pair: tuple[Host, Host], tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "api.md").read_text()
     (example,) = (
         code for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "probe.api" in code
     )
