@@ -11,8 +11,8 @@ from probe.collector.address import Listen, parse_listen
 from probe.collector.connections import CollectorConnections
 from probe.collector.datagrams import CollectorSocket
 from probe.collector.files import MessageFile
+from probe.collector.message_source import Source, collecting_process, summary
 from probe.collector.output import JsonLines, Live, Output, Printed, to_json
-from probe.collector.source import Source, collecting_process, summary
 from probe.ipfix.decode import CollectingProcess
 from probe.log import say
 from probe.stop import StopSignals

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from probe.collector.address import Listen
 from probe.collector.admission import FIRST_MESSAGE_S, find_victim, is_full
 from probe.collector.connection import Connection, Peer
-from probe.collector.source import MOST_OCTETS, MOST_RECORDS, bind
+from probe.collector.message_source import MOST_OCTETS, MOST_RECORDS, bind
 from probe.errors import DecodeError
 from probe.ipfix.decode import CollectingProcess, Decoded
 

@@ -9,7 +9,13 @@ import struct
 from collections.abc import Iterator
 
 from probe.collector.address import Listen
-from probe.collector.source import MOST_OCTETS, MOST_RECORDS, bind, collecting_process, summary
+from probe.collector.message_source import (
+    MOST_OCTETS,
+    MOST_RECORDS,
+    bind,
+    collecting_process,
+    summary,
+)
 from probe.errors import DecodeError
 from probe.ipfix.decode import CollectingProcess, Decoded, Record
 

@@ -12,8 +12,8 @@ import struct
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from probe.collector.message_source import collecting_process, summary
 from probe.collector.output import to_json
-from probe.collector.source import collecting_process, summary
 from probe.errors import DecodeError
 from probe.ipfix.decode import CollectingProcess
 from probe.ipfix.oddity import Oddity

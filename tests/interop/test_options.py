@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from lab import Host, run
 
-from probe.collector.source import collecting_process
+from probe.collector.message_source import collecting_process
 from probe.ipfix.decode import Decoded
 from probe.ipfix.elements import DOCUMENTATION_PEN
 from probe.run.causes import NOTICES

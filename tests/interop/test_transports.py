@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from lab import Host
 
-from probe.collector.source import collecting_process
+from probe.collector.message_source import collecting_process
 from probe.ipfix.decode import Record
 from probe.ipfix.elements import DOCUMENTATION_PEN
 from probe.mapping import load_elements, load_profiles

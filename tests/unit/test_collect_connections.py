@@ -27,7 +27,7 @@ from cryptography.x509.oid import NameOID
 from probe.collector import admission, connections
 from probe.collector.address import Listen
 from probe.collector.connections import CollectorConnections
-from probe.collector.source import MOST_OCTETS, MOST_RECORDS, collecting_process
+from probe.collector.message_source import MOST_OCTETS, MOST_RECORDS, collecting_process
 from probe.errors import ConfigError
 from probe.ipfix.decode import Record
 from tests.messages import message, template

@@ -8,7 +8,7 @@ import socket
 import pytest
 
 from probe.collector import CollectorSocket
-from probe.collector.source import MOST_OCTETS, MOST_RECORDS
+from probe.collector.message_source import MOST_OCTETS, MOST_RECORDS
 from tests.messages import message, template
 
 FLOW = message((2, template(256, (1, 4))), (256, bytes(4)))

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from probe.collector.source import collecting_process, summary
+from probe.collector.message_source import collecting_process, summary
 from probe.errors import DecodeError
 from probe.ipfix.decode import CollectingProcess
 from probe.ipfix.oddity import Oddity

@@ -8,7 +8,7 @@ from importlib import resources
 
 import pytest
 
-from probe.collector.source import collecting_process
+from probe.collector.message_source import collecting_process
 from probe.errors import ConfigError
 from probe.ipfix.elements import parse_registry
 from probe.mapping import load_elements, load_registry

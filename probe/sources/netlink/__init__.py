@@ -1,5 +1,5 @@
 """The Netlink collector: every Linux, any user."""
 
-from probe.sources.netlink.collector import NetlinkCollector
+from probe.sources.netlink.source import NetlinkCollector
 
 __all__ = ["NetlinkCollector"]
