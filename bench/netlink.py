@@ -11,7 +11,7 @@ from bench.report import progress, table
 from bench.workload import Workload, exchange
 from probe.flow.owner import OwnerTable
 from probe.owners.users import UserNames
-from probe.sources.netlink import NetlinkCollector
+from probe.sources.netlink import NetlinkSource
 
 
 @dataclass(slots=True)
@@ -21,7 +21,7 @@ class Passes:
     elapsed: list[float] = field(default_factory=list)
     user: list[float] = field(default_factory=list)
 
-    def read(self, collector: NetlinkCollector) -> int:
+    def read(self, collector: NetlinkSource) -> int:
         """The rows of one pass."""
         before = resource.getrusage(resource.RUSAGE_SELF).ru_utime
         rows = len(collector.read())
@@ -43,7 +43,7 @@ def measure(load: Workload, counts: list[int], passes: int) -> str:
 
 
 def _one(load: Workload, sockets: int, passes: int) -> list[str]:
-    collector = NetlinkCollector(OwnerTable(), UserNames())
+    collector = NetlinkSource(OwnerTable(), UserNames())
     active, idle, rows = Passes(), Passes(), 0
     with network() as net, load.connections(net, sockets // 2) as clients:
         collector.open()

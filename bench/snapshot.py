@@ -10,7 +10,7 @@ from bench.report import progress, table
 from bench.workload import Workload, exchange
 from probe.flow.owner import OwnerTable
 from probe.owners.users import UserNames
-from probe.sources.ebpf import EbpfCollector
+from probe.sources.ebpf import EbpfSource
 
 
 def measure(load: Workload, counts: list[int], passes: int) -> str:
@@ -20,7 +20,7 @@ def measure(load: Workload, counts: list[int], passes: int) -> str:
 
 
 def _one(load: Workload, sockets: int, passes: int) -> list[str]:
-    collector = EbpfCollector(OwnerTable(), UserNames())
+    collector = EbpfSource(OwnerTable(), UserNames())
     active, idle, rows = [], [], 0
     with network() as net, load.connections(net, sockets // 2) as clients:
         collector.open()

@@ -17,7 +17,7 @@ from probe.flow.owner import Owner, OwnerTable
 from probe.run.probe import Probe
 
 
-class FakeCollector:
+class FakeSource:
     """``each_read`` connections to port 443 begin and end at each read, each with 3 packets out and
     2 in, owned by a process in container ``CONTAINER``."""
 
@@ -100,14 +100,14 @@ class FakeCollector:
         return rows
 
 
-def fake_probe(patch: pytest.MonkeyPatch, config: RunConfig) -> tuple[Probe, FakeCollector]:
+def fake_probe(patch: pytest.MonkeyPatch, config: RunConfig) -> tuple[Probe, FakeSource]:
     """To be opened: its collector is the other one."""
     probe = Probe(config)
-    collector = FakeCollector(probe.owners)
+    collector = FakeSource(probe.owners)
 
-    def open_fake(*_: object, **__: object) -> FakeCollector:
+    def open_fake(*_: object, **__: object) -> FakeSource:
         collector.open()
         return collector
 
-    patch.setattr("probe.run.probe.open_collector", open_fake)
+    patch.setattr("probe.run.probe.open_source", open_fake)
     return probe, collector

@@ -11,7 +11,7 @@ from probe.collector.address import Listen, parse_listen
 from probe.collector.connections import CollectorConnections
 from probe.collector.datagrams import CollectorSocket
 from probe.collector.files import MessageFile
-from probe.collector.message_source import Source, collecting_process, summary
+from probe.collector.message_source import MessageSource, collecting_process, summary
 from probe.collector.output import JsonLines, Live, Output, Printed, to_json
 from probe.ipfix.decode import CollectingProcess
 from probe.log import say
@@ -32,7 +32,7 @@ def collect(
 ) -> None:
     """Show what arrives until a signal or ``duration_s``; then a summary. ConfigError."""
     process = collecting_process(pen)
-    sources: list[Source] = []
+    sources: list[MessageSource] = []
     end = time.monotonic() + duration_s if duration_s is not None else float("inf")
     try:
         for text in listen:
@@ -66,7 +66,7 @@ def read(paths: Sequence[str], pen: int, as_json: bool = False, with_options: bo
         say(*(line for file in files for line in file.summary()), summary(process.statistics, {}))
 
 
-def _open(listen: Listen, process: CollectingProcess) -> Source:
+def _open(listen: Listen, process: CollectingProcess) -> MessageSource:
     if listen.is_datagram:
         return CollectorSocket(listen.host, listen.port, process=process)
     return CollectorConnections(listen, process)
@@ -76,7 +76,7 @@ def _collect_until(
     end: float,
     stop: StopSignals,
     selector: selectors.BaseSelector,
-    sources: Sequence[Source],
+    sources: Sequence[MessageSource],
     output: Output,
 ) -> None:
     where = ", ".join(f"{host}:{port}" for host, port in (one.address for one in sources))
@@ -95,13 +95,13 @@ def _collect_until(
         output.close()
 
 
-def _are_readable(sources: Iterable[Source]) -> bool:
+def _are_readable(sources: Iterable[MessageSource]) -> bool:
     with selectors.PollSelector() as selector:  # it needs no descriptor, of which none may be left
         for source in sources:
             selector.register(source, selectors.EVENT_READ)
         return bool(selector.select(0))
 
 
-def _receive(sources: Iterable[Source], output: Output) -> None:
+def _receive(sources: Iterable[MessageSource], output: Output) -> None:
     for source in sources:
         output.show(source.receive())

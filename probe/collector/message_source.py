@@ -23,7 +23,7 @@ MOST_OCTETS = 512 << 10
 _SO_RCVBUFFORCE = 33
 
 
-class Source(Protocol):
+class MessageSource(Protocol):
     """A selector can wait for it. ``receive`` gives some of what waits and never blocks."""
 
     @property

@@ -9,9 +9,9 @@ from probe.errors import KernelError
 from probe.flow.owner import OwnerTable
 from probe.kernel import libbpf
 from probe.owners.users import UserNames
-from probe.sources.ebpf import EbpfCollector
-from probe.sources.netlink import NetlinkCollector
-from probe.sources.source import Collector
+from probe.sources.ebpf import EbpfSource
+from probe.sources.netlink import NetlinkSource
+from probe.sources.source import Source
 
 
 def describe() -> str:
@@ -22,8 +22,8 @@ def describe() -> str:
             f"sockflow {__version__}",
             f"kernel {system.sysname} {system.release} {system.machine}",
             f"libbpf {_libbpf()}",
-            f"hooks {_hooks(EbpfCollector(OwnerTable(), UserNames()))}",
-            f"netlink {_hooks(NetlinkCollector(OwnerTable(), UserNames()))}",
+            f"hooks {_hooks(EbpfSource(OwnerTable(), UserNames()))}",
+            f"netlink {_hooks(NetlinkSource(OwnerTable(), UserNames()))}",
         )
     )
 
@@ -35,12 +35,12 @@ def _libbpf() -> str:
         return f"not usable: {error}"
 
 
-def _hooks(collector: Collector) -> str:
+def _hooks(source: Source) -> str:
     try:
-        collector.open()
+        source.open()
     except KernelError as error:
         return f"none: {error}"
     try:
-        return ", ".join(dict.fromkeys(collector.hooks))
+        return ", ".join(dict.fromkeys(source.hooks))
     finally:
-        collector.close()
+        source.close()

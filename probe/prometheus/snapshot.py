@@ -66,7 +66,7 @@ def take_snapshot(probe: Probe, read_ended: Callable[[], Sequence[Link]]) -> Sna
         links=[*ended, *links],
         containers=probe.traffic.sums() if probe.traffic else {},
         folded_records=probe.traffic.folded if probe.traffic else 0,
-        collector=type(probe.collector).__name__.removesuffix("Collector").lower(),
+        collector=type(probe.collector).__name__.removesuffix("Source").lower(),
         flows=probe.observed_flows,
         records=exported.records,
         packets=exported.packets,

@@ -15,7 +15,7 @@ from probe.flow.ends import concatenate_rows, take_rows
 from probe.flow.event import EVENT_DTYPE
 from probe.flow.filter import FlowFilter
 from probe.run.own_traffic import OwnTraffic
-from probe.sources.source import Collector
+from probe.sources.source import Source
 
 if TYPE_CHECKING:
     from probe.run.exporter import Exporter
@@ -33,7 +33,7 @@ class EventFeed:
 
     def __init__(
         self,
-        collector: Collector,
+        collector: Source,
         exporter: Exporter,
         owners: ContainerOwners,
         own: OwnTraffic,

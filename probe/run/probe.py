@@ -39,7 +39,7 @@ from probe.run.own_traffic import OwnTraffic
 from probe.run.shown import Shown
 from probe.run.summary import Exported, summarize
 from probe.snmp.settings import SnmpSettings
-from probe.sources.source import Collector, open_collector
+from probe.sources.source import Source, open_source
 from probe.stop import StopSignals
 from probe.view.flows import SHORT_ID
 
@@ -82,7 +82,7 @@ class Probe:
         self.waiting = WaitingRecords()
         rules = [[parse_rule(text) for text in texts] for texts in (config.include, config.exclude)]
         self.filter = FlowFilter(include=rules[0], exclude=rules[1])
-        self.collector: Collector
+        self.collector: Source
         self._closing = contextlib.ExitStack()
         veths = VethMap(self.owners.container_of, read_default_route)
         self.interfaces = InterfaceList(veths, self._container_name, self.owners.find_names)
@@ -110,7 +110,7 @@ class Probe:
             )
         self._open_runtimes()
         users = UserNames(self.config.container_users)
-        self.collector = open_collector(
+        self.collector = open_source(
             self.config.collector,
             self.owners,
             users,

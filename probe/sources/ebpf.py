@@ -78,7 +78,7 @@ _MAX_PASSES, _MAX_LAST_PASSES = 4, 64
 _PROGRAMS_END_S = 1.0
 
 
-class EbpfCollector:
+class EbpfSource:
     """Inert until ``open``; see the module's docstring for what ``read`` returns.
 
     owners: the table that rows' ``owner`` column will index. users: names of users and groups.

@@ -17,8 +17,8 @@ from probe.flow.batch import ROW_COLUMNS, FlowBatch, Mark, Rows
 from probe.flow.ends import TCP, concatenate_rows, take_rows
 from probe.flow.index import U64, distinct
 from probe.flow.keys import is_inside
-from probe.sources.ebpf import EbpfCollector
-from probe.sources.netlink import NetlinkCollector
+from probe.sources.ebpf import EbpfSource
+from probe.sources.netlink import NetlinkSource
 from probe.sources.netlink.counters import Flags
 
 _LINGER = 3  # reads for which a closed socket is remembered: the other source may be late
@@ -116,10 +116,10 @@ class Claims:
             del self._ours[cookie]
 
 
-class MergedCollector:
+class MergedSource:
     """Inert until ``open``. ``ebpf`` and ``netlink`` share the table of owners."""
 
-    def __init__(self, ebpf: EbpfCollector, netlink: NetlinkCollector, claims: Claims) -> None:
+    def __init__(self, ebpf: EbpfSource, netlink: NetlinkSource, claims: Claims) -> None:
         self.owners = ebpf.owners
         self.hooks: list[str] = []
         self.snapshot_ns = self.snapshot_cpu_ns = 0
@@ -131,13 +131,13 @@ class MergedCollector:
     def open(self) -> None:
         """Both; raises KernelError where one of them cannot run."""
         with contextlib.ExitStack() as stack:
-            for collector in (self._ebpf, self._netlink):
-                collector.open()
-                stack.callback(collector.close)
-                self.hooks += collector.hooks
+            for source in (self._ebpf, self._netlink):
+                source.open()
+                stack.callback(source.close)
+                self.hooks += source.hooks
             self._epoll = stack.enter_context(select.epoll())
-            for collector in (self._ebpf, self._netlink):
-                self._epoll.register(collector.fileno(), select.EPOLLIN)
+            for source in (self._ebpf, self._netlink):
+                self._epoll.register(source.fileno(), select.EPOLLIN)
             self._stack = stack.pop_all()
         self.host_netns = self._ebpf.host_netns or self._netlink.host_netns
 

@@ -1,4 +1,4 @@
-"""What every collector is, and which one a host gets."""
+"""What every source of flow ends is, and which one a host gets."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from probe.owners.users import Users
 log = logging.getLogger(__name__)
 
 
-class Collector(Protocol):
+class Source(Protocol):
     """Yields rows of flow ends. Inert until ``open``, which raises KernelError."""
 
     owners: OwnerTable
@@ -58,13 +58,13 @@ class Collector(Protocol):
     def close(self) -> None: ...
 
 
-def open_collector(
+def open_source(
     name: str,
     owners: OwnerTable,
     users: Users,
     command_lines: bool,
     events: bool = False,
-) -> Collector:
+) -> Source:
     """``ebpf``, ``netlink``, ``ebpf+netlink``, or ``auto``: eBPF where it can run, else Netlink,
     saying why.
 
@@ -74,38 +74,36 @@ def open_collector(
     if name == "ebpf+netlink":
         return _open_both(owners, users, command_lines, events)
     if name != "netlink":
-        from probe.sources.ebpf import EbpfCollector
+        from probe.sources.ebpf import EbpfSource
 
-        collector: Collector = EbpfCollector(
-            owners, users, command_lines=command_lines, events=events
-        )
+        source: Source = EbpfSource(owners, users, command_lines=command_lines, events=events)
         try:
-            collector.open()
+            source.open()
         except KernelError as error:
             if name == "ebpf":
                 raise
             log.warning("no eBPF here, metering by Netlink instead: %s", error)
         else:
-            return collector
+            return source
     if events:
         log.warning("no events: Netlink tells of sockets, not of what happens to them")
-    from probe.sources.netlink import NetlinkCollector
+    from probe.sources.netlink import NetlinkSource
 
-    collector = NetlinkCollector(owners, users, command_lines=command_lines)
-    collector.open()
-    return collector
+    source = NetlinkSource(owners, users, command_lines=command_lines)
+    source.open()
+    return source
 
 
-def _open_both(owners: OwnerTable, users: Users, command_lines: bool, events: bool) -> Collector:
-    from probe.sources.ebpf import EbpfCollector
-    from probe.sources.merged import Claims, MergedCollector
-    from probe.sources.netlink import NetlinkCollector
+def _open_both(owners: OwnerTable, users: Users, command_lines: bool, events: bool) -> Source:
+    from probe.sources.ebpf import EbpfSource
+    from probe.sources.merged import Claims, MergedSource
+    from probe.sources.netlink import NetlinkSource
 
     claims = Claims()
-    collector = MergedCollector(
-        EbpfCollector(owners, users, command_lines=command_lines, events=events),
-        NetlinkCollector(owners, users, command_lines, claims.are_known),
+    source = MergedSource(
+        EbpfSource(owners, users, command_lines=command_lines, events=events),
+        NetlinkSource(owners, users, command_lines, claims.are_known),
         claims,
     )
-    collector.open()
-    return collector
+    source.open()
+    return source

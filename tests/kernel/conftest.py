@@ -14,7 +14,7 @@ from probe.flow.batch import Rows
 from probe.flow.owner import OwnerTable
 from probe.owners import own_files
 from probe.owners.users import UserNames
-from probe.sources.ebpf import EbpfCollector
+from probe.sources.ebpf import EbpfSource
 
 #: To the address of the router: to the server, which sees the router as its client.
 NAT = """
@@ -32,7 +32,7 @@ class Meter:
 
     def __init__(self) -> None:
         self.owners = OwnerTable()
-        self.collector = EbpfCollector(self.owners, UserNames())
+        self.collector = EbpfSource(self.owners, UserNames())
         self.collector.open()
         self.rows: Rows = self.collector.read().rows[:0]
 

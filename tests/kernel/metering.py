@@ -21,7 +21,7 @@ from probe.flow.cache import SECOND_NS, FlowCache
 from probe.flow.owner import Owner, OwnerTable
 from probe.owners.users import UserNames
 from probe.run.own_traffic import OwnTraffic
-from probe.sources.ebpf import EbpfCollector
+from probe.sources.ebpf import EbpfSource
 
 TCP, UDP = 6, 17
 FORWARD, BACK = 1, 2  # biflow_direction: the source is the initiator, the responder
@@ -92,7 +92,7 @@ class MeteringProcess:
 
     def __init__(self, active_s: float = 60, idle_s: float = 15) -> None:
         self.owners = OwnerTable()
-        self.collector = EbpfCollector(self.owners, UserNames())
+        self.collector = EbpfSource(self.owners, UserNames())
         self.collector.open()
         netns = self.collector.host_netns
         self.cache = FlowCache(

@@ -16,8 +16,8 @@ from probe.flow.batch import FlowBatch, Rows
 from probe.flow.cache import FlowCache
 from probe.flow.owner import Owner, OwnerTable
 from probe.owners.users import UserNames
-from probe.sources.ebpf import EbpfCollector
-from probe.sources.netlink import NetlinkCollector
+from probe.sources.ebpf import EbpfSource
+from probe.sources.netlink import NetlinkSource
 
 _V1 = Path("/sys/fs/cgroup/memory")
 #: Where runtimes put containers on this host.
@@ -27,7 +27,7 @@ CGROUP = _V1 if _V1.exists() else _V1.parent
 class Meter:
     """A collector, the rows that it has read, and a cache behind it."""
 
-    def __init__(self, collector: NetlinkCollector | EbpfCollector) -> None:
+    def __init__(self, collector: NetlinkSource | EbpfSource) -> None:
         self.collector = collector
         collector.open()
         self.rows: Rows = collector.read().rows[:0]
@@ -39,7 +39,7 @@ class Meter:
     def look(self, *namespaces: str) -> None:
         """Until those are metered: a large host is not searched at every read."""
         collector = self.collector
-        assert isinstance(collector, NetlinkCollector)
+        assert isinstance(collector, NetlinkSource)
         wanted = {os.stat(f"/run/netns/{name}").st_ino for name in namespaces}
         deadline = time.monotonic() + 120
         while not wanted <= collector.namespaces:
@@ -50,7 +50,7 @@ class Meter:
     def look_away(self, inode: int) -> None:
         """Until that is metered no more."""
         collector = self.collector
-        assert isinstance(collector, NetlinkCollector)
+        assert isinstance(collector, NetlinkSource)
         deadline = time.monotonic() + 120
         while inode in collector.namespaces:
             assert time.monotonic() < deadline
@@ -82,7 +82,7 @@ class Meter:
 
 @contextlib.contextmanager
 def netlink() -> Iterator[Meter]:
-    found = Meter(NetlinkCollector(OwnerTable(), UserNames()))
+    found = Meter(NetlinkSource(OwnerTable(), UserNames()))
     try:
         yield found
     finally:

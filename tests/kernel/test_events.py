@@ -23,7 +23,7 @@ from probe.flow.owner import Owner, OwnerTable
 from probe.kernel import host
 from probe.kernel.libbpf import KernelObject
 from probe.owners.users import UserNames
-from probe.sources.ebpf import EbpfCollector
+from probe.sources.ebpf import EbpfSource
 
 PORT, CLOSED = 7300, 7399
 TCP, UDP = 6, 17
@@ -34,7 +34,7 @@ _EVENT_OCTETS = 152  # with the ring's header
 class Events:
     """A collector and all the events that it has told."""
 
-    def __init__(self, collector: EbpfCollector) -> None:
+    def __init__(self, collector: EbpfSource) -> None:
         self.owners, self.collector = collector.owners, collector
         collector.open()
         self._came = [collector.read_events()]
@@ -119,7 +119,7 @@ def ends(hosts: tuple[Host, Host]) -> Iterator[list[Actor]]:
 
 @pytest.fixture(scope="module")
 def opened() -> Iterator[Events]:
-    events = Events(EbpfCollector(OwnerTable(), UserNames(), events=True))
+    events = Events(EbpfSource(OwnerTable(), UserNames(), events=True))
     yield events
     events.collector.close()
 
@@ -390,7 +390,7 @@ def cgroup(name: str) -> Iterator[str]:
         os.rmdir(path)
 
 
-class _SmallRing(EbpfCollector):
+class _SmallRing(EbpfSource):
     def _configured(self, luxuries: list[str], left_out: list[str]) -> KernelObject:
         kernel = super()._configured(luxuries, left_out)
         kernel.resize_map("event_ring", _SMALL_RING)
@@ -425,7 +425,7 @@ for _ in range(100):
 
 
 def test_off_nothing_of_it_is_in_the_kernel() -> None:
-    collector = EbpfCollector(OwnerTable(), UserNames())
+    collector = EbpfSource(OwnerTable(), UserNames())
     collector.open()
     try:
         names = [

@@ -23,7 +23,7 @@ from probe.enrich.naming import ContainerOwners
 from probe.owners.kubernetes import KubernetesNames
 from probe.owners.kubernetes.api import KubernetesApi
 from probe.owners.users import UserNames
-from probe.sources.netlink import NetlinkCollector
+from probe.sources.netlink import NetlinkSource
 from tests.kubernetes_api import PODS, SERVICES, KubernetesServer, kubernetes_server, recorded
 from tests.talk import ENDS, KUBE, TCP, WHO, pieces
 
@@ -144,7 +144,7 @@ def test_the_netlink_collector(
     names = KubernetesNames(partial(KubernetesApi, str(server.kubeconfig(tmp_path)), 5.0), "node-3")
     names.open()
     until(lambda: names.find(NGINX))
-    meter = Meter(NetlinkCollector(ContainerOwners((names,)), UserNames()))
+    meter = Meter(NetlinkSource(ContainerOwners((names,)), UserNames()))
     try:
         with actors(*hosts) as (client, peer):
             enter(client, WEB_POD, NGINX)

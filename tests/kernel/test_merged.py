@@ -15,9 +15,9 @@ from probe.flow.batch import FlowBatch, Mark, OwnerSource, Rows
 from probe.flow.cache import FlowCache
 from probe.flow.owner import Owner, OwnerTable
 from probe.owners.users import UserNames
-from probe.sources.ebpf import EbpfCollector
-from probe.sources.merged import MergedCollector
-from probe.sources.source import Collector, open_collector
+from probe.sources.ebpf import EbpfSource
+from probe.sources.merged import MergedSource
+from probe.sources.source import Source, open_source
 
 PORT = 7000
 
@@ -25,7 +25,7 @@ PORT = 7000
 class Meter:
     """A collector that is open, its rows of a pair of hosts, and a cache behind it."""
 
-    def __init__(self, collector: Collector, hosts: tuple[Host, Host]) -> None:
+    def __init__(self, collector: Source, hosts: tuple[Host, Host]) -> None:
         self.collector = collector
         self._inodes = [os.stat(f"/run/netns/{host.name}").st_ino for host in hosts]
         self.rows: Rows = collector.read().rows[:0].copy()
@@ -61,12 +61,12 @@ def both(request: pytest.FixtureRequest, hosts: tuple[Host, Host]) -> Iterator[t
         for keeper in keepers:
             keeper.do("result = 1")
         opened = [
-            open_collector(name, OwnerTable(), UserNames(), False, events)
+            open_source(name, OwnerTable(), UserNames(), False, events)
             for name in ("ebpf+netlink", "ebpf")
         ]
         try:
-            assert isinstance(opened[0], MergedCollector)
-            assert isinstance(opened[1], EbpfCollector)
+            assert isinstance(opened[0], MergedSource)
+            assert isinstance(opened[1], EbpfSource)
             merged, alone = (Meter(one, hosts) for one in opened)
             yield merged, alone
         finally:

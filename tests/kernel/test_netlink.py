@@ -25,8 +25,8 @@ from pyroute2 import DiagSocket
 from probe.flow.batch import Mark, OwnerSource, Role, Rows
 from probe.flow.owner import Owner, OwnerTable
 from probe.owners.users import UserNames
-from probe.sources.ebpf import EbpfCollector
-from probe.sources.netlink import NetlinkCollector
+from probe.sources.ebpf import EbpfSource
+from probe.sources.netlink import NetlinkSource
 
 #: Columns of ours, and what pyroute2 calls them.
 _PYROUTE2 = {
@@ -57,7 +57,7 @@ def meter() -> Iterator[Meter]:
 @pytest.fixture
 def other() -> Iterator[Meter]:
     """The eBPF collector on the same traffic."""
-    found = Meter(EbpfCollector(OwnerTable(), UserNames()))
+    found = Meter(EbpfSource(OwnerTable(), UserNames()))
     yield found
     found.collector.close()
 
@@ -187,7 +187,7 @@ def test_columns_are_what_pyroute2_reads(meter: Meter) -> None:
         )
         time.sleep(0.3)  # nothing is on its way any more, and no timer runs
         collector = meter.collector
-        assert isinstance(collector, NetlinkCollector)
+        assert isinstance(collector, NetlinkSource)
         ours = {int(one["cookie"]): one for one in collector.list_sockets(TCP)}
         theirs: list[dict[str, Any]] = []
         with DiagSocket() as diag:
@@ -327,7 +327,7 @@ def test_listeners_and_udp_become_no_flows(meter: Meter, hosts: tuple[Host, Host
         meter.read()
         assert not len(meter.of(hosts[0]))
         collector = meter.collector
-        assert isinstance(collector, NetlinkCollector)
+        assert isinstance(collector, NetlinkSource)
         listed = {protocol: collector.list_sockets(protocol) for protocol in (TCP, UDP)}
         assert 7000 in listed[TCP]["local_port"]
         assert 7001 in listed[UDP]["local_port"]
@@ -360,7 +360,7 @@ def test_nothing_leaks(meter: Meter, hosts: tuple[Host, Host]) -> None:
     def descriptors() -> int:
         """Without the two of each namespace: others may come and go meanwhile."""
         collector = meter.collector
-        assert isinstance(collector, NetlinkCollector)
+        assert isinstance(collector, NetlinkSource)
         return len(os.listdir("/proc/self/fd")) - 2 * len(collector.namespaces)
 
     before = os.stat("/proc/thread-self/ns/net").st_ino

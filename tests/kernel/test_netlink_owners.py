@@ -62,13 +62,13 @@ sys.path.insert(0, os.environ["ROOT"])
 import logging
 logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.INFO)
 from probe.sources.netlink import collector as inside
-from probe.sources.source import open_collector
+from probe.sources.source import open_source
 from probe.flow.owner import OwnerTable
 from probe.owners.users import UserNames
 if os.environ["CONTAINERS_IN_V2"]:
     inside.has_containers_in_v1 = lambda: False
 owners = OwnerTable()
-collector = open_collector("auto", owners, UserNames(), False)
+collector = open_source("auto", owners, UserNames(), False)
 with socket.create_server(("127.0.0.1", 0)) as server:
     client = socket.create_connection(server.getsockname())
     served, _ = server.accept()
@@ -121,7 +121,7 @@ def test_as_any_user(hosts: tuple[Host, Host], containers_in_v2: bool) -> None:
     for _, _, pid, octets in told["others"]:
         assert pid is None
         assert octets > 1000
-    assert told["kind"] == "NetlinkCollector"
+    assert told["kind"] == "NetlinkSource"
     assert told["uid"] == 65534
     assert told["owners"] == [told["pid"]] * 2
     assert 3000 < told["octets"] < 3300

@@ -16,7 +16,7 @@ from metering import actors
 from probe.flow.batch import Role, Rows
 from probe.flow.owner import OwnerTable
 from probe.owners.users import UserNames
-from probe.sources.ebpf import EbpfCollector
+from probe.sources.ebpf import EbpfSource
 
 
 @contextlib.contextmanager
@@ -122,7 +122,7 @@ def test_udp_older_than_the_probe(bound: bool, connected: bool, server_first: bo
 
 @pytest.mark.parametrize("server_first", [True, False], ids=["server first", "client first"])
 def test_a_silence_turns_nobody_round(server_first: bool) -> None:
-    collector = EbpfCollector(OwnerTable(), UserNames(), udp_idle_ns=300_000_000)
+    collector = EbpfSource(OwnerTable(), UserNames(), udp_idle_ns=300_000_000)
     collector.open()
     with (
         contextlib.closing(collector),

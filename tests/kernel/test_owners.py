@@ -20,7 +20,7 @@ from lab import Host
 from probe.flow.batch import Mark, OwnerSource, Role, Rows
 from probe.flow.owner import Owner, OwnerTable
 from probe.owners.users import UserNames
-from probe.sources.ebpf import EbpfCollector
+from probe.sources.ebpf import EbpfSource
 
 UDP = 17
 
@@ -228,10 +228,10 @@ def test_ipv4_mapped_addresses_are_ipv4(meter: Meter) -> None:
 def test_nothing_stays_in_the_kernel() -> None:
     code = """
         import time
-        from probe.sources.ebpf import EbpfCollector
+        from probe.sources.ebpf import EbpfSource
         from probe.flow.owner import OwnerTable
         from probe.owners.users import UserNames
-        c = EbpfCollector(OwnerTable(), UserNames()); c.open()
+        c = EbpfSource(OwnerTable(), UserNames()); c.open()
         print("open", flush=True); time.sleep(60)
     """
     child = python(code, cwd=Path(__file__).resolve().parents[2])
@@ -265,7 +265,7 @@ def loaded_programs() -> set[int]:
 
 
 def test_a_second_collector_beside_the_first(meter: Meter) -> None:
-    other = EbpfCollector(OwnerTable(), UserNames())
+    other = EbpfSource(OwnerTable(), UserNames())
     other.open()
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
@@ -323,7 +323,7 @@ def test_a_udp_server_that_was_busy_when_the_probe_came() -> None:
 
 
 def test_command_lines_only_when_asked_for(meter: Meter) -> None:
-    asked = EbpfCollector(owners := OwnerTable(), UserNames(), command_lines=True)
+    asked = EbpfSource(owners := OwnerTable(), UserNames(), command_lines=True)
     asked.open()
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]

@@ -28,7 +28,7 @@ from probe.sources.container_events import (
     ContainerEvents,
 )
 from probe.sources.ebpf import OBJECT
-from probe.sources.netlink import NetlinkCollector
+from probe.sources.netlink import NetlinkSource
 from tests.unit.test_naming import Known
 
 SECOND_NS = 1_000_000_000
@@ -264,7 +264,7 @@ def test_at_the_end_nothing_waits() -> None:
 def test_netlink_has_none() -> None:
     with pytest.raises(ConfigError, match="events need the collector ebpf"):
         build({"events": True, "collector": "netlink"})
-    collector = NetlinkCollector(OwnerTable(), UserNames())
+    collector = NetlinkSource(OwnerTable(), UserNames())
     assert not collector.tells_events
     assert collector.read_events().dtype == EVENT_DTYPE
 

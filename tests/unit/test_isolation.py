@@ -31,7 +31,7 @@ from probe.run.outlet import Outlet
 from probe.run.probe import Probe
 from probe.run.summary import summarize
 from probe.stop import StopRequest, StopSignals
-from tests.fake_collector import FakeCollector, fake_probe
+from tests.fake_collector import FakeSource, fake_probe
 from tests.records import flow_records
 
 _READS = 6  # of which the second breaks what is to be broken
@@ -249,7 +249,7 @@ def test_a_runtime_that_raises_ends_alone(run: Run, member: str) -> None:
     run.patch.setattr("probe.run.probe.open_kubernetes", lambda _: kubernetes)
     run.patch.setattr(kubernetes, "remote", None, raising=False)
     run.patch.setattr(docker, member, broken)
-    kubernetes.add(FakeCollector.CONTAINER, ContainerNames("web"))
+    kubernetes.add(FakeSource.CONTAINER, ContainerNames("web"))
     run.open().run()
     assert run.error is None
     assert run.kept.records == run.made == 2 * run.lines()

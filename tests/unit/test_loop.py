@@ -14,7 +14,7 @@ from probe.flow.owner import ContainerNames
 from probe.owners.runtime import KnownContainers
 from probe.run.loop import Loop
 from probe.stop import StopRequest
-from tests.fake_collector import FakeCollector, fake_probe
+from tests.fake_collector import FakeSource, fake_probe
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_flows_that_leave_between_ticks_have_the_names_of_that_moment(
         deadline = time.monotonic() + 60
         while not collector.reads and time.monotonic() < deadline:
             time.sleep(0.01)
-        docker.add(FakeCollector.CONTAINER, ContainerNames("web"))
+        docker.add(FakeSource.CONTAINER, ContainerNames("web"))
         collector.ring()
         while not flows(path.read_text()) and time.monotonic() < deadline:
             time.sleep(0.01)

@@ -14,7 +14,7 @@ from probe.config import build
 from probe.run.loop import Loop
 from probe.run.probe import Probe
 from probe.stop import StopRequest
-from tests.fake_collector import FakeCollector, fake_probe
+from tests.fake_collector import FakeSource, fake_probe
 
 _SLOW_S = 3.0  # much longer than what a stop takes by itself
 
@@ -67,7 +67,7 @@ def run(patch: pytest.MonkeyPatch, url: str, at_stop: Callable[[], None]) -> tup
     return probe, time.monotonic() - began_s
 
 
-def _check(probe: Probe, collector: FakeCollector) -> None:
+def _check(probe: Probe, collector: FakeSource) -> None:
     (sink,) = probe.exporter.sinks
     assert sink.statistics.sent_flow_records == 2 * collector.made
     assert sink.statistics.dropped_records == 0

@@ -1,5 +1,5 @@
 """The Netlink collector: every Linux, any user."""
 
-from probe.sources.netlink.source import NetlinkCollector
+from probe.sources.netlink.source import NetlinkSource
 
-__all__ = ["NetlinkCollector"]
+__all__ = ["NetlinkSource"]

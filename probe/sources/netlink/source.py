@@ -48,7 +48,7 @@ _ALL_STATES = 0xFFF
 _TICK_NS = 20_000_000  # the kernel's times here are as fine as its ticks
 
 
-class NetlinkCollector:
+class NetlinkSource:
     """Inert until ``open``; see the module's docstring for what ``read`` returns.
 
     owners: the table that rows' ``owner`` column will index. users: names of users and groups.
