@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import TextIO
 
-from probe.enrich.naming import ContainerOwners
+from probe.enrich.container_owners import ContainerOwners
 from probe.interfaces.names import InterfaceList
 from probe.interfaces.table import Counters, Link
 from probe.interfaces.veth import VethMap, read_default_route

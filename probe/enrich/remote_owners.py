@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from probe.enrich.naming import with_names
+from probe.enrich.container_owners import with_names
 from probe.flow.batch import OwnerSource, Rows, row_dtype
 from probe.flow.cache import FindPeers
 from probe.flow.owner import ContainerNames, Owner, OwnerTable
@@ -29,7 +29,7 @@ class _Known:
     used_s: float
 
 
-class RemoteEnds:
+class RemoteOwners:
     """Owners of the ends of records that are on other hosts.
 
     ``find_peers`` (``Nat.find_peers``) asks conntrack about one direction of a flow.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from probe.enrich.naming import ContainerOwners
+from probe.enrich.container_owners import ContainerOwners
 from probe.flow.batch import RECORD_DTYPE, Rows
 from probe.flow.ends import concatenate_rows, take_rows
 from probe.flow.event import EVENT_DTYPE

@@ -6,7 +6,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from probe.enrich.naming import ContainerOwners
+from probe.enrich.container_owners import ContainerOwners
 from probe.flow.owner import ContainerNames
 from probe.guard import Part
 from probe.interfaces.names import InterfaceList

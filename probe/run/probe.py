@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from probe.config import RunConfig
-from probe.enrich.naming import WaitingRecords
+from probe.enrich.container_owners import WaitingRecords
 from probe.enrich.nat import Nat, no_peers
-from probe.enrich.remote_owners import RemoteEnds
-from probe.enrich.services import ServedEnds
+from probe.enrich.remote_owners import RemoteOwners
+from probe.enrich.service_owners import ServiceOwners
 from probe.errors import ConfigError, MeteringError, SockflowError
 from probe.flow.batch import RECORD_DTYPE, FlowBatch, Rows
 from probe.flow.cache import FlowCache
@@ -77,8 +77,8 @@ class Probe:
         self.owners = GuardedOwners(find_addresses=lambda: veths.addresses())
         self.owners.part = guard.part("names of containers")
         self.owners.node = node_name(config.kubernetes, config.kubernetes_node)
-        self.remote: RemoteEnds | None = None
-        self.served: ServedEnds | None = None
+        self.remote: RemoteOwners | None = None
+        self.served: ServiceOwners | None = None
         self.waiting = WaitingRecords()
         rules = [[parse_rule(text) for text in texts] for texts in (config.include, config.exclude)]
         self.filter = FlowFilter(include=rules[0], exclude=rules[1])
@@ -344,8 +344,8 @@ class Probe:
             )
         )  # fmt: skip
         if kubernetes and kubernetes.remote is not None:
-            self.remote = RemoteEnds(kubernetes.remote, self.owners)
-            self.served = ServedEnds(kubernetes.remote.services, self.owners)
+            self.remote = RemoteOwners(kubernetes.remote, self.owners)
+            self.served = ServiceOwners(kubernetes.remote.services, self.owners)
         opened = {"Kubernetes": kubernetes, "Docker": open_docker(config.docker)}
         found: list[Runtime] = []
         for name, runtime in opened.items():

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from probe.config import build
-from probe.enrich.naming import ContainerOwners
+from probe.enrich.container_owners import ContainerOwners
 from probe.enrich.nat import Nat
 from probe.export.local import LocalSink
 from probe.flow.batch import Rows

@@ -19,7 +19,7 @@ from netlink_lab import Meter
 from pods import DB_POD, NGINX, OUTER, POSTGRES, SANDBOX, WEB_POD, Enter, entering, until
 from shell import ROOT, Command, Record, Shells, shells
 
-from probe.enrich.naming import ContainerOwners
+from probe.enrich.container_owners import ContainerOwners
 from probe.owners.kubernetes import KubernetesNames
 from probe.owners.kubernetes.api import KubernetesApi
 from probe.owners.users import UserNames

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from probe.config import RunConfig, build
-from probe.enrich.naming import ContainerOwners
+from probe.enrich.container_owners import ContainerOwners
 from probe.errors import ConfigError
 from probe.flow.batch import Rows
 from probe.flow.event import EVENT_DTYPE, EventKind
@@ -29,7 +29,7 @@ from probe.sources.container_events import (
 )
 from probe.sources.ebpf import OBJECT
 from probe.sources.netlink import NetlinkSource
-from tests.unit.test_naming import Known
+from tests.unit.test_container_owners import Known
 
 SECOND_NS = 1_000_000_000
 ID = "ab" * 32

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from probe.enrich.naming import ContainerOwners
+from probe.enrich.container_owners import ContainerOwners
 from probe.flow.batch import UNCONFIRMED, UNCONFIRMED_PATH, OwnerSource
 from probe.flow.owner import ContainerNames, Owner
 from probe.jsonlines.owner_objects import owner_members
@@ -22,8 +22,8 @@ from probe.owners.users import UserNames
 from probe.view.describe import container_text
 from probe.view.flows import FlowTable
 from tests.records import flow_records
+from tests.unit.test_container_owners import Known
 from tests.unit.test_docker_api import WEB, Answer, Api, Daemon, ask, serve, until
-from tests.unit.test_naming import Known
 
 __all__ = ["ask", "serve"]  # fixtures
 

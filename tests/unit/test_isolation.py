@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from probe.config import RunConfig, build
-from probe.enrich.naming import ContainerOwners
+from probe.enrich.container_owners import ContainerOwners
 from probe.enrich.nat import Nat
 from probe.errors import ConfigError, MeteringError
 from probe.export.local import LocalSink

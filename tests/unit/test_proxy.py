@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from probe.enrich.naming import ContainerOwners
+from probe.enrich.container_owners import ContainerOwners
 from probe.flow.owner import ContainerNames, Owner
 from probe.owners import proxy
 from probe.owners.proxy import Proxies, read_target
-from tests.unit.test_naming import Known
+from tests.unit.test_container_owners import Known
 
 ARGUMENTS = (
     "/usr/bin/docker-proxy", "-proto", "tcp", "-host-ip", "0.0.0.0", "-host-port", "8080",

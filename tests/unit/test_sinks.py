@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from probe.config import RunConfig
-from probe.enrich.naming import ContainerOwners
+from probe.enrich.container_owners import ContainerOwners
 from probe.errors import ConfigError
 from probe.flow.batch import Rows
 from probe.flow.event import EVENT_DTYPE, SOCKET_DTYPE

@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from probe.enrich import remote_owners as remote
-from probe.enrich.remote_owners import RemoteEnds
+from probe.enrich.remote_owners import RemoteOwners
 from probe.flow.batch import OwnerSource, Rows, row_dtype
 from probe.flow.ends import Slots
 from probe.flow.owner import Owner, OwnerTable
@@ -37,7 +37,7 @@ class Cluster:
     def __init__(self) -> None:
         self.names, self.owners = RemoteNames(), OwnerTable()
         assert self.owners.add(Owner(pid=7)) == HERE
-        self.ends = RemoteEnds(self.names, self.owners)
+        self.ends = RemoteOwners(self.names, self.owners)
 
     def pod(self, name: str, **changes: Any) -> None:
         self.names.add(read_pod(changed(name, **changes)))

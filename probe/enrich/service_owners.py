@@ -42,7 +42,7 @@ class _Flow:
     target: tuple[bytes, int] | None = None
 
 
-class ServedEnds:
+class ServiceOwners:
     """Adds Services to the owners of records, at ends that have a socket here.
 
     Call it last, with the names that the records leave with: an owner that is described anew

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from probe.enrich.naming import ContainerOwners, WaitingRecords
+from probe.enrich.container_owners import ContainerOwners, WaitingRecords
 from probe.flow.owner import ContainerNames, Owner
 from probe.owners.runtime import KnownContainers
 from tests.records import flow_records

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from probe.enrich import services as served
-from probe.enrich.naming import ContainerOwners
-from probe.enrich.services import ServedEnds
+from probe.enrich.container_owners import ContainerOwners
+from probe.enrich.service_owners import ServiceOwners
 from probe.flow.batch import OwnerSource, Rows
 from probe.flow.owner import Owner
 from probe.owners.kubernetes.objects import read_service
@@ -28,7 +28,7 @@ class Node:
         assert self.owners.add(Owner(pid=7)) == CLIENT
         assert self.owners.add(Owner(pid=8, pod_name="db-0", pod_namespace="data")) == SERVER
         services.add(read_service(recorded("service")))
-        self.ends = ServedEnds(services, self.owners)
+        self.ends = ServiceOwners(services, self.owners)
 
     def services(self, records: Rows) -> list[tuple[str, str]]:
         """(of the source, of the destination) of each record."""
