@@ -14,7 +14,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from probe.flow.batch import RECORD_DTYPE, UNCONFIRMED, UNCONFIRMED_PATH, Rows
+from probe.flow.batch import UNCONFIRMED, UNCONFIRMED_PATH, Rows
 from probe.flow.owner import ContainerNames, Owner, OwnerTable
 from probe.owners.container import pod_uid, read_place
 from probe.owners.procfs import read_cgroup
@@ -22,7 +22,6 @@ from probe.owners.proxy import Proxies
 from probe.owners.runtime import Runtime
 
 _SIDES = ("source_owner", "destination_owner")
-_MOST_WAITING = 16384  # records
 _MOST_PODS = 8192  # containers
 
 
@@ -235,38 +234,3 @@ def _cgroup_uid(owner: Owner) -> str:
 
 def _keys(owner: Owner) -> list[str]:
     return [key for key in (owner.container_id, _cgroup_uid(owner)) if key]
-
-
-class WaitingRecords:
-    """Records that wait for the name of a container at one of their ends."""
-
-    def __init__(self, most: int = _MOST_WAITING) -> None:
-        self._most = most
-        self._records: Rows = np.zeros(0, RECORD_DTYPE)
-
-    def __len__(self) -> int:
-        return len(self._records)
-
-    def hold(self, records: Rows, nameless: NDArray[np.int64]) -> Rows:
-        """Those of ``records``, and of what waited, that need not wait for the owners ``nameless``.
-
-        Both directions of a flow wait if one of them has to.
-        """
-        if not len(nameless) and not len(self._records):
-            return records
-        both = np.concatenate([self._records, records])
-        waiting = np.flatnonzero(_waiting(both, nameless))
-        if len(waiting) > self._most:
-            waiting = waiting[-self._most :]
-        self._records = both.take(waiting)
-        return both.take(np.setdiff1d(np.arange(len(both)), waiting, assume_unique=True))
-
-    def owners_in_use(self) -> set[int]:
-        return {int(index) for side in _SIDES for index in np.unique(self._records[side])}
-
-
-def _waiting(records: Rows, nameless: NDArray[np.int64]) -> NDArray[np.bool_]:
-    must = np.isin(records["source_owner"], nameless)
-    must |= np.isin(records["destination_owner"], nameless)
-    found: NDArray[np.bool_] = np.isin(records["flow_id"], records["flow_id"][must])
-    return found

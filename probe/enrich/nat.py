@@ -35,6 +35,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from probe.enrich.enrichers import Enricher
 from probe.flow.batch import Rows, row_dtype
 from probe.netlink.conntrack import TUPLE, Conntrack, Entries, Flags, Positions, Tuples
 
@@ -68,7 +69,7 @@ class NatStatistics:
     ends_translated: int = 0
 
 
-class Nat:
+class Nat(Enricher):
     """Opens its socket at the first ``apply`` that has use for it.
 
     host_netns: cookie of our network namespace, as in the records. monotonic_ns and thread_ns are
@@ -92,13 +93,14 @@ class Nat:
         self._look_up_ns = float(_FIRST_LOOK_UP_NS)
         self._warned_at = -_QUIET_NS
 
-    def apply(self, records: Rows) -> None:
-        """Fills the nat columns of those ``records`` (RECORD_DTYPE) that were translated."""
+    def apply(self, records: Rows) -> Rows:
+        """Fills the nat columns of ``records`` that were translated. Returns all of them."""
         if self._is_off or not len(records):
-            return
+            return records
         chosen = self._choose(records)
         if len(chosen):
             self._with_conntrack(lambda: self._translate(records, chosen))
+        return records
 
     def find_peers(
         self, rows: Rows, packets: NDArray[np.int64]

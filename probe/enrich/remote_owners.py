@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probe.enrich.container_owners import with_names
+from probe.enrich.enrichers import Enricher
 from probe.flow.batch import OwnerSource, Rows, row_dtype
 from probe.flow.cache import FindPeers
 from probe.flow.owner import ContainerNames, Owner, OwnerTable
@@ -29,7 +30,7 @@ class _Known:
     used_s: float
 
 
-class RemoteOwners:
+class RemoteOwners(Enricher):
     """Owners of the ends of records that are on other hosts.
 
     ``find_peers`` (``Nat.find_peers``) asks conntrack about one direction of a flow.
@@ -42,8 +43,8 @@ class RemoteOwners:
         self._known: dict[tuple[int, int, str], _Known] = {}
         self._behind: dict[int, bytes] = {}  # flow id -> address behind that of a Service
 
-    def apply(self, records: Rows) -> None:
-        """Fills in the owners of ``records`` (RECORD_DTYPE) at ends without a socket here.
+    def apply(self, records: Rows) -> Rows:
+        """Fills in the owners of ``records`` at ends without a socket here. Returns all of them.
 
         Behind the address of a Service is a Pod, which NAT tells of one direction only: the other
         one, and later records of the flow, have the same.
@@ -58,6 +59,7 @@ class RemoteOwners:
         self._ask_of_replies(records, foreign["source"])
         for side, at in foreign.items():
             self._name(records, side, at, now_s)
+        return records
 
     def sweep(self, in_use: set[int], now_s: float) -> list[int]:
         """Forgets those that no record has named for long; their indices."""

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from probe.enrich.enrichers import Enricher
 from probe.flow.batch import OwnerSource, Rows
 from probe.flow.owner import Owner, OwnerTable
 from probe.owners.kubernetes.objects import service_port
@@ -42,7 +43,7 @@ class _Flow:
     target: tuple[bytes, int] | None = None
 
 
-class ServiceOwners:
+class ServiceOwners(Enricher):
     """Adds Services to the owners of records, at ends that have a socket here.
 
     Call it last, with the names that the records leave with: an owner that is described anew
@@ -54,11 +55,14 @@ class ServiceOwners:
         self._known: dict[tuple[int, str], _Served] = {}  # by id() of the owner, which is kept
         self._flows: dict[int, _Flow] = {}  # by flow id
 
-    def apply(self, records: Rows) -> None:
-        """One direction of a flow, usually the client's, has the Service's address at the server's
-        end. Where conntrack does not tell it of the other one, that has the same Service."""
+    def apply(self, records: Rows) -> Rows:
+        """Fills in the owners of ``records`` that were reached by a Service. Returns all of them.
+
+        One direction of a flow, usually the client's, has the Service's address at the server's
+        end. Where conntrack does not tell it of the other one, that has the same Service.
+        """
         if not len(self._services) or not len(records):
-            return
+            return records
         is_here = [
             (records[f"{side}_owner"] != 0)
             & (records[f"{side}_owner_source"] != OwnerSource.ADDRESS)
@@ -80,6 +84,7 @@ class ServiceOwners:
         for (side, place), service in found.items():
             column = records[f"{side}_owner"]
             column[place] = self._index(self._owners[int(column[place])], service, now_s)
+        return records
 
     def sweep(self, in_use: set[int], now_s: float) -> list[int]:
         """Forgets those that no record has named for long; their indices."""

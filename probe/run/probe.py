@@ -10,15 +10,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from probe.config import RunConfig
-from probe.enrich.container_owners import WaitingRecords
+from probe.enrich.enrichers import Enricher, Enrichers
+from probe.enrich.interface_numbers import InterfaceNumbers
 from probe.enrich.nat import Nat, no_peers
 from probe.enrich.remote_owners import RemoteOwners
 from probe.enrich.service_owners import ServiceOwners
+from probe.enrich.waiting_records import WaitingRecords
 from probe.errors import ConfigError, MeteringError, SockflowError
 from probe.flow.batch import RECORD_DTYPE, FlowBatch, Rows
 from probe.flow.cache import FlowCache
 from probe.flow.filter import FlowFilter, LateNames, parse_rule
-from probe.guard import Guard, close_quietly
+from probe.guard import Guard, Part, close_quietly
 from probe.interfaces.names import InterfaceList
 from probe.interfaces.veth import VethMap, read_default_route
 from probe.log import say
@@ -68,7 +70,8 @@ class Probe:
         self._veths = guard.part("containers behind interfaces")
         self._nat = guard.part("NAT")
         self._remote = guard.part("names of remote ends")
-        self._served = guard.part("Services of Pods of this host")
+        self._services = guard.part("Services of Pods of this host")
+        self._held = guard.part("records that wait for names", passing=(Exception,))
         self._events = guard.part("events")
         self._feed = guard.part("open sockets and counters of interfaces")
         self.metrics_part = guard.part("Prometheus")
@@ -78,8 +81,9 @@ class Probe:
         self.owners.part = guard.part("names of containers")
         self.owners.node = node_name(config.kubernetes, config.kubernetes_node)
         self.remote: RemoteOwners | None = None
-        self.served: ServiceOwners | None = None
-        self.waiting = WaitingRecords()
+        self.services: ServiceOwners | None = None
+        self.waiting = WaitingRecords(self.owners)
+        self.enrichers = Enrichers()
         rules = [[parse_rule(text) for text in texts] for texts in (config.include, config.exclude)]
         self.filter = FlowFilter(include=rules[0], exclude=rules[1])
         self.collector: Source
@@ -138,6 +142,7 @@ class Probe:
             self.nat = Nat(self.collector.host_netns)
             if self.remote:
                 self.remote.find_peers = self._nat.wrap(self.nat.find_peers, no_peers)
+        self.enrichers = Enrichers(tuple(self._enrichers()))
         if self.config.prometheus:
             self._open_metrics(self.config.prometheus, self.config.prometheus_limit)
         if self.config.snmp:
@@ -185,6 +190,7 @@ class Probe:
 
         A full cache is more than the destinations' queues hold, so the caller sends between lots.
         """
+        self.waiting.stop()
         self._events.call(self.events.pass_on, may_wait=False)
         self._join_translated()
         now_ns, offset_ns = time.monotonic_ns(), _wall_offset_ns()
@@ -193,10 +199,10 @@ class Probe:
             self.cache.flush(now_ns, offset_ns),
         ):
             for lot in _lots(records):
-                self._send(lot, may_wait=False)
+                self._send(lot)
                 yield len(lot)
         if len(self.waiting):
-            self._send(np.zeros(0, RECORD_DTYPE), may_wait=False)
+            self._send(np.zeros(0, RECORD_DTYPE))
         self.links_part.call(self.interfaces.refresh)
         self._feed.call(self.feed.finish)
         yield 0  # the last figures count what has left
@@ -223,8 +229,7 @@ class Probe:
 
     def close(self) -> None:
         close_quietly("interfaces", self.interfaces.close)
-        if self.nat:
-            close_quietly("NAT", self.nat.close)
+        self.enrichers.close()
         self.exporter.close()
         self._closing.close()
 
@@ -290,22 +295,30 @@ class Probe:
         """Rows are judged, and records leave, with the names that are known by now."""
         self.exporter.forget(self.owners.refresh())
 
-    def _send(self, records: Rows, may_wait: bool = True) -> None:
-        self._refresh_names()
+    def _enrichers(self) -> Iterator[tuple[Part, Enricher]]:
+        """Yields the steps in their order, each with the part whose end is its end.
+
+        Owners at other hosts are found behind NAT. Services come last: they copy owners with the
+        names that records leave with.
+        """
         if self.nat:
-            self._nat.call(self.nat.apply, records)
+            yield self._nat, self.nat
         if self.interfaces.veths:
-            self._veths.call(self.interfaces.veths.apply, records)
-        self._name_remote(records)
-        nameless = self.owners.nameless(time.monotonic())
-        records = self.waiting.hold(records, nameless if may_wait else nameless[:0])
+            yield self._veths, InterfaceNumbers(self.interfaces.veths)
+        if self.remote:
+            yield self._remote, self.remote
+        yield self._held, self.waiting
+        if self.services:
+            yield self._services, self.services
+
+    def _send(self, records: Rows) -> None:
+        self._refresh_names()
+        records = self.enrichers.apply(records)
         records = self.filter.select_records(records, self.owners)
         self.owners.mark_unconfirmed(records)
         self.exported.count(records)
         if self.traffic:
             self.metrics_part.call(self.traffic.count, records)
-        if self.served:
-            self._served.call(self.served.apply, records)
         self.exporter.send(records, time.time())
 
     def _sweep(self) -> None:
@@ -313,15 +326,12 @@ class Probe:
         is_due = now >= self._sweep_at
         if not is_due and not self.collector.wants_sweep():
             return
-        in_use = set(self.cache.owners_in_use().tolist()) | self.waiting.owners_in_use()
+        in_use = set(self.cache.owners_in_use().tolist()) | self.enrichers.owners_in_use()
         in_use |= self.exporter.owners_in_use() | self.events.owners_in_use()
         in_use |= self.feed.owners_in_use()
         released = self.collector.sweep_owners(in_use)
         released += self._feed.call(self.feed.sweep_owners) or []
-        if self.remote:
-            released += self._remote.call(self.remote.sweep, in_use, now) or []
-        if self.served:
-            released += self._served.call(self.served.sweep, in_use, now) or []
+        released += self.enrichers.sweep(in_use, now)
         if released:
             self.exporter.forget(released)
         if is_due:
@@ -345,7 +355,7 @@ class Probe:
         )  # fmt: skip
         if kubernetes and kubernetes.remote is not None:
             self.remote = RemoteOwners(kubernetes.remote, self.owners)
-            self.served = ServiceOwners(kubernetes.remote.services, self.owners)
+            self.services = ServiceOwners(kubernetes.remote.services, self.owners)
         opened = {"Kubernetes": kubernetes, "Docker": open_docker(config.docker)}
         found: list[Runtime] = []
         for name, runtime in opened.items():

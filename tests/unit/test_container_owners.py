@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from probe.enrich.container_owners import ContainerOwners, WaitingRecords
+from probe.enrich.container_owners import ContainerOwners
+from probe.enrich.waiting_records import WaitingRecords
 from probe.flow.owner import ContainerNames, Owner
 from probe.owners.runtime import KnownContainers
 from tests.records import flow_records
@@ -102,7 +103,7 @@ def test_all_that_exist() -> None:
 
 
 def test_records_wait_for_a_name() -> None:
-    waiting = WaitingRecords()
+    waiting = WaitingRecords(ContainerOwners())
     records = flow_records(4, owners=0)
     records["source_owner"], records["destination_owner"] = [1, 2, 3, 0], [0, 0, 7, 0]
     records["flow_id"] = [1, 1, 2, 3]
@@ -117,7 +118,7 @@ def test_records_wait_for_a_name() -> None:
 
 
 def test_not_more_records_wait_than_there_is_room() -> None:
-    waiting = WaitingRecords(most=2)
+    waiting = WaitingRecords(ContainerOwners(), most=2)
     records = flow_records(5, owners=1)
     assert waiting.hold(records, np.array([1]))["flow_id"].tolist() == [1, 2, 3]
     assert waiting.hold(records[:0], np.zeros(0, np.int64))["flow_id"].tolist() == [4, 5]

@@ -18,13 +18,16 @@ import pytest
 
 from probe.config import RunConfig, build
 from probe.enrich.container_owners import ContainerOwners
+from probe.enrich.enrichers import Enrichers
 from probe.enrich.nat import Nat
+from probe.enrich.remote_owners import RemoteOwners
 from probe.errors import ConfigError, MeteringError
 from probe.export.local import LocalSink
 from probe.flow.batch import Rows
 from probe.flow.owner import ContainerNames
 from probe.guard import Guard
 from probe.interfaces.table import LinkTable
+from probe.owners.kubernetes.tenures import RemoteNames
 from probe.owners.runtime import KnownContainers
 from probe.run.loop import Loop
 from probe.run.outlet import Outlet
@@ -278,7 +281,10 @@ def _break_nat(run: Run) -> None:
 
 
 def _break_remote(run: Run) -> None:
-    run.probe.remote = type("Remote", (), {"apply": broken, "sweep": broken})()
+    remote = RemoteOwners(RemoteNames(), run.probe.owners)
+    run.patch.setattr(remote, "apply", broken)
+    run.probe.remote = remote
+    run.probe.enrichers = Enrichers(tuple(run.probe._enrichers()))
 
 
 def _break_events(run: Run) -> None:

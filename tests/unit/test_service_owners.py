@@ -8,7 +8,7 @@ import time
 import numpy as np
 import pytest
 
-from probe.enrich import services as served
+from probe.enrich import service_owners as served
 from probe.enrich.container_owners import ContainerOwners
 from probe.enrich.service_owners import ServiceOwners
 from probe.flow.batch import OwnerSource, Rows
