@@ -25,7 +25,7 @@ class Enricher(ABC):
 
     def close(self) -> None:
         """Frees what the step has opened."""
-        return None
+        return
 
 
 class Enrichers:
