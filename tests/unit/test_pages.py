@@ -14,10 +14,16 @@ from docs.make.elements import in_flows, in_options, read_sentences, read_values
 from docs.make.picture import shown_text
 from probe.commands.cli import _parser
 from probe.config import build
+from probe.export.transports.destination import SCHEMES
+from probe.export.transports.targets import parse_target
 from probe.flow.batch import UNCONFIRMED, UNCONFIRMED_PATH, EndReason, OwnerSource, Role
+from probe.flow.owner import OwnerTable
 from probe.ipfix.elements import content_lines
 from probe.mapping import load_elements
 from probe.mapping.tables import TCP_STATES
+from probe.owners.users import UserNames
+from probe.run.causes import NOTICES
+from probe.sources.netlink.source import NetlinkSource
 from probe.view.text import ALL_COLUMNS
 from tests.tree import ROOT, tracked
 
@@ -145,7 +151,8 @@ def test_commands_are_commands(page: Path, tmp_path: Path) -> None:
         if options.pop("command") == "run":
             del options["version"]
             options.pop("config", None)
-            build(options)
+            for destination in build(options).destinations:
+                parse_target(destination.replace("$PWD", "/folder"))
 
 
 def test_commands_are_found() -> None:
@@ -164,6 +171,24 @@ def test_paths_that_pages_name_exist() -> None:
         if not (ROOT / path).exists() and not (ROOT / f"{path}.py").exists() and "NAME" not in path
     }
     assert missing == set()
+
+def test_each_cause_is_documented() -> None:
+    """Losses and notices of eBPF, of Netlink and of the probe itself."""
+    page = read(Path("docs/counters.md"))
+    header = read(Path("bpf/flow.h"))
+    (losses,) = re.findall(r"^struct losses \{(.*?)^\};", header, re.M | re.S)
+    causes = set(re.findall(r"__u64 (\w+);", losses)) | set(NOTICES)
+    causes |= set(NetlinkSource(OwnerTable(), UserNames()).losses())
+    assert len(causes) > 15
+    assert {cause for cause in causes if f"`{cause}`" not in page} == set()
+
+
+def test_each_option_of_a_destination_is_documented() -> None:
+    page = read(Path("docs/destinations.md"))
+    options = {option for scheme in SCHEMES.values() for option in scheme.options}
+    assert {name for name in options if f"`{name}=" not in page} == set()
+    assert {scheme for scheme in SCHEMES if f"`{scheme}://" not in page} == set()
+
 
 def test_the_readme_is_short() -> None:
     assert len(read(Path("README.md")).splitlines()) < _LONGEST_README
