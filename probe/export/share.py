@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probe.flow.batch import EndReason, Rows
-from probe.flow.ends import take_rows
-from probe.flow.index import KeyIndex
+from probe.flow.end_table import take_rows
+from probe.flow.key_index import KeyIndex
 
 Words = NDArray[np.uint64]
 

@@ -11,10 +11,9 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from probe.flow.ambiguous_ends import pair_crowds
 from probe.flow.batch import RECORD_DTYPE, EndReason, FlowBatch, Rows
-from probe.flow.brief import build_brief_records, match_ends
-from probe.flow.crowd import pair_crowds
-from probe.flow.ends import (
+from probe.flow.end_table import (
     ENDED,
     FREE,
     NOBODY,
@@ -27,9 +26,6 @@ from probe.flow.ends import (
     concatenate_rows,
     take_rows,
 )
-from probe.flow.fold import drop_copies, fold_rows
-from probe.flow.handover import build_part_records, find_parts
-from probe.flow.index import KeyIndex, distinct
 from probe.flow.join import (
     MeetingPlace,
     are_plausible,
@@ -39,6 +35,7 @@ from probe.flow.join import (
     meeting_keys,
     meets_by_tuple,
 )
+from probe.flow.key_index import KeyIndex, distinct
 from probe.flow.keys import (
     Words,
     are_equal,
@@ -48,8 +45,11 @@ from probe.flow.keys import (
     meeting_words,
     next_ids,
 )
+from probe.flow.merge_rows import drop_copies, fold_rows
+from probe.flow.owner_change import build_part_records, find_parts
+from probe.flow.peer_change import find_successions
 from probe.flow.record import build_records
-from probe.flow.succession import find_successions
+from probe.flow.short_connections import build_brief_records, match_ends
 
 SECOND_NS = 1_000_000_000
 #: What NAT made of the keys of some ends, given their latest rows and packets: which of them were

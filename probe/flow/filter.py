@@ -18,8 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probe.flow.batch import EndReason, FlowBatch, Mark, Rows
-from probe.flow.ends import Flags, take_rows
+from probe.flow.end_table import Flags, take_rows
 from probe.flow.owner import OwnerTable
+from probe.flow.recently_seen import RecentlySeen
 from probe.flow.rules import (
     KEYS,
     Choice,
@@ -28,7 +29,6 @@ from probe.flow.rules import (
     parse_rule,
     record_ends,
 )
-from probe.flow.seen import RecentlySeen
 
 __all__ = ["KEYS", "Choice", "FlowFilter", "LateNames", "Rule", "combine", "parse_rule"]
 

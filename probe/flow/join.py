@@ -4,7 +4,7 @@ TCP ends share their pair of initial sequence numbers, which survives NAT; UDP e
 marked BY_TUPLE, share the reversed 5-tuple. Only ends that have no peer yet are here. Where several
 ends have equal keys (equal addresses in isolated namespaces) they are a crowd. Those of a crowd of
 TCP ends with sequence numbers are not joined; the others are told apart by time and counters
-(``flow/crowd``).
+(``flow/ambiguous_ends``).
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probe.flow.batch import Mark, Role, Rows
-from probe.flow.ends import NOBODY, TCP, UDP, EndTable, Flags, Slots, take_rows
-from probe.flow.index import U64, KeyIndex
+from probe.flow.end_table import NOBODY, TCP, UDP, EndTable, Flags, Slots, take_rows
+from probe.flow.key_index import U64, KeyIndex
 from probe.flow.keys import are_equal, hash_words, meeting_words
 
 _HALF = np.uint64(32)

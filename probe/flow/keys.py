@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probe.flow.batch import Mark, Rows
-from probe.flow.index import U64, secret
+from probe.flow.key_index import U64, secret
 
 Flags = NDArray[np.bool_]
 #: One column per end: shape (_WORDS, n).

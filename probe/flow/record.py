@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probe.flow.batch import RECORD_DTYPE, Mark, Role, Rows
-from probe.flow.ends import (
+from probe.flow.end_table import (
     LOST,
     NOBODY,
     OCTETS,

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from probe.errors import ConfigError
 from probe.flow.batch import Rows
-from probe.flow.ends import Flags
+from probe.flow.end_table import Flags
 from probe.flow.owner import Owner, OwnerTable
 
 _PROTOCOLS = {"tcp": 6, "udp": 17}

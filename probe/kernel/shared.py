@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probe.flow.batch import Rows
-from probe.flow.ends import concatenate_rows
+from probe.flow.end_table import concatenate_rows
 
 _PAGE = mmap.PAGESIZE
 _WINDOW = 1 << 20

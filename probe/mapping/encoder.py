@@ -19,7 +19,7 @@ from probe.ipfix.elements import Element
 from probe.ipfix.message import JoinedRecords, PackedRecords, Records, Traffic
 from probe.ipfix.template import Field, Template, TemplateDefinition, template_id
 from probe.ipfix.text import Strings
-from probe.mapping.alike import split_alike
+from probe.mapping.group_by_owner import split_alike
 from probe.mapping.interned import InternedFields, Run, Table, block_kind, fixed_kind
 from probe.mapping.tables import ATTRIBUTES, COLUMNS, TCP_STATES, TRANSLATION, Privacy
 

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from probe.flow.index import distinct
+from probe.flow.key_index import distinct
 from probe.ipfix.template import Field
 from probe.ipfix.text import Strings, cut_text, encode_variable
 from probe.mapping.tables import ATTRIBUTES, AttributeValue

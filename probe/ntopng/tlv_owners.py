@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from probe.flow.index import distinct
+from probe.flow.key_index import distinct
 from probe.flow.owner import Owner, OwnerTable
 from probe.ipfix.text import cut_text
 from probe.ipfix.text import encode_text as to_octets

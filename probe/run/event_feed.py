@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from probe.enrich.container_owners import ContainerOwners
 from probe.flow.batch import RECORD_DTYPE, Rows
-from probe.flow.ends import concatenate_rows, take_rows
+from probe.flow.end_table import concatenate_rows, take_rows
 from probe.flow.event import EVENT_DTYPE
 from probe.flow.filter import FlowFilter
 from probe.run.own_traffic import OwnTraffic

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probe.flow.batch import FlowBatch, Rows
-from probe.flow.ends import take_rows
+from probe.flow.end_table import take_rows
 from probe.flow.owner import OwnerTable
 
 Endpoint = tuple[str, int]

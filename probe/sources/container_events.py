@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probe.flow.batch import OwnerSource, Rows
-from probe.flow.ends import concatenate_rows, take_rows
+from probe.flow.end_table import concatenate_rows, take_rows
 from probe.flow.event import EVENT_DTYPE, EventKind
 from probe.flow.owner import OwnerTable
 from probe.owners.container import is_container

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from probe.errors import KernelError
 from probe.flow.batch import FlowBatch, Mark, OwnerSource, Rows
-from probe.flow.ends import concatenate_rows, take_rows
+from probe.flow.end_table import concatenate_rows, take_rows
 from probe.flow.event import EVENT_DTYPE
 from probe.flow.owner import OwnerTable
 from probe.kernel import host

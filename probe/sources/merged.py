@@ -14,8 +14,8 @@ from collections.abc import Collection
 import numpy as np
 
 from probe.flow.batch import ROW_COLUMNS, FlowBatch, Mark, Rows
-from probe.flow.ends import TCP, concatenate_rows, take_rows
-from probe.flow.index import U64, distinct
+from probe.flow.end_table import TCP, concatenate_rows, take_rows
+from probe.flow.key_index import U64, distinct
 from probe.flow.keys import is_inside
 from probe.sources.ebpf import EbpfSource
 from probe.sources.netlink import NetlinkSource

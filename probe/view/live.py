@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probe.flow.batch import EndReason, Role, Rows
-from probe.flow.index import distinct
+from probe.flow.key_index import distinct
 
 _END = (
     ("octets", "u8"), ("packets", "u8"), ("address", "u1", 16), ("port", "u2"), ("owner", "u4"),

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probe.flow.batch import Rows
-from probe.flow.index import distinct
+from probe.flow.key_index import distinct
 from probe.flow.owner import Owner, OwnerTable
 from probe.view.describe import container_text, process_text, user_text
 

@@ -17,7 +17,7 @@ from metering import Actor, actors
 
 from probe.api import address
 from probe.flow.batch import Rows
-from probe.flow.ends import concatenate_rows
+from probe.flow.end_table import concatenate_rows
 from probe.flow.event import EventKind
 from probe.flow.owner import Owner, OwnerTable
 from probe.kernel import host

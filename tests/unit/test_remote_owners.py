@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from probe.enrich import remote_owners as remote
 from probe.enrich.remote_owners import RemoteOwners
 from probe.flow.batch import OwnerSource, Rows, row_dtype
-from probe.flow.ends import Slots
+from probe.flow.end_table import Slots
 from probe.flow.owner import Owner, OwnerTable
 from probe.owners.kubernetes import tenures
 from probe.owners.kubernetes.objects import read_node, read_pod, read_service

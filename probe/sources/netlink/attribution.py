@@ -7,8 +7,8 @@ import time
 import numpy as np
 
 from probe.flow.batch import OwnerSource, Role, Rows
-from probe.flow.ends import Slots
-from probe.flow.index import distinct
+from probe.flow.end_table import Slots
+from probe.flow.key_index import distinct
 from probe.owners.cgroups import CgroupOwners
 from probe.owners.descriptors import DescriptorSearch
 from probe.sources.netlink.ledger import Ledger

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probe.flow.batch import Mark, Rows, row_dtype
-from probe.flow.ends import Slots, concatenate_rows, put_rows, take_rows
-from probe.flow.index import KeyIndex
+from probe.flow.end_table import Slots, concatenate_rows, put_rows, take_rows
+from probe.flow.key_index import KeyIndex
 from probe.netlink.inet_diag import CLOSE, TCP, Messages, Sockets
 from probe.sources.netlink.counters import Flags, control_bits, count_totals, find_roles, read_times
 

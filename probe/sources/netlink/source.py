@@ -16,9 +16,9 @@ import numpy as np
 
 from probe.errors import KernelError
 from probe.flow.batch import FlowBatch, Rows, row_dtype
-from probe.flow.ends import Slots, concatenate_rows, take_rows
+from probe.flow.end_table import Slots, concatenate_rows, take_rows
 from probe.flow.event import EVENT_DTYPE
-from probe.flow.index import U64
+from probe.flow.key_index import U64
 from probe.flow.owner import OwnerTable
 from probe.kernel.host import cgroup_root, has_containers_in_v1
 from probe.netlink.inet_diag import (

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probe.flow.batch import RECORD_DTYPE, EndReason, Mark, Rows
-from probe.flow.ends import TCP, Slots, take_rows
+from probe.flow.end_table import TCP, Slots, take_rows
 from probe.flow.record import fill_loopback, fill_sent
 
 _HALF = np.uint64(32)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from probe.flow.batch import Rows
-from probe.mapping.alike import split_alike
+from probe.mapping.group_by_owner import split_alike
 from tests.records import flow_records
 from tests.unit.test_mapping import decoded, encoder_of
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probe.flow.batch import RECORD_DTYPE, EndReason, Mark, OwnerSource, Rows
-from probe.flow.ends import (
+from probe.flow.end_table import (
     FREE,
     NOBODY,
     PACKETS,
@@ -28,7 +28,7 @@ from probe.flow.ends import (
     deltas_of,
     take_rows,
 )
-from probe.flow.index import distinct
+from probe.flow.key_index import distinct
 from probe.flow.record import fill_loopback, fill_received, fill_sent, is_to_itself
 
 

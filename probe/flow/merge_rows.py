@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probe.flow.batch import Mark, Rows
-from probe.flow.ends import OPEN, UDP, EndTable, Slots, concatenate_rows, take_rows
+from probe.flow.end_table import OPEN, UDP, EndTable, Slots, concatenate_rows, take_rows
 
 _SUMMED = ("tx_octets", "rx_octets", "tx_packets", "rx_packets", "retransmitted", "lost")
 _UNITED = ("tx_flags", "rx_flags", "mark")

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from probe.flow.ends import FREE, NOBODY, OPEN, UDP, EndTable, Flags, Slots
-from probe.flow.index import distinct
+from probe.flow.end_table import FREE, NOBODY, OPEN, UDP, EndTable, Flags, Slots
 from probe.flow.join import are_reverse, is_traffic_shared
+from probe.flow.key_index import distinct
 from probe.flow.keys import hash_words
 
 #: The latest packet of an end is known to a jiffy, when an end began to a nanosecond.

@@ -16,7 +16,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from probe.flow.ends import NOBODY, EndTable, Flags, Slots
+from probe.flow.end_table import NOBODY, EndTable, Flags, Slots
 from probe.flow.join import MeetingPlace, are_plausible, meets_by_tuple
 
 I64 = NDArray[np.int64]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from probe.flow.seen import RecentlySeen
+from probe.flow.recently_seen import RecentlySeen
 
 
 def keys(first: int, count: int) -> NDArray[np.uint64]:

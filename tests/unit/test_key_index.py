@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from probe.flow import index as index_module
-from probe.flow.index import MOST_PROBES, KeyIndex
+from probe.flow import key_index as index_module
+from probe.flow.key_index import MOST_PROBES, KeyIndex
 
 
 @pytest.mark.parametrize("seed", range(10))

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from probe.flow.batch import EndReason, FlowBatch, Mark, Role, Rows, row_dtype
-from probe.flow.brief import match_ends
 from probe.flow.cache import FlowCache
-from probe.flow.ends import TCP, UDP
+from probe.flow.end_table import TCP, UDP
+from probe.flow.short_connections import match_ends
 
 S = 1_000_000_000
 NOW, OFFSET, HOST = 20 * S, 1_700_000_000 * S, 77

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from probe.flow.index import KeyIndex, distinct
+from probe.flow.key_index import KeyIndex, distinct
 
 #: Keys of one generation: 131 072 in both.
 _GENERATION = 65536
