@@ -13,9 +13,9 @@ from bench.report import progress, table
 from bench.workload import Workload
 from probe.config import RunConfig
 from probe.export.transports.targets import parse_target
-from probe.flow.batch import Rows
-from probe.flow.event import EVENT_DTYPE
+from probe.flow.columns import EVENT_DTYPE
 from probe.flow.owner import OwnerTable
+from probe.flow.rows import Rows
 from probe.jsonlines.json import JsonSink
 
 _LOT = 10_000

@@ -18,8 +18,8 @@ from bench.report import progress, table
 from bench.workload import Workload
 from probe.config import RunConfig
 from probe.export.transports.targets import parse_target
-from probe.flow.batch import Rows
 from probe.flow.owner import OwnerTable
+from probe.flow.rows import Rows
 from probe.interfaces.names import InterfaceList
 from probe.ntopng.sink import ZmqSink
 from probe.ntopng.tlv import TlvEncoder

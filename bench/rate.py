@@ -14,8 +14,9 @@ from bench.workload import Workload
 from probe.config import RunConfig
 from probe.export.record_stream import Stream
 from probe.export.transports.destination import parse_destination
-from probe.flow.batch import RECORD_DTYPE, Rows
+from probe.flow.columns import RECORD_DTYPE
 from probe.flow.owner import Owner, OwnerTable
+from probe.flow.rows import Rows
 from probe.interfaces.names import InterfaceList
 from probe.mapping import load_elements, load_profile, load_profiles, load_template
 from probe.run.exporter import Workshop

@@ -23,10 +23,11 @@ import numpy as np
 from probe.config import build
 from probe.errors import ConfigError, KernelError, SockflowError
 from probe.export.local import LocalSink
-from probe.flow.batch import RECORD_DTYPE, EndReason, Role, Rows
 from probe.flow.biflow import pair_directions
-from probe.flow.event import EVENT_DTYPE, SOCKET_DTYPE, EventKind
+from probe.flow.codes import EndReason, EventKind, Role
+from probe.flow.columns import EVENT_DTYPE, RECORD_DTYPE, SOCKET_DTYPE
 from probe.flow.owner import Owner, OwnerTable
+from probe.flow.rows import Rows
 from probe.interfaces.table import Link
 from probe.run.loop import Loop
 from probe.run.probe import Probe

@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 
 from probe.config import RunConfig
-from probe.flow.batch import FlowBatch, Mark, Rows, row_dtype
-from probe.flow.event import EVENT_DTYPE, EventKind
+from probe.flow.batch import FlowBatch
+from probe.flow.codes import EventKind, Mark
+from probe.flow.columns import EVENT_DTYPE, ROW_DTYPE
 from probe.flow.owner import Owner, OwnerTable
+from probe.flow.rows import Rows
 from probe.run.probe import Probe
 
 
@@ -49,7 +51,7 @@ class FakeSource:
     def drain(self) -> FlowBatch:
         """Where ``ring`` was called: connections within the host, both ends of which are over."""
         if not select.select([self._reader], [], [], 0)[0]:
-            return FlowBatch(np.zeros(0, row_dtype()))
+            return FlowBatch(np.zeros(0, ROW_DTYPE))
         os.read(self._reader, 1)
         ends = self._connections()
         peers = ends.copy()
@@ -85,7 +87,7 @@ class FakeSource:
         os.close(self._writer)
 
     def _connections(self) -> Rows:
-        rows: Rows = np.zeros(self.each_read, row_dtype())
+        rows: Rows = np.zeros(self.each_read, ROW_DTYPE)
         numbers = self.made + 1 + np.arange(self.each_read)
         self.made += self.each_read
         rows["id"] = rows["cookie"] = numbers

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from probe.flow.batch import Rows
 from probe.flow.biflow import pair_directions
 from probe.flow.owner import OwnerTable
+from probe.flow.rows import Rows
 from probe.ipfix.options import for_netflow9 as options_for_netflow9
 from probe.ipfix.session import ExportSession, Options
 from probe.ipfix.wire import IPFIX, NETFLOW9

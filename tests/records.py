@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from probe.flow.batch import RECORD_DTYPE, Rows
+from probe.flow.columns import RECORD_DTYPE
 from probe.flow.owner import Owner, OwnerTable
+from probe.flow.rows import Rows
 
 #: 2026-01-02 03:04:05 UTC, in the units that records and messages use.
 NOW_S = 1_767_323_045.0

@@ -8,7 +8,7 @@ from typing import Any
 
 from probe.config import COLLECTORS, LIVE_ACTIVE_TIMEOUT_S, RunConfig, build
 from probe.errors import ConfigError
-from probe.flow.event import EventKind
+from probe.flow.codes import EventKind
 from probe.flow.filter import KEYS, combine, parse_rule
 
 _KEY_HELP = {

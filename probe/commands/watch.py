@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from probe.config import RunConfig
 from probe.errors import MeteringError
-from probe.flow.event import EventKind
+from probe.flow.codes import EventKind
 from probe.flow.filter import Choice, Rule
 from probe.flow.owner import OwnerTable
 from probe.log import say

@@ -14,8 +14,9 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from probe.flow.batch import UNCONFIRMED, UNCONFIRMED_PATH, Rows
+from probe.flow.codes import UNCONFIRMED, UNCONFIRMED_PATH
 from probe.flow.owner import ContainerNames, Owner, OwnerTable
+from probe.flow.rows import Rows
 from probe.owners.container import pod_uid, read_place
 from probe.owners.procfs import read_cgroup
 from probe.owners.proxy import Proxies

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
-from probe.flow.batch import Rows
+from probe.flow.rows import Rows
 from probe.guard import Part, close_quietly
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from probe.enrich.enrichers import Enricher
-from probe.flow.batch import Rows
+from probe.flow.rows import Rows
 from probe.interfaces.veth import VethMap
 
 

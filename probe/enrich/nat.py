@@ -36,7 +36,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probe.enrich.enrichers import Enricher
-from probe.flow.batch import Rows, row_dtype
+from probe.flow.columns import ROW_DTYPE
+from probe.flow.rows import Rows
 from probe.netlink.conntrack import TUPLE, Conntrack, Entries, Flags, Positions, Tuples
 
 log = logging.getLogger(__name__)
@@ -110,7 +111,7 @@ class Nat(Enricher):
         ``rows`` are of ends without a peer. Those with the most packets are asked about first.
         """
         chosen = np.flatnonzero(self._passes_our_namespace(rows))
-        peers: Rows = np.zeros(0, row_dtype())
+        peers: Rows = np.zeros(0, ROW_DTYPE)
         found = chosen[:0]
         if self._is_off or not len(chosen):
             return np.arange(len(rows)), found, peers
@@ -188,7 +189,7 @@ class Nat(Enricher):
         self.statistics.ends_looked_up += len(tuples)
         theirs = _reversed(_translated(tuples, entries))
         at = np.flatnonzero(entries.found & ~_are_equal(theirs, _reversed(tuples)))
-        peers: Rows = np.zeros(len(at), row_dtype())
+        peers: Rows = np.zeros(len(at), ROW_DTYPE)
         peers["ip_version"], peers["protocol"] = 4, tuples["protocol"][at]
         for side, name in (("source", "local"), ("destination", "remote")):
             octets = np.ascontiguousarray(theirs[side][at]).view(np.uint8).reshape(-1, 4)
@@ -264,7 +265,7 @@ class Nat(Enricher):
 def no_peers() -> tuple[Positions, Positions, Rows]:
     """What ``find_peers`` returns where nobody can be asked."""
     none = np.zeros(0, np.intp)
-    return none, none, np.zeros(0, row_dtype())
+    return none, none, np.zeros(0, ROW_DTYPE)
 
 
 def _tuples_of(

@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 
 from probe.enrich.container_owners import with_names
 from probe.enrich.enrichers import Enricher
-from probe.flow.batch import OwnerSource, Rows, row_dtype
 from probe.flow.cache import FindPeers
+from probe.flow.codes import OwnerSource
+from probe.flow.columns import ROW_DTYPE
 from probe.flow.owner import ContainerNames, Owner, OwnerTable
+from probe.flow.rows import Rows
 from probe.owners.kubernetes.objects import service_port
 from probe.owners.kubernetes.tenures import RemoteNames, sixteen_octets
 
@@ -159,7 +161,7 @@ class RemoteOwners(Enricher):
 
 def _clients(replies: Rows) -> Rows:
     """The flow ends that ``replies`` have come to."""
-    ends: Rows = np.zeros(len(replies), row_dtype())
+    ends: Rows = np.zeros(len(replies), ROW_DTYPE)
     for name in ("protocol", "ip_version"):
         ends[name] = replies[name]
     ends["netns"] = replies["destination_netns"]

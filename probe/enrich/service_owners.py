@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probe.enrich.enrichers import Enricher
-from probe.flow.batch import OwnerSource, Rows
+from probe.flow.codes import OwnerSource
 from probe.flow.owner import Owner, OwnerTable
+from probe.flow.rows import Rows
 from probe.owners.kubernetes.objects import service_port
 from probe.owners.kubernetes.tenures import Tenures, sixteen_octets
 

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from probe.enrich.container_owners import ContainerOwners
 from probe.enrich.enrichers import Enricher
-from probe.flow.batch import RECORD_DTYPE, Rows
+from probe.flow.columns import RECORD_DTYPE
+from probe.flow.rows import Rows
 
 _SIDES = ("source_owner", "destination_owner")
 _MOST_WAITING = 16384  # records

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from probe.export.transports.statistics import SendStatistics
-from probe.flow.batch import Rows
+from probe.flow.rows import Rows
 
 
 class LocalSink:

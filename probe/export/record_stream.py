@@ -16,8 +16,8 @@ import numpy as np
 
 from probe.export.transports.sender import PacedSender, Sender, StreamSender
 from probe.export.transports.statistics import SendStatistics
-from probe.flow.batch import Rows
 from probe.flow.biflow import pair_directions
+from probe.flow.rows import Rows
 from probe.ipfix.session import ExportSession
 from probe.mapping import Encoder
 from probe.units import octets

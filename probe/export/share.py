@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from probe.flow.batch import EndReason, Rows
-from probe.flow.end_table import take_rows
+from probe.flow.codes import EndReason
 from probe.flow.key_index import KeyIndex
+from probe.flow.rows import Rows, take_rows
 
 Words = NDArray[np.uint64]
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from probe.export.transports.statistics import SendStatistics
-from probe.flow.batch import Rows
+from probe.flow.rows import Rows
 
 if TYPE_CHECKING:
     from probe.interfaces.table import Link

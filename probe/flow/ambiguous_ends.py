@@ -16,8 +16,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from probe.flow.end_table import NOBODY, EndTable, Flags, Slots
-from probe.flow.join import MeetingPlace, are_plausible, meets_by_tuple
+from probe.flow.end_table import NOBODY, EndTable
+from probe.flow.join import are_plausible, meets_by_tuple
+from probe.flow.rows import Flags, Slots
+from probe.flow.waiting_ends import WaitingEnds
 
 I64 = NDArray[np.int64]
 
@@ -29,11 +31,11 @@ _EVER = 2**61
 _ROUNDS = 16
 
 
-def pair_crowds(
-    place: MeetingPlace, table: EndTable, seekers: Slots, is_last_chance: bool = False
+def pair_ambiguous(
+    waiting: WaitingEnds, table: EndTable, seekers: Slots, is_last_chance: bool = False
 ) -> tuple[Slots, Slots]:
     """Pairs (a, b) of ends without a peer, of the crowds that the ``seekers`` are in."""
-    crowd, members = _members(place, table, seekers)
+    crowd, members = _members(waiting, table, seekers)
     a, b = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
     for _ in range(_ROUNDS):
         if not len(members):
@@ -48,16 +50,16 @@ def pair_crowds(
     return np.concatenate(a), np.concatenate(b)
 
 
-def _members(place: MeetingPlace, table: EndTable, seekers: Slots) -> tuple[I64, Slots]:
+def _members(waiting: WaitingEnds, table: EndTable, seekers: Slots) -> tuple[I64, Slots]:
     """All ends of these crowds, and which crowd each is of: twice its number, plus its side."""
     protocol, mark = table.rows["protocol"][seekers], table.rows["mark"][seekers]
-    own, other = table.group[seekers], place.find(table.mirror[seekers])
-    several = (place.count(own) > 1) | (place.count(other) > 1)
+    own, other = table.group[seekers], waiting.find(table.mirror[seekers])
+    several = (waiting.count(own) > 1) | (waiting.count(other) > 1)
     several &= (other != 0) & meets_by_tuple(protocol, mark)
     if not several.any():
         return np.zeros(0, np.int64), np.zeros(0, np.int64)
     own, other = own[several], other[several]
-    number = np.zeros(place.size, np.int64)
+    number = np.zeros(waiting.size, np.int64)
     number[own] = number[other] = np.minimum(own, other)
     top = table.top
     waits = (table.peer[:top] == NOBODY) & (table.key[:top] != 0)

@@ -9,44 +9,34 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from probe.flow.batch import RECORD_DTYPE, Role, Rows
+from probe.flow.codes import Role
+from probe.flow.columns import (
+    BIFLOW_DTYPE,
+    COLUMNS,
+    RECORD_DTYPE,
+    In,
+    Merge,
+    Of,
+    select,
+)
+from probe.flow.rows import Rows
 
-#: A record of the forward direction, and the counters of the other one. Where only one direction
-#: had packets, the times of the other equal its own: the Metering Process keeps the times of the
-#: flow, not of each direction, and 0 would say 1970.
-BIFLOW_DTYPE = np.dtype(
-    [
-        *RECORD_DTYPE.descr,
-        ("reverse_first_ns", "i8"),
-        ("reverse_last_ns", "i8"),
-        ("reverse_octets", "u8"),
-        ("reverse_packets", "u8"),
-        ("reverse_pacing_rate", "u8"),
-        ("reverse_delivery_rate", "u8"),
-        ("reverse_unacknowledged", "u4"),
-        ("reverse_congestion_window", "u4"),
-        ("reverse_retransmitted", "u4"),
-        ("reverse_lost", "u4"),
-        ("reverse_tcp_flags", "u1"),
-        ("reverse_dscp", "u1"),
-        ("reverse_pad", "u1", 6),
-    ]
-)
-#: What a direction tells of itself.
-_GAUGES = ("unacknowledged", "congestion_window", "pacing_rate", "delivery_rate")
-_COUNTERS = ("octets", "packets", "retransmitted", "lost", "tcp_flags", "dscp", *_GAUGES)
-_TIMES = ("first_ns", "last_ns")
+_REVERSIBLE = tuple(column for column in COLUMNS if column.has_reverse)
+#: What a direction tells of itself, its counters and gauges, and its times.
+_TIMES = tuple(c.name for c in _REVERSIBLE if c.merge in (Merge.LEAST, Merge.GREATEST))
+_TOLD = tuple(c.name for c in _REVERSIBLE if c.name not in _TIMES)
 #: Columns that change places when a record is turned round.
-_SIDES = (
-    *(
-        (f"source_{name}", f"destination_{name}")
-        for name in ("address", "port", "owner", "owner_source", "netns", "netns_inode", "ifindex")
-    ),
-    ("nat_source_address", "nat_destination_address"),
-    ("nat_source_port", "nat_destination_port"),
-    ("ingress_interface", "egress_interface"),
+_SIDES = tuple(column.record_names for column in select(In.RECORD, Of.END, Of.BOTH_ENDS))
+#: What rows say of an end, which both records know where its namespace is told.
+_OF_ROWS = tuple(column.record_names for column in select(In.METERED, Of.END))
+#: (its names, the column that tells whether it is known, if not its own) of what is found later.
+_FOUND = tuple(
+    (column.record_names, column.known_by)
+    for column in select(In.RECORD, Of.END, merge=Merge.KNOWN)
+    if column.record_names not in _OF_ROWS
 )
-_OWNERS = ("owner", "owner_source", "netns", "netns_inode", "ifindex")
+#: Of both directions, if of either.
+_UNITED = tuple(column.name for column in select(In.RECORD, Of.FLOW, merge=Merge.UNION))
 
 
 def pair_directions(records: Rows) -> Rows:
@@ -103,28 +93,19 @@ def _add_reverse(
     """Counters of the other direction, and what only its record knows of the ends."""
     others = records.take(reverse[paired])
     mine = biflows.take(paired)
-    for name in (*_COUNTERS, *_TIMES):
+    for name in (*_TOLD, *_TIMES):
         mine[f"reverse_{name}"] = others[name]
-    mine["estimated"] |= others["estimated"]
-    for side, opposite in (("source", "destination"), ("destination", "source")):
-        missing = mine[f"{side}_netns"] == 0
-        for name in _OWNERS:
-            _fill(mine[f"{side}_{name}"], others[f"{opposite}_{name}"], missing)
-    for name, opposite in (
-        ("ingress_interface", "egress_interface"),
-        ("egress_interface", "ingress_interface"),
-    ):
-        _fill(mine[name], others[opposite], mine[name] == 0)
-    _add_translation(mine, others)
+    for side, netns in enumerate(("source_netns", "destination_netns")):
+        missing = mine[netns] == 0
+        for names in _OF_ROWS:
+            _fill(mine[names[side]], others[names[1 - side]], missing)
+    for names, key in _FOUND:
+        for name, opposite in (names, names[::-1]):
+            missing = (mine[key or name] == 0) & (others[key or opposite] != 0)
+            _fill(mine[name], others[opposite], missing)
+    for name in _UNITED:
+        mine[name] |= others[name]
     biflows[paired] = mine
-
-
-def _add_translation(mine: Rows, others: Rows) -> None:
-    missing = (mine["translated"] == 0) & (others["translated"] != 0)
-    for name in ("address", "port"):
-        _fill(mine[f"nat_source_{name}"], others[f"nat_destination_{name}"], missing)
-        _fill(mine[f"nat_destination_{name}"], others[f"nat_source_{name}"], missing)
-    _fill(mine["translated"], others["translated"], missing)
 
 
 def _fill(column: NDArray[np.void], others: NDArray[np.void], where: NDArray[np.bool_]) -> None:
@@ -139,7 +120,7 @@ def _turn_round(biflows: Rows, rows: NDArray[np.intp]) -> None:
     before = turned.copy()
     for name, opposite in _SIDES:
         turned[name], turned[opposite] = before[opposite], before[name]
-    for name in _COUNTERS:
+    for name in _TOLD:
         turned[f"reverse_{name}"], turned[name] = before[name], 0
     turned["biflow_direction"] = Role.INITIATOR
     # 1 (egress) where the source is an end on this host; only such an end has a namespace.

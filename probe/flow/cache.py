@@ -11,28 +11,18 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from probe.flow.ambiguous_ends import pair_crowds
-from probe.flow.batch import RECORD_DTYPE, EndReason, FlowBatch, Rows
-from probe.flow.end_table import (
-    ENDED,
-    FREE,
-    NOBODY,
-    OPEN,
-    TCP,
-    UDP,
-    EndTable,
-    Flags,
-    Slots,
-    concatenate_rows,
-    take_rows,
-)
+from probe.flow.ambiguous_ends import pair_ambiguous
+from probe.flow.batch import FlowBatch
+from probe.flow.codes import TCP, UDP, EndReason
+from probe.flow.columns import RECORD_DTYPE
+from probe.flow.end_table import ENDED, FREE, NOBODY, OPEN, EndTable
+from probe.flow.group_copies import drop_copies
 from probe.flow.join import (
-    MeetingPlace,
     are_plausible,
     distinct_pairs,
     find_peers,
     is_loose,
-    meeting_keys,
+    join_keys,
     meets_by_tuple,
 )
 from probe.flow.key_index import KeyIndex, distinct
@@ -42,14 +32,16 @@ from probe.flow.keys import (
     end_ids,
     end_words,
     hash_words,
-    meeting_words,
+    join_words,
     next_ids,
 )
-from probe.flow.merge_rows import drop_copies, fold_rows
+from probe.flow.merge_rows import merge_rows
 from probe.flow.owner_change import build_part_records, find_parts
-from probe.flow.peer_change import find_successions
+from probe.flow.peer_change import find_peer_changes
 from probe.flow.record import build_records
-from probe.flow.short_connections import build_brief_records, match_ends
+from probe.flow.rows import Flags, Rows, Slots, concatenate_rows, take_rows
+from probe.flow.short_connections import build_short_records, match_ends
+from probe.flow.waiting_ends import WaitingEnds
 
 SECOND_NS = 1_000_000_000
 #: What NAT made of the keys of some ends, given their latest rows and packets: which of them were
@@ -86,8 +78,8 @@ class FlowCache:
         self._host_netns = host_netns
         self._table = EndTable()
         self._ids = KeyIndex()
-        self._place = MeetingPlace()
-        self._brief: list[Rows] = []  # records that are due, times as in their rows
+        self._waiting = WaitingEnds()
+        self._ready: list[Rows] = []  # records that are due, times as in their rows
         self._observed_ns = 0
         self.observed_flows = 0
         self.evicted = 0
@@ -104,7 +96,7 @@ class FlowCache:
         table = self._table
         live = np.flatnonzero(table.state[: table.top] == OPEN)
         named = [table.rows["owner"][live].astype(np.int64)]
-        for records in self._brief:
+        for records in self._ready:
             named += [records["source_owner"], records["destination_owner"]]
         owners: NDArray[np.int64] = distinct(np.concatenate(named))
         return owners
@@ -163,7 +155,7 @@ class FlowCache:
         alone = self._unite_halves(ends[found], peers)
         if len(alone):
             slots = ends[found][alone]
-            words, _ = meeting_words(take_rows(peers, alone))
+            words, _ = join_words(take_rows(peers, alone))
             table.translate(slots, words, hash_words(words))
             self._join_seekers(slots, now_ns)
 
@@ -201,7 +193,7 @@ class FlowCache:
         self.observed_flows += len(a)
         for start in range(0, len(a), _BLOCK):
             ends, others = (side[start : start + _BLOCK] for side in (a, b))
-            self._brief.append(build_brief_records(rows, ends, others, now_ns, self._host_netns))
+            self._ready.append(build_short_records(rows, ends, others, now_ns, self._host_netns))
 
     def _observe(self, rows: Rows, now_ns: int) -> None:
         if not len(rows):
@@ -214,14 +206,14 @@ class FlowCache:
         else:
             slots = self._locate(rows["id"])
         parts = find_parts(self._table, rows, slots) if len(udp) else None
-        rows, slots = fold_rows(rows, slots, self._table.scratch)
+        rows, slots = merge_rows(rows, slots, self._table.scratch)
         is_new = self._table.state[slots] == FREE
         new, known = np.flatnonzero(is_new), np.flatnonzero(~is_new)
         self._open(slots[new], take_rows(rows, new), now_ns)
         self._update(slots[known], take_rows(rows, known), now_ns)
         self._join(slots, now_ns)
         if parts:
-            self._brief.append(build_part_records(self._table, parts, now_ns, self._host_netns))
+            self._ready.append(build_part_records(self._table, parts, now_ns, self._host_netns))
         self._succeed(slots, now_ns)
 
     def expire(self, now_ns: int, wall_offset_ns: int) -> Rows:
@@ -229,40 +221,40 @@ class FlowCache:
         self._forget_ended(now_ns)
         leaders = self._leaders()
         reasons = self._due_reasons(leaders, now_ns)
-        if self._place.has_crowds() and self._join_due(leaders[reasons != 0], now_ns):
+        if self._waiting.has_ambiguous() and self._join_due(leaders[reasons != 0], now_ns):
             leaders = self._leaders()
             reasons = self._due_reasons(leaders, now_ns)
         self._evict(leaders, reasons)
         due = np.flatnonzero(reasons)
         lasting = self._export(leaders[due], reasons[due], now_ns, wall_offset_ns)
-        return self._with_brief(lasting, wall_offset_ns)
+        return self._with_ready(lasting, wall_offset_ns)
 
     def flush(self, now_ns: int, wall_offset_ns: int) -> Rows:
         """Records of all that is left, with the reason FORCED_END unless it has ended by itself.
 
         The cache is empty then.
         """
-        if self._place.has_crowds():
+        if self._waiting.has_ambiguous():
             self._join_due(self._leaders(), now_ns)
         leaders = self._leaders()
         reasons = np.full(len(leaders), EndReason.FORCED_END, np.uint8)
         records = self._export(leaders, reasons, now_ns, wall_offset_ns)
         self._remove(np.flatnonzero(self._table.state[: self._table.top] != FREE))
-        return self._with_brief(records, wall_offset_ns)
+        return self._with_ready(records, wall_offset_ns)
 
-    def take_brief(self, wall_offset_ns: int) -> list[Rows]:
+    def take_ready(self, wall_offset_ns: int) -> list[Rows]:
         """Records that are due as soon as they were observed, by blocks: of brief connections, and
         of former owners of UDP flows."""
-        blocks, self._brief = self._brief, []
+        blocks, self._ready = self._ready, []
         for records in blocks:
             records["first_ns"] += wall_offset_ns
             records["last_ns"] += wall_offset_ns
             records["begun_ns"] += wall_offset_ns
         return blocks
 
-    def _with_brief(self, records: Rows, wall_offset_ns: int) -> Rows:
+    def _with_ready(self, records: Rows, wall_offset_ns: int) -> Rows:
         """``records`` behind those that nobody has taken."""
-        blocks = self.take_brief(wall_offset_ns)
+        blocks = self.take_ready(wall_offset_ns)
         return concatenate_rows([*blocks, records]) if blocks else records
 
     def _locate(self, ids: NDArray[np.uint64]) -> Slots:
@@ -362,18 +354,20 @@ class FlowCache:
 
     def _join_seekers(self, seekers: Slots, now_ns: int) -> None:
         table = self._table
-        peers = find_peers(self._place, table, seekers)
+        peers = find_peers(self._waiting, table, seekers)
         met = np.flatnonzero((peers != NOBODY) & (table.peer[peers] == NOBODY))
         a, b = distinct_pairs(seekers[met], peers[met], table.scratch)
         plausible = are_plausible(table, a, b)
         self._link(a[plausible], b[plausible], now_ns)
-        self._link(*pair_crowds(self._place, table, seekers[table.peer[seekers] == NOBODY]), now_ns)
+        self._link(
+            *pair_ambiguous(self._waiting, table, seekers[table.peer[seekers] == NOBODY]), now_ns
+        )
 
     def _join_due(self, due: Slots, now_ns: int) -> bool:
         """Of crowds, those whose records are about to leave; whether any were joined."""
         table = self._table
         lonely = due[(table.peer[due] == NOBODY) & (table.key[due] != 0)]
-        a, b = pair_crowds(self._place, table, lonely, is_last_chance=True)
+        a, b = pair_ambiguous(self._waiting, table, lonely, is_last_chance=True)
         self._link(a, b, now_ns)
         return self._succeed(lonely, now_ns) or len(a) > 0
 
@@ -390,7 +384,7 @@ class FlowCache:
         """Join ends that lost their peer with its successors; whether there were any."""
         table, found = self._table, False
         for _ in range(_SUCCESSIONS):
-            ends, successors = find_successions(table, slots)
+            ends, successors = find_peer_changes(table, slots)
             if not len(ends):
                 break
             found = True
@@ -400,7 +394,7 @@ class FlowCache:
             self.observed_flows += int(np.count_nonzero(~has_ended))
             rest = table.keep_of_peer(ends)
             reasons = np.full(len(closed), EndReason.END_OF_FLOW, np.uint8)
-            self._brief.append(build_records(table, closed, reasons, now_ns, 0, self._host_netns))
+            self._ready.append(build_records(table, closed, reasons, now_ns, 0, self._host_netns))
             self._remove(closed)
             table.start_again(ends, successors, *rest)
             self._link(ends, successors, now_ns)
@@ -410,11 +404,11 @@ class FlowCache:
     def _enter(self, slots: Slots) -> Slots:
         table = self._table
         rows = table.take_rows(slots)
-        keys, mirrors = meeting_keys(rows)
+        keys, mirrors = join_keys(rows)
         known = np.flatnonzero(keys)
         entered = slots[known]
         table.key[entered], table.mirror[entered] = keys[known], mirrors[known]
-        table.group[entered] = self._place.enter(keys[known], entered)
+        table.group[entered] = self._waiting.enter(keys[known], entered)
         table.is_loose[entered] = is_loose(rows)[known]
         return entered
 
@@ -422,7 +416,7 @@ class FlowCache:
         """Out of the meeting place, of those that are there."""
         table = self._table
         entered = slots[table.key[slots] != 0]
-        self._place.leave(table.key[entered], table.group[entered], entered)
+        self._waiting.leave(table.key[entered], table.group[entered], entered)
         table.key[entered] = 0
 
     def _bury_late(self, a: Slots, b: Slots, now_ns: int) -> None:

@@ -1,7 +1,19 @@
-"""The ends of flows: one slot per end in flat arrays that grow on demand.
+"""The ends of flows: one slot for each end, in flat arrays that grow on demand.
 
-Slot 0 is nobody: its counters and its row stay zero, so that a gather through the ``peer`` of an
-end without one needs no mask.
+Theory of operation. An *end* is a TCP socket, or a UDP Flow Key as one namespace uses it. A slot is
+FREE until an end is opened in it, OPEN while its flow lives, and ENDED while its flow is over but
+remembered, so that a late row makes no second record. ::
+
+    FREE --open--> OPEN --the cache ends its flow--> ENDED --release--> FREE
+                    ^--------- revive (UDP) ----------'
+
+Of each end the table has its latest row, and two *lanes*: what it sent and what it received. A lane
+has a sum of each counter, ``total``, and what records have told of it, ``out``. Two ends whose
+``peer`` is each other are one *entry*: one flow with one flow_id. ``since_ns``, ``begun_ns``,
+``armed_ns`` and ``flow`` belong to the entry, so both of its ends have the same.
+
+Slot 0 is NOBODY. Its row and its counters stay 0, so whoever gathers through ``peer`` needs no mask
+for ends without one.
 """
 
 from __future__ import annotations
@@ -9,38 +21,39 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from probe.flow.batch import ROW_COLUMNS, Mark, Rows, row_dtype
-from probe.flow.keys import Words, meeting_words
+from probe.flow.codes import UDP, Mark
+from probe.flow.columns import KEPT, ROW_DTYPE, In, Merge, row_names, select
+from probe.flow.keys import Words, join_words
+from probe.flow.rows import Rows, Slots, convert_rows, put_rows, take_rows
 
-Flags = NDArray[np.bool_]
-Slots = NDArray[np.int64]
-
-TCP, UDP = 6, 17
 NOBODY = 0
 FREE, OPEN, ENDED = 0, 1, 2
 
 #: Lanes of an end: what it sent and what it received.
 TX, RX = 0, 1
-#: Columns of a lane. Only the sender knows the last two; they stay 0 in the RX lane.
-OCTETS, PACKETS, RETRANSMITTED, LOST = range(4)
+_COUNTED = select(In.METERED, merge=Merge.SUM)
+#: The counters of a lane, by their names in records.
+COUNTERS = tuple(column.name for column in _COUNTED)
+PACKETS = COUNTERS.index("packets")
+#: (lane, counter, column of a row). Only the sender knows some, which stay 0 in the RX lane.
+_LANES = tuple(
+    (lane, number, name)
+    for number, column in enumerate(_COUNTED)
+    for lane, name in enumerate(column.row_names)
+)
 
 _FIRST_CAPACITY = 1024
-#: What a later row of the same end may not know any more, so the last known value is kept.
-_KEPT = ("owner", "ifindex", "role", "isn_local", "isn_remote")
-_UNITED = ("tx_flags", "rx_flags", "mark")
+_UNITED = row_names(select(In.ROW, merge=Merge.UNION))
 
 
 class EndTable:
-    """Columns per slot: ``total`` and ``out`` are (capacity, lane, column) sums: seen, exported.
-
-    ``since_ns``, ``begun_ns``, ``armed_ns`` and ``flow`` belong to the entry and are valid at both
-    of its ends.
-    """
+    """Arrays by slot. ``total`` and ``out`` are of shape (capacity, lane, counter)."""
 
     def __init__(self) -> None:
-        self.rows: Rows = np.zeros(_FIRST_CAPACITY, row_dtype())  # latest row of each end
-        self.total = np.zeros((_FIRST_CAPACITY, 2, 4), np.int64)
-        self.out = np.zeros((_FIRST_CAPACITY, 2, 4), np.int64)
+        lanes = (_FIRST_CAPACITY, 2, len(COUNTERS))
+        self.rows: Rows = np.zeros(_FIRST_CAPACITY, ROW_DTYPE)  # latest row of each end
+        self.total = np.zeros(lanes, np.int64)
+        self.out = np.zeros(lanes, np.int64)
         self.state = np.zeros(_FIRST_CAPACITY, np.uint8)
         self.peer = np.zeros(_FIRST_CAPACITY, np.int32)
         self.flow = np.zeros(_FIRST_CAPACITY, np.uint64)
@@ -50,9 +63,9 @@ class EndTable:
         self.armed_ns = np.zeros(_FIRST_CAPACITY, np.int64)  # the active timeout counts from here
         self.closed_ns = np.zeros(_FIRST_CAPACITY, np.int64)  # 0 while the socket lives
         self.ended_ns = np.zeros(_FIRST_CAPACITY, np.int64)
-        self.key = np.zeros(_FIRST_CAPACITY, np.uint64)  # in the meeting place; 0: not entered
-        self.group = np.zeros(_FIRST_CAPACITY, np.int64)  # there
-        self.mirror = np.zeros(_FIRST_CAPACITY, np.uint64)  # the key of a peer
+        self.key = np.zeros(_FIRST_CAPACITY, np.uint64)  # of WaitingEnds; 0: does not wait
+        self.group = np.zeros(_FIRST_CAPACITY, np.int64)  # of WaitingEnds: those with that key
+        self.mirror = np.zeros(_FIRST_CAPACITY, np.uint64)  # the key that a peer waits under
         self.is_loose = np.zeros(_FIRST_CAPACITY, bool)
         self.reported = np.zeros(_FIRST_CAPACITY, bool)  # a record of the entry has left
         self.asked = np.zeros(_FIRST_CAPACITY, bool)  # what NAT made of its key was looked up
@@ -62,16 +75,16 @@ class EndTable:
         self._free: Slots = np.zeros(0, np.int64)
 
     def __len__(self) -> int:
-        """Slots in use."""
+        """Returns how many slots are in use."""
         return self._top - 1 - len(self._free)
 
     @property
     def top(self) -> int:
-        """All slots in use are below."""
+        """The first slot that was never in use; all ends are below."""
         return self._top
 
     def allocate(self, count: int) -> Slots:
-        """Slots in state FREE; recently released ones first, their pages are warm."""
+        """Returns slots in state FREE. Those released last come first: their pages are warm."""
         kept = max(0, len(self._free) - count)
         reused, self._free = self._free[kept:], self._free[:kept]
         first, self._top = self._top, self._top + count - len(reused)
@@ -80,6 +93,7 @@ class EndTable:
         return np.concatenate([reused, np.arange(first, self._top)])
 
     def release(self, slots: Slots) -> None:
+        """Give slots back."""
         if self._translated:
             for slot in self._translated.keys() & set(slots.tolist()):
                 del self._translated[slot]
@@ -91,24 +105,21 @@ class EndTable:
             self._top, self._free = NOBODY + 1, self._free[:0]
 
     def adopt(self, rows: Rows) -> Rows:
-        """The rows in the layout of the table, which is that of the first batch."""
+        """Returns the rows in the layout of the table, which is that of the first batch."""
         if rows.dtype == self.rows.dtype:
             return np.ascontiguousarray(rows)
         if not len(self):
             self.rows = np.zeros(len(self.rows), rows.dtype)
             return np.ascontiguousarray(rows)
-        converted: Rows = np.zeros(len(rows), self.rows.dtype)
-        for name in ROW_COLUMNS:
-            converted[name] = rows[name]
-        return converted
+        return convert_rows(rows, self.rows.dtype)
 
     def take_rows(self, slots: Slots) -> Rows:
-        """Copies of the latest rows."""
+        """Returns copies of the latest rows."""
         return take_rows(self.rows, slots)
 
     def open(self, slots: Slots, rows: Rows, now_ns: int) -> None:
         """Start ends in FREE slots with their first rows."""
-        self._opaque()[slots] = _opaque(rows)
+        put_rows(self.rows, slots, rows)
         self.total[slots] = deltas_of(rows)
         self.out[slots] = 0
         self.state[slots] = OPEN
@@ -121,21 +132,25 @@ class EndTable:
         self.begun_ns[slots] = self.since_ns[slots] = self.armed_ns[slots] = first
 
     def update(self, slots: Slots, rows: Rows, now_ns: int) -> None:
-        """Add later rows to ends that are known; slots are distinct."""
-        kept = {name: self._forgotten(slots, rows, name) for name in _KEPT}
-        source = self.rows["owner_source"][kept["owner"][0]]
+        """Add later rows to ends that are known, as the schema says. Slots are distinct.
+
+        ``start_ns`` and ``last_ns`` of the kept row are those of the latest one: ``begun_ns`` and
+        ``last_ns`` of the table have the least and the greatest.
+        """
+        kept = [(names, self._unknown(slots, rows, key)) for key, names in KEPT.items()]
+        values = {name: self.rows[name][where] for names, where in kept for name in names}
         united = {name: self.rows[name][slots] for name in _UNITED}
-        self._opaque()[slots] = _opaque(rows)
-        for name, (where, values) in kept.items():
-            self.rows[name][where] = values
-        self.rows["owner_source"][kept["owner"][0]] = source
-        for name, values in united.items():
-            self.rows[name][slots] = values | rows[name]
+        put_rows(self.rows, slots, rows)
+        for names, where in kept:
+            for name in names:
+                self.rows[name][where] = values[name]
+        for name, earlier in united.items():
+            self.rows[name][slots] = earlier | rows[name]
         self.total[slots] += deltas_of(rows)
         last = np.minimum(rows["last_ns"].astype(np.int64), now_ns)
         self.last_ns[slots] = np.maximum(self.last_ns[slots], last)
         closed, closing = self.closed_ns[slots], _closed_ns(rows, now_ns)
-        # a UDP end lives again when another socket takes over its port
+        # A UDP end lives again when another socket takes over its port.
         closed[(rows["protocol"] == UDP) & (closing == 0)] = 0
         self.closed_ns[slots] = np.where(closed, closed, closing)
 
@@ -155,13 +170,16 @@ class EndTable:
         self.flow[a] = self.flow[b] = np.where(keeps_b, self.flow[b], self.flow[a])
 
     def revive(self, slots: Slots, since_ns: int) -> None:
-        """Open ended entries again; what comes now came after ``since_ns``."""
+        """Open ended entries again. The traffic of their next record came after ``since_ns``."""
         self.state[slots] = OPEN
         since = np.minimum(np.maximum(self.since_ns[slots], since_ns), self.last_ns[slots])
         self.since_ns[slots] = self.armed_ns[slots] = since
 
     def keep_of_peer(self, slots: Slots) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Leave each end what its peer accounts for; the rest, and what of it has been exported."""
+        """Leave each end what its peer has counted, too.
+
+        Returns what it had beyond that, and how much of this records have told already.
+        """
         peers = self.peer[slots]
         rest = np.maximum(self.total[slots] - self.total[peers][:, ::-1], 0)
         told = self.out[slots] + self.out[peers][:, ::-1]
@@ -171,7 +189,7 @@ class EndTable:
     def start_again(
         self, slots: Slots, like: Slots, total: NDArray[np.int64], out: NDArray[np.int64]
     ) -> None:
-        """Without a peer, as another flow, which began with the ends ``like``."""
+        """Make ends without a peer of these, with the flow_id and the times of ``like``."""
         self.peer[slots] = NOBODY
         self.state[slots] = OPEN
         self.total[slots], self.out[slots] = total, out
@@ -181,18 +199,18 @@ class EndTable:
             column[slots] = column[like]
 
     def absorb(self, slots: Slots, others: Slots) -> None:
-        """Add what ``others`` have counted and not exported to the ends at ``slots``."""
+        """Add what ``others`` have counted, and no record has told, to the ends at ``slots``."""
         np.add.at(self.total, slots, self.total[others] - self.out[others])
         np.maximum.at(self.last_ns, slots, self.last_ns[others])
 
     def translate(self, slots: Slots, words: Words, keys: NDArray[np.uint64]) -> None:
-        """The peer's Flow Key is not the reverse of the end's own, but these ``words``."""
+        """Note that NAT changed the Flow Keys: the peers have these ``words``."""
         self.mirror[slots] = keys
         self._translated.update(zip(slots.tolist(), words.T, strict=True))
 
-    def meeting_words(self, slots: Slots) -> tuple[Words, Words]:
-        """Of each end its own, and what its peer has."""
-        own, peers = meeting_words(self.take_rows(slots))
+    def join_words(self, slots: Slots) -> tuple[Words, Words]:
+        """Returns the words of each end and of the peer that it would have."""
+        own, peers = join_words(self.take_rows(slots))
         if self._translated:
             for at, slot in enumerate(slots.tolist()):
                 if slot in self._translated:
@@ -200,16 +218,13 @@ class EndTable:
         return own, peers
 
     def packets(self, slots: Slots) -> NDArray[np.int64]:
-        """Packets seen by each end, sent and received: shape (n, 2)."""
+        """Returns the packets that each end sent and received: shape (n, 2)."""
         return self.total[slots, :, PACKETS]
 
-    def _forgotten(self, slots: Slots, rows: Rows, name: str) -> tuple[Slots, NDArray[np.generic]]:
-        """Slots whose new row has no value in a column, and the value they had."""
-        where = slots[np.flatnonzero(rows[name] == 0)]
-        return where, self.rows[name][where]
-
-    def _opaque(self) -> Rows:
-        return _opaque(self.rows)
+    def _unknown(self, slots: Slots, rows: Rows, name: str) -> Slots:
+        """Returns the slots whose new row has no value in a column."""
+        where: Slots = slots[np.flatnonzero(rows[name] == 0)]
+        return where
 
     def _grow(self) -> None:
         for name, column in vars(self).items():
@@ -219,31 +234,11 @@ class EndTable:
                 setattr(self, name, larger)
 
 
-def take_rows(rows: Rows, where: Slots) -> Rows:
-    """Copies of some rows, gathered as opaque octets: numpy copies structures field by field."""
-    return _opaque(rows).take(where).view(rows.dtype)
-
-
-def put_rows(rows: Rows, where: Slots, values: Rows) -> None:
-    """``rows[where] = values``, of one dtype, in the same way."""
-    _opaque(rows)[where] = _opaque(values)
-
-
-def concatenate_rows(parts: list[Rows]) -> Rows:
-    """At least one part; all of one dtype."""
-    return np.concatenate([_opaque(part) for part in parts]).view(parts[0].dtype)
-
-
-def _opaque(rows: Rows) -> Rows:
-    return rows.view(f"V{rows.dtype.itemsize}")
-
-
 def deltas_of(rows: Rows) -> NDArray[np.int64]:
-    """(n, lane, column), as the table sums them."""
-    deltas = np.zeros((len(rows), 2, 4), np.int64)
-    deltas[:, TX, OCTETS], deltas[:, RX, OCTETS] = rows["tx_octets"], rows["rx_octets"]
-    deltas[:, TX, PACKETS], deltas[:, RX, PACKETS] = rows["tx_packets"], rows["rx_packets"]
-    deltas[:, TX, RETRANSMITTED], deltas[:, TX, LOST] = rows["retransmitted"], rows["lost"]
+    """Returns what rows have counted: shape (n, lane, counter)."""
+    deltas = np.zeros((len(rows), 2, len(COUNTERS)), np.int64)
+    for lane, number, name in _LANES:
+        deltas[:, lane, number] = rows[name]
     return deltas
 
 

@@ -17,10 +17,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from probe.flow.batch import EndReason, FlowBatch, Mark, Rows
-from probe.flow.end_table import Flags, take_rows
+from probe.flow.batch import FlowBatch
+from probe.flow.codes import EndReason, Mark
 from probe.flow.owner import OwnerTable
 from probe.flow.recently_seen import RecentlySeen
+from probe.flow.rows import Flags, Rows, take_rows
 from probe.flow.rules import (
     KEYS,
     Choice,

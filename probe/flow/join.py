@@ -12,10 +12,12 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from probe.flow.batch import Mark, Role, Rows
-from probe.flow.end_table import NOBODY, TCP, UDP, EndTable, Flags, Slots, take_rows
-from probe.flow.key_index import U64, KeyIndex
-from probe.flow.keys import are_equal, hash_words, meeting_words
+from probe.flow.codes import TCP, UDP, Mark, Role
+from probe.flow.end_table import NOBODY, EndTable
+from probe.flow.key_index import U64
+from probe.flow.keys import are_equal, hash_words, join_words
+from probe.flow.rows import Flags, Rows, Slots, take_rows
+from probe.flow.waiting_ends import WaitingEnds
 
 _HALF = np.uint64(32)
 _LOW = np.uint64(0xFFFFFFFF)
@@ -23,84 +25,12 @@ _LOW = np.uint64(0xFFFFFFFF)
 _LEAD_PACKETS = 64
 
 
-class MeetingPlace:
-    """Members per key, and the member that waits under the mirrored key."""
-
-    def __init__(self) -> None:
-        self._index = KeyIndex()
-        self._members = np.zeros(256, np.int64)
-        self._sum = np.zeros(256, np.int64)  # of member slots: of one member, its slot
-        self._free: Slots = np.arange(255, 0, -1)
-
-    def __len__(self) -> int:
-        """Keys with members."""
-        return len(self._index)
-
-    def enter(self, keys: U64, slots: Slots) -> Slots:
-        """Add members; returns the group of each, to be shown again by ``leave``."""
-        groups = self._groups(keys)
-        np.add.at(self._members, groups, 1)
-        np.add.at(self._sum, groups, slots)
-        return groups
-
-    def leave(self, keys: U64, groups: Slots, slots: Slots) -> None:
-        np.subtract.at(self._members, groups, 1)
-        np.subtract.at(self._sum, groups, slots)
-        empty = np.flatnonzero(self._members[groups] == 0)
-        turn = np.arange(len(empty))
-        self._sum[groups[empty]] = turn  # several may leave one group: the last one closes it
-        closing = empty[self._sum[groups[empty]] == turn]
-        self._sum[groups[closing]] = 0
-        self._index.remove(keys[closing])
-        self._free = np.concatenate([self._free, groups[closing]])
-
-    def find(self, keys: U64) -> Slots:
-        """The group of each key, 0 where nobody has it."""
-        return self._index.find(keys)
-
-    @property
-    def size(self) -> int:
-        """All groups are below."""
-        return len(self._members)
-
-    def count(self, groups: Slots) -> Slots:
-        """Members of each group; group 0 has none."""
-        return self._members[groups]
-
-    def has_crowds(self) -> bool:
-        return bool((self._members > 1).any())
-
-    def is_alone(self, groups: Slots) -> Flags:
-        alone: Flags = self._members[groups] == 1
-        return alone
-
-    def sole(self, keys: U64) -> Slots:
-        """The slot of the only member under each key; NOBODY if none or several."""
-        groups = self._index.find(keys)
-        return np.where(self._members[groups] == 1, self._sum[groups], NOBODY)
-
-    def _groups(self, keys: U64) -> Slots:
-        while len(self._free) < len(keys):
-            self._grow()
-        kept = len(self._free) - len(keys)
-        offered, self._free = self._free[kept:], self._free[:kept]
-        groups = self._index.insert(keys, offered)
-        self._free = np.concatenate([self._free, offered[groups != offered]])
-        return groups
-
-    def _grow(self) -> None:
-        size = len(self._members)
-        self._free = np.concatenate([np.arange(2 * size - 1, size - 1, -1), self._free])
-        self._members = np.concatenate([self._members, np.zeros(size, np.int64)])
-        self._sum = np.concatenate([self._sum, np.zeros(size, np.int64)])
-
-
-def meeting_keys(rows: Rows) -> tuple[U64, U64]:
+def join_keys(rows: Rows) -> tuple[U64, U64]:
     """The key of each end and that of its possible peer; (0, 0) where an end cannot be joined."""
     own, mirror = _sequence_keys(rows)
     by_tuple = np.flatnonzero(meets_by_tuple(rows["protocol"], rows["mark"]))
     if len(by_tuple):
-        words, mirrors = meeting_words(take_rows(rows, by_tuple))
+        words, mirrors = join_words(take_rows(rows, by_tuple))
         own[by_tuple], mirror[by_tuple] = hash_words(words), hash_words(mirrors)
     joinable = own != mirror  # a socket that talks to itself would meet itself
     return np.where(joinable, own, 0).astype(np.uint64), np.where(joinable, mirror, 0).astype(
@@ -133,24 +63,24 @@ def shift_remote(keys: U64, by: int) -> U64:
     return (keys & ~_LOW) | ((keys + np.uint64(by % 2**32)) & _LOW)
 
 
-def find_peers(place: MeetingPlace, table: EndTable, slots: Slots) -> Slots:
+def find_peers(waiting: WaitingEnds, table: EndTable, slots: Slots) -> Slots:
     """The candidate of each entered end, by keys alone, or NOBODY."""
     mirror = table.mirror[slots]
-    peers = np.where(place.is_alone(table.group[slots]), place.sole(mirror), NOBODY)
+    peers = np.where(waiting.is_alone(table.group[slots]), waiting.sole(mirror), NOBODY)
     if table.is_loose[: table.top].any():
-        _find_loose(place, table, slots, mirror, peers)
+        _find_loose(waiting, table, slots, mirror, peers)
     return peers
 
 
 def _find_loose(
-    place: MeetingPlace, table: EndTable, slots: Slots, mirror: U64, peers: Slots
+    waiting: WaitingEnds, table: EndTable, slots: Slots, mirror: U64, peers: Slots
 ) -> None:
     """Try again with this end's isn_local one higher, then with the other end's."""
     tcp = table.rows["protocol"][slots] == TCP
     mine = np.flatnonzero((peers == NOBODY) & table.is_loose[slots])
-    peers[mine] = place.sole(shift_remote(mirror[mine], 1))
+    peers[mine] = waiting.sole(shift_remote(mirror[mine], 1))
     theirs = np.flatnonzero((peers == NOBODY) & tcp)
-    found = place.sole(shift_local(mirror[theirs], -1))
+    found = waiting.sole(shift_local(mirror[theirs], -1))
     peers[theirs] = np.where(table.is_loose[found], found, NOBODY)
 
 
@@ -181,8 +111,8 @@ def are_plausible(table: EndTable, a: Slots, b: Slots) -> Flags:
 
 def are_reverse(table: EndTable, a: Slots, b: Slots) -> Flags:
     """The whole Flow Key of one is what the other expects of its peer."""
-    words_a, expected_a = table.meeting_words(a)
-    words_b, expected_b = table.meeting_words(b)
+    words_a, expected_a = table.join_words(a)
+    words_b, expected_b = table.join_words(b)
     return are_equal(words_a, expected_b) | are_equal(words_b, expected_a)
 
 

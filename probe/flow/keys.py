@@ -11,8 +11,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from probe.flow.batch import Mark, Rows
+from probe.flow.codes import Mark
 from probe.flow.key_index import U64, secret
+from probe.flow.rows import Rows
 
 Flags = NDArray[np.bool_]
 #: One column per end: shape (_WORDS, n).
@@ -73,7 +74,7 @@ def next_ids(ids: U64) -> U64:
     return ((ids * _FACTOR + _SECRET) & _ID_BITS) | _ID_OF_WORDS
 
 
-def meeting_words(rows: Rows) -> tuple[Words, Words]:
+def join_words(rows: Rows) -> tuple[Words, Words]:
     """What an end by 5-tuple is found by, and what its peer on this host is found by."""
     own = _tuple_words(rows)
     netns = rows["netns"].astype(np.uint64) << _NIBBLE

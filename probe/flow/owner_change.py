@@ -13,23 +13,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from probe.flow.batch import RECORD_DTYPE, EndReason, Mark, OwnerSource, Rows
-from probe.flow.end_table import (
-    FREE,
-    NOBODY,
-    PACKETS,
-    RX,
-    TX,
-    UDP,
-    EndTable,
-    Flags,
-    Slots,
-    concatenate_rows,
-    deltas_of,
-    take_rows,
-)
+from probe.flow.codes import UDP, EndReason, Mark, OwnerSource
+from probe.flow.columns import KEPT, RECORD_DTYPE
+from probe.flow.end_table import FREE, NOBODY, PACKETS, RX, TX, EndTable, deltas_of
 from probe.flow.key_index import distinct
-from probe.flow.record import fill_loopback, fill_received, fill_sent, is_to_itself
+from probe.flow.record import fill_counters, fill_loopback, fill_received, fill_sent, is_to_itself
+from probe.flow.rows import Flags, Rows, Slots, concatenate_rows, take_rows
 
 
 @dataclass(slots=True)
@@ -97,7 +86,7 @@ def _take_next_owner(pending: Rows, at: Slots, rows: Rows, slots: Slots) -> None
     """Who is not known, or one of many, hands nothing over."""
     next_row = np.searchsorted(slots, at)
     unknown = np.flatnonzero(~_is_told_apart(pending, np.arange(len(pending))))
-    for name in ("owner", "owner_source"):
+    for name in KEPT["owner"]:
         pending[name][unknown] = rows[name][next_row[unknown]]
 
 
@@ -158,8 +147,7 @@ def _build(table: EndTable, parts: Parts, where: Slots, now_ns: int, host_netns:
     fill_received(records[ends[1] :], own[from_remote], host_netns)
     fill_loopback(records, host_netns)
     lane = np.where(np.arange(len(at)) < ends[0], TX, RX)
-    for column, name in enumerate(("octets", "packets", "retransmitted", "lost")):
-        records[name] = deltas[at, lane, column]
+    fill_counters(records, deltas[at, lane])
     last = np.minimum(parts.last_ns[where], now_ns)
     records["last_ns"] = last[at]
     records["first_ns"] = np.minimum(parts.first_ns[where], last)[at]

@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import numpy as np
 
-from probe.flow.end_table import FREE, NOBODY, OPEN, UDP, EndTable, Flags, Slots
+from probe.flow.codes import UDP
+from probe.flow.end_table import FREE, NOBODY, OPEN, PACKETS, EndTable
 from probe.flow.join import are_reverse, is_traffic_shared
 from probe.flow.key_index import distinct
 from probe.flow.keys import hash_words
+from probe.flow.rows import Flags, Slots
 
 #: The latest packet of an end is known to a jiffy, when an end began to a nanosecond.
 _SLACK_NS = 20_000_000
 _SILENT_NS = 1_000_000_000
 
 
-def find_successions(table: EndTable, slots: Slots) -> tuple[Slots, Slots]:
+def find_peer_changes(table: EndTable, slots: Slots) -> tuple[Slots, Slots]:
     """(survivors, successors): ends that lost their peer, and those that took its place.
 
     The latter are sought among the ends at ``slots``, and those that wait for a peer, being closed.
@@ -39,7 +41,7 @@ def find_successions(table: EndTable, slots: Slots) -> tuple[Slots, Slots]:
     shared = are_reverse(table, survivors, seekers)
     shared &= table.last_ns[survivors] + _SLACK_NS >= table.begun_ns[seekers]
     rest = table.total[survivors] - table.total[table.peer[survivors]][:, ::-1]
-    shared &= is_traffic_shared(np.maximum(rest[:, :, 1], 0), table.packets(seekers))
+    shared &= is_traffic_shared(np.maximum(rest[:, :, PACKETS], 0), table.packets(seekers))
     return survivors[shared], seekers[shared]
 
 
@@ -58,7 +60,7 @@ def _left_alone(table: EndTable, closed: Flags) -> Slots:
 
 def _matched(table: EndTable, survivors: Slots, seekers: Slots) -> tuple[Slots, Slots]:
     """Pairs whose keys are the reverse of each other; of several seekers the earliest."""
-    words, _ = table.meeting_words(survivors)
+    words, _ = table.join_words(survivors)
     keys = hash_words(words)
     order = np.argsort(keys)
     keys, survivors = keys[order], survivors[order]

@@ -12,39 +12,31 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from probe.flow.batch import RECORD_DTYPE, Mark, Role, Rows
-from probe.flow.end_table import (
-    LOST,
-    NOBODY,
-    OCTETS,
-    PACKETS,
-    RETRANSMITTED,
-    RX,
-    TX,
-    EndTable,
-    Flags,
-    Slots,
-    take_rows,
-)
+from probe.flow.codes import Mark, Role
+from probe.flow.columns import RECORD_DTYPE, In, Merge, Of, select
+from probe.flow.end_table import COUNTERS, NOBODY, PACKETS, RX, TX, EndTable
+from probe.flow.rows import Flags, Rows, Slots, take_rows
 
 #: LOOPBACK_IFINDEX: what the loopback interface has in every namespace.
 LOOPBACK = 1
 _LOOPBACK_NET = 127
 _FLIPPED_ROLE = np.array([0, 2, 1], np.uint8)
 _ADDRESSES = ("local_address", "remote_address", "source_address", "destination_address")
-#: record column, column of the end's row: what describes the end that is at the source.
-_SOURCE = (
-    ("source_owner", "owner"),
-    ("source_owner_source", "owner_source"),
-    ("source_netns", "netns"),
-    ("source_netns_inode", "netns_inode"),
-    ("source_ifindex", "ifindex"),
+#: (column of a record, column of the end's row): what describes the end at the source.
+_SOURCE, _DESTINATION = (
+    tuple((column.record_names[side], column.name) for column in select(In.METERED, Of.END))
+    for side in (0, 1)
 )
-_DESTINATION = tuple((name.replace("source", "destination", 1), column) for name, column in _SOURCE)
 #: Only a sender has these, as of its latest row.
-_SENDING = ("unacknowledged", "congestion_window", "pacing_rate", "delivery_rate")
+_GAUGES = tuple(column.name for column in select(In.METERED, Of.SENDER, merge=Merge.LATEST))
+#: (column of a record, of the sender's row, of the receiver's row): what both see of a direction.
+_SEEN = tuple(
+    (column.name, *column.row_names)
+    for column in select(In.METERED, Of.DIRECTION)
+    if column.merge != Merge.SUM
+)
 #: Both sides have these of the end whose counter is used.
-_COUNTING = ("rtt_us", "rtt_var_us", "protocol", "ip_version", "tcp_state")
+_COUNTING = tuple(column.name for column in select(In.METERED, Of.FLOW))
 
 
 def build_records(
@@ -64,7 +56,7 @@ def build_records(
     received = np.flatnonzero(due & (senders == NOBODY))
     order = np.concatenate([sent, received])
     records: Rows = np.zeros(len(order), RECORD_DTYPE)
-    _fill_counters(records, deltas[order])
+    fill_counters(records, deltas[order])
     entry = order % len(leaders) if len(leaders) else order
     records["flow_id"] = table.flow[leaders[entry]]
     records["end_reason"] = reasons[entry]
@@ -90,7 +82,8 @@ def _take_deltas(
     table: EndTable, senders: Slots, receivers: Slots
 ) -> tuple[NDArray[np.int64], Flags]:
     """Sums not yet exported, marked as exported where the direction is due."""
-    total, out = table.total.reshape(-1, 4), table.out.reshape(-1, 4)
+    shape = -1, len(COUNTERS)
+    total, out = table.total.reshape(shape), table.out.reshape(shape)
     is_local = senders != NOBODY
     lane = np.where(is_local, 2 * senders + TX, 2 * receivers + RX)
     other = np.where(is_local, 2 * receivers + RX, 2 * NOBODY + RX)
@@ -103,9 +96,10 @@ def _take_deltas(
     return deltas, due
 
 
-def _fill_counters(records: Rows, deltas: NDArray[np.int64]) -> None:
-    records["octets"], records["packets"] = deltas[:, OCTETS], deltas[:, PACKETS]
-    records["retransmitted"], records["lost"] = deltas[:, RETRANSMITTED], deltas[:, LOST]
+def fill_counters(records: Rows, deltas: NDArray[np.int64]) -> None:
+    """``deltas`` are of shape (n, counter)."""
+    for number, name in enumerate(COUNTERS):
+        records[name] = deltas[:, number]
 
 
 def _fill_times(
@@ -140,8 +134,9 @@ def fill_sent(records: Rows, rows: Rows, others: Rows, host_netns: int) -> None:
     records["egress_interface"] = _host_interface(rows, host_netns)
     records["flow_direction"] = 1
     records["biflow_direction"] = _agreed_role(rows, others)
-    records["tcp_flags"], records["dscp"] = rows["tx_flags"], rows["dscp"]
-    for name in _SENDING:
+    for name, sent, _ in _SEEN:
+        records[name] = rows[sent]
+    for name in _GAUGES:
         records[name] = rows[name]
 
 
@@ -163,7 +158,8 @@ def fill_received(records: Rows, rows: Rows, host_netns: int) -> None:
     _copy(records, rows, _DESTINATION)
     records["ingress_interface"] = _host_interface(rows, host_netns)
     records["biflow_direction"] = _FLIPPED_ROLE[rows["role"]]
-    records["tcp_flags"] = rows["rx_flags"]
+    for name, _, received in _SEEN:
+        records[name] = rows[received]
 
 
 def _fill_counting(records: Rows, rows: Rows, source: str, destination: str) -> None:

@@ -17,9 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probe.errors import ConfigError
-from probe.flow.batch import Rows
-from probe.flow.end_table import Flags
 from probe.flow.owner import Owner, OwnerTable
+from probe.flow.rows import Flags, Rows
 
 _PROTOCOLS = {"tcp": 6, "udp": 17}
 KEYS = ("cidr", "port", "protocol", "container", "pod", "namespace", "user", "process")

@@ -9,11 +9,16 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from probe.flow.batch import RECORD_DTYPE, EndReason, Mark, Rows
-from probe.flow.end_table import TCP, Slots, take_rows
+from probe.flow.codes import TCP, EndReason, Mark
+from probe.flow.columns import RECORD_DTYPE, In, Merge, select
 from probe.flow.record import fill_loopback, fill_sent
+from probe.flow.rows import Rows, Slots, take_rows
 
 _HALF = np.uint64(32)
+#: (column of a record, column of the sender's row).
+_COUNTED = tuple(
+    (column.name, column.row_names[0]) for column in select(In.METERED, merge=Merge.SUM)
+)
 _LAST_OF_NEW = np.uint8(Mark.CLOSED | Mark.PREEXISTING)
 
 
@@ -44,7 +49,7 @@ def _pairs(ordered: NDArray[np.uint64]) -> Slots:
     return np.flatnonzero(equal[1:-1] & ~equal[:-2] & ~equal[2:])
 
 
-def build_brief_records(rows: Rows, a: Slots, b: Slots, now_ns: int, host_netns: int) -> Rows:
+def build_short_records(rows: Rows, a: Slots, b: Slots, now_ns: int, host_netns: int) -> Rows:
     """Records of the connections between rows a[i] and b[i], one per direction with packets.
 
     Their times are still those of the rows: CLOCK_MONOTONIC.
@@ -57,8 +62,8 @@ def build_brief_records(rows: Rows, a: Slots, b: Slots, now_ns: int, host_netns:
     records["first_ns"], records["last_ns"] = started, ended
     records["begun_ns"] = started
     records["flow_id"] = senders["id"].min(axis=0)
-    records["octets"], records["packets"] = senders["tx_octets"], senders["tx_packets"]
-    records["retransmitted"], records["lost"] = senders["retransmitted"], senders["lost"]
+    for name, sent in _COUNTED:
+        records[name] = senders[sent]
     records["end_reason"] = EndReason.END_OF_FLOW
     fill_sent(records, senders, senders[::-1], host_netns)
     records = records.reshape(-1)

@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from probe.flow.batch import Rows
 from probe.flow.record import LOOPBACK, stays_inside
+from probe.flow.rows import Rows
 from probe.interfaces.namespaces import NetworkNamespaces
 from probe.netlink.rtnetlink import (
     Interface,

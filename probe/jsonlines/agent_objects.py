@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from probe.flow.batch import EndReason
-from probe.flow.event import EventKind
+from probe.flow.codes import EndReason, EventKind
 from probe.flow.owner import OwnerTable
 from probe.jsonlines import lines
 from probe.jsonlines.layouts import CONTAINER, FAILED, NAT, ErrorNames, ObjectLines

@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from probe.flow.batch import EndReason
-from probe.flow.event import EventKind
+from probe.flow.codes import EndReason, EventKind
 from probe.flow.owner import Owner, OwnerTable
 from probe.jsonlines import lines
 from probe.jsonlines.agent_objects import CONN_STATES, END_REASONS

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from probe.flow.event import EventKind
+from probe.flow.codes import EventKind
 from probe.jsonlines import lines
 from probe.jsonlines.lines import Fragments, Line, Tree
 from probe.jsonlines.local_remote import Columns, take

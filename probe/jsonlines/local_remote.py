@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from probe.flow.batch import Role, Rows
-from probe.flow.biflow import BIFLOW_DTYPE, pair_directions
-from probe.flow.event import EventKind
+from probe.flow.biflow import pair_directions
+from probe.flow.codes import EventKind, Role
+from probe.flow.columns import BIFLOW_DTYPE
+from probe.flow.rows import Rows
 
 Column = NDArray[Any]
 Columns = Mapping[str, Column]

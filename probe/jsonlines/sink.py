@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from probe.config import RunConfig
 from probe.export.transports.destination import Destination
 from probe.export.transports.statistics import SendStatistics
-from probe.flow.batch import Rows
 from probe.flow.owner import OwnerTable
+from probe.flow.rows import Rows
 from probe.jsonlines.agent_objects import AgentLines
 from probe.jsonlines.ecs import EcsLines
 from probe.jsonlines.interface_objects import interface_object

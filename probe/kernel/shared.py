@@ -11,8 +11,7 @@ import mmap
 import numpy as np
 from numpy.typing import NDArray
 
-from probe.flow.batch import Rows
-from probe.flow.end_table import concatenate_rows
+from probe.flow.rows import Rows, concatenate_rows
 
 _PAGE = mmap.PAGESIZE
 _WINDOW = 1 << 20

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probe.errors import ConfigError
-from probe.flow.batch import Rows
-from probe.flow.biflow import BIFLOW_DTYPE
+from probe.flow.columns import BIFLOW_DTYPE
 from probe.flow.owner import OwnerTable
+from probe.flow.rows import Rows
 from probe.ipfix.elements import Element
 from probe.ipfix.message import JoinedRecords, PackedRecords, Records, Traffic
 from probe.ipfix.template import Field, Template, TemplateDefinition, template_id

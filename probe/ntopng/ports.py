@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from probe.flow.batch import Rows
 from probe.flow.owner import OwnerTable
+from probe.flow.rows import Rows
 from probe.ipfix.text import encode_text
 from probe.mapping.tables import Privacy
 

@@ -24,8 +24,8 @@ from probe.export.self_report import Metering
 from probe.export.transports.destination import Destination
 from probe.export.transports.reach import Retry
 from probe.export.transports.statistics import SendStatistics
-from probe.flow.batch import Rows
 from probe.flow.owner import OwnerTable
+from probe.flow.rows import Rows
 from probe.interfaces.names import InterfaceList
 from probe.jsonlines.local_remote import event_columns, flow_columns
 from probe.jsonlines.owner_objects import POD_KEYS

@@ -7,7 +7,7 @@ from typing import Any
 from probe.config import RunConfig
 from probe.export.self_report import Metering
 from probe.export.transports.statistics import SendStatistics
-from probe.flow.batch import Rows
+from probe.flow.rows import Rows
 from probe.ntopng import topics
 
 _BITS = 8

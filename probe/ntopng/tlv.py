@@ -14,9 +14,9 @@ from ipaddress import IPv4Address
 import numpy as np
 from numpy.typing import NDArray
 
-from probe.flow.batch import Rows
 from probe.flow.biflow import pair_directions
 from probe.flow.owner import OwnerTable
+from probe.flow.rows import Rows
 from probe.ipfix.message import Traffic
 from probe.mapping.tables import Privacy
 from probe.ntopng.tlv_columns import U32_MAX, FlowItems

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from probe.flow.batch import Rows
+from probe.flow.rows import Rows
 from probe.ntopng.tlv_items import FLOAT, KINDS, TEXT, U8, U16, U32, Key, encode_head
 
 U32_MAX = 0xFFFFFFFF

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from probe.flow.batch import EndReason, Role, Rows
+from probe.flow.codes import EndReason, Role
 from probe.flow.owner import Owner, OwnerTable
+from probe.flow.rows import Rows
 
 _DOUBT = "?"
 _SHORT_ID = 12

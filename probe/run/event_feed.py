@@ -10,10 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probe.enrich.container_owners import ContainerOwners
-from probe.flow.batch import RECORD_DTYPE, Rows
-from probe.flow.end_table import concatenate_rows, take_rows
-from probe.flow.event import EVENT_DTYPE
+from probe.flow.columns import EVENT_DTYPE, RECORD_DTYPE
 from probe.flow.filter import FlowFilter
+from probe.flow.rows import Rows, concatenate_rows, take_rows
 from probe.run.own_traffic import OwnTraffic
 from probe.sources.source import Source
 

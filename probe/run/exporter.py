@@ -17,9 +17,9 @@ from probe.export.sink import EventSink, Reopening, Sink
 from probe.export.transports.destination import OTHER_SCHEMES, Destination
 from probe.export.transports.sender import PacedSender, Sender, StreamSender, open_sender
 from probe.export.transports.targets import parse_target
-from probe.flow.batch import Rows
-from probe.flow.end_table import TCP, UDP
+from probe.flow.codes import TCP, UDP
 from probe.flow.owner import OwnerTable
+from probe.flow.rows import Rows
 from probe.guard import Guard, Part
 from probe.interfaces.names import Interface, InterfaceList
 from probe.ipfix.options import OptionsDefinition

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probe.enrich.container_owners import ContainerOwners
-from probe.flow.batch import Rows
-from probe.flow.event import SOCKET_DTYPE
+from probe.flow.columns import SOCKET_DTYPE
 from probe.flow.filter import FlowFilter
+from probe.flow.rows import Rows
 from probe.interfaces.table import Link
 from probe.owners.users import Users
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 from probe.export.record_stream import Stream
 from probe.export.sink import Abandoning, EventSink, OwnerKeeping, Pairing, Sink
-from probe.flow.batch import Rows
 from probe.flow.key_index import distinct
+from probe.flow.rows import Rows
 from probe.guard import Part
 from probe.run.own_traffic import Endpoint
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from probe.flow.batch import FlowBatch, Rows
-from probe.flow.end_table import take_rows
+from probe.flow.batch import FlowBatch
 from probe.flow.owner import OwnerTable
+from probe.flow.rows import Rows, take_rows
 
 Endpoint = tuple[str, int]
 #: With the protocol of the socket: the same port of another protocol is somebody else's.

@@ -17,9 +17,11 @@ from probe.enrich.remote_owners import RemoteOwners
 from probe.enrich.service_owners import ServiceOwners
 from probe.enrich.waiting_records import WaitingRecords
 from probe.errors import ConfigError, MeteringError, SockflowError
-from probe.flow.batch import RECORD_DTYPE, FlowBatch, Rows
+from probe.flow.batch import FlowBatch
 from probe.flow.cache import FlowCache
+from probe.flow.columns import RECORD_DTYPE
 from probe.flow.filter import FlowFilter, LateNames, parse_rule
+from probe.flow.rows import Rows
 from probe.guard import Guard, Part, close_quietly
 from probe.interfaces.names import InterfaceList
 from probe.interfaces.veth import VethMap, read_default_route
@@ -284,7 +286,7 @@ class Probe:
             self.cache.join_translated(find_peers, time.monotonic_ns())
 
     def _send_brief(self) -> None:
-        for records in self.cache.take_brief(_wall_offset_ns()):
+        for records in self.cache.take_ready(_wall_offset_ns()):
             self._send(records)
 
     def _name_remote(self, records: Rows) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from probe.flow.batch import Rows
+from probe.flow.rows import Rows
 from probe.units import octets
 
 if TYPE_CHECKING:

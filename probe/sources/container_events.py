@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from probe.flow.batch import OwnerSource, Rows
-from probe.flow.end_table import concatenate_rows, take_rows
-from probe.flow.event import EVENT_DTYPE, EventKind
+from probe.flow.codes import EventKind, OwnerSource
+from probe.flow.columns import EVENT_DTYPE
 from probe.flow.owner import OwnerTable
+from probe.flow.rows import Rows, concatenate_rows, take_rows
 from probe.owners.container import is_container
 
 #: Of enum event_kind in bpf/flow.h. They are no EventKind: flows have no kind from 64 on.

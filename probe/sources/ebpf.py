@@ -21,10 +21,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probe.errors import KernelError
-from probe.flow.batch import FlowBatch, Mark, OwnerSource, Rows
-from probe.flow.end_table import concatenate_rows, take_rows
-from probe.flow.event import EVENT_DTYPE
+from probe.flow.batch import FlowBatch
+from probe.flow.codes import Mark, OwnerSource
+from probe.flow.columns import EVENT_DTYPE, EVENT_KINDS
 from probe.flow.owner import OwnerTable
+from probe.flow.rows import Rows, concatenate_rows, convert_rows, take_rows
 from probe.kernel import host
 from probe.kernel.libbpf import IteratorLink, KernelObject, Link, LoadError
 from probe.kernel.shared import Ring, map_array, map_words
@@ -238,11 +239,11 @@ class EbpfSource:
             self._epoll.register(self._object.map_fd(name), select.EPOLLIN | select.EPOLLET)
 
     def _event_dtype(self) -> np.dtype[np.void]:
-        """EVENT_DTYPE, which the kernel half must agree with but for the sign of times."""
+        """Returns the dtype of the kernel half's events, which has the columns of EVENT_DTYPE."""
         told = self._object.btf.struct_dtype("event_row")
-        if _layout(told) != _layout(EVENT_DTYPE):
-            raise KernelError("struct event_row is not EVENT_DTYPE: run `make -C bpf`")
-        return EVENT_DTYPE
+        if missing := EVENT_KINDS.keys() - set(told.names or ()):
+            raise KernelError(f"struct event_row lacks {', '.join(missing)}: run `make -C bpf`")
+        return told
 
     def _ring(self, name: str, dtype: np.dtype[np.void]) -> Ring:
         ring = Ring(self._object.map_fd(name), self._object.map_entries(name), dtype)
@@ -295,7 +296,7 @@ class EbpfSource:
         """EVENT_DTYPE: what happened since the last call, oldest first; the caller's own."""
         if not self.tells_events:
             return np.zeros(0, EVENT_DTYPE)
-        rows = self._event_ring.read()
+        rows = convert_rows(self._event_ring.read(), EVENT_DTYPE)
         self._read_owners()
         self._want_to_be_told()
         rows["owner"] = self._find_owners(rows["owner"])
@@ -431,14 +432,6 @@ class EbpfSource:
         self._attributed = None  # type: ignore[assignment]
         self._losses = None
         self._stack.close()
-
-
-def _layout(dtype: np.dtype[np.void]) -> list[tuple[str, int, tuple[int, ...], int]]:
-    """(name, offset, shape, octets of an element) of each column."""
-    found = []
-    for name, (kind, offset, *_) in (dtype.fields or {}).items():
-        found.append((name, offset, kind.shape, kind.base.itemsize))
-    return found
 
 
 def _no_command_line(_: int) -> str:

@@ -13,10 +13,11 @@ from collections.abc import Collection
 
 import numpy as np
 
-from probe.flow.batch import ROW_COLUMNS, FlowBatch, Mark, Rows
-from probe.flow.end_table import TCP, concatenate_rows, take_rows
+from probe.flow.batch import FlowBatch
+from probe.flow.codes import TCP, Mark
 from probe.flow.key_index import U64, distinct
 from probe.flow.keys import is_inside
+from probe.flow.rows import Rows, concatenate_rows, convert_rows, take_rows
 from probe.sources.ebpf import EbpfSource
 from probe.sources.netlink import NetlinkSource
 from probe.sources.netlink.counters import Flags
@@ -59,7 +60,7 @@ class Claims:
         mine = first[~self.are_known(first["cookie"])]
         fresh = mine["tx_packets"] + mine["rx_packets"] > 0
         fresh |= np.isin(mine["cookie"], np.fromiter(self._ours, np.uint64))
-        mine = _with_columns_of(second, mine[fresh])
+        mine = convert_rows(mine[fresh], second.dtype)
         self._find_sequence_numbers(mine, second[tcp])
         if is_read:
             self._before = take_rows(second, np.flatnonzero(tcp))
@@ -177,10 +178,3 @@ class MergedSource:
     def close(self) -> None:
         """Detaches everything."""
         self._stack.close()
-
-
-def _with_columns_of(rows: Rows, of_netlink: Rows) -> Rows:
-    found: Rows = np.zeros(len(of_netlink), rows.dtype)
-    for name in ROW_COLUMNS:
-        found[name] = of_netlink[name]
-    return found

@@ -11,9 +11,10 @@ import time
 
 import numpy as np
 
-from probe.flow.batch import OwnerSource, Rows
-from probe.flow.event import SOCKET_DTYPE
+from probe.flow.codes import OwnerSource
+from probe.flow.columns import SOCKET_DTYPE
 from probe.flow.owner import OwnerTable
+from probe.flow.rows import Rows
 from probe.netlink.inet_diag import CLOSE, LISTEN, TCP, UDP, Sockets, find_attributes
 from probe.netlink.sock_diag import Buffer, Namespace
 from probe.owners.descriptors import DescriptorSearch

@@ -7,8 +7,9 @@ from collections.abc import Collection
 from typing import Protocol
 
 from probe.errors import KernelError
-from probe.flow.batch import FlowBatch, Rows
+from probe.flow.batch import FlowBatch
 from probe.flow.owner import OwnerTable
+from probe.flow.rows import Rows
 from probe.owners.users import Users
 
 log = logging.getLogger(__name__)

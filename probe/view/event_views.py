@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
 
-from probe.flow.batch import Role, Rows
-from probe.flow.event import EventKind
+from probe.flow.codes import EventKind, Role
 from probe.flow.filter import Choice
 from probe.flow.owner import UNKNOWN, Owner, OwnerTable
+from probe.flow.rows import Rows
 from probe.jsonlines.agent_objects import AgentLines
 from probe.jsonlines.local_remote import event_columns, socket_columns
 from probe.jsonlines.sink import exporter_members

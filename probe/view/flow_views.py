@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from typing import TextIO
 
 from probe.export.local import LocalSink
-from probe.flow.batch import Rows
 from probe.flow.filter import Choice
 from probe.flow.owner import OwnerTable
+from probe.flow.rows import Rows
 from probe.flow.rules import record_ends
 from probe.jsonlines.agent_objects import AgentLines
 from probe.jsonlines.lines import encode

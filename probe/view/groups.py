@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from probe.flow.batch import Rows
 from probe.flow.owner import Owner, OwnerTable
+from probe.flow.rows import Rows
 from probe.jsonlines.owner_objects import container_members
 from probe.units import milliseconds, octets
 from probe.view.describe import container_text, pod_text, user_text

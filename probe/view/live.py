@@ -11,8 +11,9 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from probe.flow.batch import EndReason, Role, Rows
+from probe.flow.codes import EndReason, Role
 from probe.flow.key_index import distinct
+from probe.flow.rows import Rows
 
 _END = (
     ("octets", "u8"), ("packets", "u8"), ("address", "u1", 16), ("port", "u2"), ("owner", "u4"),

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from probe.flow.batch import Rows
 from probe.flow.key_index import distinct
 from probe.flow.owner import Owner, OwnerTable
+from probe.flow.rows import Rows
 from probe.view.describe import container_text, process_text, user_text
 
 _Key = NDArray[Any]

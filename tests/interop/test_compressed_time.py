@@ -15,9 +15,9 @@ from probe.export.record_stream import Stream
 from probe.export.transports.destination import Destination, parse_destination
 from probe.export.transports.sender import Sender
 from probe.export.transports.statistics import SendStatistics
-from probe.flow.batch import Rows
 from probe.flow.biflow import pair_directions
 from probe.flow.owner import Owner, OwnerTable
+from probe.flow.rows import Rows
 from probe.interfaces.names import InterfaceList
 from probe.ipfix.message import Train
 from probe.mapping import load_profiles

@@ -10,8 +10,8 @@ import pytest
 from lab import Host, two_hosts
 from metering import MeteringProcess, metering, translated_hosts
 
-from probe.flow.batch import Rows
 from probe.flow.owner import OwnerTable
+from probe.flow.rows import Rows
 from probe.owners import own_files
 from probe.owners.users import UserNames
 from probe.sources.ebpf import EbpfSource

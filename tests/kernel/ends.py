@@ -8,7 +8,7 @@ import numpy as np
 from lab import Counted
 from metering import BACK, FORWARD, Actor, MeteringProcess
 
-from probe.flow.batch import Rows
+from probe.flow.rows import Rows
 
 REMOTE, LOCAL = 0, 1  # flow_direction by where the sender is
 

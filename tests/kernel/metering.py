@@ -16,9 +16,11 @@ from typing import Any
 import numpy as np
 from lab import TRAFFIC, Host, run
 
-from probe.flow.batch import RECORD_DTYPE, FlowBatch, Rows
+from probe.flow.batch import FlowBatch
 from probe.flow.cache import SECOND_NS, FlowCache
+from probe.flow.columns import RECORD_DTYPE
 from probe.flow.owner import Owner, OwnerTable
+from probe.flow.rows import Rows
 from probe.owners.users import UserNames
 from probe.run.own_traffic import OwnTraffic
 from probe.sources.ebpf import EbpfSource

@@ -12,9 +12,10 @@ import numpy as np
 from lab import Host
 from metering import TCP, Actor
 
-from probe.flow.batch import FlowBatch, Rows
+from probe.flow.batch import FlowBatch
 from probe.flow.cache import FlowCache
 from probe.flow.owner import Owner, OwnerTable
+from probe.flow.rows import Rows
 from probe.owners.users import UserNames
 from probe.sources.ebpf import EbpfSource
 from probe.sources.netlink import NetlinkSource

@@ -19,7 +19,7 @@ from shell import Record, Shell, Shells, shells
 from test_containers import SERVE, when_serving
 from test_names import BRIDGE, flows, start
 
-from probe.flow.batch import UNCONFIRMED, UNCONFIRMED_PATH
+from probe.flow.codes import UNCONFIRMED, UNCONFIRMED_PATH
 from probe.flow.owner import Owner
 from probe.kernel import host as kernel_host
 from probe.owners.procfs import owner_from_proc, read_identity

@@ -16,7 +16,8 @@ from lab import Host, two_hosts
 from metering import TCP, UDP, Actor, MeteringProcess, actors, metering
 from shell import shells
 
-from probe.flow.batch import OwnerSource, Rows
+from probe.flow.codes import OwnerSource
+from probe.flow.rows import Rows
 
 #: Answers every connection with one line and closes; `-ll` goes on after the first.
 SERVE = (IMAGE, "nc", "-ll", "-p", "80", "-e", "/bin/busybox", "echo", "hello")

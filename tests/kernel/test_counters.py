@@ -10,7 +10,8 @@ import pytest
 from conftest import Meter
 from lab import Counted, Host
 
-from probe.flow.batch import Mark, Rows
+from probe.flow.codes import Mark
+from probe.flow.rows import Rows
 
 TCP, UDP = 6, 17
 CONNECTIONS = 10_000

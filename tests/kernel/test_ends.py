@@ -27,7 +27,7 @@ from metering import (
     start,
 )
 
-from probe.flow.batch import EndReason, Mark, OwnerSource
+from probe.flow.codes import EndReason, Mark, OwnerSource
 
 SYN_ACK_FIN = 0x02 | 0x10 | 0x01
 

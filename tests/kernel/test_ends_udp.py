@@ -26,7 +26,7 @@ from metering import (
     start,
 )
 
-from probe.flow.batch import Rows
+from probe.flow.rows import Rows
 
 
 @pytest.mark.parametrize("host", [0, None], ids=["namespace", "host"])

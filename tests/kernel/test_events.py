@@ -16,10 +16,9 @@ from lab import Host, run, two_hosts
 from metering import Actor, actors
 
 from probe.api import address
-from probe.flow.batch import Rows
-from probe.flow.end_table import concatenate_rows
-from probe.flow.event import EventKind
+from probe.flow.codes import EventKind
 from probe.flow.owner import Owner, OwnerTable
+from probe.flow.rows import Rows, concatenate_rows
 from probe.kernel import host
 from probe.kernel.libbpf import KernelObject
 from probe.owners.users import UserNames

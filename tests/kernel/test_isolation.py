@@ -14,7 +14,7 @@ from probe.config import build
 from probe.enrich.container_owners import ContainerOwners
 from probe.enrich.nat import Nat
 from probe.export.local import LocalSink
-from probe.flow.batch import Rows
+from probe.flow.rows import Rows
 from probe.interfaces.names import InterfaceList
 from probe.run.feed import Feed
 from probe.run.loop import Loop

@@ -11,9 +11,11 @@ import pytest
 from lab import Host, run
 from metering import TCP, Actor, actors
 
-from probe.flow.batch import FlowBatch, Mark, OwnerSource, Rows
+from probe.flow.batch import FlowBatch
 from probe.flow.cache import FlowCache
+from probe.flow.codes import Mark, OwnerSource
 from probe.flow.owner import Owner, OwnerTable
+from probe.flow.rows import Rows
 from probe.owners.users import UserNames
 from probe.sources.ebpf import EbpfSource
 from probe.sources.merged import MergedSource

@@ -20,7 +20,7 @@ from lab import Host, inside, run, two_hosts
 from metering import TCP, UDP, Actor, MeteringProcess, actors, metering, translated_hosts
 
 from probe.enrich.nat import Nat
-from probe.flow.batch import Rows
+from probe.flow.rows import Rows
 
 ROUTER = "swr"
 
@@ -277,7 +277,7 @@ def test_asking_does_not_start_connection_tracking(process: MeteringProcess) -> 
 
 _UNPRIVILEGED = """
 import logging, numpy as np
-from probe.flow.batch import RECORD_DTYPE
+from probe.flow.columns import RECORD_DTYPE
 from probe.enrich.nat import Nat
 logging.basicConfig(level="INFO", format="%(levelname)s %(message)s")
 records = np.zeros(1, RECORD_DTYPE)

@@ -22,8 +22,9 @@ from metering import TCP, UDP, Actor, actors
 from netlink_lab import Meter, connect, exchange, netlink
 from pyroute2 import DiagSocket
 
-from probe.flow.batch import Mark, OwnerSource, Role, Rows
+from probe.flow.codes import Mark, OwnerSource, Role
 from probe.flow.owner import Owner, OwnerTable
+from probe.flow.rows import Rows
 from probe.owners.users import UserNames
 from probe.sources.ebpf import EbpfSource
 from probe.sources.netlink import NetlinkSource

@@ -18,7 +18,7 @@ from lab import Host
 from metering import Actor, actors
 from netlink_lab import CGROUP, Meter, connect, exchange, netlink
 
-from probe.flow.batch import OwnerSource
+from probe.flow.codes import OwnerSource
 
 ROOT = Path(__file__).resolve().parents[2]
 CONTAINER = "c0ffee" * 10 + "beef"

@@ -13,8 +13,9 @@ from ends import connect, listen, udp_socket
 from lab import Host, run
 from metering import actors
 
-from probe.flow.batch import Role, Rows
+from probe.flow.codes import Role
 from probe.flow.owner import OwnerTable
+from probe.flow.rows import Rows
 from probe.owners.users import UserNames
 from probe.sources.ebpf import EbpfSource
 

@@ -9,9 +9,10 @@ import numpy as np
 from lab import Host
 from metering import TCP, UDP, Actor, actors
 
-from probe.flow.batch import OwnerSource, Rows
-from probe.flow.event import SOCKET_DTYPE
+from probe.flow.codes import OwnerSource
+from probe.flow.columns import SOCKET_DTYPE
 from probe.flow.owner import OwnerTable
+from probe.flow.rows import Rows
 from probe.owners.users import UserNames
 from probe.sources.sockets import OpenSockets
 

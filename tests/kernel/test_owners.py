@@ -17,8 +17,9 @@ import numpy as np
 from conftest import Meter
 from lab import Host
 
-from probe.flow.batch import Mark, OwnerSource, Role, Rows
+from probe.flow.codes import Mark, OwnerSource, Role
 from probe.flow.owner import Owner, OwnerTable
+from probe.flow.rows import Rows
 from probe.owners.users import UserNames
 from probe.sources.ebpf import EbpfSource
 

@@ -15,7 +15,7 @@ from lab import run
 from path_lab import PORT, Path, Receiver, drive, exporting
 
 from probe.export.record_stream import Stream
-from probe.flow.batch import Rows
+from probe.flow.rows import Rows
 from tests.interop.programs import SOCKFLOW, running, wait_until
 from tests.records import NOW_S, flow_records
 

@@ -13,7 +13,8 @@ from conftest import Meter
 from lab import Host, run
 from metering import actors
 
-from probe.flow.batch import OwnerSource, Rows
+from probe.flow.codes import OwnerSource
+from probe.flow.rows import Rows
 
 SLOTS = 16_384  # as in bpf/slots.h
 TCP = 6

@@ -10,7 +10,7 @@ from conftest import Meter
 from lab import Host, run
 from metering import TCP, Actor, actors
 
-from probe.flow.batch import Mark
+from probe.flow.codes import Mark
 
 MPTCP = 262
 _LISTEN = """

@@ -24,7 +24,7 @@ from metering import (
     metering,
 )
 
-from probe.flow.batch import EndReason, OwnerSource
+from probe.flow.codes import EndReason, OwnerSource
 
 
 def test_active_timeout(pair: tuple[Host, Host]) -> None:

@@ -17,8 +17,9 @@ import numpy as np
 import pytest
 from conftest import Meter
 
-from probe.flow.batch import OwnerSource, Rows
+from probe.flow.codes import OwnerSource
 from probe.flow.owner import Owner
+from probe.flow.rows import Rows
 
 _HEAD = """
 import json, os, select, signal, socket, sys, time

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from probe.flow.batch import RECORD_DTYPE, Rows
-from probe.flow.biflow import BIFLOW_DTYPE, pair_directions
+from probe.flow.biflow import pair_directions
+from probe.flow.columns import BIFLOW_DTYPE, RECORD_DTYPE
+from probe.flow.rows import Rows
 from tests.records import flow_records
 
 CLIENT, SERVER = (10, 0, 0, 1), (10, 0, 0, 2)

@@ -8,8 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from probe.flow.batch import FlowBatch, Mark, Role, Rows, row_dtype
+from probe.flow.batch import FlowBatch
 from probe.flow.cache import FlowCache
+from probe.flow.codes import Mark, Role
+from probe.flow.columns import ROW_DTYPE
+from probe.flow.rows import Rows
 
 S = 1_000_000_000
 TCP, UDP = 6, 17
@@ -40,7 +43,7 @@ def isn(local: int, remote: int) -> dict[str, int]:
 
 
 def batch(*rows: dict[str, Any]) -> FlowBatch:
-    array: Rows = np.zeros(len(rows), row_dtype())
+    array: Rows = np.zeros(len(rows), ROW_DTYPE)
     for target, row in zip(array, rows, strict=True):
         for name, value in row.items():
             if name.endswith("_address"):
@@ -313,8 +316,8 @@ def test_times_are_ordered_and_never_in_the_future() -> None:
 def test_rows_of_another_layout_are_converted() -> None:
     cache = FlowCache()
     cache.observe(batch(end(1)), 10 * S)
-    wider: Rows = np.zeros(1, np.dtype([*row_dtype().descr, ("pad", "u1", 3)]))
-    for name in row_dtype().names or ():
+    wider: Rows = np.zeros(1, np.dtype([("more", "u1", 3), *ROW_DTYPE.descr]))
+    for name in ROW_DTYPE.names or ():
         wider[name] = batch(end(2)).rows[name]
     cache.observe(FlowBatch(wider), 10 * S)
     assert len(cache.flush(11 * S, 0)) == 4
@@ -323,7 +326,7 @@ def test_rows_of_another_layout_are_converted() -> None:
 def test_a_thousand_flows_cost_little_memory() -> None:
     cache = FlowCache()
     cache.observe(batch(*(end(i, **isn(i, i + 5000)) for i in range(1, 1001))), 10 * S)
-    parts = (cache._table, cache._ids, cache._place, cache._place._index)
+    parts = (cache._table, cache._ids, cache._waiting, cache._waiting._index)
     columns = [column for part in parts for column in vars(part).values()]
     assert sum(c.nbytes for c in columns if isinstance(c, np.ndarray)) < 2_000_000
 
@@ -353,7 +356,7 @@ def test_many_connections_at_once(protocol: int) -> None:
         records = cache.expire(10 * S, 0)
         assert (len(records), int(records["packets"].sum())) == (2 * count, 5 * count)
         assert (records["flow_direction"] == 1).all()
-    assert len(cache._ids) == len(cache._place) == len(cache._table) == 0
+    assert len(cache._ids) == len(cache._waiting) == len(cache._table) == 0
 
 
 def test_every_record_tells_when_its_flow_began() -> None:

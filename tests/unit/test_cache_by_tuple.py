@@ -6,8 +6,11 @@ import socket
 
 import numpy as np
 
-from probe.flow.batch import FlowBatch, Mark, Rows, row_dtype
+from probe.flow.batch import FlowBatch
 from probe.flow.cache import FlowCache
+from probe.flow.codes import Mark
+from probe.flow.columns import ROW_DTYPE
+from probe.flow.rows import Rows
 
 S = 10**9
 
@@ -16,7 +19,7 @@ def end(
     identity: int, local: tuple[str, int], remote: tuple[str, int], tx: int, rx: int,
     netns: int = 1, mark: Mark = Mark.BY_TUPLE,
 ) -> Rows:  # fmt: skip
-    row = np.zeros(1, row_dtype())
+    row = np.zeros(1, ROW_DTYPE)
     row["id"], row["netns"], row["mark"], row["protocol"], row["ip_version"] = (
         identity, netns, mark, 6, 4,
     )  # fmt: skip

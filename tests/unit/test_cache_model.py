@@ -8,8 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from probe.flow.batch import FlowBatch, Mark, Rows, row_dtype
+from probe.flow.batch import FlowBatch
 from probe.flow.cache import FlowCache
+from probe.flow.codes import Mark
+from probe.flow.columns import ROW_DTYPE
+from probe.flow.rows import Rows
 
 S = 1_000_000_000
 ACTIVE, IDLE, WAIT, LINGER = 7 * S, 5 * S, 1 * S, 3 * S
@@ -197,7 +200,7 @@ class Traffic:
 
 
 def as_batch(rows: list[dict[str, int]]) -> FlowBatch:
-    array: Rows = np.zeros(len(rows), row_dtype())
+    array: Rows = np.zeros(len(rows), ROW_DTYPE)
     for target, row in zip(array, rows, strict=True):
         for name, value in row.items():
             target[name] = value

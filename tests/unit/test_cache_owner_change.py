@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from probe.flow.batch import Mark, OwnerSource, Rows
 from probe.flow.cache import FlowCache
+from probe.flow.codes import Mark, OwnerSource
+from probe.flow.rows import Rows
 from tests.unit.test_cache import UDP, S, batch, end, other, shown
 
 SERVER = 90

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tests.unit.test_cache_owner_change import CLOSED, SERVER, client, server, told
 
 from probe.flow.cache import FlowCache
 from tests.unit.test_cache import UDP, S, batch, other
+from tests.unit.test_cache_owner_change import CLOSED, SERVER, client, server, told
 
 
 def restarted(owner: int, sent: int, got: int, at_s: float, **columns: Any) -> dict[str, Any]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from probe.flow.batch import Mark, Rows
 from probe.flow.cache import FlowCache
+from probe.flow.codes import Mark
+from probe.flow.rows import Rows
 from tests.unit.test_cache import UDP, S, batch, end, other, shown
 
 NETNS = {"netns": 5}

@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from probe.flow.batch import EndReason, FlowBatch, Mark, Role, Rows, row_dtype
+from probe.flow.batch import FlowBatch
 from probe.flow.cache import FlowCache
-from probe.flow.end_table import TCP, UDP
+from probe.flow.codes import TCP, UDP, EndReason, Mark, Role
+from probe.flow.columns import ROW_DTYPE
+from probe.flow.rows import Rows
 from probe.flow.short_connections import match_ends
 
 S = 1_000_000_000
@@ -18,8 +20,8 @@ _SIZES = {"u1": 4, "u2": 50000, "u4": 1000, "u8": 100_000}
 def closed_pairs(count: int, seed: int = 1) -> Rows:
     """``count`` connections, row i and row count + i the two ends; what they say is random."""
     random = np.random.default_rng(seed)
-    rows: Rows = np.zeros(2 * count, row_dtype())
-    for name in row_dtype().names or ():
+    rows: Rows = np.zeros(2 * count, ROW_DTYPE)
+    for name in ROW_DTYPE.names or ():
         column = rows[name]
         column[...] = random.integers(0, _SIZES[column.dtype.str[1:]], column.shape)
     rows["id"] = random.permutation(2 * count) + 1
@@ -59,7 +61,7 @@ def test_same_records_as_by_the_table(count: int) -> None:
 def test_brief_connections_do_not_enter_the_table() -> None:
     cache = FlowCache()
     cache.observe(FlowBatch(closed_pairs(100)), NOW)
-    assert (len(cache._table), len(cache._ids), len(cache._place)) == (0, 0, 0)
+    assert (len(cache._table), len(cache._ids), len(cache._waiting)) == (0, 0, 0)
 
 
 def test_lasting_flows_of_the_same_batch_stay() -> None:

@@ -10,8 +10,11 @@ import numpy as np
 import pytest
 
 from probe.config import build
-from probe.flow.batch import FlowBatch, Mark, Rows, row_dtype
+from probe.flow.batch import FlowBatch
 from probe.flow.cache import FlowCache
+from probe.flow.codes import Mark
+from probe.flow.columns import ROW_DTYPE
+from probe.flow.rows import Rows
 from probe.run.causes import NOTICES, split
 from probe.run.loop import Loop
 from probe.run.summary import summarize
@@ -56,7 +59,7 @@ def test_summary_and_metering_tell_them_apart(
 
 
 def end(number: int, is_client: bool, mark: int = Mark.CLOSED) -> Rows:
-    rows: Rows = np.zeros(1, row_dtype())
+    rows: Rows = np.zeros(1, ROW_DTYPE)
     rows["id"], rows["mark"], rows["ip_version"], rows["protocol"] = number, mark, 4, 6
     rows["isn_local"], rows["isn_remote"] = (7, 8) if is_client else (8, 7)
     rows["local_port"], rows["remote_port"] = (4000, 80) if is_client else (80, 4000)

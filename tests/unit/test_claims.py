@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from probe.flow.batch import Mark
+from probe.flow.codes import Mark
 from probe.sources.merged import Claims
 from tests.unit.test_cache import batch, end, isn, other
 

@@ -11,10 +11,11 @@ import pytest
 from probe.config import RunConfig, build
 from probe.enrich.container_owners import ContainerOwners
 from probe.errors import ConfigError
-from probe.flow.batch import Rows
-from probe.flow.event import EVENT_DTYPE, EventKind
+from probe.flow.codes import EventKind
+from probe.flow.columns import EVENT_DTYPE
 from probe.flow.filter import FlowFilter, parse_rule
 from probe.flow.owner import ContainerNames, Owner, OwnerTable
+from probe.flow.rows import Rows
 from probe.kernel.libbpf import KernelObject
 from probe.owners.container import is_container
 from probe.owners.users import UserNames

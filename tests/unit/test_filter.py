@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 
 from probe.errors import ConfigError
-from probe.flow.batch import FlowBatch, Mark, Rows, row_dtype
+from probe.flow.batch import FlowBatch
 from probe.flow.cache import FlowCache
+from probe.flow.codes import Mark
+from probe.flow.columns import ROW_DTYPE
 from probe.flow.filter import Choice, FlowFilter, LateNames, combine, parse_rule
 from probe.flow.owner import Owner, OwnerTable
+from probe.flow.rows import Rows
 
 # id, local, remote, local port, remote port, protocol, owner
 ENDS = (
@@ -36,7 +39,7 @@ def owners() -> OwnerTable:
 
 
 def flows() -> FlowBatch:
-    rows: Rows = np.zeros(len(ENDS), row_dtype())
+    rows: Rows = np.zeros(len(ENDS), ROW_DTYPE)
     for row, (identity, local, remote, *numbers) in zip(rows, ENDS, strict=True):
         row["id"], row["ip_version"] = identity, ipaddress.ip_address(local).version
         for name, text in (("local_address", local), ("remote_address", remote)):
@@ -139,7 +142,7 @@ def test_more_excluded_ends_than_are_remembered() -> None:
     flow_filter, table = FlowFilter(exclude=[parse_rule("port=53")]), owners()
 
     def exclude(first: int, count: int, mark: int = 0) -> None:
-        rows: Rows = np.zeros(count, row_dtype())
+        rows: Rows = np.zeros(count, ROW_DTYPE)
         rows["id"], rows["remote_port"] = np.arange(first, first + count), 53
         rows["tx_packets"], rows["mark"] = 1, mark
         assert not len(flow_filter.select(FlowBatch(rows), table))
@@ -188,7 +191,7 @@ class Late:
 
 def end(number: int, owner: int, is_client: bool = True, mark: int = Mark.CLOSED) -> Rows:
     """One end of a TCP connection between ports 40000 and 80, 3 packets out and 2 in."""
-    rows: Rows = np.zeros(1, row_dtype())
+    rows: Rows = np.zeros(1, ROW_DTYPE)
     rows["id"], rows["owner"], rows["owner_source"], rows["mark"] = number, owner, 1, mark
     rows["ip_version"], rows["protocol"], rows["netns"] = 4, 6, 5
     rows["local_address"][:, 0], rows["remote_address"][:, 0] = 10, 10

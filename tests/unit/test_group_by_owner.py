@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from probe.flow.batch import Rows
+from probe.flow.rows import Rows
 from probe.mapping.group_by_owner import split_alike
 from tests.records import flow_records
 from tests.unit.test_mapping import decoded, encoder_of

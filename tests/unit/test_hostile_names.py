@@ -18,7 +18,8 @@ from probe import log
 from probe.collector.output import JsonLines, Live, Printed
 from probe.commands import interfaces
 from probe.commands.cli import main
-from probe.flow.event import EVENT_DTYPE, SOCKET_DTYPE, EventKind
+from probe.flow.codes import EventKind
+from probe.flow.columns import EVENT_DTYPE, SOCKET_DTYPE
 from probe.flow.filter import Choice
 from probe.flow.owner import ContainerNames, Owner, OwnerTable
 from probe.interfaces.table import Link

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from probe.enrich.container_owners import ContainerOwners
-from probe.flow.batch import UNCONFIRMED, UNCONFIRMED_PATH, OwnerSource
+from probe.flow.codes import UNCONFIRMED, UNCONFIRMED_PATH, OwnerSource
 from probe.flow.owner import ContainerNames, Owner
 from probe.jsonlines.owner_objects import owner_members
 from probe.mapping.tables import Privacy

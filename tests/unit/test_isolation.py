@@ -23,8 +23,8 @@ from probe.enrich.nat import Nat
 from probe.enrich.remote_owners import RemoteOwners
 from probe.errors import ConfigError, MeteringError
 from probe.export.local import LocalSink
-from probe.flow.batch import Rows
 from probe.flow.owner import ContainerNames
+from probe.flow.rows import Rows
 from probe.guard import Guard
 from probe.interfaces.table import LinkTable
 from probe.owners.kubernetes.tenures import RemoteNames

@@ -16,7 +16,8 @@ from confluent_kafka import Consumer, Producer
 from probe.config import RunConfig
 from probe.errors import ConfigError
 from probe.export.transports.targets import parse_target
-from probe.flow.event import EVENT_DTYPE, EventKind
+from probe.flow.codes import EventKind
+from probe.flow.columns import EVENT_DTYPE
 from probe.jsonlines.kafka import KafkaSink
 from tests.json_schema import check_line
 from tests.records import NOW_S, flow_records, owner_table

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from probe.flow.batch import Mark, OwnerSource, Role
+from probe.flow.codes import Mark, OwnerSource, Role
 from probe.kernel import host
 from probe.kernel.btf import Btf
 from probe.kernel.libbpf import KernelObject

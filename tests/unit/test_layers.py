@@ -80,7 +80,7 @@ def test_the_core_does_no_input_or_output(folder: str) -> None:
 
 
 def test_an_upward_arrow_would_be_seen(tmp_path: Path) -> None:
-    path = PROBE / "flow" / "batch.py"
+    path = PROBE / "flow" / "columns.py"
     assert "numpy" in set(imports(path))
     assert (layer("flow") or 0) > (layer("export") or 0)
 

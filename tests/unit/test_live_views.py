@@ -11,10 +11,11 @@ import pytest
 
 from probe.commands import flow_options as options
 from probe.commands.cli import main
-from probe.flow.batch import RECORD_DTYPE, Rows
-from probe.flow.event import EVENT_DTYPE, SOCKET_DTYPE, EventKind
+from probe.flow.codes import EventKind
+from probe.flow.columns import EVENT_DTYPE, RECORD_DTYPE, SOCKET_DTYPE
 from probe.flow.filter import Choice, combine, parse_rule
 from probe.flow.owner import Owner, OwnerTable
+from probe.flow.rows import Rows
 from probe.view import groups, order
 from probe.view.describe import container_text, to_flow
 from probe.view.event_views import Events, Listening, event_line

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from probe.errors import ConfigError
-from probe.flow.batch import Rows
 from probe.flow.owner import Owner, OwnerTable
+from probe.flow.rows import Rows
 from probe.ipfix.decode import CollectingProcess, Record
 from probe.ipfix.session import ExportSession
 from probe.ipfix.template import TemplateDefinition, parse_template

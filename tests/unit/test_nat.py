@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from probe.enrich.nat import Nat
-from probe.flow.batch import RECORD_DTYPE, Rows, row_dtype
+from probe.flow.columns import RECORD_DTYPE, ROW_DTYPE
+from probe.flow.rows import Rows
 from probe.netlink.conntrack import Conntrack, Entries, Tuples
 from tests.unit.test_conntrack import tuples
 
@@ -273,7 +274,7 @@ def test_look_ups_that_have_become_slow_are_fewer() -> None:
 
 def ends(*wanted: Tuple, **columns: int) -> Rows:
     """Rows of flow ends with these tuples: source is local."""
-    made: Rows = np.zeros(len(wanted), row_dtype())
+    made: Rows = np.zeros(len(wanted), ROW_DTYPE)
     found = tuples(*wanted)
     for side, name in (("source", "local"), ("destination", "remote")):
         octets = np.ascontiguousarray(found[side]).view(np.uint8).reshape(-1, 4)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from probe.flow.batch import Mark, Role
+from probe.flow.codes import Mark, Role
 from probe.netlink.inet_diag import (
     CLOSE,
     ESTABLISHED,

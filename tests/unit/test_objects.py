@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from probe.flow.batch import RECORD_DTYPE, Rows
 from probe.flow.biflow import pair_directions
-from probe.flow.event import EVENT_DTYPE, SOCKET_DTYPE, EventKind
+from probe.flow.codes import EventKind
+from probe.flow.columns import EVENT_DTYPE, RECORD_DTYPE, SOCKET_DTYPE
 from probe.flow.owner import ContainerNames, Owner, OwnerTable
+from probe.flow.rows import Rows
 from probe.interfaces.table import Counters, Link
 from probe.jsonlines.agent_objects import AgentLines
 from probe.jsonlines.ecs import EcsLines

@@ -9,14 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from probe.flow.batch import FlowBatch, row_dtype
+from probe.flow.batch import FlowBatch
+from probe.flow.columns import ROW_DTYPE
 from probe.flow.owner import Owner, OwnerTable
 from probe.run import own_traffic
 from probe.run.own_traffic import OwnTraffic
 
 
 def batch(*rows: dict[str, Any]) -> FlowBatch:
-    array = np.zeros(len(rows), row_dtype())
+    array = np.zeros(len(rows), ROW_DTYPE)
     for row, values in zip(array, rows, strict=True):
         for name, value in values.items():
             if name.endswith("address"):

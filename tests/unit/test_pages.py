@@ -16,7 +16,7 @@ from probe.commands.cli import _parser
 from probe.config import build
 from probe.export.transports.destination import SCHEMES
 from probe.export.transports.targets import parse_target
-from probe.flow.batch import UNCONFIRMED, UNCONFIRMED_PATH, EndReason, OwnerSource, Role
+from probe.flow.codes import UNCONFIRMED, UNCONFIRMED_PATH, EndReason, OwnerSource, Role
 from probe.flow.owner import OwnerTable
 from probe.ipfix.elements import content_lines
 from probe.mapping import load_elements
@@ -171,6 +171,7 @@ def test_paths_that_pages_name_exist() -> None:
         if not (ROOT / path).exists() and not (ROOT / f"{path}.py").exists() and "NAME" not in path
     }
     assert missing == set()
+
 
 def test_each_cause_is_documented() -> None:
     """Losses and notices of eBPF, of Netlink and of the probe itself."""

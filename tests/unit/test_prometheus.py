@@ -23,7 +23,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 
 from probe.errors import ConfigError
 from probe.export.transports.statistics import SendStatistics
-from probe.flow.batch import EndReason
+from probe.flow.codes import EndReason
 from probe.flow.owner import ContainerNames, Owner, OwnerTable
 from probe.interfaces.table import Counters, Link
 from probe.prometheus import server as server_module

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from probe.flow.batch import RECORD_DTYPE, Rows
+from probe.flow.columns import RECORD_DTYPE
 from probe.flow.owner import Owner, OwnerTable
+from probe.flow.rows import Rows
 from probe.ipfix.decode import Record
 from probe.ipfix.template import Field, TemplateDefinition
 from probe.ipfix.types import VARIABLE

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from probe.enrich import remote_owners as remote
 from probe.enrich.remote_owners import RemoteOwners
-from probe.flow.batch import OwnerSource, Rows, row_dtype
-from probe.flow.end_table import Slots
+from probe.flow.codes import OwnerSource
+from probe.flow.columns import ROW_DTYPE
 from probe.flow.owner import Owner, OwnerTable
+from probe.flow.rows import Rows, Slots
 from probe.owners.kubernetes import tenures
 from probe.owners.kubernetes.objects import read_node, read_pod, read_service
 from probe.owners.kubernetes.tenures import RemoteNames
@@ -206,7 +207,7 @@ def test_a_reply_that_comes_first_is_asked_for(cluster: Cluster) -> None:
 
     def find_peers(rows: Rows, packets: NDArray[np.int64]) -> tuple[Slots, Slots, Rows]:
         asked.append(rows)
-        peers: Rows = np.zeros(1, row_dtype())
+        peers: Rows = np.zeros(1, ROW_DTYPE)
         peers["local_address"][0] = np.frombuffer(octets("10.244.3.8"), np.uint8)
         return np.arange(len(rows)), np.zeros(1, np.intp), peers
 

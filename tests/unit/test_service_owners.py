@@ -11,8 +11,9 @@ import pytest
 from probe.enrich import service_owners as served
 from probe.enrich.container_owners import ContainerOwners
 from probe.enrich.service_owners import ServiceOwners
-from probe.flow.batch import OwnerSource, Rows
+from probe.flow.codes import OwnerSource
 from probe.flow.owner import Owner
+from probe.flow.rows import Rows
 from probe.owners.kubernetes.objects import read_service
 from probe.owners.kubernetes.tenures import Tenures
 from tests.kubernetes_api import recorded

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from probe.export.share import ShareGroup, flow_hash
-from probe.flow.batch import RECORD_DTYPE, EndReason, Rows
+from probe.flow.codes import EndReason
+from probe.flow.columns import RECORD_DTYPE
+from probe.flow.rows import Rows
 from tests.records import flow_records
 
 NAMES = [f"ipfix://collector-{number}.example:4739" for number in range(4)]

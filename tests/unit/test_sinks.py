@@ -15,10 +15,10 @@ import pytest
 from probe.config import RunConfig
 from probe.enrich.container_owners import ContainerOwners
 from probe.errors import ConfigError
-from probe.flow.batch import Rows
-from probe.flow.event import EVENT_DTYPE, SOCKET_DTYPE
+from probe.flow.columns import EVENT_DTYPE, SOCKET_DTYPE
 from probe.flow.filter import FlowFilter, parse_rule
 from probe.flow.owner import ContainerNames, Owner
+from probe.flow.rows import Rows
 from probe.interfaces.table import Link
 from probe.owners.runtime import KnownContainers
 from probe.owners.users import UserNames

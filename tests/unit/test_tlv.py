@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from probe.flow.batch import RECORD_DTYPE, Rows
+from probe.flow.columns import RECORD_DTYPE
 from probe.flow.owner import Owner, OwnerTable
+from probe.flow.rows import Rows
 from probe.mapping.tables import Privacy
 from probe.ntopng.tlv import TlvEncoder
 from tests.ntopng_reader import BadMessage, Tlv, read_flows

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from probe.flow.batch import RECORD_DTYPE, Rows
+from probe.flow.columns import RECORD_DTYPE
+from probe.flow.rows import Rows
 from probe.interfaces.namespaces import NetworkNamespaces
 from probe.interfaces.veth import Kernel, VethMap
 from probe.netlink.rtnetlink import Interface

@@ -11,7 +11,7 @@ import zmq
 
 from probe.errors import ConfigError
 from probe.export.sink import EventSink
-from probe.flow.event import EVENT_DTYPE
+from probe.flow.columns import EVENT_DTYPE
 from probe.flow.owner import OwnerTable
 from probe.ntopng.outbox import Outbox
 from tests.ntopng_lab import Listen, Open, connected, flows_of, pump, pump_until

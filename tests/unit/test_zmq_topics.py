@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from probe.flow.event import EVENT_DTYPE, SOCKET_DTYPE
+from probe.flow.columns import EVENT_DTYPE, SOCKET_DTYPE
 from probe.flow.owner import ContainerNames
 from probe.interfaces.names import InterfaceList
 from probe.interfaces.table import Counters, Link

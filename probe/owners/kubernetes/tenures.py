@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from probe.flow.batch import Rows
 from probe.flow.owner import ContainerNames
+from probe.flow.rows import Rows
 from probe.owners.kubernetes.objects import Named
 
 _KEPT_GONE = 4096

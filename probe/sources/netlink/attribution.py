@@ -6,9 +6,9 @@ import time
 
 import numpy as np
 
-from probe.flow.batch import OwnerSource, Role, Rows
-from probe.flow.end_table import Slots
+from probe.flow.codes import OwnerSource, Role
 from probe.flow.key_index import distinct
+from probe.flow.rows import Rows, Slots
 from probe.owners.cgroups import CgroupOwners
 from probe.owners.descriptors import DescriptorSearch
 from probe.sources.netlink.ledger import Ledger

@@ -9,7 +9,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from probe.flow.batch import Mark, Role
+from probe.flow.codes import Mark, Role
+from probe.flow.columns import In, Merge, row_names, select
 from probe.netlink.inet_diag import (
     CLOSE,
     CLOSE_WAIT,
@@ -33,13 +34,10 @@ _SYN_HEADER = 40  # Linux: MSS, SACK permitted, timestamps, window scale
 _SACK_BLOCK = 12
 _FIN, _SYN, _ACK = 0x01, 0x02, 0x10
 
+#: Columns of rows that count; those that inet_diag does not know stay 0.
+COUNTED = row_names(select(In.ROW, merge=Merge.SUM))
 #: Totals since the connection began. ``mark``: ESTIMATED where a part is an estimate.
-TOTALS = np.dtype(
-    [
-        ("tx_octets", "i8"), ("rx_octets", "i8"), ("tx_packets", "i8"), ("rx_packets", "i8"),
-        ("retransmitted", "i8"), ("lost", "i8"), ("mark", "u1"),
-    ]
-)  # fmt: skip
+TOTALS = np.dtype([*((name, "i8") for name in COUNTED), ("mark", "u1")])
 
 
 def find_roles(sockets: Sockets, is_listened: Flags) -> U8:

@@ -12,11 +12,19 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from probe.flow.batch import Mark, Rows, row_dtype
-from probe.flow.end_table import Slots, concatenate_rows, put_rows, take_rows
+from probe.flow.codes import Mark
+from probe.flow.columns import ROW_DTYPE
 from probe.flow.key_index import KeyIndex
+from probe.flow.rows import Rows, Slots, concatenate_rows, put_rows, take_rows
 from probe.netlink.inet_diag import CLOSE, TCP, Messages, Sockets
-from probe.sources.netlink.counters import Flags, control_bits, count_totals, find_roles, read_times
+from probe.sources.netlink.counters import (
+    COUNTED,
+    Flags,
+    control_bits,
+    count_totals,
+    find_roles,
+    read_times,
+)
 
 #: What is remembered beside the row, in which the counters are totals.
 _SEEN = np.dtype(
@@ -30,7 +38,6 @@ _SEEN = np.dtype(
 _MISSED_MOST = 2  # dumps may skip a socket that moves while they walk
 _MOST_VANISHED = 16384
 _U32 = np.int64(2**32)
-_COUNTERS = ("tx_octets", "rx_octets", "tx_packets", "rx_packets", "retransmitted", "lost")
 _UNLIMITED = np.uint64(2**64 - 1)
 
 
@@ -48,7 +55,7 @@ class Ledger:
     """All times are CLOCK_MONOTONIC. ``rows``: the latest row of each slot, with totals."""
 
     def __init__(self, first_id: int) -> None:
-        self.rows: Rows = np.zeros(1024, row_dtype())
+        self.rows: Rows = np.zeros(1024, ROW_DTYPE)
         self.seen = np.zeros(1024, _SEEN)
         self.lost_endings = 0
         self._index = KeyIndex()
@@ -238,7 +245,7 @@ class Ledger:
         self._describe(known, sockets, now_ns)
         known["mark"] |= totals["mark"]
         rows = concatenate_rows([known])  # a copy
-        for name in _COUNTERS:
+        for name in COUNTED:
             total = np.maximum(totals[name], known[name].astype(np.int64))
             rows[name] = total - known[name].astype(np.int64)
             known[name] = total
@@ -270,7 +277,7 @@ class Ledger:
 
     def _bare_rows(self, slots: Slots) -> Rows:
         rows = take_rows(self.rows, slots)
-        for name in _COUNTERS:
+        for name in COUNTED:
             rows[name] = 0
         return rows
 

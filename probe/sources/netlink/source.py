@@ -15,11 +15,11 @@ from collections.abc import Callable, Collection
 import numpy as np
 
 from probe.errors import KernelError
-from probe.flow.batch import FlowBatch, Rows, row_dtype
-from probe.flow.end_table import Slots, concatenate_rows, take_rows
-from probe.flow.event import EVENT_DTYPE
+from probe.flow.batch import FlowBatch
+from probe.flow.columns import EVENT_DTYPE, ROW_DTYPE
 from probe.flow.key_index import U64
 from probe.flow.owner import OwnerTable
+from probe.flow.rows import Rows, Slots, concatenate_rows, take_rows
 from probe.kernel.host import cgroup_root, has_containers_in_v1
 from probe.netlink.inet_diag import (
     CLOSE,
@@ -325,7 +325,7 @@ def _place(namespace: Namespace) -> Place:
 
 def _batch(parts: list[Rows]) -> FlowBatch:
     filled = [part for part in parts if len(part)]
-    return FlowBatch(concatenate_rows(filled) if filled else np.zeros(0, row_dtype()))
+    return FlowBatch(concatenate_rows(filled) if filled else np.zeros(0, ROW_DTYPE))
 
 
 def _socket_cgroups() -> str:
