@@ -11,6 +11,7 @@ from uuid import UUID
 import numpy as np
 from numpy.typing import NDArray
 
+from probe.flow import columns as flow_columns
 from probe.flow.owner import Owner
 
 #: The kernel's "no such id" for users and groups: 0 would be root.
@@ -147,41 +148,26 @@ COLUMNS = {
     "destinationNetworkNamespaceInode": Column("destination_netns_inode"),
     "sourceNetworkNamespaceCookie": Column("source_netns"),
     "destinationNetworkNamespaceCookie": Column("destination_netns"),
-    # Of biflows, which are rows of BIFLOW_DTYPE.
-    "reverseOctetDeltaCount": Column("reverse_octets"),
-    "reversePacketDeltaCount": Column("reverse_packets"),
-    "reverseIpClassOfService": Column("reverse_dscp", _to_tos),
-    "reverseIpDiffServCodePoint": Column("reverse_dscp"),
-    "reverseTcpControlBits": Column("reverse_tcp_flags"),
-    "reverseFlowStartSeconds": Column("reverse_first_ns", _to_s),
-    "reverseFlowEndSeconds": Column("reverse_last_ns", _to_s),
-    "reverseFlowStartMilliseconds": Column("reverse_first_ns", _to_ms),
-    "reverseFlowEndMilliseconds": Column("reverse_last_ns", _to_ms),
-    "RETRANSMITTED_OUT_PKTS": Column("reverse_retransmitted"),
-    "reverseTcpLostSegmentDeltaCount": Column("reverse_lost"),
-    "reverseTcpUnacknowledgedSegments": Column("reverse_unacknowledged"),
-    "reverseTcpCongestionWindowSegments": Column("reverse_congestion_window"),
-    "reverseTcpPacingRate": Column("reverse_pacing_rate"),
-    "reverseTcpDeliveryRate": Column("reverse_delivery_rate"),
 }
+#: Where ntop's element of the other direction has a name of its own.
+_REVERSE_NAMES = {"RETRANSMITTED_IN_PKTS": "RETRANSMITTED_OUT_PKTS"}
+_REVERSIBLE = {column.name for column in flow_columns.COLUMNS if column.has_reverse}
+
+
+def _reverse_name(name: str) -> str:
+    return _REVERSE_NAMES.get(name) or f"reverse{name[0].upper()}{name[1:]}"
+
 
 #: Element of one direction, element of the other (RFC 5103 section 6.1).
 REVERSES = {
-    "octetDeltaCount": "reverseOctetDeltaCount",
-    "packetDeltaCount": "reversePacketDeltaCount",
-    "ipClassOfService": "reverseIpClassOfService",
-    "ipDiffServCodePoint": "reverseIpDiffServCodePoint",
-    "tcpControlBits": "reverseTcpControlBits",
-    "flowStartSeconds": "reverseFlowStartSeconds",
-    "flowEndSeconds": "reverseFlowEndSeconds",
-    "flowStartMilliseconds": "reverseFlowStartMilliseconds",
-    "flowEndMilliseconds": "reverseFlowEndMilliseconds",
-    "RETRANSMITTED_IN_PKTS": "RETRANSMITTED_OUT_PKTS",
-    "tcpLostSegmentDeltaCount": "reverseTcpLostSegmentDeltaCount",
-    "tcpUnacknowledgedSegments": "reverseTcpUnacknowledgedSegments",
-    "tcpCongestionWindowSegments": "reverseTcpCongestionWindowSegments",
-    "tcpPacingRate": "reverseTcpPacingRate",
-    "tcpDeliveryRate": "reverseTcpDeliveryRate",
+    name: _reverse_name(name)
+    for name, column in COLUMNS.items()
+    if column.name in _REVERSIBLE and not column.is_uptime
+}
+#: Of biflows, which are rows of BIFLOW_DTYPE.
+COLUMNS |= {
+    reverse: Column(f"reverse_{COLUMNS[name].name}", COLUMNS[name].convert)
+    for name, reverse in REVERSES.items()
 }
 
 #: What is known of flows only that conntrack shows to be translated.

@@ -11,7 +11,7 @@ import pytest
 
 from probe.flow.batch import FlowBatch
 from probe.flow.cache import FlowCache
-from probe.flow.codes import TCP, EventKind, Mark, OwnerSource, Role
+from probe.flow.codes import TCP, Mark, Role
 from probe.flow.columns import (
     BIFLOW_DTYPE,
     COLUMNS,
@@ -61,19 +61,6 @@ def test_events_are_those_of_the_kernel_object(btf: Btf) -> None:
     assert all(found[name] == (np.dtype(kind).itemsize, ()) for name, kind in fields)
 
 
-def test_codes_are_those_of_the_kernel_object(btf: Btf) -> None:
-    for name, prefix, members in (
-        ("flow_role", "ROLE_", Role.__members__),
-        ("owner_source", "OWNER_", OwnerSource.__members__),
-        ("flow_mark", "MARK_", Mark.__members__),
-        ("event_kind", "EVENT_", EventKind.__members__),
-    ):
-        told = btf.enumerators(name)
-        shared = [key for key in members if prefix + key in told]
-        assert [told[prefix + key] for key in shared] == [int(members[key]) for key in shared]
-        assert len(shared) >= 3
-
-
 def test_each_name_stands_once() -> None:
     names = [name for column in select(In.RECORD) for name in column.record_names]
     assert len(names) == len(set(names))
@@ -84,8 +71,9 @@ def test_each_name_stands_once() -> None:
 @pytest.mark.parametrize("dtype", [ROW_DTYPE, RECORD_DTYPE, BIFLOW_DTYPE])
 def test_columns_are_aligned_without_holes(dtype: np.dtype[Any]) -> None:
     end = 0
+    assert dtype.fields
     for name in dtype.names or ():
-        offset = (dtype.fields or {})[name][1]
+        offset = dtype.fields[name][1]
         assert offset == end
         assert offset % dtype[name].base.itemsize == 0
         end += dtype[name].itemsize
