@@ -19,7 +19,7 @@ from probe.ipfix.elements import Element
 from probe.ipfix.message import JoinedRecords, PackedRecords, Records, Traffic
 from probe.ipfix.template import Field, Template, TemplateDefinition, template_id
 from probe.ipfix.text import Strings
-from probe.mapping.group_by_owner import split_alike
+from probe.mapping.group_by_owner import group_by_owner
 from probe.mapping.interned import InternedFields, Run, Table, block_kind, fixed_kind
 from probe.mapping.tables import ATTRIBUTES, COLUMNS, TCP_STATES, TRANSLATION, Privacy
 
@@ -193,15 +193,15 @@ class _TemplateEncoder:
                 chunk = records[start : start + count]
                 yield PackedRecords(self._packed(chunk), _traffic(chunk))
             return
-        alike, others = split_alike(self._kinds(records))
-        for places in alike:
+        groups, others = group_by_owner(self._owner_keys(records))
+        for places in groups:
             for start in range(0, len(places), _CHUNK):
                 chunk = records.take(places[start : start + _CHUNK])
-                yield PackedRecords(self._alike(chunk), _traffic(chunk))
+                yield PackedRecords(self._packed_group(chunk), _traffic(chunk))
         if len(others):
-            yield from self._encode_unlike(records.take(others) if alike else records)
+            yield from self._encode_others(records.take(others) if groups else records)
 
-    def _encode_unlike(self, records: Rows) -> Iterator[Records]:
+    def _encode_others(self, records: Rows) -> Iterator[Records]:
         lengths = self._lengths(records)
         # Equal lengths side by side make messages of equal length, which leave in one system call.
         order = np.argsort(lengths, kind="stable")
@@ -221,16 +221,16 @@ class _TemplateEncoder:
         assert isinstance(run, _NumberRun)
         return run.packed(records, self._numbers(records)).view(np.uint8).reshape(len(records), -1)
 
-    def _kinds(self, records: Rows) -> NDArray[np.int64]:
-        """Equal for records that have all in common but their own numbers."""
-        kinds = np.zeros(len(records), np.int64)
+    def _owner_keys(self, records: Rows) -> NDArray[np.int64]:
+        """Returns equal keys for records that differ in nothing but their own numbers."""
+        keys = np.zeros(len(records), np.int64)
         for key, fields in self._interned.items():
-            kinds *= len(fields.text_length)
-            kinds += records[key]
-        return kinds
+            keys *= len(fields.text_length)
+            keys += records[key]
+        return keys
 
-    def _alike(self, records: Rows) -> NDArray[np.uint8]:
-        """Records of one kind: their strings are written once, and repeated."""
+    def _packed_group(self, records: Rows) -> NDArray[np.uint8]:
+        """Encodes records of one group. Their strings are written once, and repeated."""
         numbers = self._numbers(records[:1])
         parts = [
             bytes(run.length)

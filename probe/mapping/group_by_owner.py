@@ -1,4 +1,4 @@
-"""Records that share their owners: most of what a busy host sends is of few programs."""
+"""Groups of records with the same owners: most of what a busy host sends is of few programs."""
 
 from __future__ import annotations
 
@@ -7,20 +7,21 @@ from numpy.typing import NDArray
 
 Places = NDArray[np.int64]
 
-#: Fewer of a kind are not worth a message of their own that is not full.
+#: Fewer records of one group are not worth a message of their own that is not full.
 _LEAST = 256
-#: Kinds looked for, each at the cost of a comparison for every record, and tries in vain.
-_MOST_KINDS = 8
+#: Groups that are looked for. Each costs a comparison for every record.
+_MOST_GROUPS = 8
+#: Tries that may find a group that is too small.
 _MOST_MISSES = 2
 
 
-def split_alike(kinds: NDArray[np.int64]) -> tuple[list[Places], Places]:
-    """Where each of the frequent values of ``kinds`` is, and where all others are."""
+def group_by_owner(keys: NDArray[np.int64]) -> tuple[list[Places], Places]:
+    """Returns the places of each of the frequent values of ``keys``, and those of all others."""
     found: list[Places] = []
-    others: Places = np.arange(len(kinds))
+    others: Places = np.arange(len(keys))
     misses = 0
-    while len(others) >= _LEAST and len(found) < _MOST_KINDS and misses < _MOST_MISSES:
-        left = kinds[others]
+    while len(others) >= _LEAST and len(found) < _MOST_GROUPS and misses < _MOST_MISSES:
+        left = keys[others]
         same = left == left[misses * len(left) // _MOST_MISSES]
         if np.count_nonzero(same) < _LEAST:
             misses += 1

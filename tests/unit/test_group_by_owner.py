@@ -1,4 +1,4 @@
-"""Records with the same owners are encoded together: nothing else about them may change."""
+"""Records with the same owners are encoded together, and nothing else about them changes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from probe.flow.rows import Rows
-from probe.mapping.group_by_owner import split_alike
+from probe.mapping.group_by_owner import group_by_owner
 from tests.records import flow_records
 from tests.unit.test_mapping import decoded, encoder_of
 
@@ -19,7 +19,7 @@ TEMPLATES = (
 
 
 def frequent(count: int) -> Rows:
-    """Of three kinds many, mixed with each other and with few of others."""
+    """Of three keys many, mixed with each other and with few of others."""
     records = flow_records(count)
     place = np.arange(count)
     records["source_owner"] = np.where(place % 50 == 7, 4, place % 3)
@@ -29,7 +29,7 @@ def frequent(count: int) -> Rows:
 
 
 @pytest.mark.parametrize("text", TEMPLATES)
-def test_a_record_is_the_same_among_its_like_and_alone(text: str) -> None:
+def test_a_record_is_the_same_in_a_group_and_alone(text: str) -> None:
     records = frequent(2000)
     together = decoded(encoder_of(text), records)
     few = [decoded(encoder_of(text), records[at : at + 100]) for at in range(0, 2000, 100)]
@@ -37,14 +37,14 @@ def test_a_record_is_the_same_among_its_like_and_alone(text: str) -> None:
 
 
 def test_places_are_split_whole() -> None:
-    kinds = np.array([5] * 300 + [6] * 20 + [7] * 400 + [5] * 10)
-    alike, others = split_alike(kinds)
-    assert sorted((int(kinds[one[0]]), len(one)) for one in alike) == [(5, 310), (7, 400)]
+    keys = np.array([5] * 300 + [6] * 20 + [7] * 400 + [5] * 10)
+    groups, others = group_by_owner(keys)
+    assert sorted((int(keys[one[0]]), len(one)) for one in groups) == [(5, 310), (7, 400)]
     assert others.tolist() == list(range(300, 320))
 
 
 def test_few_and_different_ones_are_left() -> None:
-    for kinds in (np.arange(5000), np.zeros(200, np.int64), np.zeros(0, np.int64)):
-        alike, others = split_alike(kinds)
-        assert not alike
-        assert others.tolist() == list(range(len(kinds)))
+    for keys in (np.arange(5000), np.zeros(200, np.int64), np.zeros(0, np.int64)):
+        groups, others = group_by_owner(keys)
+        assert not groups
+        assert others.tolist() == list(range(len(keys)))
