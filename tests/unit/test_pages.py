@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from docs.make.__main__ import DOCS, MADE, stale
 from docs.make.elements import in_flows, in_options, read_sentences, read_values
 from docs.make.picture import shown_text
 from probe.commands.cli import _parser
-from probe.config import build
+from probe.config import build, check
 from probe.export.transports.destination import SCHEMES
 from probe.export.transports.targets import parse_target
 from probe.flow.codes import UNCONFIRMED, UNCONFIRMED_PATH, EndReason, OwnerSource, Role
@@ -25,6 +26,7 @@ from probe.owners.users import UserNames
 from probe.run.causes import NOTICES
 from probe.sources.netlink.source import NetlinkSource
 from probe.view.text import ALL_COLUMNS
+from tests.json_schema import check_line
 from tests.tree import ROOT, tracked
 
 PAGES = sorted(path for path in tracked() if path.suffix == ".md")
@@ -200,3 +202,29 @@ def test_profiles_are_documented() -> None:
     names = {line.split()[0] for _, line in lines}
     page = read(Path("docs/profiles.md"))
     assert {name for name in names if f"`{name}`" not in page} == set()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_configurations_are_taken(page: Path) -> None:
+    for block in re.findall(r"^```toml\n(.*?)^```", read(page), re.M | re.S):
+        assert check(tomllib.loads(block))
+
+
+def test_the_object_of_the_page_satisfies_the_schema() -> None:
+    (block,) = re.findall(r"^```json\n(.*?)^```", read(Path("docs/json.md")), re.M | re.S)
+    check_line(block.replace("\n", ""))
+
+
+def test_the_readme_shows_the_picture() -> None:
+    assert "](docs/pictures/flows.svg)" in read(Path("README.md"))
+
+
+def test_messages_of_the_probe_are_quoted_as_they_are() -> None:
+    """What docs/troubleshooting.md says that the probe says, it says."""
+    sources = (path.read_text("utf-8") for path in (ROOT / "probe").rglob("*.py"))
+    said = re.sub(r'"\s*\n\s*f?"', "", "\n".join(sources))
+    section = read(Path("docs/troubleshooting.md")).partition("## It says that")[0]
+    quoted = re.findall(r"^\| `(.+?)` \|", section, re.M)
+    pieces = [piece.strip() for text in quoted for piece in text.split("...") if piece.strip()]
+    assert len(pieces) >= 8
+    assert [piece for piece in pieces if piece not in said] == []
