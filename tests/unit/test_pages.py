@@ -28,6 +28,7 @@ from probe.sources.netlink.source import NetlinkSource
 from probe.view.text import ALL_COLUMNS
 from tests.json_schema import check_line
 from tests.tree import ROOT, tracked
+from tests.unit.test_layers import LAYERS
 
 PAGES = sorted(path for path in tracked() if path.suffix == ".md")
 _CODE = re.compile(r"^```.*?^```", re.M | re.S)
@@ -228,3 +229,11 @@ def test_messages_of_the_probe_are_quoted_as_they_are() -> None:
     pieces = [piece.strip() for text in quoted for piece in text.split("...") if piece.strip()]
     assert len(pieces) >= 8
     assert [piece for piece in pieces if piece not in said] == []
+
+
+def test_the_table_of_rooms_has_all_of_them() -> None:
+    page = read(Path("docs/architecture.md"))
+    table = page.partition("| room | does")[2].partition("\n\n")[0]
+    firsts = (line.split("|")[1] for line in table.splitlines() if line.startswith("| `"))
+    rooms = {name.rstrip("/") for first in firsts for name in re.findall(r"`(.+?)`", first)}
+    assert rooms == set().union(*LAYERS) - {"__main__"}
