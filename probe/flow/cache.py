@@ -1,7 +1,22 @@
-"""The Metering Process: rows of flow ends go in, Flow Records come out (RFC 7011, section 2).
+"""The Metering Process: rows of ends go in, Flow Records come out (RFC 7011, section 2).
 
-One entry per connection with one or two local ends. No clock and no I/O: every method is told
-the time. Arrays only: a call works on all rows of a batch, or on all entries, at once.
+Theory of operation. The table has a slot for each end; two ends with each other as peer are one
+*entry*, and its *leader* is the end with the lower slot. The cache has no clock and does no I/O:
+every method is told the time. Each call works on arrays of all rows or of all entries. ::
+
+    observe   rows --> short connections ----------------------------------> records, at once
+                   --> find slots --> merge rows --> open or update ends
+                                                          |
+                                                     join ends (or wait for the peer)
+    expire    entries that are due --> records --> active timeout: the entry goes on
+                                               --> idle timeout, eviction: its slots are free
+                                               --> end of flow: free if both ends closed,
+                                                   else ENDED, so that a late peer is known
+
+- ``slot_finder`` says which slot an end has, ``merge_rows`` what several rows of it say.
+- ``join`` says who is whose peer, ``ambiguous_ends`` where several ends have one key.
+- ``owner_change`` and ``peer_change`` are about UDP ends that go on with another owner or peer.
+- ``timeouts`` says which entries are due, and ``record`` what records tell of them.
 """
 
 from __future__ import annotations
@@ -25,40 +40,33 @@ from probe.flow.join import (
     join_keys,
     meets_by_tuple,
 )
-from probe.flow.key_index import KeyIndex, distinct
-from probe.flow.keys import (
-    Words,
-    are_equal,
-    end_ids,
-    end_words,
-    hash_words,
-    join_words,
-    next_ids,
-)
+from probe.flow.key_index import distinct
+from probe.flow.keys import end_words, hash_words, join_words
 from probe.flow.merge_rows import merge_rows
 from probe.flow.owner_change import build_part_records, find_parts
 from probe.flow.peer_change import find_peer_changes
 from probe.flow.record import build_records
 from probe.flow.rows import Flags, Rows, Slots, concatenate_rows, take_rows
 from probe.flow.short_connections import build_short_records, match_ends
+from probe.flow.slot_finder import SlotFinder
+from probe.flow.timeouts import Timeouts, evict
 from probe.flow.waiting_ends import WaitingEnds
 
 SECOND_NS = 1_000_000_000
-#: What NAT made of the keys of some ends, given their latest rows and packets: which of them were
-#: asked about, which have a peer with other addresses, and what that peer's row says of them.
+#: Finds what NAT made of the keys of some ends. It is given their latest rows and packets. It
+#: returns which of them it looked up, which have a peer with other addresses, and the peers' rows.
 FindPeers = Callable[[Rows, NDArray[np.int64]], tuple[Slots, Slots, Rows]]
-#: Entries per step of an export, so that what it gathers stays in the processor's cache.
+#: Entries per step of an export. What a step gathers stays in the processor's cache.
 _BLOCK = 2048
-#: So many ends of one Flow Key may follow each other in a read.
-_SUCCESSIONS = 16
+#: So many peers of one end may follow each other in a read.
+_PEER_CHANGES = 16
 
 
 class FlowCache:
     """All times are CLOCK_MONOTONIC nanoseconds; records get Unix time by ``wall_offset_ns``.
 
-    ``join_wait_ns``: how long a closed end waits for its peer. ``linger_ns``: how long an ended
-    entry is remembered, so that a late peer yields no second record. ``host_netns``: cookie of
-    the namespace whose interface indices are exported, 0 for none.
+    Timeouts are those of ``Timeouts``. ``host_netns``: the cookie of the namespace whose interface
+    indices are exported, 0 for none.
     """
 
     def __init__(
@@ -71,28 +79,25 @@ class FlowCache:
         host_netns: int = 0,
     ) -> None:
         self._max_entries = max_entries
-        self._active_timeout_ns = active_timeout_ns
-        self._idle_timeout_ns = idle_timeout_ns
-        self._join_wait_ns = join_wait_ns
-        self._linger_ns = linger_ns
+        self._timeouts = Timeouts(active_timeout_ns, idle_timeout_ns, join_wait_ns, linger_ns)
         self._host_netns = host_netns
         self._table = EndTable()
-        self._ids = KeyIndex()
+        self._finder = SlotFinder(self._table)
         self._waiting = WaitingEnds()
-        self._ready: list[Rows] = []  # records that are due, times as in their rows
+        self._ready: list[Rows] = []  # records that are due already; their times are monotonic
         self._observed_ns = 0
         self.observed_flows = 0
         self.evicted = 0
-        #: Packets of ends that came when their flow had ended, and which of these nobody told.
+        #: Packets that came when their flow had ended, and those of them that no record has told.
         self.late_packets = self.lost_packets = 0
 
     @property
     def entries(self) -> int:
-        """Live entries; a joined connection is one, ended entries that linger are none."""
+        """How many entries live. A joined connection is one; ended entries are not counted."""
         return len(self._leaders())
 
     def owners_in_use(self) -> NDArray[np.int64]:
-        """OwnerTable indices that a later record may name; those of past records are not kept."""
+        """Returns the OwnerTable indices that later records may name."""
         table = self._table
         live = np.flatnonzero(table.state[: table.top] == OPEN)
         named = [table.rows["owner"][live].astype(np.int64)]
@@ -102,30 +107,16 @@ class FlowCache:
         return owners
 
     def knows(self, rows: Rows) -> Flags:
-        """Which rows are of ends that are here, or that ended a moment ago."""
-        ids = rows["id"].copy()
-        udp = np.flatnonzero(rows["protocol"] == UDP)
-        words = end_words(take_rows(np.ascontiguousarray(rows), udp))
-        ids[udp] = end_ids(words)
-        slots = self._ids.find(ids)
-        found = udp[slots[udp] != NOBODY]
-        while len(found):
-            of_others = ~are_equal(
-                words[:, np.searchsorted(udp, found)], self._keys_of(slots[found])
-            )
-            found = found[of_others]
-            ids[found] = next_ids(ids[found])
-            slots[found] = self._ids.find(ids[found])
-            found = found[slots[found] != NOBODY]
-        known: Flags = slots != NOBODY
+        """Returns which rows are of ends that are here, or that ended a moment ago."""
+        known: Flags = self._finder.find(rows) != NOBODY
         return known
 
     def observe(self, batch: FlowBatch, now_ns: int) -> None:
-        """Add one read's deltas. An id may occur in any number of rows."""
+        """Add what one read has counted. Any number of rows may be of one end."""
         if not len(batch):
             return
         rows = self._table.adopt(batch.rows)
-        a, b = match_ends(rows, self._idle_timeout_ns)
+        a, b = match_ends(rows, self._timeouts.idle)
         if len(a):
             lasting = np.ones(len(rows), bool)
             lasting[a] = lasting[b] = False
@@ -136,10 +127,10 @@ class FlowCache:
         self._observed_ns = now_ns
 
     def join_translated(self, find: FindPeers, now_ns: int) -> None:
-        """Join ends that NAT made different tuples of. ``find`` is asked once for each new end.
+        """Join ends whose Flow Keys NAT made different.
 
-        The ends are of UDP (or of TCP without sequence numbers) and have found no peer by their own
-        tuple. Where ``find`` had no time for an end it is asked again.
+        ``find`` is asked once for each new end that is joined by its 5-tuple and found no peer by
+        that. An end that ``find`` had no time for is asked about again.
         """
         table, top = self._table, self._table.top
         waits = (table.state[:top] == OPEN) & (table.peer[:top] == NOBODY) & ~table.asked[:top]
@@ -160,11 +151,11 @@ class FlowCache:
             self._join_seekers(slots, now_ns)
 
     def _unite_halves(self, slots: Slots, peers: Rows) -> Slots:
-        """Which of the translated ends at ``slots``, with these ``peers``, are ends of their own.
+        """Returns which of the translated ends at ``slots``, with these ``peers``, are whole ends.
 
         Where a host translates what its own socket sends, UDP is metered behind the translation on
-        the way out and before it on the way in. So the socket has two ends, one for each direction.
-        What the half at a slot has counted goes to the other, and the half is forgotten.
+        the way out, and before it on the way in. So the socket has two ends, one a direction.
+        What the half at a slot has counted goes to the other half, and the slot becomes free.
         """
         if not len(slots):
             return slots
@@ -172,10 +163,8 @@ class FlowCache:
         for here, there in (("local", "remote"), ("remote", "local")):
             outside[f"{here}_address"] = peers[f"{there}_address"]
             outside[f"{here}_port"] = peers[f"{there}_port"]
-        words = end_words(outside)
-        others = self._ids.find(end_ids(words))
-        is_half = (others != NOBODY) & (others != slots) & are_equal(words, self._keys_of(others))
-        is_half &= self._table.state[others] == OPEN
+        others, is_half = self._finder.find_keys(end_words(outside))
+        is_half &= (others != slots) & (self._table.state[others] == OPEN)
         halves = np.flatnonzero(is_half)
         if len(halves):
             self._table.absorb(others[halves], slots[halves])
@@ -184,9 +173,9 @@ class FlowCache:
         return np.flatnonzero(~is_half)
 
     def _observe_pairs(self, rows: Rows, a: Slots, b: Slots, now_ns: int) -> None:
-        """Closed connections: brief ones become records, others are known to the table."""
-        ids = rows["id"]
-        known = (self._ids.find(ids[a]) != NOBODY) | (self._ids.find(ids[b]) != NOBODY)
+        """Make records of closed connections, but of those that the table knows."""
+        known = self._finder.find_ids(rows["id"][a]) != NOBODY
+        known |= self._finder.find_ids(rows["id"][b]) != NOBODY
         if known.any():
             self._observe(take_rows(rows, np.concatenate([a[known], b[known]])), now_ns)
             a, b = a[~known], b[~known]
@@ -200,11 +189,11 @@ class FlowCache:
             return
         udp = np.flatnonzero(rows["protocol"] == UDP)
         if len(udp):
-            rows = concatenate_rows([rows])  # a copy: ids are set in it
-            slots = self._locate_by_key(rows, udp)
+            rows = concatenate_rows([rows])  # a copy, in which ids are set
+            slots = self._finder.locate_keys(rows, udp)
             rows, slots = drop_copies(self._table, rows, slots)
         else:
-            slots = self._locate(rows["id"])
+            slots = self._finder.locate(rows["id"])
         parts = find_parts(self._table, rows, slots) if len(udp) else None
         rows, slots = merge_rows(rows, slots, self._table.scratch)
         is_new = self._table.state[slots] == FREE
@@ -214,26 +203,23 @@ class FlowCache:
         self._join(slots, now_ns)
         if parts:
             self._ready.append(build_part_records(self._table, parts, now_ns, self._host_netns))
-        self._succeed(slots, now_ns)
+        self._change_peers(slots, now_ns)
 
     def expire(self, now_ns: int, wall_offset_ns: int) -> Rows:
-        """Records (RECORD_DTYPE) that are due by timeout, end of flow or lack of room."""
+        """Returns records (RECORD_DTYPE) that are due by timeout, end of flow or lack of room."""
         self._forget_ended(now_ns)
         leaders = self._leaders()
-        reasons = self._due_reasons(leaders, now_ns)
+        reasons = self._timeouts.find_due(self._table, leaders, now_ns)
         if self._waiting.has_ambiguous() and self._join_due(leaders[reasons != 0], now_ns):
             leaders = self._leaders()
-            reasons = self._due_reasons(leaders, now_ns)
-        self._evict(leaders, reasons)
+            reasons = self._timeouts.find_due(self._table, leaders, now_ns)
+        self.evicted += evict(self._table, leaders, reasons, self._max_entries)
         due = np.flatnonzero(reasons)
         lasting = self._export(leaders[due], reasons[due], now_ns, wall_offset_ns)
         return self._with_ready(lasting, wall_offset_ns)
 
     def flush(self, now_ns: int, wall_offset_ns: int) -> Rows:
-        """Records of all that is left, with the reason FORCED_END unless it has ended by itself.
-
-        The cache is empty then.
-        """
+        """Returns records of all that is left, for the reason FORCED_END; empties the cache."""
         if self._waiting.has_ambiguous():
             self._join_due(self._leaders(), now_ns)
         leaders = self._leaders()
@@ -243,8 +229,10 @@ class FlowCache:
         return self._with_ready(records, wall_offset_ns)
 
     def take_ready(self, wall_offset_ns: int) -> list[Rows]:
-        """Records that are due as soon as they were observed, by blocks: of brief connections, and
-        of former owners of UDP flows."""
+        """Returns blocks of records that were due as soon as they were observed.
+
+        They are of short connections, and of former owners and former peers of UDP ends.
+        """
         blocks, self._ready = self._ready, []
         for records in blocks:
             records["first_ns"] += wall_offset_ns
@@ -253,51 +241,9 @@ class FlowCache:
         return blocks
 
     def _with_ready(self, records: Rows, wall_offset_ns: int) -> Rows:
-        """``records`` behind those that nobody has taken."""
+        """Returns ``records`` behind those that ``take_ready`` would give."""
         blocks = self.take_ready(wall_offset_ns)
         return concatenate_rows([*blocks, records]) if blocks else records
-
-    def _locate(self, ids: NDArray[np.uint64]) -> Slots:
-        """The slot of each id; of an unknown one a slot in state FREE."""
-        ids = np.ascontiguousarray(ids)
-        slots = self._ids.find(ids)
-        unknown = np.flatnonzero(slots == NOBODY)
-        if len(unknown):
-            offered = self._table.allocate(len(unknown))
-            given = self._ids.insert(ids[unknown], offered)
-            self._table.release(offered[given != offered])
-            slots[unknown] = given
-        return slots
-
-    def _locate_by_key(self, rows: Rows, udp: Slots) -> Slots:
-        """As ``_locate``; rows of UDP get an id that is made of their Flow Key.
-
-        A socket that takes over the port of one that has just closed goes on with the same flow, as
-        the peer (which sees no difference) does too.
-        """
-        words = end_words(take_rows(rows, udp))
-        ids = end_ids(words)
-        rows["id"][udp] = ids
-        slots = self._locate(rows["id"])
-        while len(others := self._find_other_keys(slots[udp], words)):
-            ids[others] = next_ids(ids[others])
-            rows["id"][udp[others]] = ids[others]
-            slots[udp[others]] = self._locate(ids[others])
-        return slots
-
-    def _find_other_keys(self, slots: Slots, words: Words) -> Slots:
-        """Which ends have a slot that belongs to an end with another Flow Key."""
-        table = self._table
-        holders = np.empty_like(words)
-        new = np.flatnonzero(table.state[slots] == FREE)
-        table.scratch[slots[new]] = new  # of several with one new slot, the last one holds it
-        holders[:, new] = words[:, table.scratch[slots[new]]]
-        known = np.flatnonzero(table.state[slots] != FREE)
-        holders[:, known] = self._keys_of(slots[known])
-        return np.flatnonzero(~are_equal(words, holders))
-
-    def _keys_of(self, slots: Slots) -> Words:
-        return end_words(self._table.take_rows(slots))
 
     def _open(self, slots: Slots, rows: Rows, now_ns: int) -> None:
         if not len(slots):
@@ -305,9 +251,9 @@ class FlowCache:
         table = self._table
         table.open(slots, rows, now_ns)
         self.observed_flows += len(slots)
-        # A socket as old as this, seen only now, is back from an idle timeout or an eviction: its
-        # earlier packets are in earlier records. These came after the previous read.
-        resumed = slots[table.last_ns[slots] - table.since_ns[slots] > self._idle_timeout_ns]
+        # A socket that is seen only now, and older than this, comes back after an idle timeout or
+        # an eviction. Its earlier packets are in earlier records; these came since the last read.
+        resumed = slots[table.last_ns[slots] - table.since_ns[slots] > self._timeouts.idle]
         if self._observed_ns and len(resumed):
             since = np.minimum(
                 np.maximum(table.since_ns[resumed], self._observed_ns), table.last_ns[resumed]
@@ -325,13 +271,13 @@ class FlowCache:
         if len(late):
             sent, received = (rows[name][late] for name in ("tx_packets", "rx_packets"))
             self.late_packets += int(sent.sum()) + int(received.sum())
-            # What it received the peer has told, if there is one here.
+            # A peer on this host has told what this end received.
             alone = table.peer[slots[late]] == NOBODY
             self.lost_packets += int(sent.sum()) + int(received[alone].sum())
             table.ended_ns[slots[late]] = now_ns
 
     def _revive(self, slots: Slots) -> None:
-        """A UDP flow whose socket had closed goes on: its port was taken over, or it was late."""
+        """Let UDP flows go on that had ended: the port was taken over, or the packets were late."""
         if not len(slots):
             return
         ends = distinct(self._with_peers(slots))
@@ -340,12 +286,12 @@ class FlowCache:
         self.observed_flows += int(np.count_nonzero((peers == NOBODY) | (ends < peers)))
 
     def _join(self, slots: Slots, now_ns: int) -> None:
-        """Enter ends whose key is known since this batch, and join those that meet."""
+        """Let ends wait whose key is known since now, and join those that find each other."""
         table = self._table
         lonely = slots[(table.peer[slots] == NOBODY) & (table.state[slots] == OPEN)]
         nameless = lonely[table.key[lonely] == 0]
-        # Sequence numbers never change, so the later of two ends finds the earlier when it enters.
-        # Ends by 5-tuple try again: their traffic may become plausible, or a crowd disperse.
+        # Sequence numbers never change, so the later of two ends finds the earlier one at once.
+        # Ends by 5-tuple try again: traffic may become plausible, or a key may become unambiguous.
         protocol, mark = table.rows["protocol"][lonely], table.rows["mark"][lonely]
         again = lonely[(table.key[lonely] != 0) & meets_by_tuple(protocol, mark)]
         seekers = np.concatenate([self._enter(nameless), again])
@@ -364,14 +310,15 @@ class FlowCache:
         )
 
     def _join_due(self, due: Slots, now_ns: int) -> bool:
-        """Of crowds, those whose records are about to leave; whether any were joined."""
+        """Join ambiguous ends that are about to be told. Returns True if there were any."""
         table = self._table
         lonely = due[(table.peer[due] == NOBODY) & (table.key[due] != 0)]
         a, b = pair_ambiguous(self._waiting, table, lonely, is_last_chance=True)
         self._link(a, b, now_ns)
-        return self._succeed(lonely, now_ns) or len(a) > 0
+        return self._change_peers(lonely, now_ns) or len(a) > 0
 
     def _link(self, a: Slots, b: Slots, now_ns: int) -> None:
+        """Make the ends at a[i] and b[i] one entry."""
         if not len(a):
             return
         table = self._table
@@ -380,16 +327,16 @@ class FlowCache:
         self.observed_flows -= len(a)
         self._bury_late(a, b, now_ns)
 
-    def _succeed(self, slots: Slots, now_ns: int) -> bool:
-        """Join ends that lost their peer with its successors; whether there were any."""
+    def _change_peers(self, slots: Slots, now_ns: int) -> bool:
+        """Join ends that lost their peer with its successors. Returns True if there were any."""
         table, found = self._table, False
-        for _ in range(_SUCCESSIONS):
+        for _ in range(_PEER_CHANGES):
             ends, successors = find_peer_changes(table, slots)
             if not len(ends):
                 break
             found = True
             closed = table.peer[ends].astype(np.int64)
-            # one that had ended was counted again when the end went on
+            # A flow that had ended was counted again when the end went on.
             has_ended = table.ended_ns[closed] >= table.begun_ns[closed]
             self.observed_flows += int(np.count_nonzero(~has_ended))
             rest = table.keep_of_peer(ends)
@@ -402,6 +349,7 @@ class FlowCache:
         return found
 
     def _enter(self, slots: Slots) -> Slots:
+        """Let ends wait for their peer. Returns those that have a key by now."""
         table = self._table
         rows = table.take_rows(slots)
         keys, mirrors = join_keys(rows)
@@ -413,14 +361,15 @@ class FlowCache:
         return entered
 
     def _leave(self, slots: Slots) -> None:
-        """Out of the meeting place, of those that are there."""
+        """End the wait of those ends that wait."""
         table = self._table
         entered = slots[table.key[slots] != 0]
         self._waiting.leave(table.key[entered], table.group[entered], entered)
         table.key[entered] = 0
 
     def _bury_late(self, a: Slots, b: Slots, now_ns: int) -> None:
-        """An end that meets an ended one is late: its packets are in the records of the other."""
+        """End entries of which one end had ended: records of that end have told the late one's
+        packets."""
         state = self._table.state
         one_ended = (state[a] == ENDED) != (state[b] == ENDED)
         late = np.where(state[a] == ENDED, b, a)[one_ended]
@@ -429,40 +378,11 @@ class FlowCache:
         self._table.ended_ns[a[one_ended]] = self._table.ended_ns[b[one_ended]] = now_ns
 
     def _leaders(self) -> Slots:
-        """One end of each live entry."""
+        """Returns one end of each live entry."""
         table, top = self._table, self._table.top
         peer = table.peer[:top]
         first = (peer == NOBODY) | (np.arange(top) < peer)
         return np.flatnonzero((table.state[:top] == OPEN) & first)
-
-    def _due_reasons(self, leaders: Slots, now_ns: int) -> NDArray[np.uint8]:
-        table = self._table
-        peers = table.peer[leaders]
-        closed, peer_closed = table.closed_ns[leaders], table.closed_ns[peers]
-        both = (closed > 0) & (peer_closed > 0)
-        first_close = np.where(both, np.minimum(closed, peer_closed), closed + peer_closed)
-        waited = now_ns - first_close >= self._join_wait_ns
-        last = np.maximum(table.last_ns[leaders], table.last_ns[peers])
-        reasons = np.zeros(len(leaders), np.uint8)
-        reasons[now_ns - table.armed_ns[leaders] >= self._active_timeout_ns] = (
-            EndReason.ACTIVE_TIMEOUT
-        )
-        reasons[now_ns - last >= self._idle_timeout_ns] = EndReason.IDLE_TIMEOUT
-        reasons[first_close > 0] = 0  # a closing flow has one last record, at its end
-        reasons[both | ((first_close > 0) & waited)] = EndReason.END_OF_FLOW
-        return reasons
-
-    def _evict(self, leaders: Slots, reasons: NDArray[np.uint8]) -> None:
-        """Over the bound the least recently active entries leave."""
-        staying = np.flatnonzero((reasons == 0) | (reasons == EndReason.ACTIVE_TIMEOUT))
-        excess = len(staying) - self._max_entries
-        if excess <= 0:
-            return
-        ends = leaders[staying]
-        last = np.maximum(self._table.last_ns[ends], self._table.last_ns[self._table.peer[ends]])
-        oldest = staying[np.argpartition(last, excess - 1)[:excess]]
-        reasons[oldest] = EndReason.LACK_OF_RESOURCES
-        self.evicted += excess
 
     def _export(
         self, leaders: Slots, reasons: NDArray[np.uint8], now_ns: int, wall_offset_ns: int
@@ -487,7 +407,7 @@ class FlowCache:
         return records
 
     def _end(self, leaders: Slots, now_ns: int) -> None:
-        """Of entries whose two sockets are gone nothing can come any more; others linger."""
+        """Remove entries whose two sockets are gone, as no more can come. Others linger."""
         table = self._table
         peers = table.peer[leaders]
         gone = (peers != NOBODY) & (table.closed_ns[leaders] > 0) & (table.closed_ns[peers] > 0)
@@ -497,29 +417,20 @@ class FlowCache:
         table.ended_ns[lingering] = now_ns
 
     def _forget_ended(self, now_ns: int) -> None:
-        """Drop what lingered. A TCP end that still lives is remembered until it closes too."""
         table = self._table
-        ended = np.flatnonzero(table.state[: table.top] == ENDED)
-        peers = table.peer[ended]
-        is_live = (table.closed_ns[ended] == 0) | ((peers > 0) & (table.closed_ns[peers] == 0))
-        held = is_live & (table.rows["protocol"][ended] == TCP)
-        over = (now_ns - table.ended_ns[ended] >= self._linger_ns) & ~held
-        excess = len(ended) - int(np.count_nonzero(over)) - self._max_entries
-        if excess > 0:  # a close that was lost in the kernel must not be remembered forever
-            oldest = np.argsort(np.where(over, np.iinfo(np.int64).max, table.ended_ns[ended]))
-            over[oldest[:excess]] = True
-        self._remove(distinct(np.concatenate([ended[over], table.peer[ended[over]]])))
+        ends = self._timeouts.find_forgotten(table, self._max_entries, now_ns)
+        self._remove(distinct(np.concatenate([ends, table.peer[ends]])))
 
     def _with_peers(self, leaders: Slots) -> Slots:
         peers = self._table.peer[leaders].astype(np.int64)
         return np.concatenate([leaders, peers[peers != NOBODY]])
 
     def _remove(self, slots: Slots) -> None:
-        """Free slots; both of a joined entry at once."""
+        """Free the slots. Both of a joined entry must be among them."""
         slots = slots[slots != NOBODY]
         if not len(slots):
             return
         table = self._table
         self._leave(slots)
-        self._ids.remove(np.ascontiguousarray(table.rows["id"][slots]))
+        self._finder.forget(slots)
         table.release(slots)

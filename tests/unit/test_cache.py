@@ -326,7 +326,7 @@ def test_rows_of_another_layout_are_converted() -> None:
 def test_a_thousand_flows_cost_little_memory() -> None:
     cache = FlowCache()
     cache.observe(batch(*(end(i, **isn(i, i + 5000)) for i in range(1, 1001))), 10 * S)
-    parts = (cache._table, cache._ids, cache._waiting, cache._waiting._index)
+    parts = (cache._table, cache._finder._ids, cache._waiting, cache._waiting._index)
     columns = [column for part in parts for column in vars(part).values()]
     assert sum(c.nbytes for c in columns if isinstance(c, np.ndarray)) < 2_000_000
 
@@ -356,7 +356,7 @@ def test_many_connections_at_once(protocol: int) -> None:
         records = cache.expire(10 * S, 0)
         assert (len(records), int(records["packets"].sum())) == (2 * count, 5 * count)
         assert (records["flow_direction"] == 1).all()
-    assert len(cache._ids) == len(cache._waiting) == len(cache._table) == 0
+    assert len(cache._finder._ids) == len(cache._waiting) == len(cache._table) == 0
 
 
 def test_every_record_tells_when_its_flow_began() -> None:

@@ -325,7 +325,7 @@ def test_the_two_halves_of_a_socket_whose_own_host_translates() -> None:
             cache.join_translated(find_peers({1000: SERVER_SEES}, []), (10 + at) * S)
         assert cache.entries == cache.observed_flows == 1
         assert parties(cache.flush(13 * S, 0)) == expected
-        assert len(cache._ids) == len(cache._waiting) == len(cache._table) == 0
+        assert len(cache._finder._ids) == len(cache._waiting) == len(cache._table) == 0
 
 
 # -- floods ----------------------------------------------------------------------------------------
@@ -341,5 +341,5 @@ def test_peers_that_somebody_chose_are_found_as_fast_as_others(step: tuple[int, 
     cache = FlowCache()
     cache.observe(FlowBatch(rows), 10 * S)
     assert cache.entries == count
-    assert cache._ids.longest < 64
+    assert cache._finder._ids.longest < 64
     assert cache._waiting._index.longest < 64

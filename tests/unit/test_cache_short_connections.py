@@ -61,7 +61,7 @@ def test_same_records_as_by_the_table(count: int) -> None:
 def test_brief_connections_do_not_enter_the_table() -> None:
     cache = FlowCache()
     cache.observe(FlowBatch(closed_pairs(100)), NOW)
-    assert (len(cache._table), len(cache._ids), len(cache._waiting)) == (0, 0, 0)
+    assert (len(cache._table), len(cache._finder._ids), len(cache._waiting)) == (0, 0, 0)
 
 
 def test_lasting_flows_of_the_same_batch_stay() -> None:
