@@ -29,6 +29,7 @@ from probe.view.text import ALL_COLUMNS
 from tests.json_schema import check_line
 from tests.tree import ROOT, tracked
 from tests.unit.test_layers import LAYERS
+from tests.unit.test_new_column import EXAMPLE as NEW_COLUMN
 
 PAGES = sorted(path for path in tracked() if path.suffix == ".md")
 _CODE = re.compile(r"^```.*?^```", re.M | re.S)
@@ -237,3 +238,11 @@ def test_the_table_of_rooms_has_all_of_them() -> None:
     firsts = (line.split("|")[1] for line in table.splitlines() if line.startswith("| `"))
     rooms = {name.rstrip("/") for first in firsts for name in re.findall(r"`(.+?)`", first)}
     assert rooms == set().union(*LAYERS) - {"__main__"}
+
+
+def test_the_example_of_a_column_is_the_one_that_is_tested() -> None:
+    page = " ".join(read(Path("CONTRIBUTING.md")).split())
+    for path, (_, more) in NEW_COLUMN.items():
+        assert f"`{path}`" in page
+        for line in more.splitlines():
+            assert " ".join(line.split()) in page
