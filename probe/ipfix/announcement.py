@@ -1,4 +1,4 @@
-"""What the decoders of both protocols share: headers, (Options) Templates as they arrive, Sets."""
+"""Defines what both decoders share: headers, Sets, and (Options) Templates as they arrive."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from probe.ipfix.oddity import Note, Oddity
 from probe.ipfix.types import VARIABLE
 
 FIRST_DATA_SET = 256
-#: Stands for the enterprise of NetFlow v9's scope types, which are no elements.
+#: Stands in for the enterprise number of NetFlow v9's scope types, which are not elements.
 SCOPE_PEN = 0xFFFFFFFF
 _FIELD = struct.Struct("!IHH")
 _SET = struct.Struct("!HH")
@@ -19,8 +19,11 @@ _SET = struct.Struct("!HH")
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """``octets`` is the header's own length, ``end`` where the message's Sets end. IPFIX has no
-    uptime and no count."""
+    """The header of a message.
+
+    ``octets`` is the length of the header itself; ``end`` is the offset where the Sets end. IPFIX
+    headers have neither an uptime nor a count.
+    """
 
     octets: int
     end: int
@@ -33,9 +36,10 @@ class Header:
 
 @dataclass(frozen=True, slots=True)
 class Announcement:
-    """An (Options) Template Record, as compact as it came; without ``fields`` a withdrawal.
+    """An (Options) Template Record in the form in which it arrived.
 
-    ``fields`` are those that have octets: enterprise, element id and length of each, packed.
+    ``fields`` packs the enterprise number, element id and length of each field that has octets.
+    A record without fields is a withdrawal.
     """
 
     id: int
@@ -44,7 +48,7 @@ class Announcement:
     scope_count: int = 0
 
     def __iter__(self) -> Iterator[tuple[int, int, int]]:
-        """Enterprise, element id and length of each field."""
+        """Yields the enterprise number, element id and length of each field."""
         return _FIELD.iter_unpack(self.fields)
 
     @property
@@ -53,12 +57,15 @@ class Announcement:
 
     @property
     def minimum(self) -> int:
-        """Octets of the shortest record."""
+        """Returns the length of the shortest record, in octets."""
         return sum(1 if length == VARIABLE else length for _, _, length in self)
 
 
 class Fields:
-    """Collects the fields of one Template; those of length 0 have no value and are left out."""
+    """Collects the fields of one Template.
+
+    A field of length 0 has no value and is left out.
+    """
 
     def __init__(self, note: Note) -> None:
         self._note = note
@@ -76,17 +83,17 @@ class Fields:
         return bytes(self._packed)
 
 
-#: (enterprise number, element id) to what is known of the element.
+#: Maps (enterprise number, element id) to the element, as far as it is known.
 Elements = Callable[[int, int], Element]
 
 
 @dataclass(frozen=True, slots=True)
 class Protocol:
-    """How one version of the protocol is read.
+    """Says how to read one version of the protocol.
 
     ``read_header`` raises DecodeError or struct.error. The sequence number counts messages or Data
-    Records; one that is up to ``latest`` behind is that of a late message, else the exporter began
-    anew.
+    Records. A number that is at most ``latest`` behind belongs to a late message; one further
+    behind means that the exporter restarted.
     """
 
     version: int
@@ -98,15 +105,17 @@ class Protocol:
     read_templates: Callable[[memoryview, bool, Note], Iterator[Announcement]]
 
     def is_set(self, number: int) -> bool:
-        """Whether a Set may have this id."""
+        """Returns True if a Set may have this id."""
         return number >= FIRST_DATA_SET or number in (self.template_set, self.options_template_set)
 
 
 def read_sets(
     octets: bytes, header: Header, protocol: Protocol, note: Note
 ) -> Iterator[tuple[int, memoryview, bool]]:
-    """Id, body, and whether that is whole, of the Sets: as far as one begins where the one before
-    ends."""
+    """Yields (id, body, is_whole) of each Set.
+
+    Stops where no Set begins at the end of the one before.
+    """
     view, at = memoryview(octets)[: header.end], header.octets
     while at < len(view):
         if not any(view[at:]):
@@ -140,12 +149,12 @@ def _fits(view: memoryview, at: int) -> bool:
 
 
 def _is_sound(view: memoryview, at: int, protocol: Protocol) -> bool:
-    """Whether a Set can begin here."""
+    """Returns True if a Set can begin here."""
     return _fits(view, at) and protocol.is_set(_SET.unpack_from(view, at)[0])
 
 
 def sets_end_at(octets: bytes, at: int, end: int) -> bool:
-    """Whether Sets from ``at`` on fill the octets up to ``end`` and no more."""
+    """Returns True if the Sets that begin at ``at`` end exactly at ``end``."""
     view = memoryview(octets)[:end]
     while at < end and _fits(view, at):
         at += _SET.unpack_from(view, at)[1]
@@ -153,7 +162,10 @@ def sets_end_at(octets: bytes, at: int, end: int) -> bool:
 
 
 def note_padding(rest: memoryview, note: Note, shortest: int) -> None:
-    """What is left of a Set when its records have been read, the shortest of which is so long."""
+    """Notes an oddity if the octets behind the records of a Set cannot be padding.
+
+    ``rest`` holds those octets; padding is shorter than the shortest record.
+    """
     if any(rest):
         note(Oddity.PADDING, f"{len(rest)} octets, the first {bytes(rest[:4]).hex()}")
     elif len(rest) >= shortest:

@@ -1,16 +1,18 @@
-"""The Collecting Process: messages to records, for any exporter of IPFIX or NetFlow v9.
+"""The Collecting Process: decodes messages of any exporter of IPFIX or NetFlow v9 to records.
 
-Sans-io: ``CollectingProcess.decode(message, peer)`` gives the flow records of one message as
-dicts from element name to value; ``decode_message`` its option records too. Templates, type
-information (RFC 5610) and sequence numbers are kept per peer, protocol and Observation Domain
-(NetFlow v9: source id). An element without a name is called 'enterprise/number'.
+The module does no I/O. ``CollectingProcess.decode(message, peer)`` returns the flow records of one
+message as dicts from element name to value. ``decode_message`` returns its option records too.
+Templates, type information (RFC 5610) and sequence numbers are kept per peer, protocol and
+Observation Domain (NetFlow v9: source id). An element without a name is called
+'enterprise/number'.
 
-All of a message that can be read is read: devices are lenient, and what nfdump and Wireshark show
-of them is to be seen here too. What is against the letter of the protocols is counted by kind
-(``statistics.oddities``) and told once a kind. Where octets could not be read, the message counts
-as an error besides. Only what has no header of IPFIX or NetFlow v9 is refused.
+The process reads all of a message that can be read. Devices break the rules, and users expect to
+see what nfdump and Wireshark show of them. Each breach is counted by its kind
+(``statistics.oddities``) and reported once per kind. A message with octets that could not be read
+counts as an error besides. Only a message without a header of IPFIX or NetFlow v9 is refused.
 
-Whoever sends garbage makes us keep little more than what was sent, and no more than a bound in all.
+A sender of garbage occupies little more memory than it sends, and all senders together no more than
+a fixed bound.
 """
 
 from __future__ import annotations
@@ -36,28 +38,30 @@ __all__ = ["CollectingProcess", "CollectorStatistics", "Decoded", "Record"]
 
 _PROTOCOLS: dict[int, Protocol] = {one.version: one for one in (IPFIX, NETFLOW9)}
 _REVERSE_PEN = 29305  # RFC 5103
-#: Bounds on what all domains may keep: their number, octets, and fields of readers in use.
+#: Bounds for all domains together: how many there are, their octets, the fields of their readers.
 MAX_DOMAINS, _MAX_WEIGHT, _MAX_READER_FIELDS = 4096, 16 << 20, 1 << 15
 NO_ELEMENTS: Mapping[int, Element] = {}
 _UNKNOWN = Element("", 0, 0, TYPES["octetArray"])
 _OLD_NETFLOW = (1, 5, 6, 7, 8)
 _SFLOW = (b"\0\0\0\2", b"\0\0\0\4", b"\0\0\0\5")
-#: Versions that are told of one by one; sFlow begins with two zeros.
+#: Other protocols that an error names. sFlow begins with two zeros.
 _FOREIGN = (0, *_OLD_NETFLOW)
 
 _Key = tuple[Hashable, int, int]
 
 
 class FieldTypes(Structural):
-    """Field types of NetFlow v9 (``probe.ipfix.netflow9.Netflow9Table``)."""
+    """Looks up field types of NetFlow v9, as ``probe.ipfix.netflow9.Netflow9Table`` does."""
 
     def element(self, number: int) -> Element | None: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """Records of one message, in the order in which they arrived; ``losses``: what of it could not
-    be read."""
+    """The records of one message, in the order of their arrival.
+
+    ``losses`` describes what could not be read, one line for each kind.
+    """
 
     flows: list[Record]
     options: list[Record]
@@ -67,9 +71,9 @@ class Decoded:
 class CollectingProcess:
     """Decodes the messages of any number of peers.
 
-    Without ``netflow9`` a field type of NetFlow v9 is IANA's element of that number. ``registry``
-    has IANA's elements that are not in ``elements``. ``tell`` gets the peer and what is odd about
-    its message, once a kind.
+    ``registry`` holds the elements of IANA that are not in ``elements``. Without ``netflow9`` a
+    field type of NetFlow v9 is read as the IANA element of that number. ``tell`` is called with a
+    peer and a description, once for each kind of oddity.
     """
 
     def __init__(
@@ -84,20 +88,21 @@ class CollectingProcess:
         self._elements = ipfix, _netflow9_elements(ipfix, netflow9)
         self._tell = tell
         self._told: set[Hashable] = set()
-        #: The one that was silent longest comes first.
+        #: Ordered by the last message; the domain that was silent longest comes first.
         self._domains: dict[_Key, Domain] = {}
         self._readers = Readers(_MAX_READER_FIELDS)
         self._weight = 0
 
     def decode(self, octets: bytes, peer: Hashable, is_reliable: bool = False) -> list[Record]:
-        """The flow records of ``decode_message``."""
+        """Returns the flow records of ``decode_message``."""
         return self.decode_message(octets, peer, is_reliable).flows
 
     def decode_message(self, octets: bytes, peer: Hashable, is_reliable: bool = False) -> Decoded:
-        """One message; DecodeError (counted) when it is none of IPFIX or NetFlow v9.
+        """Returns the records of one message.
 
-        ``peer`` names the Transport Session, which ``is_reliable`` unless it is UDP. The first of a
-        tuple is the host.
+        ``peer`` names the Transport Session; the first item of a tuple is its host.
+        ``is_reliable`` is True for every transport but UDP. Raises DecodeError, which is counted,
+        if the message is neither IPFIX nor NetFlow v9.
         """
         try:
             protocol = _protocol(octets)
@@ -110,7 +115,7 @@ class CollectingProcess:
             raise DecodeError(str(error)) from None
 
     def forget(self, peer: Hashable) -> None:
-        """The Transport Session of ``peer`` has ended, and its Templates with it."""
+        """Drops the Templates of ``peer``, whose Transport Session has ended."""
         for key in [key for key in self._domains if key[0] == peer]:
             self._remove(key)
 
@@ -150,10 +155,11 @@ class CollectingProcess:
             self._evict(key)
 
     def _evict(self, latest: _Key) -> None:
-        """Make room, for a while: whoever had the least to say leaves first.
+        """Drops the least useful domains until there is room again.
 
-        Among those it is who has most domains from one host, then who was silent longest. So a
-        flood from one host, or from hosts that it made up, takes its own place.
+        Domains whose messages gave the fewest records go first. Among equals, those of the host
+        with the most domains go first, then those that were silent longest. So a flood from one
+        host, or from forged hosts, displaces only itself.
         """
         domains, per_host = self._domains, Counter(map(_host, self._domains))
         order = {key: number for number, key in enumerate(domains)}
@@ -186,7 +192,7 @@ def _host(key: _Key) -> Hashable:
 
 
 def _protocol(octets: bytes) -> Protocol:
-    """DecodeError says what it is instead, where that can be seen."""
+    """Returns the protocol of a message. Raises DecodeError, which names another if it can."""
     if len(octets) < 4:
         raise DecodeError(f"{len(octets)} octets are no message")
     version = int.from_bytes(octets[:2], "big")
@@ -202,7 +208,10 @@ def _protocol(octets: bytes) -> Protocol:
 
 
 def _ipfix_elements(table: ElementTable, registry: Mapping[int, Element]) -> Elements:
-    """Our own list, IANA's, and the reverse of its elements (RFC 5103); else one without a name."""
+    """Returns a look-up over our elements, those of IANA, and their reverses (RFC 5103).
+
+    An element that none of them has is returned without a name.
+    """
 
     def ianas(number: int) -> Element | None:
         return table.numbered(0, number) or registry.get(number)
@@ -219,7 +228,7 @@ def _ipfix_elements(table: ElementTable, registry: Mapping[int, Element]) -> Ele
 
 
 def _netflow9_elements(ipfix: Elements, netflow9: FieldTypes | None) -> Elements:
-    """Below 128 the meanings are IANA's; above, what vendors took is in ``netflow9``."""
+    """Returns a look-up of field types: below 128 IANA's meanings, above those of ``netflow9``."""
 
     def element(pen: int, number: int) -> Element:
         if pen == SCOPE_PEN:

@@ -1,4 +1,4 @@
-"""IPFIX on the wire: header, Template Records and Options Template Records (RFC 7011 section 3)."""
+"""Reads IPFIX: header, Template Records and Options Template Records (RFC 7011 section 3)."""
 
 from __future__ import annotations
 
@@ -21,12 +21,15 @@ TEMPLATE_SET, OPTIONS_TEMPLATE_SET = 2, 3
 HEADER = struct.Struct("!HHIII")
 _LATE_RECORDS = 10_000
 _ENTERPRISE = 0x8000
-#: Octets of the shortest (Options) Template Record that defines something.
+#: Length in octets of the shortest (Options) Template Record that defines something.
 _SHORTEST, _SHORTEST_OPTIONS = 8, 10
 
 
 def read_header(octets: bytes, note: Note) -> Header:
-    """RFC 7011 section 3.1. The length is believed where the Sets agree, or nothing does better."""
+    """Reads the header (RFC 7011 section 3.1).
+
+    The length field decides where the message ends only if the Sets end there too.
+    """
     _, length, export_time_s, sequence, odid = HEADER.unpack_from(octets)
     end = len(octets)
     if length > end:
@@ -40,7 +43,7 @@ def read_header(octets: bytes, note: Note) -> Header:
 
 
 def read_templates(body: memoryview, is_options: bool, note: Note) -> Iterator[Announcement]:
-    """RFC 7011 sections 3.4.1 and 3.4.2; withdrawals: section 8.1."""
+    """Reads Templates (RFC 7011 sections 3.4.1 and 3.4.2) and withdrawals (section 8.1)."""
     at = 0
     while len(body) - at >= 4:
         number, count = struct.unpack_from("!HH", body, at)
@@ -67,7 +70,7 @@ def _withdraws_all(number: int, is_options: bool) -> bool:
 def _read_template(
     body: memoryview, at: int, is_options: bool, note: Note
 ) -> tuple[Announcement, int]:
-    """struct.error: the Set ends before the Template does."""
+    """Reads one Template. Raises struct.error if the Set ends before the Template does."""
     number, count = struct.unpack_from("!HH", body, at)
     at += 4
     scope_count = 0

@@ -1,4 +1,4 @@
-"""NetFlow v9 on the wire: header, Template and Options Template FlowSets (RFC 3954)."""
+"""Reads NetFlow v9: header, Template and Options Template FlowSets (RFC 3954)."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ VERSION = 9
 HEADER = struct.Struct("!HHIIII")
 _LATE_MESSAGES = 100
 _FIELD_OCTETS = 4
-#: Octets of the shortest (Options) Template Record that defines something.
+#: Length in octets of the shortest (Options) Template Record that defines something.
 _SHORTEST, _SHORTEST_OPTIONS = 8, 10
 
-#: Scope types (RFC 3954 section 6.1): IANA's element of the same meaning where there is one.
+#: Maps scope types (RFC 3954 section 6.1) to the IANA element of the same meaning, if any.
 _SCOPES = {
     1: Element("scopeSystem", 0, 1, TYPES["unsigned64"]),
     2: Element("ingressInterface", 0, 10, TYPES["unsigned32"]),
@@ -36,19 +36,19 @@ _SCOPES = {
 
 
 def read_header(octets: bytes, note: Note) -> Header:
-    """RFC 3954 section 5.1."""
+    """Reads the header (RFC 3954 section 5.1)."""
     _, count, uptime_ms, unix_s, sequence, source_id = HEADER.unpack_from(octets)
     return Header(HEADER.size, len(octets), unix_s, sequence, source_id, uptime_ms, count)
 
 
 def read_templates(body: memoryview, is_options: bool, note: Note) -> Iterator[Announcement]:
-    """RFC 3954 sections 5.2 and 6.1."""
+    """Reads (Options) Templates (RFC 3954 sections 5.2 and 6.1)."""
     at, head = 0, 6 if is_options else 4
     read = _read_options_template if is_options else _read_template
     while len(body) - at >= head:
         number, first = struct.unpack_from("!HH", body, at)
         if not number and at % 4 and len(body) - at >= 2 + head:
-            at += 2  # padding behind each Options Template, and not only behind the last
+            at += 2  # some exporters pad each Options Template, not only the last
             continue
         if number < FIRST_DATA_SET and not first:
             break
@@ -65,7 +65,7 @@ def read_templates(body: memoryview, is_options: bool, note: Note) -> Iterator[A
 
 
 def _read_template(body: memoryview, at: int, note: Note) -> tuple[Announcement, int]:
-    """struct.error: the Set ends before the Template does."""
+    """Reads one Template. Raises struct.error if the Set ends before the Template does."""
     number, count = struct.unpack_from("!HH", body, at)
     fields = Fields(note)
     at = _read_fields(body, at + 4, count, fields, note)
@@ -73,7 +73,10 @@ def _read_template(body: memoryview, at: int, note: Note) -> tuple[Announcement,
 
 
 def _read_options_template(body: memoryview, at: int, note: Note) -> tuple[Announcement, int]:
-    """The same. Its two lengths are octets, not numbers of fields."""
+    """Reads one Options Template, whose two lengths are in octets instead of fields.
+
+    Raises struct.error if the Set ends before the Template does.
+    """
     number, scope_octets, option_octets = struct.unpack_from("!HHH", body, at)
     if scope_octets % _FIELD_OCTETS or option_octets % _FIELD_OCTETS:
         detail = f"Options Template {number}: {scope_octets} and {option_octets} octets"
@@ -88,7 +91,7 @@ def _read_options_template(body: memoryview, at: int, note: Note) -> tuple[Annou
 def _read_fields(
     body: memoryview, at: int, count: int, fields: Fields, note: Note, is_scope: bool = False
 ) -> int:
-    """Where they end."""
+    """Adds the fields from ``at`` on, and returns the offset behind them."""
     end = at + _FIELD_OCTETS * count
     if end > len(body):
         raise struct.error
@@ -102,7 +105,7 @@ def _read_fields(
 def _announced(
     number: int, count: int, fields: Fields, is_options: bool, note: Note
 ) -> Announcement:
-    """There is no withdrawal in NetFlow v9, so one without fields says nothing."""
+    """Returns the announcement, or None if it has no fields: NetFlow v9 has no withdrawals."""
     octets = fields.octets()
     if not octets:
         note(Oddity.NO_OCTETS if count else Oddity.NO_FIELDS, f"Template {number}")

@@ -1,4 +1,4 @@
-"""What a peer has announced in an Observation Domain, and one message read against it."""
+"""Keeps what a peer announced in an Observation Domain, and reads its messages by that."""
 
 from __future__ import annotations
 
@@ -23,21 +23,24 @@ from probe.ipfix.types import TYPES, TYPES_BY_CODE
 from probe.ipfix.uptime import add_unix_times
 from probe.ipfix.waiting import WaitingSets
 
-#: Bounds on what senders of garbage may make us keep, for each domain.
+#: Bounds for each domain on what a sender of garbage can make the process keep.
 MAX_TEMPLATES, MAX_FIELDS, MAX_TYPES = 1024, 1 << 15, 4096
 _MAX_NAME = 128
-#: Octets that a domain and a description of an element take, about.
+#: Approximate memory of a domain, and of one description of an element, in octets.
 _DOMAIN_OCTETS, _TYPE_OCTETS = 1024, 512
 _TYPE_SCOPE = {"privateEnterpriseNumber", "informationElementId", "informationElementDataType"}
 
-#: (enterprise number, element id) to what RFC 5610 records say of it.
+#: Maps (enterprise number, element id) to the description in RFC 5610 records.
 Types = dict[tuple[int, int], Element]
 
 
 @dataclass(slots=True)
 class Domain:
-    """``began_ms`` is the start of the exporter's system in Unix time; ``useful``: how many of its
-    messages had records that could be read."""
+    """What one Observation Domain has announced.
+
+    ``began_ms`` is the start of the exporter's system, in Unix time. ``useful`` counts the messages
+    with records that could be read.
+    """
 
     templates: dict[int, KnownTemplate] = field(default_factory=dict)
     types: Types = field(default_factory=dict)
@@ -50,7 +53,7 @@ class Domain:
 
     @property
     def weight(self) -> int:
-        """Octets that it takes, about."""
+        """Returns the approximate memory of the domain, in octets."""
         return self.known_weight + self.waiting.weight
 
     @property
@@ -59,7 +62,7 @@ class Domain:
 
 
 class MessageReader:
-    """Reads one message into ``flows`` and ``options``, and lets ``domain`` know what it said."""
+    """Reads one message into ``flows`` and ``options``, and updates ``domain`` from it."""
 
     def __init__(
         self, domain: Domain, protocol: Protocol, elements: Elements, readers: Readers,
@@ -76,8 +79,10 @@ class MessageReader:
         self._has_new_types = self._has_recovered = False
 
     def read(self, octets: bytes, statistics: CollectorStatistics) -> None:
-        """DecodeError or struct.error: there is no header to go by. Else all that can be read is,
-        and ``statistics`` are complete."""
+        """Reads all of the message that can be read, and completes ``statistics``.
+
+        Raises DecodeError or struct.error if the header cannot be read.
+        """
         header = self._protocol.read_header(octets, self.oddities.note)
         for number, body, is_whole in read_sets(octets, header, self._protocol, self.oddities.note):
             self._set_count += 1
@@ -106,11 +111,11 @@ class MessageReader:
                 note_padding(rest, self.oddities.note, known.minimum)
         elif is_whole:
             self.counted.unknown_sets += 1
-            if not self._is_reliable:  # else the Template would have come first
+            if not self._is_reliable:  # TCP and TLS keep Templates first
                 self._domain.waiting.add(number, body, header)
 
     def _recover(self, number: int, header: Header) -> None:
-        """Read what came before its Template."""
+        """Reads the Sets that arrived before their Template."""
         known, waiting = self._domain.templates.get(number), self._domain.waiting
         if not known or not waiting:
             return
@@ -120,7 +125,7 @@ class MessageReader:
             self._has_recovered = True
 
     def _read_data(self, known: KnownTemplate, body: memoryview, header: Header) -> memoryview:
-        """What is left of a Set behind its records."""
+        """Reads the records of a Set. Returns the octets behind them."""
         if len(body) < known.minimum:
             if any(body):
                 detail = f"set {known.announced.id}: {len(body)} octets, {known.minimum} expected"
@@ -144,7 +149,7 @@ class MessageReader:
         return rest
 
     def _uptime_ms(self, header: Header) -> int | None:
-        """The uptime of the exporter's system when it sent this message, if that can be known."""
+        """Returns the uptime of the exporter's system at this message, None if unknown."""
         began_ms = self._domain.began_ms
         if header.uptime_ms is None and began_ms is not None:
             return header.export_time_s * 1000 - began_ms
@@ -161,7 +166,7 @@ class MessageReader:
         former = domain.templates.get(announced.id)
         if former and former.announced == announced:
             return
-        if former and self._is_reliable:  # RFC 7011 section 8.1: the exporter is at fault
+        if former and self._is_reliable:  # RFC 7011 section 8.1 requires a withdrawal first
             self.counted.template_errors += 1
         former_fields = former.announced.field_count if former else 0
         count = domain.field_count + announced.field_count - former_fields
@@ -176,10 +181,10 @@ class MessageReader:
         self._emptied.discard(announced.is_options)
 
     def _withdraw(self, announced: Announcement) -> None:
-        """RFC 7011 section 8.1, and 8.4: not over UDP."""
+        """Withdraws Templates (RFC 7011 section 8.1), which UDP does not allow (section 8.4)."""
         number, is_options, known = announced.id, announced.is_options, self._domain.templates
         if number < FIRST_DATA_SET and self._is_reliable:
-            if is_options not in self._emptied:  # a message of nothing else must not take long
+            if is_options not in self._emptied:  # a message full of such withdrawals stays cheap
                 alike = [n for n, one in known.items() if one.announced.is_options == is_options]
                 self._drop(alike)
                 self._emptied.add(is_options)
@@ -207,9 +212,9 @@ class MessageReader:
         )
 
     def _learn_types(self, records: list[Record]) -> None:
-        """Names and types of enterprise elements that are not in our own list (RFC 5610).
+        """Learns names and types of enterprise elements that are not in our own list (RFC 5610).
 
-        Templates that came before the description are read with it from the next message on.
+        Templates that arrived earlier use the description from the next message on.
         """
         types = self._domain.types
         for record in records:
@@ -225,7 +230,7 @@ class MessageReader:
     # -- what the header says ----------------------------------------------------------------------
 
     def _follow_sequence(self, header: Header, statistics: CollectorStatistics) -> None:
-        """Count gaps (RFC 7011 section 3.1; RFC 3954 section 5.1)."""
+        """Counts gaps in the sequence numbers (RFC 7011 section 3.1; RFC 3954 section 5.1)."""
         domain, sequence, protocol = self._domain, header.sequence, self._protocol
         lost = "lost_messages" if protocol.counts_messages else "lost_records"
         count = self._sequence_count()
@@ -233,13 +238,13 @@ class MessageReader:
             ahead = (sequence - domain.next_sequence) & 0xFFFFFFFF
             if ahead < 1 << 31:
                 setattr(self.counted, lost, ahead)
-            elif (1 << 32) - ahead <= protocol.latest and sequence:  # late, and counted as lost
+            elif (1 << 32) - ahead <= protocol.latest and sequence:  # it was counted as lost
                 setattr(self.counted, lost, -min(count or 0, getattr(statistics, lost)))
                 return
         domain.next_sequence = None if count is None else (sequence + count) & 0xFFFFFFFF
 
     def _sequence_count(self) -> int | None:
-        """By how much this message moves the sequence; None where its records are not known."""
+        """Returns how far this message moves the sequence, None if its records are unknown."""
         if self._protocol.counts_messages:
             return 1
         counted = self.counted
@@ -263,7 +268,7 @@ def nameless(pen: int, number: int) -> Element:
 
 
 def _described(record: Record) -> Element:
-    """The element that an RFC 5610 record describes."""
+    """Returns the element that an RFC 5610 record describes."""
 
     def number(name: str) -> int:
         value = record.get(name, 0)

@@ -1,4 +1,4 @@
-"""Information Elements: read from their one-line declarations, looked up by name or by number."""
+"""Reads Information Elements from one-line declarations; looks them up by name or number."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ from dataclasses import dataclass, field
 from probe.errors import ConfigError
 from probe.ipfix.types import SEMANTICS, TYPES, UNITS, DataType
 
-#: The number that IANA keeps for documentation (RFC 5612).
+#: The enterprise number that IANA reserves for documentation (RFC 5612).
 DOCUMENTATION_PEN = 32473
 
 
 @dataclass(frozen=True, slots=True)
 class Element:
-    """One Information Element; ``pen`` 0 is IANA. Semantics and units are codes of RFC 5610."""
+    """One Information Element.
+
+    ``pen`` is the enterprise number, 0 for IANA. Semantics and units are codes of RFC 5610.
+    """
 
     name: str
     pen: int
@@ -26,7 +29,7 @@ class Element:
 
 
 class ElementTable:
-    """The known elements. Raises ConfigError when a name or number is given twice."""
+    """The known elements. Raises ConfigError if two have the same name or number."""
 
     def __init__(self, elements: Iterable[Element] = ()) -> None:
         self._by_name: dict[str, Element] = {}
@@ -61,7 +64,10 @@ class ElementTable:
 def parse_elements(
     text: str, source: str = "elements", private_pen: int = DOCUMENTATION_PEN
 ) -> ElementTable:
-    """Read declarations (``templates/elements.txt``); ConfigError names ``source`` and line."""
+    """Reads declarations (``templates/elements.txt``).
+
+    Raises ConfigError, which names ``source`` and the line.
+    """
     table = ElementTable()
     for number, line in content_lines(text):
         try:
@@ -73,8 +79,10 @@ def parse_elements(
 
 
 def parse_registry(text: str, source: str) -> dict[int, Element]:
-    """Read IANA's registry (``templates/iana_registry.txt``); ConfigError names ``source`` and
-    line."""
+    """Reads IANA's registry (``templates/iana_registry.txt``).
+
+    Raises ConfigError, which names ``source`` and the line.
+    """
     found: dict[int, Element] = {}
     for number, line in content_lines(text):
         try:
@@ -86,7 +94,7 @@ def parse_registry(text: str, source: str) -> dict[int, Element]:
 
 
 def content_lines(text: str) -> Iterator[tuple[int, str]]:
-    """(line number, text) of the lines that are neither blank nor comment."""
+    """Yields (line number, text) of the lines that are neither blank nor comment."""
     for number, line in enumerate(text.splitlines(), 1):
         content = line.partition("#")[0].strip()
         if content:
@@ -100,7 +108,7 @@ def _parse_element(line: str, private_pen: int) -> Element:
     element_id = int(identifier)
     if not (0 <= pen < 1 << 32 and 0 < element_id < 1 << 15):
         raise ConfigError(f"{number} is not a number of an Information Element")
-    # The other enterprises' registries describe their elements, so type records do not.
+    # Registries of their own describe the elements of other enterprises, so type records do not.
     description = "".join(words) if enterprise == "private" else ""
     return Element(
         name, pen, element_id, TYPES[kind], SEMANTICS[semantics], UNITS[units], description

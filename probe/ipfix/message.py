@@ -1,7 +1,7 @@
-"""Messages: headers and Sets around encoded records (RFC 7011 sections 3.1 and 3.3).
+"""Puts headers and Sets around encoded records (RFC 7011 sections 3.1 and 3.3).
 
-A message holds one Set (some collectors decode only the first). IPFIX has no padding. Messages of
-equal length that follow each other travel as one ``Train``, which the kernel can cut up by itself.
+A message holds one Set, because some collectors decode only the first. IPFIX messages have no
+padding. Consecutive messages of equal length form a ``Train``, which the kernel can segment.
 """
 
 from __future__ import annotations
@@ -19,17 +19,18 @@ from probe.ipfix.wire import SET_HEADER_OCTETS, Wire
 Octets = NDArray[np.uint8]
 Counts = NDArray[np.int64]
 
-#: What the kernel cuts up in one call (UDP_MAX_SEGMENTS), and at 1400 octets below the 128 KiB from
-#: which malloc asks the kernel for zeroed pages: those would cost as much as all the encoding.
+#: The most messages in a train. The kernel segments as many in one call (UDP_MAX_SEGMENTS). At 1400
+#: octets each they stay below 128 KiB, from where malloc asks the kernel for zeroed pages.
+#: Zeroing those would cost as much as the encoding.
 _TRAIN_MESSAGES = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Train:
-    """Messages back to back: each of ``size`` octets, the last one possibly shorter.
+    """Messages back to back, each of ``size`` octets; the last may be shorter.
 
-    ``counts``: Data Records in each message. ``packets``, ``flow_octets``: what its Flow Records
-    say was sent, so that a loss can be told in the terms of the flows.
+    ``counts`` has the number of Data Records in each message. ``packets`` and ``flow_octets`` are
+    the sums that its Flow Records report, so that a loss can be stated in these terms.
     """
 
     octets: memoryview
@@ -40,11 +41,14 @@ class Train:
 
     @property
     def records(self) -> int:
-        return sum(self.counts.tolist())  # some tens: ndarray.sum() is not made for that
+        return sum(self.counts.tolist())  # faster than ndarray.sum() for some tens of numbers
 
     @property
     def flow_records(self) -> int:
-        """A Flow Record has packets, or there would be none; those of options have not."""
+        """Returns the number of Flow Records: all records if there are packets, else none.
+
+        Records of options have no packets, and a Flow Record always has some.
+        """
         return self.records if self.packets else 0
 
     def __len__(self) -> int:
@@ -57,7 +61,7 @@ class Train:
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """packetDeltaCount and octetDeltaCount of Flow Records, one entry each."""
+    """The packetDeltaCount and octetDeltaCount of each Flow Record."""
 
     packets: NDArray[np.uint64]
     octets: NDArray[np.uint64]
@@ -68,7 +72,7 @@ class Traffic:
 
 @dataclass(frozen=True, slots=True)
 class PackedRecords:
-    """Records of one length: octets of shape (records, length)."""
+    """Records of equal length, as an array of octets of shape (records, length)."""
 
     octets: Octets
     traffic: Traffic | None = None
@@ -79,7 +83,7 @@ class PackedRecords:
 
 @dataclass(frozen=True, slots=True)
 class JoinedRecords:
-    """Records of any length, each the concatenation of its row of ``columns``."""
+    """Records of any length; each is the concatenation of its row of ``columns``."""
 
     columns: Sequence[Sequence[bytes]]
     lengths: Counts
@@ -94,7 +98,7 @@ Records = PackedRecords | JoinedRecords
 
 @dataclass(frozen=True, slots=True)
 class Framing:
-    """All that the headers of a run of messages need; ``sequence`` is that of the first."""
+    """What the headers of consecutive messages need; ``sequence`` is that of the first."""
 
     wire: Wire
     set_id: int
@@ -109,7 +113,7 @@ class Framing:
         return self.wire.room(self.max_message)
 
     def headers(self, lengths: Counts, counts: Counts) -> NDArray[np.void]:
-        """A header per message, from the messages' lengths and the records in each."""
+        """Returns a header for each message of these lengths and record counts."""
         headers = np.empty(len(lengths), self.wire.header)
         counts_messages = self.wire.counts_messages
         before = np.arange(len(lengths)) if counts_messages else np.cumsum(counts) - counts
@@ -130,9 +134,9 @@ class Framing:
 
 
 def frame_records(framing: Framing, records: Records) -> list[Train]:
-    """Messages that carry ``records`` in their order, none longer than ``max_message``.
+    """Returns messages that carry ``records`` in their order, none longer than ``max_message``.
 
-    Every record must fit into a message of its own (ValueError: a bug of the caller).
+    Raises ValueError if a record does not fit into a message of its own: the caller has a bug.
     """
     if not len(records):
         return []
@@ -142,7 +146,7 @@ def frame_records(framing: Framing, records: Records) -> list[Train]:
 
 
 def frame_template(framing: Framing, body: bytes) -> Train:
-    """A message around one Template Record."""
+    """Returns a message with one Template Record."""
     body += bytes(framing.wire.padding(len(body)))
     lengths = np.array([framing.wire.overhead + len(body)])
     header = framing.headers(lengths, np.ones(1, np.int64))
@@ -151,7 +155,7 @@ def frame_template(framing: Framing, body: bytes) -> Train:
 
 
 def renumber(trains: Sequence[Train], sequence: int, wire: Wire) -> tuple[list[Train], int]:
-    """Messages with sequence numbers from ``sequence`` on, and the number that follows."""
+    """Returns the messages with sequence numbers from ``sequence`` on, and the next number."""
     renumbered = []
     for train in trains:
         octets = bytearray(train.octets)
@@ -177,7 +181,7 @@ def _frame_packed(framing: Framing, records: PackedRecords) -> Train:
     lengths = overhead + counts * length
     lengths += -lengths % framing.wire.alignment
     heads = framing.headers(lengths, counts).view(np.uint8).reshape(-1, overhead)
-    # The padding of NetFlow v9 must be zero; where there is none, zeroes would be in vain.
+    # NetFlow v9 requires padding of zeros; without padding, zeroing would be wasted.
     make = np.zeros if framing.wire.alignment > 1 else np.empty
     out: Octets = make(int(lengths.sum()), np.uint8)
     size, end = int(lengths[0]), overhead + per_message * length
@@ -221,7 +225,7 @@ def _train(
 
 
 def _message_starts(lengths: Counts, ends: Counts, room: int) -> Counts:
-    """Index of the first record of each message, filled greedily."""
+    """Returns the index of the first record of each message; messages are filled greedily."""
     if int(lengths.max()) > room:
         raise ValueError(f"a record of {int(lengths.max())} octets in messages with {room}")
     if lengths[0] == lengths[-1] and (lengths == lengths[0]).all():
@@ -235,7 +239,7 @@ def _message_starts(lengths: Counts, ends: Counts, room: int) -> Counts:
 
 
 def _headed(headers: NDArray[np.void], starts: Counts, count: int) -> list[bytes]:
-    """One entry per record: the header where a message starts, nothing elsewhere."""
+    """Returns one entry per record: a header where a message starts, else no octets."""
     heads = [b""] * count
     kind = f"V{headers.dtype.itemsize}"
     for start, header in zip(starts.tolist(), headers.view(kind).tolist(), strict=True):
@@ -244,7 +248,7 @@ def _headed(headers: NDArray[np.void], starts: Counts, count: int) -> list[bytes
 
 
 def _runs(lengths: Counts) -> Iterator[tuple[int, int]]:
-    """(first, behind the last) of messages of equal length next to each other."""
+    """Yields (first, behind the last) of consecutive messages of equal length."""
     changes = (np.flatnonzero(lengths[1:] != lengths[:-1]) + 1).tolist()
     for first, end in pairwise([0, *changes, len(lengths)]):
         for start in range(first, end, _TRAIN_MESSAGES):

@@ -1,4 +1,4 @@
-"""Information Elements as NetFlow v9 has them: no enterprise, no variable length (RFC 3954)."""
+"""Maps Information Elements to NetFlow v9, without enterprises and variable lengths (RFC 3954)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from probe.ipfix.elements import Element, ElementTable, content_lines
 from probe.ipfix.template import Field
 from probe.ipfix.types import VARIABLE
 
-#: Scope types of RFC 3954 section 6.1 and the elements that are such a scope in IPFIX.
+#: Maps the elements that are scopes in IPFIX to scope types (RFC 3954 section 6.1).
 SCOPE_TYPES = {
     "exportingProcessId": 1,
     "meteringProcessId": 1,
@@ -29,7 +29,7 @@ class _Entry:
 
 
 class Netflow9Table:
-    """What ``templates/netflow9.txt`` says: elements to field types and back."""
+    """Maps elements to field types and back, as ``templates/netflow9.txt`` says."""
 
     def __init__(self, entries: Iterable[_Entry], elements: ElementTable) -> None:
         self._elements = elements
@@ -41,15 +41,15 @@ class Netflow9Table:
         self._replaced: dict[str, Element] = {}
 
     def replace(self, name: str, other: str) -> None:
-        """Let the element ``other`` be sent wherever a Template has ``name``."""
+        """Sends the element ``other`` wherever a Template has ``name``."""
         self._replaced[name] = self._elements[other]
 
     def element(self, number: int) -> Element | None:
-        """The element that a field type stands for; None when nobody says so."""
+        """Returns the element of a field type, None if the table has none."""
         return self._by_number.get(number) or self._elements.numbered(0, number)
 
     def field(self, field: Field) -> Field | None:
-        """``field`` as NetFlow v9 sends it, or None where v9 has no number for it."""
+        """Returns ``field`` as NetFlow v9 sends it, None if v9 has no number for it."""
         if other := self._replaced.get(field.element.name):
             return Field(other, other.type.length)
         element, entry = field.element, self._by_name.get(field.element.name)
@@ -60,13 +60,13 @@ class Netflow9Table:
         return None if element.pen or length == VARIABLE else Field(element, length)
 
     def scope(self, field: Field) -> Field | None:
-        """``field`` as a scope of a v9 Options Template, or None where it is no scope there."""
+        """Returns ``field`` as a scope of a v9 Options Template, None if v9 has no such scope."""
         number = SCOPE_TYPES.get(field.element.name)
         return Field(replace(field.element, id=number), field.length) if number else None
 
 
 def parse_netflow9(text: str, source: str, elements: ElementTable) -> Netflow9Table:
-    """Read ``templates/netflow9.txt``; ConfigError names ``source`` and line."""
+    """Reads ``templates/netflow9.txt``. Raises ConfigError, which names ``source`` and the line."""
     entries, replaced = [], []
     for number, line in content_lines(text):
         try:

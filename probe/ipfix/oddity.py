@@ -1,7 +1,7 @@
-"""What exporters do against the letter of the protocols, by kind.
+"""Names the ways in which exporters break the rules of the protocols.
 
-Devices are lenient, and a collector that insists on the letter gets nothing of them. So all that
-can be read is read, and each kind is counted and told once.
+A strict collector would get nothing from many devices. So the decoder reads what can be read,
+counts each kind of breach, and reports it once.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from enum import Enum
 
 
 class Oddity(Enum):
-    """A kind: its text, which follows a number, and whether octets were lost by it."""
+    """One kind of breach: its text, which follows a number, and whether octets were lost."""
 
-    # all that there was has been read
+    # everything could be read
     PADDING = "Sets with padding that is not zero", False
     LONG_PADDING = "Sets with padding as long as a record", False
     ZERO_TAIL = "messages filled up with zeros", False
@@ -27,7 +27,7 @@ class Oddity(Enum):
     COUNT = "NetFlow v9 headers with a wrong count", False
     MESSAGE_LENGTH = "headers with a wrong message length", False
     BEHIND_MESSAGE = "messages with octets behind them", False
-    # something could not be read
+    # some octets could not be read
     CUT_MESSAGE = "messages that were cut", True
     SET_LENGTH = "Sets with an impossible length", True
     RESERVED_SET = "Sets with a reserved id", True
@@ -44,12 +44,12 @@ class Oddity(Enum):
         self.is_loss = is_loss
 
 
-#: Takes a kind and what exactly was found.
+#: Is called with a kind and the details of one case.
 Note = Callable[[Oddity, str], None]
 
 
 class Oddities:
-    """Those of one message: how often each kind, and what the first of each was."""
+    """Counts the oddities of one message by kind, with the details of the first of each."""
 
     def __init__(self) -> None:
         self.counts: Counter[Oddity] = Counter()
@@ -61,5 +61,5 @@ class Oddities:
 
     @property
     def losses(self) -> list[str]:
-        """What of the message could not be read, a line each kind."""
+        """Describes what could not be read of the message, one line for each kind."""
         return [f"{kind.text}: {self.first[kind]}" for kind in self.counts if kind.is_loss]

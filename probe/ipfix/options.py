@@ -1,4 +1,4 @@
-"""Options Templates and their Data Records (RFC 7011 section 3.4.2.2), for both protocols."""
+"""Encodes Options Templates and their records for both protocols (RFC 7011 section 3.4.2.2)."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from probe.ipfix.template import Field, Template, parse_field
 from probe.ipfix.text import Strings, cut_text, encode_variable
 
 OptionValue = int | str | bytes
-#: One record: element name to value; what is missing is 0 or ''.
+#: One record as a map from element name to value; a missing value is sent as 0 or ''.
 OptionRow = Mapping[str, OptionValue]
 
-#: Octets of a string of variable length in a record, its length included.
+#: The most octets of a variable-length string in a record, with its length field.
 LONGEST_STRING = 200
 
-#: The scope where v9 knows none of IPFIX's: its type 1, System.
+#: The scope for those of IPFIX that v9 does not have: type 1, System.
 _SYSTEM = "exportingProcessId"
 
 
@@ -37,7 +37,7 @@ class OptionsDefinition:
         return Template(template_id, self.scope + self.fields, len(self.scope))
 
     def for_netflow9(self, table: Netflow9Table, system: Field) -> OptionsDefinition:
-        """Scopes that v9 has no type for become options, behind the scope ``system``."""
+        """Returns the definition for v9; a scope that v9 lacks becomes an option of System."""
         scopes = [scope for field in self.scope if (scope := table.scope(field))]
         others = [field for field in self.scope if not table.scope(field)]
         options = [option for field in (*others, *self.fields) if (option := table.field(field))]
@@ -47,7 +47,7 @@ class OptionsDefinition:
 
 
 def parse_options(text: str, source: str, elements: ElementTable) -> dict[str, OptionsDefinition]:
-    """Read ``templates/options.txt``; ConfigError names ``source`` and line."""
+    """Reads ``templates/options.txt``. Raises ConfigError, which names ``source`` and the line."""
     found = {}
     for number, line in content_lines(text):
         try:
@@ -65,7 +65,7 @@ def parse_options(text: str, source: str, elements: ElementTable) -> dict[str, O
 def for_netflow9(
     definitions: Iterable[OptionsDefinition], table: Netflow9Table, elements: ElementTable
 ) -> list[OptionsDefinition]:
-    """``definitions`` as NetFlow v9 can send them."""
+    """Returns ``definitions`` in the form that NetFlow v9 can send."""
     element = elements[_SYSTEM]
     system = Field(element, element.type.length)
     return [definition.for_netflow9(table, system) for definition in definitions]
@@ -74,7 +74,10 @@ def for_netflow9(
 def encode_options(
     template: Template, rows: Sequence[OptionRow], strings: Strings | None = None
 ) -> Records:
-    """Data Records of an Options Template; numbers saturate, strings are cut at a character."""
+    """Returns Data Records of an Options Template.
+
+    Numbers that are too large saturate; strings that are too long end at a whole character.
+    """
     strings = strings or Strings()
     records = [b"".join(_encode(field, row, strings) for field in template.fields) for row in rows]
     if template.has_variable_length:
@@ -84,9 +87,9 @@ def encode_options(
 
 
 def type_rows(elements: Iterable[Element]) -> list[OptionRow]:
-    """What RFC 5610 says of enterprise-specific elements.
+    """Returns the rows that describe enterprise-specific elements (RFC 5610).
 
-    The range is left out, so it is 0 to 0: any value of the type.
+    The rows leave the range out. It is sent as 0 to 0, which allows any value of the type.
     """
     return [
         {

@@ -1,4 +1,4 @@
-"""Templates as they are kept, and the readers of records that are made of those in use."""
+"""Keeps Templates, and makes readers of records for those in use."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ from probe.ipfix.announcement import Announcement, Elements
 from probe.ipfix.record import RecordReader
 from probe.ipfix.template import Field, Template
 
-#: What a Template costs beside its fields, in octets.
+#: Memory of a Template beside its fields, in octets.
 _TEMPLATE_OCTETS = 256
 
 
 class KnownTemplate:
-    """One of a domain. What it keeps is little more than what was sent: a flood of Templates must
-    not cost more than itself."""
+    """One Template of a domain.
+
+    It takes little more memory than the octets that were sent, so a flood of Templates costs no
+    more than its own size.
+    """
 
     __slots__ = ("announced", "minimum")
 
@@ -22,25 +25,25 @@ class KnownTemplate:
 
     @property
     def weight(self) -> int:
-        """Octets that it takes, about."""
+        """Returns the approximate memory of the Template, in octets."""
         return _TEMPLATE_OCTETS + len(self.announced.fields)
 
 
 class Readers:
-    """The readers that were used last, up to ``most_fields`` fields in all.
+    """Keeps the readers that were used last, with at most ``most_fields`` fields in all.
 
-    A reader takes a hundred times the octets of its Template, so only records have one made. These
-    have an octet for each of its fields at least: making it costs no more than they do.
+    A reader takes a hundred times the memory of its Template, so it is made when the first record
+    arrives. A record has at least one octet for each field, which bounds the cost for a sender.
     """
 
     def __init__(self, most_fields: int) -> None:
         self._most = most_fields
         self._fields = 0
-        #: The one that was not used for longest comes first.
+        #: Ordered by use; the reader that was unused for longest comes first.
         self._kept: dict[KnownTemplate, RecordReader] = {}
 
     def of(self, known: KnownTemplate, elements: Elements) -> RecordReader:
-        """The reader of a Template; ``elements`` says what its elements are."""
+        """Returns the reader of a Template, whose elements ``elements`` looks up."""
         reader = self._kept.pop(known, None)
         if reader is None:
             reader = _make(known.announced, elements)
@@ -51,7 +54,7 @@ class Readers:
         return reader
 
     def drop(self, known: KnownTemplate) -> None:
-        """The Template is gone, or its elements are known better now."""
+        """Drops the reader of a Template that is gone or whose elements are known better now."""
         if self._kept.pop(known, None):
             self._fields -= known.announced.field_count
 

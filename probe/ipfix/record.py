@@ -1,4 +1,4 @@
-"""Data Records to values, by a reader made once per Template."""
+"""Decodes Data Records to values, with a reader that is made once per Template."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _UPTIMES = {"flowStartSysUpTime", "flowEndSysUpTime"}
 
 
 class RecordReader:
-    """Reads the records of one Template: a struct per run of fields of fixed length.
+    """Reads the records of one Template, with one struct for each run of fixed-length fields.
 
-    An element's second occurrence in a Template is called 'name#2' (RFC 7011 section 8 allows it).
-    The fields of the Template have octets, all of them.
+    A Template may have an element twice (RFC 7011 section 8); the second is called 'name#2'.
+    No field of the Template may have length 0.
     """
 
     def __init__(self, template: Template) -> None:
@@ -35,7 +35,7 @@ class RecordReader:
         self._steps = [_step(run) for run in _runs(named)]
 
     def records(self, body: memoryview, note: Note) -> tuple[list[Record], memoryview]:
-        """The whole records of a Set, and what is left of it as padding."""
+        """Returns the complete records of a Set and the octets behind them, which are padding."""
         octets, at = bytes(body), 0
         last = len(octets) - self._minimum
         found: list[Record] = []
@@ -101,7 +101,7 @@ def _fixed_step(run: list[_Named]) -> _Step:
 
 
 def _struct_kind(field: Field) -> str:
-    """Plain numbers are unpacked at once, the rest as octets for its converter."""
+    """Returns the struct format of a field: a plain number, else octets for its converter."""
     kind = field.element.type
     plain = kind.name.startswith("unsigned") or (
         kind.name in ("dateTimeSeconds", "dateTimeMilliseconds") and kind.allows(field.length)

@@ -1,6 +1,6 @@
-"""Messages that wait, cut anew for a path that has become narrower.
+"""Re-frames queued messages for a path that has become narrower.
 
-Their records are taken out again and framed as new ones are. This is rare, so it may be slow.
+The records are taken out of the messages and framed again. This is rare, so it may be slow.
 """
 
 from __future__ import annotations
@@ -25,21 +25,22 @@ from probe.ipfix.wire import Wire
 
 
 def set_id_of(train: Train, wire: Wire) -> int:
-    """The id of the Set in each of its messages."""
+    """Returns the id of the Set in each message of the train."""
     return int(_header(train, wire)["set_id"])
 
 
 def sequence_of(train: Train, wire: Wire) -> int:
-    """The sequence number of its first message."""
+    """Returns the sequence number of the first message of the train."""
     return int(_header(train, wire)["sequence"])
 
 
 def recut_train(
     train: Train, wire: Wire, template: Template, sequence: int, max_message: int
 ) -> list[Train]:
-    """The same records, of ``template``, in messages of at most ``max_message`` octets.
+    """Returns the records of ``template`` in messages of at most ``max_message`` octets.
 
-    Strings were cut for larger messages: where a record is longer, so are the messages.
+    A record that is longer itself, because its strings fitted the larger message, makes a longer
+    message.
     """
     records = _records(train, wire, template)
     header = _header(train, wire)
@@ -81,18 +82,21 @@ def _records(train: Train, wire: Wire, template: Template) -> Records:
 
 
 def _shares(train: Train) -> Traffic:
-    """Packets and octets are known of all records together: each gets its share of the sum."""
+    """Shares the packets and octets of the train, known as sums only, over its records."""
     return Traffic(_share(train.packets, train.records), _share(train.flow_octets, train.records))
 
 
 def _share(total: int, count: int) -> NDArray[np.uint64]:
-    """``total`` in ``count`` parts that differ by at most one."""
+    """Returns ``total`` in ``count`` parts that differ by at most one."""
     ends = [total * place // count for place in range(count + 1)]
     return np.array([end - start for start, end in pairwise(ends)], np.uint64)
 
 
 def _steps(template: Template) -> tuple[list[int], int]:
-    """Octets before each field of variable length, counted from the one before; and at the end."""
+    """Returns the octets before each variable-length field, and those behind the last.
+
+    Each number counts from the end of the variable-length field before.
+    """
     steps, before = [], 0
     for field in template.fields:
         if field.is_variable:

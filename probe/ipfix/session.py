@@ -1,6 +1,7 @@
-"""The Exporting Process: Templates, type information and Data Records as messages (RFC 7011, 5610).
+"""The Exporting Process: makes messages of Templates, types and Data Records (RFC 7011, 5610).
 
-Sans-io: records and the time go in, messages come out. How the parts fit together::
+The session does no I/O: it takes records and the time, and returns messages. The parts fit together
+like this::
 
     elements = load_elements(private_pen=32473)              # probe.mapping
     definition = load_template("full", elements)             # or "numeric", or a path
@@ -18,11 +19,11 @@ Sans-io: records and the time go in, messages come out. How the parts fit togeth
     # when owners are released:  encoder.forget(indices)
     # at the end:  destination.flush(time.monotonic() + 5.0); destination.close()
 
-A full cache is more than the queue of a destination holds: hand records over by some thousands
-and let ``destination.backlog`` shrink between (at the end ``flush`` after each lot).
-``messages`` is called every tick, with an empty array too, so that Templates are sent again in
-time. It encodes at once: owners may be released afterwards. ``session.statistics`` and
-``destination.statistics`` are plain dataclasses of counters.
+A full cache is more than the queue of a destination holds. So hand over some thousands of records
+at a time, and wait for ``destination.backlog`` to shrink (at the end: ``flush`` each time).
+Call ``messages`` every tick, even with an empty array, so that Templates are repeated in time.
+It encodes at once, so owners may be released afterwards. ``session.statistics`` and
+``destination.statistics`` are dataclasses of counters.
 """
 
 from __future__ import annotations
@@ -51,42 +52,42 @@ from probe.ipfix.template import Template, template_id
 from probe.ipfix.text import Strings
 from probe.ipfix.wire import IPFIX, Wire
 
-_MAX_LENGTH = 65535  # of a message: RFC 7011 section 3.1
+_MAX_LENGTH = 65535  # of a message, in octets (RFC 7011 section 3.1)
 _TYPES = "types"
-#: Type records are sent with every tenth refresh: names and types never change, and a collector
-#: that lacks them can read the flows all the same.
+#: Every tenth refresh repeats the type records. Names and types never change, and a collector
+#: without them can still read the flows.
 _REFRESHES_OF_TYPES = 10
-#: IANA itself, and the reverse of its elements (RFC 5103).
+#: Enterprise numbers of IANA itself and of the reverse of its elements (RFC 5103).
 _REGISTERED = {0, 29305}
 
-#: Gives the rows of each Options Template, by its name, at the moment when they are due.
+#: Returns the current rows of each Options Template, by its name.
 OptionSource = Callable[[], Mapping[str, Sequence[OptionRow]]]
 
 
 class RecordEncoder(Protocol):
-    """What turns flow records into Data Records (``probe.mapping.Encoder``)."""
+    """Encodes flow records to Data Records, as ``probe.mapping.Encoder`` does."""
 
     @property
     def templates(self) -> tuple[Template, ...]: ...
 
     @property
     def least_room(self) -> int:
-        """Octets that a record may have however short its strings are cut."""
+        """The length of a record, in octets, when its strings are as short as they can be cut."""
 
     def set_room(self, octets: int) -> None:
-        """Let no record be longer than this, which is at least ``least_room``."""
+        """Bounds the length of records, in octets; the bound is at least ``least_room``."""
 
     def encode(self, records: NDArray[np.void]) -> Iterable[tuple[int, Records]]:
-        """(Template id, Data Records) of all ``records``."""
+        """Yields (Template id, Data Records) for all ``records``."""
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """The Options Templates of a session and where their records come from.
+    """The Options Templates of a session, and the sources of their records.
 
-    ``netflow9`` is given where field types are those of v9, to find the elements behind them.
-    ``strings``: how their strings are written.
-    ``periodic``: rows that are sent every ``period_s``, and not when others of the options are due.
+    ``netflow9`` finds the elements behind field types, for sessions of NetFlow v9.
+    ``strings`` says how strings are written. ``periodic`` has sources whose rows are sent every
+    ``period_s`` seconds, instead of together with the other options.
     """
 
     definitions: Sequence[OptionsDefinition] = ()
@@ -109,12 +110,12 @@ class SessionStatistics:
 class ExportSession:
     """One Transport Session with one destination, in one Observation Domain.
 
-    ``max_message`` bounds the octets of a message; set to less than ``least_message``, it becomes
-    that. ``refresh_s`` is the longest time between two transmissions of a Template (RFC 7011
-    section 8.4) and of the options; the types are sent more seldom. Where the transport is
-    reliable, ``repeats_templates`` is False: then ``restart`` sends Templates, and only the options
-    are sent again. ``boot_s`` (Unix time) is what NetFlow v9's sysUptime counts from. ConfigError:
-    ``max_message`` is less than ``least_message``.
+    ``max_message`` bounds the octets of a message. A later value below ``least_message`` is raised
+    to that. ``refresh_s`` is the longest time between two transmissions of a Template (RFC 7011
+    section 8.4) and of the options; types are repeated less often. ``repeats_templates`` is False
+    for reliable transports: ``restart`` sends Templates once, and only the options are repeated.
+    ``boot_s`` (Unix time) is the origin of NetFlow v9's sysUptime. Raises ConfigError if
+    ``max_message`` is less than ``least_message`` at the start.
     """
 
     def __init__(
@@ -140,7 +141,7 @@ class ExportSession:
         self._repeats_templates = repeats_templates
         self._has_begun = repeats_templates
         self._sequence = 0
-        self._refreshes = 0  # since the types were sent, modulo the number between them
+        self._refreshes = 0  # since types were sent, modulo _REFRESHES_OF_TYPES
         self._templates_sent_s: float | None = None
         self._options_sent_s: float | None = None
         self._periodic_sent_s: float | None = None
@@ -156,7 +157,7 @@ class ExportSession:
 
     @property
     def templates(self) -> tuple[Template, ...]:
-        """All that this session announces."""
+        """Returns all Templates that this session announces."""
         return *self._option_templates.values(), *self._encoder.templates
 
     @property
@@ -172,24 +173,24 @@ class ExportSession:
         self._max_message = octets
 
     def _least_room(self) -> int:
-        """Octets that the longest Template or record needs."""
+        """Returns the octets that the longest Template or record needs."""
         templates = max(len(self._wire.encode(template)) for template in self.templates)
         options = [_longest(template) for template in self._option_templates.values()]
         return max(templates, self._encoder.least_room, *options)
 
     def resend_templates(self) -> None:
-        """Begin the next messages with types and Templates: the destination may have lost them."""
+        """Sends types and Templates before the next records: the destination may have lost them."""
         self._templates_sent_s = None
         self._refreshes = 0
 
     def resend_options(self) -> None:
-        """Send the options with the next messages: something that they say has changed."""
+        """Sends the options with the next messages, because something in them has changed."""
         self._options_sent_s = None
 
     def messages(self, records: NDArray[np.void], now_s: float) -> list[Train]:
-        """Messages for ``records`` (RECORD_DTYPE), after the Templates when these are due.
+        """Returns messages for ``records`` (RECORD_DTYPE), preceded by Templates when these are due.
 
-        ``now_s`` is Unix time in seconds. Records of a batch may change their order.
+        ``now_s`` is Unix time in seconds. The records of a batch may leave in another order.
         """
         trains = self._announcements(now_s)
         if len(records):
@@ -199,7 +200,7 @@ class ExportSession:
         return self._counted(trains)
 
     def last_messages(self, now_s: float) -> list[Train]:
-        """The options once more, with the final statistics."""
+        """Returns the options once more, with the final statistics."""
         if not self._has_begun:
             return []
         return self._counted(self._option_messages(now_s) + self._periodic_messages(now_s))
@@ -207,9 +208,10 @@ class ExportSession:
     def restart(
         self, backlog: Sequence[Train], now_s: float, first_sequence: int = 0
     ) -> list[Train]:
-        """A new Transport Session (RFC 7011 sections 10.3.4, 10.4.3): Templates, then ``backlog``.
+        """Begins a new Transport Session (RFC 7011 sections 10.3.4, 10.4.3).
 
-        The backlog's messages, made for the session before, get sequence numbers of this one.
+        Returns its Templates and then ``backlog``: messages of the session before, which get
+        sequence numbers of the new one.
         """
         self._has_begun = True
         self._sequence = first_sequence
@@ -219,10 +221,10 @@ class ExportSession:
         return first + moved
 
     def recut(self, backlog: Sequence[Train]) -> list[Train]:
-        """The latest messages of this session cut anew, as ``max_message`` has become smaller."""
+        """Re-frames ``backlog``, this session's latest messages, for a smaller ``max_message``."""
         before = sum(map(len, backlog))
         cut: list[Train] = []
-        more = 0  # messages than there were, so far
+        more = 0  # how many more messages there are than before, so far
         for train in backlog:
             sequence = sequence_of(train, self._wire) + self._wire.step(more, 0)
             parts = self._recut(train, sequence & 0xFFFFFFFF)
@@ -242,8 +244,8 @@ class ExportSession:
         return recut_train(train, self._wire, template, sequence, self._max_message)
 
     def _announcements(self, now_s: float) -> list[Train]:
-        """What is due of Templates and options."""
-        if not self._has_begun:  # what waits for a connection comes after its Templates
+        """Returns the Templates and options that are due."""
+        if not self._has_begun:  # ``restart`` sends the Templates once there is a connection
             return []
         if self._is_due(self._templates_sent_s, now_s, self._repeats_templates):
             trains = self._template_messages(now_s) + self._option_messages(now_s)
@@ -259,7 +261,7 @@ class ExportSession:
         return _is_due(sent_s, now_s, self._refresh_s if repeats else math.inf)
 
     def _template_messages(self, now_s: float) -> list[Train]:
-        """Types first, for they are to be known when a Template names the elements (RFC 5610)."""
+        """Returns the Templates, after the types of their elements (RFC 5610)."""
         self._templates_sent_s = now_s
         trains: list[Train] = []
         for name in sorted(self._option_templates, key=lambda name: name != _TYPES):
@@ -298,7 +300,10 @@ class ExportSession:
         return self._frame_data(template.id, records, now_s)
 
     def _frame_template(self, set_id: int, template: Template, now_s: float) -> list[Train]:
-        """One a message: of several in a Set, go-ipfix and PyPI's netflow read only the first."""
+        """Returns a message with one Template.
+
+        If a Set has several, go-ipfix and PyPI's netflow read only the first.
+        """
         self.statistics.template_records += 1
         train = frame_template(self._framing(set_id, now_s), self._wire.encode(template))
         self._advance([train])
@@ -314,8 +319,9 @@ class ExportSession:
         self._sequence = (self._sequence + step) & 0xFFFFFFFF
 
     def _framing(self, set_id: int, now_s: float) -> Framing:
-        # v9 tells times as unix_secs - sysUptime + value, so both are of the same instant; rounded
-        # up, for pmacct 1.7.7 takes a value above sysUptime for one of 49 days later.
+        # Collectors of v9 compute times as unix_secs - sysUptime + value, so both must be of the
+        # same instant. It is rounded up: pmacct 1.7.7 reads a value above sysUptime as 49 days
+        # later.
         now = math.ceil(now_s) if self._wire.counts_messages else int(now_s)
         return Framing(
             self._wire,
@@ -343,7 +349,7 @@ class ExportSession:
         return announced
 
     def _described_elements(self) -> list[Element]:
-        """The elements in use that no registry of IANA describes, once each."""
+        """Returns the elements in use that no registry of IANA describes, without duplicates."""
         used = [field.element for template in self.templates for field in template.fields]
         if table := self._options.netflow9:
             used = [table.element(element.id) or element for element in used]
@@ -351,13 +357,13 @@ class ExportSession:
 
 
 def _longest(template: Template) -> int:
-    """Octets of the longest record of an Options Template."""
+    """Returns the octets of the longest record of an Options Template."""
     strings = sum(field.is_variable for field in template.fields)
     return template.fixed_length + strings * LONGEST_STRING
 
 
 def _is_due(sent_s: float | None, now_s: float, period_s: float) -> bool:
-    """A clock that was set back must not silence what never ceases to be sent."""
+    """Returns True if a repetition is due, which it also is after the clock was set back."""
     if sent_s is None:
         return True
     return period_s < math.inf and not 0 <= now_s - sent_s < period_s

@@ -1,4 +1,4 @@
-"""What a Collecting Process counts."""
+"""Defines the counters of a Collecting Process."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ class CollectorStatistics:
     records: int = 0
     option_records: int = 0
     template_records: int = 0
-    #: Data Records that the sequence numbers say were sent and did not arrive (IPFIX).
+    #: Data Records that did not arrive, by the sequence numbers of IPFIX.
     lost_records: int = 0
-    #: Messages that the sequence numbers say were sent and did not arrive (NetFlow v9).
+    #: Messages that did not arrive, by the sequence numbers of NetFlow v9.
     lost_messages: int = 0
-    #: Messages that are neither IPFIX nor NetFlow v9, or of which some part could not be read.
+    #: Messages that are neither IPFIX nor NetFlow v9, or have octets that could not be read.
     errors: int = 0
-    #: Sets whose Template is not known (yet).
+    #: Sets whose Template is unknown, or not known yet.
     unknown_sets: int = 0
-    #: Withdrawals over UDP or of what is not there, new meanings of an id that was not withdrawn,
-    #: and Templates beyond what is kept of one domain.
+    #: Withdrawals over UDP or of unknown Templates, ids that were reused without a withdrawal, and
+    #: Templates beyond the bound of their domain.
     template_errors: int = 0
-    #: Domains forgotten to make room for others.
+    #: Domains that were dropped to make room for others.
     evicted_domains: int = 0
     oddities: Counter[Oddity] = field(default_factory=Counter)
 

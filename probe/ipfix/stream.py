@@ -1,4 +1,4 @@
-"""IPFIX Messages cut out of a stream of octets: TCP (RFC 7011 section 10.4), files (RFC 5655)."""
+"""Cuts IPFIX Messages out of octets: of TCP (RFC 7011 section 10.4) or of files (RFC 5655)."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from probe.ipfix.decode_ipfix import HEADER, VERSION
 
 
 class MessageStream:
-    """Holds at most one message that is not complete, that is 65 535 octets.
+    """Cuts octets into messages, and holds at most one incomplete message (65 535 octets).
 
-    ``offset`` is that of the first octet in the stream that has not been given out.
+    ``offset`` is the position of the first octet that was not yet returned.
     """
 
     def __init__(self) -> None:
@@ -21,13 +21,13 @@ class MessageStream:
 
     @property
     def unread(self) -> int:
-        """Octets of a message whose end has not come."""
+        """Returns the number of octets of the incomplete message."""
         return len(self._pending)
 
     def feed(self, octets: bytes) -> Iterator[tuple[int, bytes]]:
-        """(offset, octets) of each message that is now complete.
+        """Yields (offset, octets) of each message that is now complete.
 
-        DecodeError: what follows is no IPFIX Message, and where the next one begins is unknown.
+        Raises DecodeError if no IPFIX Message follows, so that the start of the next is unknown.
         """
         self._pending += octets
         at = 0
@@ -41,7 +41,7 @@ class MessageStream:
 
 
 def _length(octets: bytes, at: int) -> int:
-    """Of the message at ``at``; 0 when more octets must come first."""
+    """Returns the length of the message at ``at``, 0 if more octets must come first."""
     if len(octets) - at < 4:
         return 0
     version, length = struct.unpack_from("!HH", octets, at)

@@ -1,4 +1,4 @@
-"""Templates: ordered Information Elements with lengths (RFC 7011 section 3.4)."""
+"""Templates: ordered Information Elements with their lengths (RFC 7011 section 3.4)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ _FIELD = re.compile(r"(?P<name>[A-Za-z0-9_]+)(?:\[(?P<length>\d+)\])?")
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """An element with the length it has in one Template; VARIABLE when each record says its own."""
+    """An element with its length in one Template.
+
+    The length is VARIABLE if each record gives its own.
+    """
 
     element: Element
     length: int
@@ -28,7 +31,7 @@ class Field:
         return self.length == VARIABLE
 
     def encode(self) -> bytes:
-        """Field Specifier (RFC 7011 section 3.2)."""
+        """Returns the Field Specifier (RFC 7011 section 3.2)."""
         element = self.element
         if element.pen == 0:
             return struct.pack("!HH", element.id, self.length)
@@ -37,7 +40,7 @@ class Field:
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """A Template, or with ``scope_count`` > 0 an Options Template (RFC 7011 section 3.4.2.2)."""
+    """A Template; with ``scope_count`` > 0 an Options Template (RFC 7011 section 3.4.2.2)."""
 
     id: int
     fields: tuple[Field, ...]
@@ -45,7 +48,7 @@ class Template:
 
     @property
     def fixed_length(self) -> int:
-        """Octets of a record without its variable-length fields."""
+        """Returns the octets of a record without its variable-length fields."""
         return sum(field.length for field in self.fields if not field.is_variable)
 
     @property
@@ -55,10 +58,10 @@ class Template:
 
 @dataclass(frozen=True, slots=True)
 class TemplateDefinition:
-    """What a template file says: for every position the field for IPv4 and the one for IPv6.
+    """The content of a template file: a field for IPv4 and one for IPv6 at each position.
 
-    A Template of more than ``limit`` fields (0: no limit) is made without those that are named in
-    ``spare``, the first ones first.
+    If a Template has more than ``limit`` fields (0: no limit), the fields named in ``spare`` are
+    left out, in that order, until it fits.
     """
 
     source: str
@@ -69,7 +72,7 @@ class TemplateDefinition:
     def fields(
         self, ip_version: int, keep: Callable[[Element], bool] = lambda _: True
     ) -> tuple[Field, ...]:
-        """Those for one IP version, without the elements that ``keep`` refuses."""
+        """Returns the fields for one IP version, without the elements that ``keep`` refuses."""
         side = 0 if ip_version == 4 else 1
         found = tuple(pair[side] for pair in self.positions if keep(pair[side].element))
         if not found:
@@ -77,7 +80,7 @@ class TemplateDefinition:
         return self._limited(found)
 
     def _limited(self, fields: tuple[Field, ...]) -> tuple[Field, ...]:
-        """``fields`` without as many spare ones as are too many."""
+        """Returns ``fields`` without as many spare ones as are needed to fit."""
         excess = len(fields) - self.limit if self.limit else 0
         present = {field.element.name for field in fields}
         leaving = [name for name in self.spare if name in present][: max(0, excess)]
@@ -87,7 +90,7 @@ class TemplateDefinition:
         return {field.element.name for pair in self.positions for field in pair}
 
     def changed(self, change: Callable[[Field], Sequence[Field]]) -> TemplateDefinition:
-        """Each field replaced by what ``change`` makes of it, every element at most once."""
+        """Returns the definition with ``change`` applied to each field, and no element twice."""
         positions: list[tuple[Field, Field]] = []
         seen: set[Element] = set()
         for pair in self.positions:
@@ -99,10 +102,10 @@ class TemplateDefinition:
 
 
 def template_id(fields: Sequence[Field], taken: Collection[int], scope_count: int = 0) -> int:
-    """An id that follows from the layout, other than those ``taken``.
+    """Returns an id that follows from the layout and is not in ``taken``.
 
-    So an exporter that comes back with other Templates does not give another meaning to an id
-    that collectors still remember (RFC 7011 section 8), and the same layout keeps its id.
+    So the same layout keeps its id. After a restart with other Templates, no id that collectors
+    still remember gets another meaning (RFC 7011 section 8).
     """
     layout = bytes((scope_count,)) + b"".join(field.encode() for field in fields)
     found = _FIRST_ID + zlib.crc32(layout) % _IDS
@@ -112,7 +115,10 @@ def template_id(fields: Sequence[Field], taken: Collection[int], scope_count: in
 
 
 def parse_template(text: str, source: str, elements: ElementTable) -> TemplateDefinition:
-    """Read a template file (see ``templates/full.txt``); ConfigError names ``source`` and line."""
+    """Reads a template file (see ``templates/full.txt``).
+
+    Raises ConfigError, which names ``source`` and the line.
+    """
     positions: list[tuple[Field, Field]] = []
     seen: set[Element] = set()
     limit, spare = 0, list[str]()
@@ -150,7 +156,7 @@ def _parse_position(line: str, elements: ElementTable) -> tuple[Field, Field]:
 
 
 def parse_field(text: str, elements: ElementTable) -> Field:
-    """'name' or 'name[length]'; ConfigError when there is no such element, or not so long."""
+    """Reads 'name' or 'name[length]'. Raises ConfigError for an unknown element or bad length."""
     match = _FIELD.fullmatch(text)
     if not match:
         raise ConfigError(f"{text!r} is not an element name or name[length]")

@@ -10,7 +10,10 @@ VARIABLE = 65535
 
 @dataclass(frozen=True, slots=True)
 class DataType:
-    """``code`` is that of informationElementDataType (339); ``length`` octets or VARIABLE."""
+    """A data type: its code in informationElementDataType (339), and its length in octets.
+
+    ``length`` is VARIABLE for strings and octet arrays.
+    """
 
     name: str
     code: int
@@ -21,7 +24,7 @@ class DataType:
         return 1 <= self.code <= 8 or self.name == "unsigned256"
 
     def allows(self, length: int) -> bool:
-        """Whether a field may have this length (reduced-size encoding: RFC 7011 section 6.2)."""
+        """Returns True if a field may have this length (RFC 7011 section 6.2, reduced size)."""
         if self.length == VARIABLE:
             return length > 0
         if self.is_integer:
@@ -62,7 +65,7 @@ TYPES: dict[str, DataType] = {
 }
 TYPES_BY_CODE: dict[int, DataType] = {kind.code: kind for kind in TYPES.values()}
 
-#: informationElementSemantics (344); '-' stands for the default.
+#: Codes of informationElementSemantics (344); '-' is the default.
 SEMANTICS = {
     name: code
     for code, name in enumerate(
@@ -70,7 +73,7 @@ SEMANTICS = {
     )
 }
 
-#: informationElementUnits (345); '-' stands for none.
+#: Codes of informationElementUnits (345); '-' is none.
 UNITS = {
     name: code
     for code, name in enumerate(

@@ -1,4 +1,4 @@
-"""Times that count from the start of the exporter's system, as Unix time (RFC 3954 section 8)."""
+"""Converts times since the start of the exporter's system to Unix time (RFC 3954 section 8)."""
 
 from __future__ import annotations
 
@@ -14,12 +14,11 @@ _WRAP = 1 << 32
 
 
 def add_unix_times(records: Iterable[Record], export_ms: int, uptime_ms: int | None) -> None:
-    """Give ``records`` flowStart/EndMilliseconds too, where they have flowStart/EndSysUpTime.
+    """Adds flowStart/EndMilliseconds to ``records`` that have flowStart/EndSysUpTime.
 
-    ``export_ms`` is the message's Unix time and ``uptime_ms`` the system's uptime then; None: each
-    record must tell itself when its system began (systemInitTimeMilliseconds), else nothing is
-    added. The uptime has 32 bits and wraps after 49.7 days; a time within half of that of the
-    export is meant.
+    ``export_ms`` is the Unix time of the message, ``uptime_ms`` the uptime of the system then. If
+    that is None, a record needs systemInitTimeMilliseconds; without it nothing is added. An uptime
+    has 32 bits and wraps after 49.7 days; the time nearest to the export is chosen.
     """
     for record in records:
         began_ms = record.get("systemInitTimeMilliseconds")
@@ -37,5 +36,8 @@ def _uptime(export_ms: int, began_ms: object) -> int | None:
 
 
 def _signed(age_ms: int) -> int:
-    """``age_ms`` modulo 2^32, from -2^31: a flow may end some milliseconds behind the header."""
+    """Returns ``age_ms`` modulo 2^32 as a signed number.
+
+    A flow may end some milliseconds after the header was written, so ages can be negative.
+    """
     return (age_ms + _WRAP // 2) % _WRAP - _WRAP // 2

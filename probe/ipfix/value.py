@@ -1,4 +1,4 @@
-"""Octets of a field to its value, by abstract data type (RFC 7011 section 6)."""
+"""Converts octets of a field to its value, by abstract data type (RFC 7011 section 6)."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from probe.ipfix.types import VARIABLE, DataType
 
 Value = int | float | str | bool
 
-_NTP_EPOCH = 2_208_988_800  # 1970 in the seconds of NTP, RFC 7011 section 6.1.9
+_NTP_EPOCH = 2_208_988_800  # the year 1970 in seconds of NTP (RFC 7011 section 6.1.9)
 _LONGEST_INTEGER = 8
 
 
 def converter(kind: DataType, length: int) -> Callable[[bytes], Value]:
-    """Octets of a field to its value; hexadecimal text for what has no other form.
+    """Returns a function from the octets of a field to its value.
 
-    Exporters are lenient with lengths: a number that is longer than its type is a number all the
-    same, and an address is of the version that its length tells.
+    Values without another form become hexadecimal text. Exporters take liberties with lengths: a
+    number longer than its type stays a number, and the length of an address tells its version.
     """
     if length == VARIABLE and kind.length != VARIABLE:
         return lambda octets: converter(kind, len(octets))(octets)
@@ -52,7 +52,7 @@ def _boolean(octets: bytes) -> bool:
 
 
 def _text(octets: bytes) -> str:
-    """Without the NULs that fill a string of fixed length."""
+    """Returns the text without the NULs that fill a fixed-length string."""
     return octets.rstrip(b"\0").decode("utf-8", "replace")
 
 
@@ -70,12 +70,12 @@ def _ipv6(octets: bytes) -> str:
 
 
 def _ntp_microseconds(octets: bytes) -> int:
-    """Unix microseconds."""
+    """Returns Unix microseconds."""
     return _ntp(octets, 1_000_000)
 
 
 def _ntp_nanoseconds(octets: bytes) -> int:
-    """Unix nanoseconds."""
+    """Returns Unix nanoseconds."""
     return _ntp(octets, 1_000_000_000)
 
 

@@ -1,22 +1,25 @@
-"""Data Sets that came before their Template, as they do over UDP (RFC 7011 section 9)."""
+"""Keeps Data Sets that arrive before their Template, as over UDP (RFC 7011 section 9)."""
 
 from __future__ import annotations
 
 from probe.ipfix.announcement import Header
 
-#: Of one domain: octets, and how much older than its Template's message a Set may be, in seconds.
+#: Bounds of one domain: octets, and how many seconds a Set may be older than its Template.
 MOST_OCTETS, _LONGEST_S = 1 << 16, 1800
-_SET_OCTETS = 512  # that a Set takes beside its body, about
+_SET_OCTETS = 512  # approximate memory of a Set beside its body
 
 _Waiting = tuple[bytes, Header]
 
 
 class WaitingSets:
-    """Those of one domain. What finds no room is not taken: it stays counted as unknown."""
+    """The waiting Sets of one domain.
+
+    A Set that finds no room is not kept, and stays counted as unknown.
+    """
 
     def __init__(self) -> None:
         self._sets: dict[int, list[_Waiting]] = {}
-        #: Octets that they take.
+        #: Memory of the waiting Sets, in octets.
         self.weight = 0
 
     def __bool__(self) -> bool:
@@ -29,9 +32,9 @@ class WaitingSets:
             self._sets.setdefault(number, []).append((bytes(body), header))
 
     def take(self, number: int, now_s: int) -> list[_Waiting]:
-        """Those of a Template that comes in a message of this export time.
+        """Returns the Sets of a Template that arrived in a message of this export time.
 
-        Old ones are dropped, for the id may have had another meaning then.
+        Drops Sets that are too old, because the id may have had another meaning then.
         """
         found = self._sets.pop(number, [])
         self.weight -= sum(_SET_OCTETS + len(body) for body, _ in found)

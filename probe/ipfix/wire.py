@@ -1,4 +1,4 @@
-"""What sets IPFIX (RFC 7011) and NetFlow v9 (RFC 3954) apart on the wire, as one value each."""
+"""Describes how IPFIX (RFC 7011) and NetFlow v9 (RFC 3954) differ, as one value each."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from probe.ipfix.template import Field, Template
 
 _SET_HEADER = [("set_id", ">u2"), ("set_length", ">u2")]
-#: A message holds one Set: some collectors decode only the first.
+#: A message holds one Set, because some collectors decode only the first.
 _IPFIX_HEADER = np.dtype(
     [
         ("version", ">u2"),
@@ -38,13 +38,13 @@ SET_HEADER_OCTETS = 4
 
 
 def _ipfix_options(template: Template) -> bytes:
-    """RFC 7011 section 3.4.2.2: the scope is counted in fields."""
+    """Encodes an Options Template of IPFIX, whose scope is counted in fields (section 3.4.2.2)."""
     head = struct.pack("!HHH", template.id, len(template.fields), template.scope_count)
     return head + _specifiers(template.fields)
 
 
 def _netflow9_options(template: Template) -> bytes:
-    """RFC 3954 section 6.1: scope and options are counted in octets."""
+    """Encodes an Options Template of v9, whose lengths are in octets (RFC 3954 section 6.1)."""
     scope, options = (
         _specifiers(template.fields[: template.scope_count]),
         _specifiers(template.fields[template.scope_count :]),
@@ -58,46 +58,50 @@ def _specifiers(fields: tuple[Field, ...]) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Wire:
-    """``header``: message header and Set header; a Set is padded to a multiple of ``alignment``."""
+    """The format of one protocol.
+
+    ``header`` packs the message header and the Set header. A Set is padded to a multiple of
+    ``alignment`` octets.
+    """
 
     version: int
     header: np.dtype[np.void]
     template_set: int
     options_template_set: int
     alignment: int
-    #: Whether the sequence number counts messages, or else Data Records.
+    #: True if the sequence number counts messages, False if it counts Data Records.
     counts_messages: bool
     encode_options: Callable[[Template], bytes]
 
     @property
     def overhead(self) -> int:
-        """Octets of a message around its one Set's records."""
+        """Returns the octets of a message without its records."""
         return self.header.itemsize
 
     def room(self, max_message: int) -> int:
-        """Octets for the records of a message that is at most ``max_message`` long."""
+        """Returns the octets for records in a message of at most ``max_message`` octets."""
         return (max_message - self.overhead) // self.alignment * self.alignment
 
     def message_for(self, octets: int) -> int:
-        """Octets of a message whose records have so many."""
+        """Returns the octets of a message whose records have ``octets``."""
         return self.overhead + octets + self.padding(octets)
 
     @property
     def sequence_offset(self) -> int:
-        """Where the sequence number is in a message."""
+        """Returns the offset of the sequence number in a message."""
         fields: Mapping[str, tuple[Any, ...]] = self.header.fields or {}
         return int(fields["sequence"][1])
 
     def step(self, messages: int, records: int) -> int:
-        """By how much messages with so many Data Records move the sequence number."""
+        """Returns how far so many messages with so many Data Records move the sequence number."""
         return messages if self.counts_messages else records
 
     def padding(self, octets: int) -> int:
-        """Octets of padding behind records of so many."""
+        """Returns the octets of padding behind records of ``octets``."""
         return -octets % self.alignment
 
     def encode(self, template: Template) -> bytes:
-        """(Options) Template Record."""
+        """Returns the (Options) Template Record."""
         if template.scope_count:
             return self.encode_options(template)
         return struct.pack("!HH", template.id, len(template.fields)) + _specifiers(template.fields)
