@@ -188,7 +188,7 @@ class ExportSession:
         self._options_sent_s = None
 
     def messages(self, records: NDArray[np.void], now_s: float) -> list[Train]:
-        """Returns messages for ``records`` (RECORD_DTYPE), preceded by Templates when these are due.
+        """Returns messages for ``records`` (RECORD_DTYPE), after the Templates that are due.
 
         ``now_s`` is Unix time in seconds. The records of a batch may leave in another order.
         """

@@ -1,7 +1,7 @@
-"""Flow columns and owner attributes as Information Elements: the only package that knows both.
+"""Maps flow columns and owner attributes to Information Elements; no other package knows both.
 
-Numbers are copied column by column into packed big-endian arrays. What belongs to an owner is
-encoded once per owner and side, then gathered by index.
+The encoder copies numbers column by column into packed big-endian arrays. It encodes the attributes
+of an owner once per side, then gathers them by index.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a collector must be told so that it shows our elements under their names."""
+"""Writes the files by which a collector shows our elements under their names."""
 
 from __future__ import annotations
 
@@ -11,34 +11,35 @@ from probe.ipfix.netflow9 import Netflow9Table
 from probe.ipfix.template import Field, TemplateDefinition
 from probe.mapping.tables import ATTRIBUTES, Privacy
 
-#: Elements of IANA that pmacct has primitives of its own for, among those that we send.
+#: Those elements of IANA that we send and for which pmacct has primitives of its own.
 _PMACCT_OWN = frozenset(
     (*(1, 2, 4, 5, 6, 7, 8, 10, 11, 12, 14, 21, 22, 27, 28, 34), *range(150, 154), *range(225, 229))
 )
-#: goflow2's own names in JSON, of what a Template of ours can fill.
+#: The JSON names of goflow2 that a Template of ours can fill.
 _GOFLOW2_OWN = (
     *("type", "time_received_ns", "sequence_num", "sampler_address", "observation_domain_id"),
     *("time_flow_start_ns", "time_flow_end_ns", "bytes", "packets", "src_addr", "dst_addr"),
     *("etype", "proto", "src_port", "dst_port", "in_if", "out_if", "tcp_flags", "ip_tos"),
 )
-#: Elements of IANA that goflow2 has a field for.
+#: Elements of IANA for which goflow2 has a field.
 _GOFLOW2_IDS = frozenset(
     (*(1, 2, 4, 5, 6, 7, 8, 10, 11, 12, 14, 21, 22, 27, 28, 60), *range(150, 154))
 )
-#: Numbers of protobuf fields that goflow2 leaves to its users.
+#: Numbers of protobuf fields that goflow2 reserves for its users.
 _GOFLOW2_FIRST_INDEX = 2000
 _WORD = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=(?!Pv)[A-Z][a-z])")
 
 
 def snake_case(name: str) -> str:
-    """'sourceProcessPath' or 'SRC_PROC_NAME' as pmacct and goflow2 spell names."""
+    """Returns 'sourceProcessPath' or 'SRC_PROC_NAME' in the spelling of pmacct and goflow2."""
     return _WORD.sub("_", name).lower()
 
 
 def pmacct_primitives(definition: TemplateDefinition) -> str:
-    """The file for pmacct's ``aggregate_primitives``; ``definition`` as it goes out (IPFIX, v9).
+    """Returns the file for pmacct's ``aggregate_primitives``.
 
-    What leaves only if asked for is a comment: nfacctd has garbage for strings that do not come.
+    ``definition`` is the Template as it is sent, by IPFIX or v9. Elements that are sent on request
+    only become comments, because nfacctd prints garbage for strings that do not arrive.
     """
     fields = [
         field
@@ -57,7 +58,7 @@ def pmacct_primitives(definition: TemplateDefinition) -> str:
 
 
 def _shared_numbers(fields: Iterable[Field]) -> list[int]:
-    """Element numbers that several enterprises have given."""
+    """Returns the element numbers that several enterprises use."""
     numbers = Counter(field.element.id for field in fields if field.element.pen)
     return [number for number, count in numbers.items() if count > 1]
 
@@ -73,9 +74,10 @@ def _pmacct_line(field: Field) -> str:
 
 
 def _pmacct_length(field: Field) -> str:
-    """'vlen' for every string: nfacctd stores those of fixed length without a NUL behind them.
+    """Returns the length of a primitive, which is 'vlen' for every string.
 
-    It then prints a name that fills its field together with all that follows in its memory.
+    nfacctd stores fixed-length strings without a NUL behind them. It would print a name that fills
+    its field together with what follows in memory.
     """
     is_text = field.element.type.name == "string"
     return "vlen" if is_text or field.is_variable else str(field.length)
@@ -93,7 +95,10 @@ def _pmacct_kind(field: Field) -> str:
 
 
 def goflow2_mapping(ipfix: TemplateDefinition, netflow9: TemplateDefinition) -> str:
-    """The file for goflow2's ``-mapping``; the renderer 'string' came with version 2.1.2."""
+    """Returns the file for goflow2's ``-mapping``.
+
+    Its renderer 'string' exists since version 2.1.2.
+    """
     fields = [
         field
         for field in _fields(ipfix)
@@ -133,7 +138,7 @@ def _goflow2_type(field: Field) -> str:
 
 
 def _goflow2_renderer(field: Field) -> str:
-    """How it shows what is no number; '' for a number."""
+    """Returns goflow2's renderer for a data type, '' for a number."""
     kinds = {"string": "string", "octetArray": "none", "ipv4Address": "ip", "ipv6Address": "ip"}
     return kinds.get(field.element.type.name, "")
 
@@ -144,7 +149,7 @@ def _goflow2_line(element: Element, name: str) -> str:
 
 
 def wireshark_dissector(source: str, elements: Iterable[Element], table: Netflow9Table) -> str:
-    """``source`` (templates/wireshark.lua) for those of ``elements`` that are an enterprise's."""
+    """Returns ``source`` (templates/wireshark.lua) completed with the enterprise ``elements``."""
     rows = [
         f'    {{ {element.pen}, {element.id}, {_netflow9_type(element, table)}, "{element.name}", '
         f'"{_lua_kind(element)}" }},'
@@ -172,7 +177,7 @@ def _lua_kind(element: Element) -> str:
 
 
 def _fields(definition: TemplateDefinition) -> Iterator[Field]:
-    """Every field once, in the order of the Template."""
+    """Returns the fields without duplicates, in the order of the Template."""
     yield from dict.fromkeys(field for pair in definition.positions for field in pair)
 
 

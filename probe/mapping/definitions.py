@@ -1,4 +1,4 @@
-"""A Template definition for another protocol, or for records of both directions."""
+"""Adapts a Template definition to NetFlow v9, or to records of both directions."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from probe.mapping.tables import REVERSES
 
 
 def for_biflow(definition: TemplateDefinition, elements: ElementTable) -> TemplateDefinition:
-    """``definition`` with the reverse of each of its elements that has one (RFC 5103).
+    """Returns ``definition`` with the reverse of each element that has one (RFC 5103).
 
-    Its records are of BIFLOW_DTYPE; biflowDirection is added where it is missing. The reverse
-    comes first: nfcapd takes those it has no place for (tcpControlBits, times) for the forward
-    element, and the last of two wins.
+    Its records are of BIFLOW_DTYPE. Adds biflowDirection if it is missing. A reverse element
+    precedes its forward element: nfcapd reads some reverses (tcpControlBits, times) as the forward
+    element, and keeps the last of the two.
     """
     has_direction = "biflowDirection" in definition.names()
 
@@ -37,7 +37,7 @@ def _pair(field: Field, elements: ElementTable) -> list[Field]:
 def for_netflow9(
     definition: TemplateDefinition, table: Netflow9Table
 ) -> tuple[TemplateDefinition, list[str]]:
-    """``definition`` as NetFlow v9 can send it, and the names of what it has no field type for."""
+    """Returns ``definition`` for NetFlow v9, and the names of elements that v9 lacks."""
     left_out: list[str] = []
 
     def known(field: Field) -> list[Field]:

@@ -1,4 +1,4 @@
-"""Elements of enterprises, described in the form of a collector that does not read RFC 5610."""
+"""Describes enterprise elements to collectors that do not read RFC 5610."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from probe.ipfix.elements import Element
 from probe.ipfix.types import SEMANTICS, UNITS
 from probe.mapping.collector_files import snake_case
 
-#: Enterprises whose elements we send beside our own, as libfds' prefixes of names.
+#: Other enterprises whose elements we send, with the prefixes of their names in libfds.
 _SCOPES = {35632: "ntop", 56506: "antrea"}
-#: Reverse elements (RFC 5103). libfds makes them itself.
+#: The enterprise of reverse elements (RFC 5103), which libfds makes itself.
 _REVERSE = 29305
-#: Data types of Telegraf. All others are shown as octets.
+#: Data types of Telegraf. It shows all others as octets.
 _TELEGRAF = {
     **dict.fromkeys(("unsigned8", "unsigned16", "unsigned32", "unsigned64"), "uint"),
     **dict.fromkeys(("dateTimeSeconds", "dateTimeMilliseconds", "boolean"), "uint"),
@@ -25,7 +25,7 @@ _TELEGRAF = {
 
 
 def telegraf_mapping(elements: Iterable[Element]) -> str:
-    """The file for ``private_enterprise_number_files`` of Telegraf's inputs.netflow."""
+    """Returns the file for ``private_enterprise_number_files`` of Telegraf's inputs.netflow."""
     text = io.StringIO()
     text.write(
         "# telegraf.conf: [[inputs.netflow]] private_enterprise_number_files = [this file]\n"
@@ -38,9 +38,9 @@ def telegraf_mapping(elements: Iterable[Element]) -> str:
 
 
 def libfds_elements(elements: Iterable[Element], enterprise: int) -> str:
-    """The file for libfds, which ipfixcol2 reads. It takes one enterprise a file.
+    """Returns the file for libfds, the library of ipfixcol2, which wants one file per enterprise.
 
-    ConfigError: there are no elements of that enterprise.
+    Raises ConfigError if there are no elements of that enterprise.
     """
     from xml.etree import ElementTree as Tree
 
@@ -67,7 +67,7 @@ def libfds_elements(elements: Iterable[Element], enterprise: int) -> str:
 
 
 def _libfds_values(element: Element) -> list[tuple[str, str]]:
-    """What is not known is left out: libfds refuses words that it does not know."""
+    """Returns the known attributes of an element; libfds refuses words that it does not know."""
     values = [
         ("id", str(element.id)),
         ("name", element.name),
@@ -80,10 +80,10 @@ def _libfds_values(element: Element) -> list[tuple[str, str]]:
 
 
 def _word(words: dict[str, int], code: int) -> str:
-    """The registry's word for a code; '' for none."""
+    """Returns the registry's word for a code, '' if there is none."""
     return next((word for word, number in words.items() if number == code and code), "")
 
 
 def _of_enterprises(elements: Iterable[Element]) -> Iterable[Element]:
-    """Each once, in the order in which they come."""
+    """Returns the enterprise elements without duplicates, in their order."""
     return (element for element in dict.fromkeys(elements) if element.pen)

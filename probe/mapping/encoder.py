@@ -1,4 +1,4 @@
-"""Flow records to Data Records, vectorised (RFC 7011 section 3.4.3)."""
+"""Encodes flow records to Data Records in batches (RFC 7011 section 3.4.3)."""
 
 from __future__ import annotations
 
@@ -23,32 +23,32 @@ from probe.mapping.group_by_owner import group_by_owner
 from probe.mapping.interned import InternedFields, Run, Table, block_kind, fixed_kind
 from probe.mapping.tables import ATTRIBUTES, COLUMNS, TCP_STATES, TRANSLATION, Privacy
 
-#: Marks translated flows beside their IP version.
+#: Marks translated flows, in addition to their IP version.
 _TRANSLATED = 0x80
-#: Records encoded at a time. Below that the calls cost more than the work.
+#: Records that are encoded at a time. With fewer, the calls cost more than the work.
 _CHUNK = 2048
-#: Those of one length by so many octets: beyond that what is allocated on the way leaves the
-#: processor's cache.
+#: Octets of fixed-length records that are encoded at a time. With more, the intermediate arrays do
+#: not fit into the processor's cache.
 _LEAST_CHUNK, _MOST_CHUNK = 256, 4096
 _CHUNK_OCTETS = 1 << 19
-#: Room that the Encoder leaves to the strings of an owner at least, each of them.
+#: The least octets that the encoder leaves to each string of an owner.
 _LEAST_STRING = 10
 
-#: Longest name of a TCP state with its length.
+#: Octets of the longest name of a TCP state, with its length field.
 _STATE_ROOM = 16
 
-#: Gives one field of all records, from these and from the packed numbers of their owners.
+#: Returns one field of all records, from the records and the packed numbers of their owners.
 Filler = Callable[[Rows, dict[str, Rows]], NDArray[Any]]
 
 
 class Encoder:
-    """Data Records of one Template definition, for IPv4 and IPv6 flows (``RecordEncoder``).
+    """Encodes records of one Template definition, for IPv4 and IPv6 flows (``RecordEncoder``).
 
-    Elements of NAT are in a Template of their own, for IPv4 flows that were translated. Owners'
-    strings are shortened (whole characters) where a record would not fit a message. ``boot_s``
-    (Unix time) is what times relative to sysUptime count from. ``strings``: how these are written,
-    if not as RFC 7011 has them. ConfigError: the definition names
-    an element that Sockflow has no value for.
+    Translated IPv4 flows have a Template of their own, with the elements of NAT. If a record would
+    not fit into a message, the strings of owners are shortened by whole characters. ``boot_s``
+    (Unix time) is the origin of times relative to sysUptime. ``strings`` says how strings are
+    written, if not as in RFC 7011. Raises ConfigError if the definition names an element for which
+    Sockflow has no value.
     """
 
     def __init__(
@@ -84,24 +84,24 @@ class Encoder:
             encoder.set_room(octets)
 
     def forget(self, indices: Iterable[int]) -> None:
-        """Drop what is kept of owners that were released: their indices may be given anew."""
+        """Drops the encoded attributes of released owners, whose indices may be reused."""
         released = list(indices)
         for encoder in self._encoders.values():
             encoder.forget(released)
 
     def encode(self, records: Rows) -> Iterator[tuple[int, Records]]:
-        """(Template id, Data Records) of ``records``; order may change.
+        """Yields (Template id, Data Records) of ``records``, whose order may change.
 
-        RECORD_DTYPE, or BIFLOW_DTYPE where the definition is one of ``for_biflow``.
+        ``records`` are of RECORD_DTYPE, or of BIFLOW_DTYPE if ``for_biflow`` made the definition.
         """
         kinds = records["ip_version"].astype(np.uint8)
         if self._tells_nat:
-            # NAT is known of IPv4; no record may be of a kind that has no Template.
+            # only IPv4 has a Template for translated flows, and no record may lack a Template
             translated = (records["translated"] != 0) & (kinds == 4)
             kinds |= np.where(translated, _TRANSLATED, 0).astype(np.uint8)
         for kind, encoder in self._encoders.items():
             indices = np.flatnonzero(kinds == kind.code)
-            # take: indexing a structured array with another array is thirty times slower.
+            # ``take`` is thirty times faster than indexing a structured array with an array
             chosen = records if len(indices) == len(records) else records.take(indices)
             if len(chosen):
                 for part in encoder.encode(chosen):
@@ -110,7 +110,7 @@ class Encoder:
 
 @dataclass(frozen=True, slots=True)
 class _Kind:
-    """Flows that share a Template."""
+    """The flows that share a Template."""
 
     ip_version: int
     translated: bool = False
@@ -130,7 +130,7 @@ def _keep(may_leave: Callable[[Element], bool], translated: bool) -> Callable[[E
 
 
 class _TemplateEncoder:
-    """Data Records of one Template: packed runs of numbers between runs of strings."""
+    """Encodes the records of one Template, as packed runs of numbers between runs of strings."""
 
     def __init__(
         self,
@@ -157,7 +157,7 @@ class _TemplateEncoder:
 
     @property
     def least_room(self) -> int:
-        """Octets of a record with the least that its strings may be cut to."""
+        """Returns the octets of a record when its strings are as short as they can be cut."""
         sides = [side.string_count for side in self._owner_sides() if side.string_count]
         states = self._interned.get("tcp_state")
         states_room = _STATE_ROOM * states.string_count if states else 0
@@ -165,9 +165,9 @@ class _TemplateEncoder:
         return self.template.fixed_length + states_room + strings
 
     def set_room(self, octets: int) -> None:
-        """Share what the numbers leave of a record's ``octets`` between the owners' strings.
+        """Divides what numbers leave of a record's ``octets`` between the strings of its owners.
 
-        ValueError: that is less than ``least_room``.
+        Raises ValueError if ``octets`` is less than ``least_room``.
         """
         if octets < self.least_room:
             raise ValueError(f"a record needs {self.least_room} octets, not {octets}")
@@ -203,7 +203,7 @@ class _TemplateEncoder:
 
     def _encode_others(self, records: Rows) -> Iterator[Records]:
         lengths = self._lengths(records)
-        # Equal lengths side by side make messages of equal length, which leave in one system call.
+        # records of equal length side by side make messages of equal length: one system call
         order = np.argsort(lengths, kind="stable")
         for start in range(0, len(records), _CHUNK):
             chosen = order[start : start + _CHUNK]
@@ -213,7 +213,7 @@ class _TemplateEncoder:
         return [fields for key, fields in self._interned.items() if key != "tcp_state"]
 
     def _numbers(self, records: Rows) -> dict[str, Rows]:
-        """Packed numbers of the owners of each record."""
+        """Returns the packed numbers of the owners of each record."""
         return {key: fields.numbers.take(records[key]) for key, fields in self._interned.items()}
 
     def _packed(self, records: Rows) -> NDArray[np.uint8]:
@@ -265,7 +265,7 @@ class _TemplateEncoder:
 
 
 class _NumberRun:
-    """Fields of fixed length next to each other; those of one owner are copied as one block."""
+    """Consecutive fixed-length fields; those of one owner are copied as one block."""
 
     def __init__(self, fields: Run, boot_ms: int) -> None:
         kinds: list[tuple[str, str]] = []
@@ -287,7 +287,10 @@ class _NumberRun:
         return out
 
     def fill(self, octets: NDArray[np.uint8], records: Rows, numbers: dict[str, Rows]) -> None:
-        """``octets`` of shape (records, ``length``); ``numbers`` may be one for all."""
+        """Fills ``octets`` of shape (records, ``length``).
+
+        ``numbers`` has one row for each record, or one for all.
+        """
         self._write(octets.view(self._dtype)[:, 0], records, numbers)
 
     def _write(self, out: Rows, records: Rows, numbers: dict[str, Rows]) -> None:
@@ -303,14 +306,14 @@ class _NumberRun:
 
 @dataclass(frozen=True, slots=True)
 class _TextRun:
-    """Strings of one index column next to each other: ``InternedFields.texts[index]``."""
+    """Consecutive strings of one index column: ``InternedFields.texts[index]``."""
 
     key: str
     index: int
 
 
 def _run_key(entry: tuple[int, Field]) -> str:
-    """What neighbouring fields must share to be encoded together: '' for numbers."""
+    """Returns the key that consecutive fields must share to be encoded together, '' for numbers."""
     _, field = entry
     return ATTRIBUTES[field.element.name].key if field.is_variable else ""
 
@@ -333,7 +336,7 @@ def _interned(key: str, table: Table, runs: list[Run], strings: Strings | None) 
 
 
 def _blocks(run: Run) -> Iterator[tuple[str, Run]]:
-    """Fields that are filled together, with the index column that they follow from ('': none)."""
+    """Yields fields that are filled together, with their index column ('' if they have none)."""
     for key, block in groupby(run, _attribute_key):
         if key:
             yield key, list(block)
@@ -347,7 +350,7 @@ def _attribute_key(entry: tuple[int, Field]) -> str:
 
 
 def _kind(field: Field) -> str:
-    """numpy kind of a fixed-length field; addresses are copied as they are."""
+    """Returns the numpy kind of a fixed-length field; addresses are copied unchanged."""
     if field.element.type.name in ("ipv4Address", "ipv6Address"):
         return f"V{field.length}"
     return fixed_kind(field)
@@ -358,7 +361,7 @@ def _gather(key: str, column: str) -> Filler:
 
 
 def _filler(field: Field, boot_ms: int) -> Filler:
-    """The function that gives one field of all records, from a column of their own."""
+    """Returns the function that gives one field of all records from a column of the records."""
     source = COLUMNS[field.element.name]
     if _kind(field).startswith("V"):
         kind = _kind(field)
@@ -373,7 +376,7 @@ def _filler(field: Field, boot_ms: int) -> Filler:
 
 
 def _traffic(records: Rows) -> Traffic:
-    """Of both directions where the records are Biflows."""
+    """Returns packets and octets of each record, of both directions for Biflows."""
     packets, octets = records["packets"], records["octets"]
     if records.dtype == BIFLOW_DTYPE:
         packets, octets = packets + records["reverse_packets"], octets + records["reverse_octets"]

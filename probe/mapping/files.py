@@ -1,4 +1,4 @@
-"""The declarations in ``templates/``, and a user's own Template."""
+"""Loads the declarations in ``templates/``, and a user's own Template."""
 
 from __future__ import annotations
 
@@ -18,12 +18,15 @@ from probe.ipfix.netflow9 import Netflow9Table, parse_netflow9
 from probe.ipfix.options import OptionsDefinition, parse_options
 from probe.ipfix.template import TemplateDefinition, parse_template
 
-#: Files beside the Templates that are none.
+#: Files in ``templates/`` that are not Templates.
 _NO_TEMPLATES = {"elements", "iana_registry", "netflow9", "options", "profiles", "values"}
 
 
 def load_elements(private_pen: int = DOCUMENTATION_PEN) -> ElementTable:
-    """All known Information Elements; ``private_pen`` is the enterprise of Sockflow's own."""
+    """Returns all known Information Elements.
+
+    ``private_pen`` is the enterprise number for Sockflow's own.
+    """
     if not 0 < private_pen < 1 << 32:
         raise ConfigError(f"private enterprise number {private_pen}: must be 1 to 4294967295")
     path = _directory() / "elements.txt"
@@ -31,39 +34,38 @@ def load_elements(private_pen: int = DOCUMENTATION_PEN) -> ElementTable:
 
 
 def load_registry() -> dict[int, Element]:
-    """IANA's elements by number, those that Sockflow never sends too; for who reads what others
-    send."""
+    """Returns all of IANA's elements by number, for decoders of what others send."""
     path = _directory() / "iana_registry.txt"
     return parse_registry(_read(path), str(path))
 
 
 def load_netflow9(elements: ElementTable) -> Netflow9Table:
-    """Field types and lengths of NetFlow v9."""
+    """Returns the field types and lengths of NetFlow v9."""
     path = _directory() / "netflow9.txt"
     return parse_netflow9(_read(path), str(path), elements)
 
 
 def load_options(elements: ElementTable) -> dict[str, OptionsDefinition]:
-    """The Options Templates by their names."""
+    """Returns the Options Templates by their names."""
     path = _directory() / "options.txt"
     return parse_options(_read(path), str(path), elements)
 
 
 def profiles_file() -> tuple[str, str]:
-    """(text, path) of the declarations of profiles."""
+    """Returns (text, path) of the declarations of profiles."""
     path = _directory() / "profiles.txt"
     return _read(path), str(path)
 
 
 def read_wireshark() -> str:
-    """``templates/wireshark.lua``, which ``wireshark_dissector`` completes."""
+    """Returns ``templates/wireshark.lua``, which ``wireshark_dissector`` completes."""
     return _read(_directory() / "wireshark.lua")
 
 
 def load_template(name: str, elements: ElementTable) -> TemplateDefinition:
-    """The Template of that name in ``templates/`` ('full', 'numeric'), else of that path.
+    """Returns the Template of that name in ``templates/`` ('full', 'numeric'), else of that path.
 
-    A * behind the name lifts the limit of the fields that it may have.
+    A * behind the name lifts the limit on the number of fields.
     """
     if name.endswith("*"):
         return replace(load_template(name[:-1], elements), limit=0)
@@ -74,7 +76,7 @@ def load_template(name: str, elements: ElementTable) -> TemplateDefinition:
 
 
 def _directory() -> Path:
-    """``templates/`` inside the installed package, or beside it in a checkout."""
+    """Returns ``templates/`` inside the installed package, or beside it in a checkout."""
     package = Path(probe.__file__).parent
     for directory in (package / "templates", package.parent / "templates"):
         if (directory / "elements.txt").is_file():

@@ -1,4 +1,4 @@
-"""Profiles: which Template and which options a collector is known to work with."""
+"""Profiles: the Template and the options that are known to work with a collector."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ from probe.errors import ConfigError
 from probe.ipfix.elements import content_lines
 from probe.mapping.files import profiles_file
 
-#: Whose collector writes names into JSON as they are.
+#: Profiles of collectors that write names into JSON without escapes.
 _WITH_PLAIN_STRINGS = ("goflow2",)
 
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """One line of ``templates/profiles.txt``: ``template`` is a name for ``load_template``,
-    ``options`` are names of ``load_options``."""
+    """One line of ``templates/profiles.txt``.
+
+    ``template`` is a name for ``load_template``; ``options`` are names of ``load_options``.
+    """
 
     name: str
     template: str
@@ -28,7 +30,7 @@ class Profile:
 
 
 def parse_profiles(text: str, source: str) -> dict[str, Profile]:
-    """Read ``templates/profiles.txt``; ConfigError names ``source`` and line."""
+    """Reads ``templates/profiles.txt``. Raises ConfigError, which names ``source`` and the line."""
     found: dict[str, Profile] = {}
     for number, line in content_lines(text):
         words = line.split(maxsplit=3)
@@ -43,12 +45,12 @@ def parse_profiles(text: str, source: str) -> dict[str, Profile]:
 
 
 def load_profiles() -> dict[str, Profile]:
-    """All profiles by name, in the order of the file."""
+    """Returns all profiles by name, in the order of the file."""
     return parse_profiles(*profiles_file())
 
 
 def load_profile(name: str) -> Profile:
-    """The profile of that name; ConfigError lists those that there are."""
+    """Returns the profile of that name. Raises ConfigError that lists the existing ones."""
     known = load_profiles()
     if name not in known:
         raise ConfigError(f"there is no profile {name!r}: use one of {', '.join(known)}")
