@@ -136,7 +136,9 @@ def _grouped(parser: argparse.ArgumentParser) -> Iterator[tuple[str, argparse.Ac
 def _shown(action: argparse.Action) -> str:
     """Returns an action's flags with the name of their value, such as `--odid` N."""
     flags = ", ".join(map(code, action.option_strings))
-    names = action.metavar or ("" if action.choices is None else "|".join(action.choices))
+    is_told = action.dest in SETTINGS  # what it may be has a column of its own
+    choices = () if is_told or action.choices is None else action.choices
+    names = action.metavar or "|".join(choices)
     return f"{flags} {names}".strip()
 
 
@@ -164,7 +166,7 @@ def _default(name: str) -> str:
     if value is None or value == "" or value == ():
         return ""
     if isinstance(value, bool):
-        return "yes" if value else "no"
+        return code("true" if value else "false")
     return code(f"{value:g}" if isinstance(value, float) else str(value))
 
 
