@@ -66,8 +66,8 @@ class AgentLines(ObjectLines):
             "FLOW_END_MILLISECONDS": lines.quotient("last_ns", 10**6),
             "FLOW_END_REASON": lines.name("end_reason", END_REASONS),
             **_traffic(),
-            "INPUT_SNMP": lines.number("input"),
-            "OUTPUT_SNMP": lines.number("output"),
+            "INPUT_SNMP": lines.number("remote_interface"),
+            "OUTPUT_SNMP": lines.number("local_interface"),
             **self._exporter,
         }
 
@@ -118,15 +118,15 @@ def _tcp(names: Sequence[str]) -> Tree:
     known = {
         "CONN_STATE": lines.name("tcp_state", CONN_STATES),
         "RETRAN_PKTS": lines.number("tx_retransmitted"),
-        "UNACK_SEGMENTS": lines.number("unacknowledged"),
+        "UNACK_SEGMENTS": lines.number("tx_unacknowledged"),
         "LOST_PKTS": lines.number("tx_lost"),
         "SEGS_IN": lines.number("rx_packets"),
         "SEGS_OUT": lines.number("tx_packets"),
         "BYTES_RCVD": lines.number("rx_octets"),
         "RTT": lines.scaled("rtt_us", 1000, 3),
         "RTT_VARIANCE": lines.scaled("rtt_var_us", 1000, 3),
-        "CURRENT_RATE": lines.number("pacing_rate"),
-        "DELIVERY_RATE": lines.number("delivery_rate"),
+        "CURRENT_RATE": lines.number("tx_pacing_rate"),
+        "DELIVERY_RATE": lines.number("tx_delivery_rate"),
     }
     return {name: known[name] for name in names}
 
@@ -145,10 +145,10 @@ def _ends(version: int) -> Tree:
 def _translation() -> Tree:
     return {
         "NAT": {
-            "L4_LOCAL_PORT": lines.number("nat_local_port"),
-            "L4_REMOTE_PORT": lines.number("nat_remote_port"),
-            "IPV4_LOCAL_ADDR": lines.address("nat_local_address", 4),
-            "IPV4_REMOTE_ADDR": lines.address("nat_remote_address", 4),
+            "L4_LOCAL_PORT": lines.number("local_nat_port"),
+            "L4_REMOTE_PORT": lines.number("remote_nat_port"),
+            "IPV4_LOCAL_ADDR": lines.address("local_nat_address", 4),
+            "IPV4_REMOTE_ADDR": lines.address("remote_nat_address", 4),
         }
     }
 

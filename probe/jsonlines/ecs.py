@@ -192,7 +192,7 @@ def _end(side: str, version: int) -> Tree:
 def _translation() -> Tree:
     return {
         end: {
-            "ip": lines.address(f"nat_{end}_address", 4), "port": lines.number(f"nat_{end}_port")
+            "ip": lines.address(f"{end}_nat_address", 4), "port": lines.number(f"{end}_nat_port")
         }
         for end in ("local", "remote")
     }  # fmt: skip
@@ -210,9 +210,9 @@ def _tcp() -> Tree:
 def _flow_tcp() -> Tree:
     return {
         "lost": lines.number("tx_lost"),
-        "unacknowledged": lines.number("unacknowledged"),
-        "pacing_rate": lines.number("pacing_rate"),
-        "delivery_rate": lines.number("delivery_rate"),
+        "unacknowledged": lines.number("tx_unacknowledged"),
+        "pacing_rate": lines.number("tx_pacing_rate"),
+        "delivery_rate": lines.number("tx_delivery_rate"),
     }
 
 

@@ -1,12 +1,20 @@
 """Flows, events and sockets as columns that tell of a local and a remote end.
 
-LOCAL is the end whose socket was metered; where both were, it is the client (of a biflow: its
-source). Names are those of EVENT_DTYPE, ``tx`` being what the local end sent.
+LOCAL is the end whose socket was metered. Where both were, it is the client (of a Biflow: its
+source). Flows have these columns, by what a column of the schema (``flow/columns``) belongs to::
+
+    END, BOTH_ENDS       local_x, remote_x
+    DIRECTION, SENDER    tx_x, rx_x: what the local end sent, and what it received
+    FLOW                 x
+
+and ``first_ns``, ``last_ns``, ``time_ns`` and ``role`` of the whole flow. Events have those of
+EVENT_DTYPE, with ``local_owner`` for the owner.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,55 +22,76 @@ from numpy.typing import NDArray
 
 from probe.flow.biflow import pair_directions
 from probe.flow.codes import EventKind, Role
-from probe.flow.columns import BIFLOW_DTYPE
+from probe.flow.columns import BIFLOW_DTYPE, In, Of, select
 from probe.flow.rows import Rows
 
 Column = NDArray[Any]
 Columns = Mapping[str, Column]
 
 _FLIPPED = np.array([Role.UNKNOWN, Role.RESPONDER, Role.INITIATOR], np.uint8)
-_OF_FLOW = (
-    "flow_id", "protocol", "ip_version", "tcp_state", "rtt_us", "rtt_var_us", "end_reason",
-    "translated",
-)  # fmt: skip
-_OF_ENDS = ("address", "port", "owner", "netns_inode")
-_COUNTED = ("octets", "packets", "retransmitted", "lost")
-_GAUGES = ("unacknowledged", "pacing_rate", "delivery_rate", "congestion_window")
 
 
-def flow_columns(records: Rows) -> dict[str, Column]:
-    """``records`` (RECORD_DTYPE, or BIFLOW_DTYPE), both directions of a flow in one row."""
+class LazyColumns(dict[str, Column]):
+    """Columns that are made when somebody asks for them, and kept."""
+
+    def __init__(self, make: Mapping[str, Callable[[], Column]]) -> None:
+        super().__init__()
+        self._make = make
+
+    def __missing__(self, name: str) -> Column:
+        self[name] = found = self._make[name]()
+        return found
+
+    def __contains__(self, name: object) -> bool:
+        return super().__contains__(name) or name in self._make
+
+
+def flow_columns(records: Rows) -> LazyColumns:
+    """Returns both directions of each flow in ``records`` (RECORD_DTYPE or BIFLOW_DTYPE) as one."""
     rows = records if records.dtype == BIFLOW_DTYPE else pair_directions(records)
     turned = (rows["source_netns"] == 0) & (rows["destination_netns"] != 0)
-    found: dict[str, Column] = {name: rows[name] for name in _OF_FLOW}
 
     def pick(local: str, remote: str) -> Column:
-        """The first of the two where the source is the local end, else the second."""
+        """Returns the first column where the source is the local end, else the second."""
         first, second = rows[local], rows[remote]
         return np.where(turned[:, None] if first.ndim > 1 else turned, second, first)
 
-    for name in _OF_ENDS:
-        found[f"local_{name}"] = pick(f"source_{name}", f"destination_{name}")
-        found[f"remote_{name}"] = pick(f"destination_{name}", f"source_{name}")
-    for name in ("address", "port"):
-        found[f"nat_local_{name}"] = pick(f"nat_source_{name}", f"nat_destination_{name}")
-        found[f"nat_remote_{name}"] = pick(f"nat_destination_{name}", f"nat_source_{name}")
-    for name in _COUNTED:
-        found[f"tx_{name}"] = pick(name, f"reverse_{name}")
-        found[f"rx_{name}"] = pick(f"reverse_{name}", name)
-    for name in _GAUGES:
-        found[name] = pick(name, f"reverse_{name}")
-    found["input"] = pick("ingress_interface", "egress_interface")
-    found["output"] = pick("egress_interface", "ingress_interface")
-    found["first_ns"] = np.minimum(rows["first_ns"], rows["reverse_first_ns"])
-    found["last_ns"] = found["time_ns"] = np.maximum(rows["last_ns"], rows["reverse_last_ns"])
+    make = {
+        name: (partial(pick, *names) if len(names) > 1 else partial(rows.__getitem__, *names))
+        for name, names in _OF_BIFLOWS.items()
+    }
     role = rows["biflow_direction"]
-    found["role"] = np.where(turned, _FLIPPED[role], role)
+    last = partial(np.maximum, rows["last_ns"], rows["reverse_last_ns"])
+    return LazyColumns(
+        {
+            **make,
+            "first_ns": partial(np.minimum, rows["first_ns"], rows["reverse_first_ns"]),
+            "last_ns": last,
+            "time_ns": last,
+            "role": lambda: np.where(turned, _FLIPPED[role], role),
+        }
+    )
+
+
+def _of_biflows() -> dict[str, tuple[str, ...]]:
+    """Name -> column of a Biflow; or two, if it depends on which end is the local one."""
+    found: dict[str, tuple[str, ...]] = {
+        column.name: (column.name,) for column in select(In.RECORD, Of.FLOW)
+    }
+    for column in select(In.RECORD, Of.END, Of.BOTH_ENDS):
+        found[f"local_{column.name}"] = column.record_names
+        found[f"remote_{column.name}"] = column.record_names[::-1]
+    for column in select(In.RECORD, Of.DIRECTION, Of.SENDER):
+        found[f"tx_{column.name}"] = (column.name, f"reverse_{column.name}")
+        found[f"rx_{column.name}"] = (f"reverse_{column.name}", column.name)
     return found
 
 
+_OF_BIFLOWS = _of_biflows()
+
+
 def event_columns(events: Rows) -> dict[str, Column]:
-    """``events`` (EVENT_DTYPE): one end each."""
+    """Returns the columns of ``events`` (EVENT_DTYPE), which are of one end each."""
     found: dict[str, Column] = {name: events[name] for name in events.dtype.names or ()}
     found["local_owner"] = found.pop("owner")
     is_retransmit = events["kind"] == EventKind.RETRANSMIT
@@ -71,7 +100,7 @@ def event_columns(events: Rows) -> dict[str, Column]:
 
 
 def socket_columns(sockets: Rows, now_s: float) -> dict[str, Column]:
-    """``sockets`` (SOCKET_DTYPE) as of ``now_s`` (Unix time)."""
+    """Returns the columns of ``sockets`` (SOCKET_DTYPE) as of ``now_s`` (Unix time)."""
     found: dict[str, Column] = {name: sockets[name] for name in sockets.dtype.names or ()}
     found["local_owner"] = found.pop("owner")
     found["time_ns"] = np.full(len(sockets), round(now_s * 1e6) * 1000, np.int64)
@@ -79,7 +108,7 @@ def socket_columns(sockets: Rows, now_s: float) -> dict[str, Column]:
 
 
 def flow_key(columns: Columns) -> Rows:
-    """The Flow Key as ``export.share.flow_hash`` wants it."""
+    """Returns the Flow Key as ``export.share.flow_hash`` wants it."""
     kinds: list[Any] = [("protocol", "u1")]
     for side in ("source", "destination"):
         kinds += [(f"{side}_address", "u1", 16), (f"{side}_port", "u2")]
@@ -92,7 +121,7 @@ def flow_key(columns: Columns) -> Rows:
 
 
 def add_client_and_server(columns: dict[str, Column]) -> None:
-    """``source`` and ``destination`` beside the ends: the client is the source."""
+    """Add ``source`` (the client) and ``destination`` beside the ends."""
     is_server = columns["role"] == Role.RESPONDER
     for name in ("address", "port"):
         local, remote = columns[f"local_{name}"], columns[f"remote_{name}"]
@@ -106,5 +135,17 @@ def add_client_and_server(columns: dict[str, Column]) -> None:
         columns[name] = sent + received
 
 
-def take(columns: Columns, rows: NDArray[np.intp]) -> Columns:
-    return {name: column.take(rows, axis=0) for name, column in columns.items()}
+def take(columns: Columns, rows: NDArray[np.intp]) -> LazyColumns:
+    """Returns some rows of all columns."""
+    return LazyColumns(_Taken(columns, rows))
+
+
+class _Taken(dict[str, Callable[[], Column]]):
+    """Column -> what gives some rows of it."""
+
+    def __init__(self, columns: Columns, rows: NDArray[np.intp]) -> None:
+        super().__init__()
+        self._columns, self._rows = columns, rows
+
+    def __missing__(self, name: str) -> Callable[[], Column]:
+        return lambda: self._columns[name].take(self._rows, axis=0)

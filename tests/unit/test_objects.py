@@ -366,7 +366,7 @@ def test_the_key_is_the_same_from_both_ends() -> None:
     from probe.export.share import flow_hash
 
     here = flow_columns(one_flow())
-    there = dict(here)
+    there = {"protocol": here["protocol"]}
     for name in ("address", "port"):
         there[f"local_{name}"], there[f"remote_{name}"] = (
             here[f"remote_{name}"], here[f"local_{name}"]
@@ -419,3 +419,13 @@ def test_a_released_owner_is_forgotten() -> None:
     lines.forget([5])
     after = json.loads(flows(lines, one_flow())[0])
     assert (before["LOCAL_PROCESS"]["PID"], after["LOCAL_PROCESS"]) == (21, {"PID": 99})
+
+
+def test_only_columns_that_a_format_asks_for_are_made() -> None:
+    columns = flow_columns(one_flow())
+    agent().flows(columns)
+    made = set(columns)
+    assert "tx_pacing_rate" in made
+    assert "tx_congestion_window" not in made  # but whoever asks gets it
+    assert "tx_congestion_window" in columns
+    assert len(columns["tx_congestion_window"]) == 1
