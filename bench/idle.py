@@ -13,15 +13,12 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from bench.process import ROOT, Started, running
+from bench.process import Started, running
 from bench.report import progress, table
 from bench.sink import Sink, sink
-from tests.kubernetes_api import PODS, SERVICES, Object, kubernetes_server, recorded
-
-sys.path.append(str(ROOT / "tests" / "kernel"))  # these import each other by their plain names
-
-from docker_lab import IMAGE, Docker, docker_daemon
-from lab import Host, inside, two_hosts
+from tests.support.kubernetes_api import PODS, SERVICES, Object, kubernetes_server, recorded
+from tests.support.lab.docker import IMAGE, Docker, docker_daemon
+from tests.support.lab.hosts import Host, inside, two_hosts
 
 CONTAINERS = 100
 _NODE, _PODS_OF_NODE, _PODS, _SERVICES = "node-3", 110, 1000, 200

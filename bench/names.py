@@ -14,7 +14,7 @@ from bench.network import SUBNET
 from bench.process import wait_until
 from bench.report import progress, table
 from bench.sink import sink
-from tests.kubernetes_api import PODS, KubernetesServer, Object, kubernetes_server, recorded
+from tests.support.kubernetes_api import PODS, KubernetesServer, Object, kubernetes_server, recorded
 from tests.unit.test_docker_api import Api, Daemon
 
 _HERE = 110  # Pods of a node, as kubelets have it unless told otherwise

@@ -1,8 +1,8 @@
 """100 000 damaged messages of each protocol: every octet is accounted for, or its loss is told.
 
-``tests.reader`` reads each of them too, by the letter. What it accepts must be the same here, over
-chains of messages whose (damaged) Templates are remembered. Of what it refuses something may be
-read here, but never without a word.
+``tests.support.reader`` reads each of them too, by the letter. What it accepts must be the same
+here, over chains of messages whose (damaged) Templates are remembered. Of what it refuses something
+may be read here, but never without a word.
 """
 
 from __future__ import annotations
@@ -22,10 +22,22 @@ from probe.ipfix.decode import CollectingProcess
 from probe.ipfix.domain import Domain
 from probe.ipfix.oddity import Oddity
 from probe.mapping import load_template
-from tests.messages import message, options_template, options_template9, packet, template
-from tests.protocols import ELEMENTS, PROTOCOLS, Protocol, collecting_process, messages_of
-from tests.reader.wire import Known
-from tests.records import NOW_S, flow_records, owner_table
+from tests.support.ipfix.messages import (
+    message,
+    options_template,
+    options_template9,
+    packet,
+    template,
+)
+from tests.support.ipfix.protocols import (
+    ELEMENTS,
+    PROTOCOLS,
+    Protocol,
+    collecting_process,
+    messages_of,
+)
+from tests.support.reader.wire import Known
+from tests.support.records import NOW_S, flow_records, owner_table
 
 MESSAGES = 100_000
 _CHAIN = 250  # messages before both readers start anew

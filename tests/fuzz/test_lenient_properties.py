@@ -20,8 +20,14 @@ from probe.ipfix.oddity import Oddity
 from probe.ipfix.waiting import MOST_OCTETS
 from probe.view.flows import FlowTable
 from probe.view.screen import print_flows
-from tests.lenient import SAMPLES
-from tests.messages import message, options_template, options_template9, packet, template
+from tests.support.ipfix.lenient import SAMPLES
+from tests.support.ipfix.messages import (
+    message,
+    options_template,
+    options_template9,
+    packet,
+    template,
+)
 
 MORE = settings(deadline=None, max_examples=300)
 

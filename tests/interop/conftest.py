@@ -6,9 +6,9 @@ import os
 from collections.abc import Iterator
 
 import pytest
-from lab import Host
 
-from tests.interop.workload import interop_hosts
+from tests.support.interop.workload import interop_hosts
+from tests.support.lab.hosts import Host
 
 
 @pytest.fixture(scope="module")

@@ -13,13 +13,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from lab import Host
 
-from tests.interop.collectors import Capture, Collect, FileOfRun, Nfacctd, Nfcapd, StreamCollect
-from tests.interop.flows import TCP, UDP, Flow, assert_near, sent_by
-from tests.interop.programs import Datagrams, export_url, probing
-from tests.interop.readers import library_flows, python_ipfix_flows, scapy_flows
-from tests.interop.workload import INCLUDE, Workload
+from tests.support.interop.collectors import (
+    Capture,
+    Collect,
+    FileOfRun,
+    Nfacctd,
+    Nfcapd,
+    StreamCollect,
+)
+from tests.support.interop.flows import TCP, UDP, Flow, assert_near, sent_by
+from tests.support.interop.readers import library_flows, python_ipfix_flows, scapy_flows
+from tests.support.interop.workload import INCLUDE, Workload
+from tests.support.lab.hosts import Host
+from tests.support.programs import Datagrams, export_url, probing
 
 
 class Raw(Datagrams):

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from lab import Host
 
-from tests.interop.collectors import Capture, Collect
-from tests.interop.flows import TCP, UDP, Flow, flow
-from tests.interop.programs import probing
-from tests.interop.workload import INCLUDE, Workload
+from tests.support.interop.collectors import Capture, Collect
+from tests.support.interop.flows import TCP, UDP, Flow, flow
+from tests.support.interop.workload import INCLUDE, Workload
+from tests.support.lab.hosts import Host
+from tests.support.programs import probing
 
 _SIDES = ("source", "destination")
 _COUNTERS = ("PacketDeltaCount", "OctetDeltaCount")

@@ -16,9 +16,9 @@ import pytest
 
 from probe.flow.owner import Owner, OwnerTable
 from probe.mapping import Privacy
-from tests.interop.collectors import Capture, Nfacctd, Nfcapd
-from tests.interop.programs import LOOPBACK, SOCKFLOW, Datagrams, wait_until
-from tests.profiles import ProfileSession
+from tests.support.interop.collectors import Capture, Nfacctd, Nfcapd
+from tests.support.ipfix.profiles import ProfileSession
+from tests.support.programs import LOOPBACK, SOCKFLOW, Datagrams, wait_until
 
 _FLOWS = 40
 

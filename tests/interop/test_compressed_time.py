@@ -22,8 +22,8 @@ from probe.interfaces.names import InterfaceList
 from probe.ipfix.message import Train
 from probe.mapping import load_profiles
 from probe.run.exporter import Workshop
-from tests.reader import Severity, StrictReader
-from tests.records import NOW_S, flow_records, owner
+from tests.support.reader import Severity, StrictReader
+from tests.support.records import NOW_S, flow_records, owner
 
 _MINUTES = 30
 _TICK_S = 30

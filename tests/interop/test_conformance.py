@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lab import Host
 
-from tests.interop.collectors import Capture
-from tests.interop.flows import TCP, UDP, Flow, assert_near, flow_of, sent_by
-from tests.interop.programs import Datagrams, Program, ipfix, probing
-from tests.interop.workload import INCLUDE, Workload
-from tests.reader import ON_A_BUSY_MACHINE_S, StrictReader
-from tests.reader.capture import read_capture
+from tests.support.interop.collectors import Capture
+from tests.support.interop.flows import TCP, UDP, Flow, assert_near, flow_of, sent_by
+from tests.support.interop.workload import INCLUDE, Workload
+from tests.support.lab.hosts import Host
+from tests.support.programs import Datagrams, Program, ipfix, probing
+from tests.support.reader import ON_A_BUSY_MACHINE_S, StrictReader
+from tests.support.reader.capture import read_capture
 
 #: One second each, so that all of them happen here.
 _HURRY = ("--template-refresh", 1, "--active-timeout", 1, "--idle-timeout", 1, "--interval", 0.2,

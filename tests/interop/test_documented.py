@@ -21,10 +21,11 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from lab import Host
 
-from tests.interop.collectors import Nfacctd, Nfcapd
-from tests.interop.programs import (
+from tests.support.interop.collectors import Nfacctd, Nfcapd
+from tests.support.interop.workload import INCLUDE, Workload
+from tests.support.lab.hosts import Host
+from tests.support.programs import (
     AS_NOBODY,
     ROOT,
     Program,
@@ -35,7 +36,6 @@ from tests.interop.programs import (
     wait_for_reader,
     wait_until,
 )
-from tests.interop.workload import INCLUDE, Workload
 
 _COLLECTORS = ROOT / "docs" / "collectors"
 #: Each has one block of commands.

@@ -20,8 +20,8 @@ from scapy.layers.l2 import Ether
 from scapy.packet import Raw
 from scapy.utils import wrpcap
 
-from tests.interop.collectors import Collect
-from tests.interop.programs import LOOPBACK, wait_until
+from tests.support.interop.collectors import Collect
+from tests.support.programs import LOOPBACK, wait_until
 
 CONNECTIONS, QUERIES = 40, 10
 SERVER, RESOLVER = "192.0.2.1", "2001:db8::ffff"

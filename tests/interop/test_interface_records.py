@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lab import Host, run
 from prometheus_client.parser import text_string_to_metric_families
 
 from probe.ipfix.elements import DOCUMENTATION_PEN
-from tests.interop.collectors import Capture, Collect
-from tests.interop.programs import SOCKFLOW, Program, free_port, probing, wait_until
-from tests.interop.workload import INCLUDE, Workload
-from tests.reader import ON_A_BUSY_MACHINE_S, StrictReader
-from tests.reader.capture import read_capture
+from tests.support.interop.collectors import Capture, Collect
+from tests.support.interop.workload import INCLUDE, Workload
+from tests.support.lab.hosts import Host, run
+from tests.support.programs import SOCKFLOW, Program, free_port, probing, wait_until
+from tests.support.reader import ON_A_BUSY_MACHINE_S, StrictReader
+from tests.support.reader.capture import read_capture
 
 _DEVICE = "itveth2"
 _NAMES = {

@@ -16,9 +16,9 @@ from scapy.layers.l2 import Ether
 from scapy.packet import Raw
 from scapy.utils import wrpcap
 
-from tests.interop.collectors import Collect, Nfcapd
-from tests.interop.programs import LOOPBACK, wait_for_reader, wait_until
-from tests.lenient import SAMPLES, Sample, expected
+from tests.support.interop.collectors import Collect, Nfcapd
+from tests.support.ipfix.lenient import SAMPLES, Sample, expected
+from tests.support.programs import LOOPBACK, wait_for_reader, wait_until
 
 _FIELDS = ("srcaddr", "dstaddr", "srcport", "dstport", "protocol", "octets", "packets")
 _PORT = 2055

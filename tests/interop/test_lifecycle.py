@@ -13,11 +13,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from lab import Host
 
-from tests.interop.collectors import Collect, Nfcapd
-from tests.interop.flows import UDP, sent_by
-from tests.interop.programs import (
+from tests.support.interop.collectors import Collect, Nfcapd
+from tests.support.interop.flows import UDP, sent_by
+from tests.support.interop.workload import INCLUDE, Workload
+from tests.support.ipfix.messages import message, template
+from tests.support.lab.hosts import Host
+from tests.support.programs import (
     LOOPBACK,
     SOCKFLOW,
     Datagrams,
@@ -31,8 +33,6 @@ from tests.interop.programs import (
     wait_for_reader,
     wait_until,
 )
-from tests.interop.workload import INCLUDE, Workload
-from tests.messages import message, template
 
 
 @pytest.fixture(scope="module")

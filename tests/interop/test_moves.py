@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.certificates import Authority
-from tests.interop.programs import (
+from tests.support.certificates import Authority
+from tests.support.programs import (
     SOCKFLOW,
     Program,
     free_port,

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lab import Host
 
-from tests.interop.collectors import FileOfRun
-from tests.interop.programs import SOCKFLOW, probing
 from tests.interop.test_transports import HURRY
-from tests.interop.workload import INCLUDE, Workload
-from tests.ntopng_reader import Reader
+from tests.support.interop.collectors import FileOfRun
+from tests.support.interop.workload import INCLUDE, Workload
+from tests.support.lab.hosts import Host
+from tests.support.ntopng.reader import Reader
+from tests.support.programs import SOCKFLOW, probing
 
 Sums = dict[tuple[Any, ...], list[int]]
 

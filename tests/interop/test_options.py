@@ -13,15 +13,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from lab import Host, run
 
 from probe.collector.message_source import collecting_process
 from probe.ipfix.decode import Decoded
 from probe.ipfix.elements import DOCUMENTATION_PEN
 from probe.run.causes import NOTICES
-from tests.interop.collectors import Capture, Collect
-from tests.interop.programs import ROOT, Datagrams, Program, probing
-from tests.interop.workload import INCLUDE, Workload
+from tests.support.interop.collectors import Capture, Collect
+from tests.support.interop.workload import INCLUDE, Workload
+from tests.support.lab.hosts import Host, run
+from tests.support.programs import ROOT, Datagrams, Program, probing
 
 _DEVICE, _ALIAS = "itveth0", "Büro, web-1"
 Options = dict[str, Any]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from probe.mapping import load_profile, load_profiles
-from tests.profiles import PROTOCOLS, ProfileSession
-from tests.reader import StrictReader
+from tests.support.ipfix.profiles import PROTOCOLS, ProfileSession
+from tests.support.reader import StrictReader
 
 #: NetFlow v9 cannot do without types of vendors. In IPFIX, NULs
 #: fill the strings of options, which nfdump wants in fixed lengths.

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from probe.sources.ebpf import OBJECT
-from tests.interop.programs import ROOT, SOCKFLOW
+from tests.support.programs import ROOT, SOCKFLOW
 
 _RUN = (*SOCKFLOW, "run", "--duration", "1", "--collector", "ebpf", "-e", "ipfix://127.0.0.1:9")
 #: Another user who may read the checkout wherever it is, and nothing else.

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lab import Host, inside
-from metering import actors, translated_hosts
 
-from tests.interop.collectors import Collect
-from tests.interop.flows import flow_of
-from tests.interop.programs import probing, wait_until
 from tests.interop.test_transports import HURRY, assert_same, records, settle
-from tests.interop.workload import Workload
+from tests.support.interop.collectors import Collect
+from tests.support.interop.flows import flow_of
+from tests.support.interop.workload import Workload
+from tests.support.lab.hosts import Host, inside
+from tests.support.meters.actors import actors, translated_hosts
+from tests.support.programs import probing, wait_until
 
 #: UDP port 53 of the router is a server behind it, which never sees who asks.
 _RULES = """

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from lab import Host, inside
-from metering import actors, translated_hosts
 
-from tests.interop.collectors import Collect, Nfcapd
-from tests.interop.programs import probing
+from tests.support.interop.collectors import Collect, Nfcapd
+from tests.support.lab.hosts import Host, inside
+from tests.support.meters.actors import actors, translated_hosts
+from tests.support.programs import probing
 
 #: Port 80 of the router is published, and its clients are hidden.
 _RULES = """

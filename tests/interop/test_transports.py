@@ -10,24 +10,24 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from lab import Host
 
 from probe.collector.message_source import collecting_process
 from probe.ipfix.decode import Record
 from probe.ipfix.elements import DOCUMENTATION_PEN
 from probe.mapping import load_elements, load_profiles
-from tests.certificates import Authority
-from tests.interop.collectors import Collect, FileOfRun, StreamCollect
-from tests.interop.flows import Flow
-from tests.interop.programs import (
+from tests.support.certificates import Authority
+from tests.support.interop.collectors import Collect, FileOfRun, StreamCollect
+from tests.support.interop.flows import Flow
+from tests.support.interop.workload import INCLUDE, Workload
+from tests.support.lab.hosts import Host
+from tests.support.programs import (
     Datagrams,
     export_url,
     free_port,
     probing,
     wait_until,
 )
-from tests.interop.workload import INCLUDE, Workload
-from tests.reader import Severity, StrictReader
+from tests.support.reader import Severity, StrictReader
 
 _NTOP, _ANTREA = 35632, 56506
 #: Records while the probe runs, not only at its end. No flow is idle before its answer comes: it

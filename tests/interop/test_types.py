@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from probe.mapping import load_elements, load_profiles
-from tests.profiles import ProfileSession
+from tests.support.ipfix.profiles import ProfileSession
 
 _ALIEN = "_alienInformationElement"
 _DESCRIBED = [name for name, profile in load_profiles().items() if "types" in profile.options]

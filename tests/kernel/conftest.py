@@ -5,16 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
-import numpy as np
 import pytest
-from lab import Host, two_hosts
-from metering import MeteringProcess, metering, translated_hosts
 
-from probe.flow.owner import OwnerTable
-from probe.flow.rows import Rows
 from probe.owners import own_files
-from probe.owners.users import UserNames
-from probe.sources.ebpf import EbpfSource
+from tests.support.lab.hosts import Host, two_hosts
+from tests.support.meters.actors import MeteringProcess, metering, translated_hosts
+from tests.support.meters.ebpf import Meter
 
 #: To the address of the router: to the server, which sees the router as its client.
 NAT = """
@@ -25,34 +21,6 @@ table ip translation {
     oifname "r2" meta l4proto { tcp, udp } masquerade to :40000-41000; }
 }
 """
-
-
-class Meter:
-    """A collector and the rows that it has read, per namespace."""
-
-    def __init__(self) -> None:
-        self.owners = OwnerTable()
-        self.collector = EbpfSource(self.owners, UserNames())
-        self.collector.open()
-        self.rows: Rows = self.collector.read().rows[:0]
-
-    def read(self) -> Rows:
-        """One more read, added to ``rows``."""
-        fresh = self.collector.read().rows
-        self.rows = np.concatenate([self.rows, fresh])
-        return fresh
-
-    def of(self, host: Host, protocol: int) -> Rows:
-        """All rows of flow ends in the host's namespace."""
-        inode = os.stat(f"/run/netns/{host.name}").st_ino
-        rows = self.rows
-        wanted = (rows["netns_inode"] == inode) & (rows["protocol"] == protocol)
-        found: Rows = rows[wanted]
-        return found
-
-    def forget(self) -> None:
-        self.read()
-        self.rows = self.rows[:0]
 
 
 @pytest.fixture(autouse=True)

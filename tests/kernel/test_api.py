@@ -16,9 +16,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from lab import Host, two_hosts
-from metering import Actor, actors
-from shell import ROOT
 
 from probe.api import (
     RECORD_DTYPE,
@@ -30,6 +27,9 @@ from probe.api import (
     SockflowError,
     address,
 )
+from tests.support.lab.hosts import Host, two_hosts
+from tests.support.meters.actors import Actor, actors
+from tests.support.meters.shell import ROOT
 
 PORT = 7120
 

@@ -13,17 +13,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from docker_lab import Docker, docker_daemon
-from lab import Host, two_hosts
-from shell import Record, Shell, Shells, shells
-from test_containers import SERVE, when_serving
-from test_names import BRIDGE, flows, start
 
 from probe.flow.codes import UNCONFIRMED, UNCONFIRMED_PATH
 from probe.flow.owner import Owner
 from probe.kernel import host as kernel_host
 from probe.owners.procfs import owner_from_proc, read_identity
 from probe.owners.users import UserNames
+from tests.kernel.test_containers import SERVE, when_serving
+from tests.kernel.test_names import BRIDGE, flows, start
+from tests.support.lab.docker import Docker, docker_daemon
+from tests.support.lab.hosts import Host, two_hosts
+from tests.support.meters.shell import Record, Shell, Shells, shells
 
 NOBODY = 65534
 PYTHON = os.path.realpath(sys.executable)

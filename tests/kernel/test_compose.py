@@ -18,12 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from base_image import import_base_image
-from docker_lab import IMAGE, Docker, Engine, docker_builder, docker_daemon
-from lab import run, two_hosts
-from shell import ROOT
-from test_containers import SERVE, when_serving
-from test_names import veth
+
+from tests.kernel.test_containers import SERVE, when_serving
+from tests.kernel.test_names import veth
+from tests.support.lab.base_image import import_base_image
+from tests.support.lab.docker import IMAGE, Docker, Engine, docker_builder, docker_daemon
+from tests.support.lab.hosts import run, two_hosts
+from tests.support.meters.shell import ROOT
 
 PROJECT = "compose-test"
 PROBE_IMAGE = f"{PROJECT}_sockflow"

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from docker_lab import IMAGE, Docker, docker_daemon
-from lab import Host, two_hosts
-from metering import TCP, UDP, Actor, MeteringProcess, actors, metering
-from shell import shells
 
 from probe.flow.codes import OwnerSource
 from probe.flow.rows import Rows
+from tests.support.lab.docker import IMAGE, Docker, docker_daemon
+from tests.support.lab.hosts import Host, two_hosts
+from tests.support.meters.actors import TCP, UDP, Actor, MeteringProcess, actors, metering
+from tests.support.meters.shell import shells
 
 #: Answers every connection with one line and closes; `-ll` goes on after the first.
 SERVE = (IMAGE, "nc", "-ll", "-p", "80", "-e", "/bin/busybox", "echo", "hello")

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from conftest import Meter
-from lab import Counted, Host
 
 from probe.flow.codes import Mark
 from probe.flow.rows import Rows
+from tests.support.lab.hosts import Counted, Host
+from tests.support.meters.ebpf import Meter
 
 TCP, UDP = 6, 17
 CONNECTIONS = 10_000

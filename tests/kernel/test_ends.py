@@ -6,8 +6,17 @@ import os
 
 import numpy as np
 import pytest
-from conftest import Meter
-from ends import (
+
+from probe.flow.codes import EndReason, Mark, OwnerSource
+from tests.support.lab.hosts import Host
+from tests.support.meters.actors import (
+    TCP,
+    MeteringProcess,
+    actors,
+    start,
+)
+from tests.support.meters.ebpf import Meter
+from tests.support.meters.ends import (
     address_of,
     assert_one_connection,
     assert_within,
@@ -19,15 +28,6 @@ from ends import (
     of_port,
     sent_by,
 )
-from lab import Host
-from metering import (
-    TCP,
-    MeteringProcess,
-    actors,
-    start,
-)
-
-from probe.flow.codes import EndReason, Mark, OwnerSource
 
 SYN_ACK_FIN = 0x02 | 0x10 | 0x01
 

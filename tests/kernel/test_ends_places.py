@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from ends import udp_socket
-from lab import Host, two_hosts
-from metering import UDP, Actor, MeteringProcess, actors
+
+from tests.support.lab.hosts import Host, two_hosts
+from tests.support.meters.actors import UDP, Actor, MeteringProcess, actors
+from tests.support.meters.ends import udp_socket
 
 GROUP = "239.77.1.1"
 

@@ -6,7 +6,18 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from ends import (
+
+from probe.flow.rows import Rows
+from tests.support.lab.hosts import Counted, Host
+from tests.support.meters.actors import (
+    TCP,
+    UDP,
+    Actor,
+    MeteringProcess,
+    actors,
+    start,
+)
+from tests.support.meters.ends import (
     LOCAL,
     REMOTE,
     address_of,
@@ -16,17 +27,6 @@ from ends import (
     sent_by,
     udp_socket,
 )
-from lab import Counted, Host
-from metering import (
-    TCP,
-    UDP,
-    Actor,
-    MeteringProcess,
-    actors,
-    start,
-)
-
-from probe.flow.rows import Rows
 
 
 @pytest.mark.parametrize("host", [0, None], ids=["namespace", "host"])

@@ -12,8 +12,6 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from lab import Host, run, two_hosts
-from metering import Actor, actors
 
 from probe.api import address
 from probe.flow.codes import EventKind
@@ -23,6 +21,8 @@ from probe.kernel import host
 from probe.kernel.libbpf import KernelObject
 from probe.owners.users import UserNames
 from probe.sources.ebpf import EbpfSource
+from tests.support.lab.hosts import Host, run, two_hosts
+from tests.support.meters.actors import Actor, actors
 
 PORT, CLOSED = 7300, 7399
 TCP, UDP = 6, 17

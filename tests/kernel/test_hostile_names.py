@@ -10,11 +10,11 @@ import sys
 from collections.abc import Iterator
 
 import pytest
-from lab import Host, run, two_hosts
-from metering import Actor, actors
-from shell import Command
 
 from probe.kernel import host as kernel_host
+from tests.support.lab.hosts import Host, run, two_hosts
+from tests.support.meters.actors import Actor, actors
+from tests.support.meters.shell import Command
 from tests.unit.test_hostile_names import is_safe
 
 COMMAND = (sys.executable, "-m", "probe", "interfaces", "--interval", "0.1", "--no-docker")

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from lab import inside, run
 
 from probe.interfaces.names import Interface, InterfaceList, read_interfaces
+from tests.support.lab.hosts import inside, run
 
 NAME = "sxa"
 UMLAUT = "Büro, Übergabe"

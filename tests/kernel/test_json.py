@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lab import Host, two_hosts
-from metering import Actor, actors
-from shell import Command, Shells, shells
 
-from tests.json_schema import check_line
+from tests.support.json_schema import check_line
+from tests.support.lab.hosts import Host, two_hosts
+from tests.support.meters.actors import Actor, actors
+from tests.support.meters.shell import Command, Shells, shells
 
 PORT = 7100
 

@@ -13,19 +13,35 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lab import Host, run
-from metering import Actor, actors
-from netlink_lab import Meter
-from pods import DB_POD, NGINX, OUTER, POSTGRES, SANDBOX, WEB_POD, Enter, entering, until
-from shell import ROOT, Command, Record, Shells, shells
 
 from probe.enrich.container_owners import ContainerOwners
 from probe.owners.kubernetes import KubernetesNames
 from probe.owners.kubernetes.api import KubernetesApi
 from probe.owners.users import UserNames
 from probe.sources.netlink import NetlinkSource
-from tests.kubernetes_api import PODS, SERVICES, KubernetesServer, kubernetes_server, recorded
-from tests.talk import ENDS, KUBE, TCP, WHO, pieces
+from tests.support.kubernetes_api import (
+    PODS,
+    SERVICES,
+    KubernetesServer,
+    kubernetes_server,
+    recorded,
+)
+from tests.support.lab.hosts import Host, run
+from tests.support.lab.pods import (
+    DB_POD,
+    NGINX,
+    OUTER,
+    POSTGRES,
+    SANDBOX,
+    WEB_POD,
+    Enter,
+    entering,
+    until,
+)
+from tests.support.meters.actors import Actor, actors
+from tests.support.meters.netlink import Meter
+from tests.support.meters.shell import ROOT, Command, Record, Shells, shells
+from tests.support.talk import ENDS, KUBE, TCP, WHO, pieces
 
 PORT = 7391  # no other test's: the probe sees the whole host
 SHORT_LIVED, API_LAG_S = 12, 3.0

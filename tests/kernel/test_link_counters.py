@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from docker_lab import IMAGE, docker_daemon
-from lab import Host, inside, run, two_hosts
 
 from probe.interfaces.names import InterfaceList
 from probe.interfaces.table import Link
 from probe.netlink.rtnetlink import open_route, read_interface
-from tests.interop.programs import ROOT, Program, wait_until
+from tests.support.lab.docker import IMAGE, docker_daemon
+from tests.support.lab.hosts import Host, inside, run, two_hosts
+from tests.support.programs import ROOT, Program, wait_until
 
 _STATES = {"UP": 1, "DOWN": 2, "UNKNOWN": 1, "LOWERLAYERDOWN": 7}
 _NOBODY = 65534

@@ -8,8 +8,6 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from lab import Host, run
-from metering import TCP, Actor, actors
 
 from probe.flow.batch import FlowBatch
 from probe.flow.cache import FlowCache
@@ -20,6 +18,8 @@ from probe.owners.users import UserNames
 from probe.sources.ebpf import EbpfSource
 from probe.sources.merged import MergedSource
 from probe.sources.source import Source, open_source
+from tests.support.lab.hosts import Host, run
+from tests.support.meters.actors import TCP, Actor, actors
 
 PORT = 7000
 

@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from docker_lab import IMAGE, Docker, docker_daemon
-from lab import Host, run, two_hosts
-from metering import Actor, actors
-from shell import ROOT, Command, Record, Shell, Shells, shells
-from test_containers import SERVE, fetch, when_serving
 
-from tests.json_schema import check_line
-from tests.talk import COUNTERS, DOCKER, ENDS, TCP, WHO, pieces
+from tests.kernel.test_containers import SERVE, fetch, when_serving
+from tests.support.json_schema import check_line
+from tests.support.lab.docker import IMAGE, Docker, docker_daemon
+from tests.support.lab.hosts import Host, run, two_hosts
+from tests.support.meters.actors import Actor, actors
+from tests.support.meters.shell import ROOT, Command, Record, Shell, Shells, shells
+from tests.support.talk import COUNTERS, DOCKER, ENDS, TCP, WHO, pieces
 
 BRIDGE = ("--include", "cidr=172.31.250.0/24")
 LABELS = ("--label", "com.docker.compose.project=shop", "--label", "com.docker.compose.service=api")

@@ -15,12 +15,20 @@ from typing import Any
 
 import numpy as np
 import pytest
-from docker_lab import IMAGE, Docker, docker_daemon
-from lab import Host, inside, run, two_hosts
-from metering import TCP, UDP, Actor, MeteringProcess, actors, metering, translated_hosts
 
 from probe.enrich.nat import Nat
 from probe.flow.rows import Rows
+from tests.support.lab.docker import IMAGE, Docker, docker_daemon
+from tests.support.lab.hosts import Host, inside, run, two_hosts
+from tests.support.meters.actors import (
+    TCP,
+    UDP,
+    Actor,
+    MeteringProcess,
+    actors,
+    metering,
+    translated_hosts,
+)
 
 ROUTER = "swr"
 

@@ -17,9 +17,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from lab import Counted, Host
-from metering import TCP, UDP, Actor, actors
-from netlink_lab import Meter, connect, exchange, netlink
 from pyroute2 import DiagSocket
 
 from probe.flow.codes import Mark, OwnerSource, Role
@@ -28,6 +25,9 @@ from probe.flow.rows import Rows
 from probe.owners.users import UserNames
 from probe.sources.ebpf import EbpfSource
 from probe.sources.netlink import NetlinkSource
+from tests.support.lab.hosts import Counted, Host
+from tests.support.meters.actors import TCP, UDP, Actor, actors
+from tests.support.meters.netlink import Meter, connect, exchange, netlink
 
 #: Columns of ours, and what pyroute2 calls them.
 _PYROUTE2 = {

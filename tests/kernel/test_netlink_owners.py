@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lab import Host
-from metering import Actor, actors
-from netlink_lab import CGROUP, Meter, connect, exchange, netlink
 
 from probe.flow.codes import OwnerSource
+from tests.support.lab.hosts import Host
+from tests.support.meters.actors import Actor, actors
+from tests.support.meters.netlink import CGROUP, Meter, connect, exchange, netlink
 
 ROOT = Path(__file__).resolve().parents[2]
 CONTAINER = "c0ffee" * 10 + "beef"

@@ -8,16 +8,16 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from conftest import Meter
-from ends import connect, listen, udp_socket
-from lab import Host, run
-from metering import actors
 
 from probe.flow.codes import Role
 from probe.flow.owner import OwnerTable
 from probe.flow.rows import Rows
 from probe.owners.users import UserNames
 from probe.sources.ebpf import EbpfSource
+from tests.support.lab.hosts import Host, run
+from tests.support.meters.actors import actors
+from tests.support.meters.ebpf import Meter
+from tests.support.meters.ends import connect, listen, udp_socket
 
 
 @contextlib.contextmanager

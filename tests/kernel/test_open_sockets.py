@@ -6,8 +6,6 @@ import os
 import time
 
 import numpy as np
-from lab import Host
-from metering import TCP, UDP, Actor, actors
 
 from probe.flow.codes import OwnerSource
 from probe.flow.columns import SOCKET_DTYPE
@@ -15,6 +13,8 @@ from probe.flow.owner import OwnerTable
 from probe.flow.rows import Rows
 from probe.owners.users import UserNames
 from probe.sources.sockets import OpenSockets
+from tests.support.lab.hosts import Host
+from tests.support.meters.actors import TCP, UDP, Actor, actors
 
 _LISTEN, _UNCONNECTED = 10, 7
 

@@ -14,14 +14,14 @@ import time
 from pathlib import Path
 
 import numpy as np
-from conftest import Meter
-from lab import Host
 
 from probe.flow.codes import Mark, OwnerSource, Role
 from probe.flow.owner import Owner, OwnerTable
 from probe.flow.rows import Rows
 from probe.owners.users import UserNames
 from probe.sources.ebpf import EbpfSource
+from tests.support.lab.hosts import Host
+from tests.support.meters.ebpf import Meter
 
 UDP = 17
 

@@ -11,13 +11,13 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from lab import run
-from path_lab import PORT, Path, Receiver, drive, exporting
 
 from probe.export.record_stream import Stream
 from probe.flow.rows import Rows
-from tests.interop.programs import SOCKFLOW, running, wait_until
-from tests.records import NOW_S, flow_records
+from tests.support.lab.hosts import run
+from tests.support.lab.router import PORT, Path, Receiver, drive, exporting
+from tests.support.programs import SOCKFLOW, running, wait_until
+from tests.support.records import NOW_S, flow_records
 
 _COUNT = 3000
 

@@ -15,7 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from agent import (
+from prometheus_client.parser import text_string_to_metric_families as parse_text
+
+from tests.support.lab.docker import IMAGE, Docker, docker_daemon
+from tests.support.lab.hosts import inside, run, two_hosts
+from tests.support.meters.snmp_agent import (
     CONFIG,
     IF_ALIAS,
     IF_DESCR,
@@ -25,11 +29,7 @@ from agent import (
     statistics,
     until,
 )
-from docker_lab import IMAGE, Docker, docker_daemon
-from lab import inside, run, two_hosts
-from prometheus_client.parser import text_string_to_metric_families as parse_text
-
-from tests.interop.programs import ROOT, Program, running
+from tests.support.programs import ROOT, Program, running
 
 METRICS, EXPORTER, SERVER = "127.0.0.1:9709", "127.0.0.1:9116", "127.0.0.1:9090"
 STACK = "1.3.6.1.2.1.31.1.2.1.3"

@@ -8,8 +8,9 @@ import socket
 
 import numpy as np
 import pytest
-from conftest import Meter
-from lab import Host
+
+from tests.support.lab.hosts import Host
+from tests.support.meters.ebpf import Meter
 
 TCP = 6
 #: Both ends of each: more rows than what the reader is woken up for, fewer than what a ring holds.

@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Iterator
 
 import pytest
-from lab import Host, two_hosts
-from metering import UDP, actors, metering
+
+from tests.support.lab.hosts import Host, two_hosts
+from tests.support.meters.actors import UDP, actors, metering
 
 _CLIENT = """
 for _ in range({count}):

@@ -14,12 +14,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lab import Host, inside, run
-from metering import Actor, actors, translated_hosts
-from pods import DB_POD, NGINX, POSTGRES, WEB_POD, Enter, entering, until
-from shell import Record, Shell, Shells, shells
 
-from tests.kubernetes_api import PODS, SERVICES, KubernetesServer, kubernetes_server, recorded
+from tests.support.kubernetes_api import (
+    PODS,
+    SERVICES,
+    KubernetesServer,
+    kubernetes_server,
+    recorded,
+)
+from tests.support.lab.hosts import Host, inside, run
+from tests.support.lab.pods import DB_POD, NGINX, POSTGRES, WEB_POD, Enter, entering, until
+from tests.support.meters.actors import Actor, actors, translated_hosts
+from tests.support.meters.shell import Record, Shell, Shells, shells
 
 NODE = "skvr"
 CLUSTER_IP, POD_IP = "10.96.17.4", "10.77.2.2"

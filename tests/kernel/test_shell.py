@@ -7,9 +7,10 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from lab import Host, two_hosts
-from metering import Actor, actors
-from shell import Record, Shells, shells
+
+from tests.support.lab.hosts import Host, two_hosts
+from tests.support.meters.actors import Actor, actors
+from tests.support.meters.shell import Record, Shells, shells
 
 PORT = 7000
 FORCED_END, END_OF_FLOW = 4, 3

@@ -9,12 +9,12 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from conftest import Meter
-from lab import Host, run
-from metering import actors
 
 from probe.flow.codes import OwnerSource
 from probe.flow.rows import Rows
+from tests.support.lab.hosts import Host, run
+from tests.support.meters.actors import actors
+from tests.support.meters.ebpf import Meter
 
 SLOTS = 16_384  # as in bpf/slots.h
 TCP = 6

@@ -13,7 +13,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from agent import (
+
+from probe.snmp.ber import NULL, OCTET_STRING, SEQUENCE, encode, encode_integer
+from probe.snmp.message import GET_BULK, encode_message
+from probe.snmp.message import V2C as V2C_VERSION
+from probe.snmp.tree import encode_varbind
+from tests.support.lab.hosts import run
+from tests.support.meters.snmp_agent import (
     ALICE,
     CAROL,
     CONFIG,
@@ -32,13 +38,7 @@ from agent import (
     statistics,
     until,
 )
-from lab import run
-
-from probe.snmp.ber import NULL, OCTET_STRING, SEQUENCE, encode, encode_integer
-from probe.snmp.message import GET_BULK, encode_message
-from probe.snmp.message import V2C as V2C_VERSION
-from probe.snmp.tree import encode_varbind
-from tests.snmp import Manager, broken, over_udp
+from tests.support.snmp import Manager, broken, over_udp
 
 
 @pytest.fixture(scope="module")

@@ -11,12 +11,12 @@ import time
 from pathlib import Path
 
 import pytest
-from agent import ALICE, CONFIG, PORT, SYS_UPTIME, V2C, Probe, ask, until
 
 from probe.snmp.ber import NULL, OBJECT_IDENTIFIER, SEQUENCE, encode, encode_integer
 from probe.snmp.ber import encode_oid_body as oid
 from probe.snmp.message import GET_BULK, encode_message
 from probe.snmp.message import V2C as VERSION_2C
+from tests.support.meters.snmp_agent import ALICE, CONFIG, PORT, SYS_UPTIME, V2C, Probe, ask, until
 
 #: Modules that the probe or its agent imports, early or late.
 NAMES = ("json", "logging", "asyncio", "argparse", "dataclasses", "numpy", "pysnmp", "cryptography",

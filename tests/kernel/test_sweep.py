@@ -9,9 +9,9 @@ import textwrap
 from unittest import mock
 
 import numpy as np
-from conftest import Meter
 
 from probe.sources import ebpf
+from tests.support.meters.ebpf import Meter
 
 _MANY = """
     import os, socket

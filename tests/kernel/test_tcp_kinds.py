@@ -6,11 +6,11 @@ import time
 
 import numpy as np
 import pytest
-from conftest import Meter
-from lab import Host, run
-from metering import TCP, Actor, actors
 
 from probe.flow.codes import Mark
+from tests.support.lab.hosts import Host, run
+from tests.support.meters.actors import TCP, Actor, actors
+from tests.support.meters.ebpf import Meter
 
 MPTCP = 262
 _LISTEN = """

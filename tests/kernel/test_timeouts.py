@@ -4,7 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from ends import (
+
+from probe.flow.codes import EndReason, OwnerSource
+from tests.support.lab.hosts import Host
+from tests.support.meters.actors import (
+    FORWARD,
+    TCP,
+    UDP,
+    Actor,
+    actors,
+    metering,
+)
+from tests.support.meters.ends import (
     assert_one_connection,
     by_source_pid,
     close,
@@ -14,17 +25,6 @@ from ends import (
     sent_by,
     udp_socket,
 )
-from lab import Host
-from metering import (
-    FORWARD,
-    TCP,
-    UDP,
-    Actor,
-    actors,
-    metering,
-)
-
-from probe.flow.codes import EndReason, OwnerSource
 
 
 def test_active_timeout(pair: tuple[Host, Host]) -> None:

@@ -15,11 +15,11 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from conftest import Meter
 
 from probe.flow.codes import OwnerSource
 from probe.flow.owner import Owner
 from probe.flow.rows import Rows
+from tests.support.meters.ebpf import Meter
 
 _HEAD = """
 import json, os, select, signal, socket, sys, time

@@ -16,11 +16,11 @@ from collections import Counter
 from collections.abc import Iterator
 
 import pytest
-from lab import Host, two_hosts
-from metering import Actor, actors
-from shell import ROOT, Command
 
-from tests.json_schema import check_line
+from tests.support.json_schema import check_line
+from tests.support.lab.hosts import Host, two_hosts
+from tests.support.meters.actors import Actor, actors
+from tests.support.meters.shell import ROOT, Command
 
 PORT = 7140
 OF_PORT = ("--port", str(PORT))

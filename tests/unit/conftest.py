@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.ntopng_lab import listen, open_, stack  # noqa: F401
+from tests.support.ntopng.lab import listen, open_, stack  # noqa: F401
 
 
 @pytest.fixture(autouse=True)

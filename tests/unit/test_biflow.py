@@ -10,7 +10,7 @@ import pytest
 from probe.flow.biflow import pair_directions
 from probe.flow.columns import BIFLOW_DTYPE, RECORD_DTYPE
 from probe.flow.rows import Rows
-from tests.records import flow_records
+from tests.support.records import flow_records
 
 CLIENT, SERVER = (10, 0, 0, 1), (10, 0, 0, 2)
 #: Distinct in all that has a side, so that a mistake shows.

@@ -19,7 +19,7 @@ from probe.run.causes import NOTICES, split
 from probe.run.loop import Loop
 from probe.run.summary import summarize
 from probe.stop import StopRequest
-from tests.fake_collector import fake_probe
+from tests.support.fake_collector import fake_probe
 
 ROOT = Path(__file__).resolve().parents[2]
 S = 10**9

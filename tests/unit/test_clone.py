@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tree import ROOT, copy_tree
+from tests.support.tree import ROOT, copy_tree
 
 #: What no clone has beside it, and paths and hosts that no user has. This file names them.
 _OUTSIDE = re.compile(

@@ -30,7 +30,7 @@ from probe.collector.connections import CollectorConnections
 from probe.collector.message_source import MOST_OCTETS, MOST_RECORDS, collecting_process
 from probe.errors import ConfigError
 from probe.ipfix.decode import Record
-from tests.messages import message, template
+from tests.support.ipfix.messages import message, template
 
 KNOWN = message((2, template(256, (1, 8))))
 PATIENCE_S = 5.0

@@ -9,7 +9,7 @@ import pytest
 
 from probe.collector import CollectorSocket
 from probe.collector.message_source import MOST_OCTETS, MOST_RECORDS
-from tests.messages import message, template
+from tests.support.ipfix.messages import message, template
 
 FLOW = message((2, template(256, (1, 4))), (256, bytes(4)))
 

@@ -14,9 +14,9 @@ from probe.collector.output import to_json
 from probe.commands.cli import main
 from probe.errors import DecodeError
 from probe.ipfix.stream import MessageStream
-from tests.messages import message, template
-from tests.records import NOW_S, flow_records
-from tests.sessions import make_session
+from tests.support.ipfix.messages import message, template
+from tests.support.ipfix.sessions import make_session
+from tests.support.records import NOW_S, flow_records
 
 
 def messages(count: int, template_name: str = "full") -> list[bytes]:

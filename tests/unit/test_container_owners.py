@@ -8,7 +8,7 @@ from probe.enrich.container_owners import ContainerOwners
 from probe.enrich.waiting_records import WaitingRecords
 from probe.flow.owner import ContainerNames, Owner
 from probe.owners.runtime import KnownContainers
-from tests.records import flow_records
+from tests.support.records import flow_records
 
 WEB = ContainerNames("web", "nginx:1", "shop", "front")
 

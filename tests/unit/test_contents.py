@@ -12,7 +12,7 @@ import pytest
 
 from probe.export.transports.contents import next_sequence, read_contents
 from probe.mapping import load_profiles
-from tests.profiles import ProfileSession
+from tests.support.ipfix.profiles import ProfileSession
 
 _DOMAIN = 3  # of ProfileSession
 

@@ -11,8 +11,8 @@ from probe.collector.message_source import collecting_process, summary
 from probe.errors import DecodeError
 from probe.ipfix.decode import CollectingProcess
 from probe.ipfix.oddity import Oddity
-from tests.lenient import SAMPLES, Sample, expected, flow9, v9
-from tests.messages import message, packet, template
+from tests.support.ipfix.lenient import SAMPLES, Sample, expected, flow9, v9
+from tests.support.ipfix.messages import message, packet, template
 
 KEY = ("sourceIPv4Address", "destinationIPv4Address", "sourceTransportPort",
        "destinationTransportPort", "protocolIdentifier", "octetDeltaCount",

@@ -10,7 +10,13 @@ from probe.errors import DecodeError
 from probe.ipfix.decode import CollectingProcess
 from probe.ipfix.oddity import Oddity
 from probe.mapping import load_elements, load_netflow9
-from tests.messages import message, options_template, options_template9, packet, template
+from tests.support.ipfix.messages import (
+    message,
+    options_template,
+    options_template9,
+    packet,
+    template,
+)
 
 NOW_S = 1_767_323_045
 FLOW = [(8, 4), (12, 4), (7, 2), (11, 2), (4, 1), (6, 1), (1, 4), (2, 4), (22, 4), (21, 4)]

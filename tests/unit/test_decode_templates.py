@@ -12,7 +12,7 @@ import pytest
 from probe.ipfix.decode import MAX_DOMAINS, CollectingProcess
 from probe.ipfix.waiting import MOST_OCTETS
 from probe.mapping import load_elements
-from tests.messages import message, options_template, template
+from tests.support.ipfix.messages import message, options_template, template
 
 OCTETS, PACKETS = (1, 8), (2, 8)
 

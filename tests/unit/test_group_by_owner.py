@@ -7,7 +7,7 @@ import pytest
 
 from probe.flow.rows import Rows
 from probe.mapping.group_by_owner import group_by_owner
-from tests.records import flow_records
+from tests.support.records import flow_records
 from tests.unit.test_mapping import decoded, encoder_of
 
 #: The strings before, between and behind the numbers.

@@ -27,7 +27,7 @@ from probe.ipfix.decode import Decoded, Record
 from probe.printable import printable
 from probe.view import event_views, flow_views, groups
 from probe.view.terminal import Drawn, Terminal, print_table
-from tests.records import NOW_NS, NOW_S
+from tests.support.records import NOW_NS, NOW_S
 from tests.unit.test_live_views import record
 from tests.unit.test_view import record as decoded_record
 

@@ -12,7 +12,7 @@ from probe.collector.message_source import collecting_process
 from probe.errors import ConfigError
 from probe.ipfix.elements import parse_registry
 from probe.mapping import load_elements, load_registry
-from tests.messages import message, packet, template
+from tests.support.ipfix.messages import message, packet, template
 
 REGISTRY = load_registry()
 

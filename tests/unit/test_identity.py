@@ -21,7 +21,7 @@ from probe.owners.process import owner_from_row
 from probe.owners.users import UserNames
 from probe.view.describe import container_text
 from probe.view.flows import FlowTable
-from tests.records import flow_records
+from tests.support.records import flow_records
 from tests.unit.test_container_owners import Known
 from tests.unit.test_docker_api import WEB, Answer, Api, Daemon, ask, serve, until
 

@@ -10,7 +10,7 @@ from probe.errors import DecodeError
 from probe.ipfix.decode import CollectingProcess
 from probe.ipfix.oddity import Oddity
 from probe.mapping import load_elements
-from tests.messages import message, options_template, template
+from tests.support.ipfix.messages import message, options_template, template
 
 
 @pytest.fixture

@@ -18,8 +18,8 @@ from probe.ipfix.session import ExportSession
 from probe.ipfix.template import TemplateDefinition
 from probe.ipfix.wire import IPFIX
 from probe.mapping import Encoder, load_elements, load_template
-from tests.records import NOW_S, flow_records, owner, owner_table
-from tests.sessions import make_session, make_session9, messages_of
+from tests.support.ipfix.sessions import make_session, make_session9, messages_of
+from tests.support.records import NOW_S, flow_records, owner, owner_table
 
 
 def make_plain_session() -> ExportSession:

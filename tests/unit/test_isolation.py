@@ -34,8 +34,8 @@ from probe.run.outlet import Outlet
 from probe.run.probe import Probe
 from probe.run.summary import summarize
 from probe.stop import StopRequest, StopSignals
-from tests.fake_collector import FakeSource, fake_probe
-from tests.records import flow_records
+from tests.support.fake_collector import FakeSource, fake_probe
+from tests.support.records import flow_records
 
 _READS = 6  # of which the second breaks what is to be broken
 _PER_READ = 10  # records: 5 connections of 2 directions

@@ -19,8 +19,8 @@ from probe.export.transports.targets import parse_target
 from probe.flow.codes import EventKind
 from probe.flow.columns import EVENT_DTYPE
 from probe.jsonlines.kafka import KafkaSink
-from tests.json_schema import check_line
-from tests.records import NOW_S, flow_records, owner_table
+from tests.support.json_schema import check_line
+from tests.support.records import NOW_S, flow_records, owner_table
 
 DEADLINE_S = 30
 

@@ -27,8 +27,14 @@ from probe.owners.kubernetes import (
     watch,
 )
 from probe.owners.kubernetes.api import KubernetesApi
-from tests.certificates import Authority
-from tests.kubernetes_api import PODS, SERVICES, KubernetesServer, kubernetes_server, recorded
+from tests.support.certificates import Authority
+from tests.support.kubernetes_api import (
+    PODS,
+    SERVICES,
+    KubernetesServer,
+    kubernetes_server,
+    recorded,
+)
 
 NODE = "node-3"
 WEB, DB = "a1" * 32, "b1" * 32

@@ -16,7 +16,7 @@ from probe.config import build
 from probe.kernel import host
 from probe.owners.kubernetes import KubernetesNames
 from probe.owners.kubernetes.api import KubernetesApi
-from tests.kubernetes_api import NODES, PODS, SERVICES, kubernetes_server, recorded
+from tests.support.kubernetes_api import NODES, PODS, SERVICES, kubernetes_server, recorded
 
 MANIFEST = Path(__file__).resolve().parents[2] / "deploy" / "kubernetes" / "sockflow.yaml"
 

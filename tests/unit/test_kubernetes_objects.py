@@ -14,7 +14,7 @@ from probe.owners.kubernetes.objects import (
     read_workload,
     service_port,
 )
-from tests.kubernetes_api import recorded
+from tests.support.kubernetes_api import recorded
 
 START_NS = 1_767_322_801 * 10**9  # 2026-01-02T03:00:01Z
 

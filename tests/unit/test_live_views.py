@@ -23,8 +23,8 @@ from probe.view.flow_views import FlowsByLine, GroupsAtEnd, JsonFlows
 from probe.view.flows import FlowTable
 from probe.view.live import LiveFlows
 from probe.view.tree import tree_lines
-from tests.json_schema import check_line
-from tests.records import NOW_NS, NOW_S, flow_records
+from tests.support.json_schema import check_line
+from tests.support.records import NOW_NS, NOW_S, flow_records
 
 CURL = Owner(pid=12, process_name="curl", uid=1000, user_name="ada", parent_pid=9,
              parent_name="bash", container_id="c" * 64, container_name="shell")  # fmt: skip

@@ -14,7 +14,7 @@ from probe.flow.owner import ContainerNames
 from probe.owners.runtime import KnownContainers
 from probe.run.loop import Loop
 from probe.stop import StopRequest
-from tests.fake_collector import FakeSource, fake_probe
+from tests.support.fake_collector import FakeSource, fake_probe
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from probe.ipfix.decode import CollectingProcess, Record
 from probe.ipfix.session import ExportSession
 from probe.ipfix.template import TemplateDefinition, parse_template
 from probe.mapping import Encoder, Privacy, load_elements, load_template
-from tests.records import NOW_NS, NOW_S, flow_records, owner, owner_table
+from tests.support.records import NOW_NS, NOW_S, flow_records, owner, owner_table
 
 ELEMENTS = load_elements()
 

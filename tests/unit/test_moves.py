@@ -14,7 +14,7 @@ from probe.export.transports.destination import Destination
 from probe.export.transports.reach import Reach
 from probe.export.transports.statistics import SendStatistics
 from probe.export.transports.udp import UdpDestination
-from tests.transport import train
+from tests.support.transport import train
 
 PORT = 4739
 LOOK_UP_S = 60.0

@@ -14,8 +14,8 @@ from probe.ipfix.netflow9 import parse_netflow9
 from probe.ipfix.template import Field
 from probe.ipfix.types import TYPES
 from probe.mapping import load_elements, load_netflow9
-from tests.records import NOW_NS, NOW_S, flow_records
-from tests.sessions import BOOT_S, make_session9, messages_of
+from tests.support.ipfix.sessions import BOOT_S, make_session9, messages_of
+from tests.support.records import NOW_NS, NOW_S, flow_records
 
 ELEMENTS = load_elements()
 

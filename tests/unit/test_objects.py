@@ -23,9 +23,9 @@ from probe.jsonlines.layouts import ObjectLines
 from probe.jsonlines.local_remote import event_columns, flow_columns, flow_key, socket_columns
 from probe.mapping.tables import Privacy
 from probe.view.event_views import event_line
-from tests.json_schema import SCHEMA, check_line
-from tests.records import NOW_NS, NOW_S, flow_records, owner_table
-from tests.talk import COUNTERS, DOCKER, ENDS, KUBE, TCP, WHO, pieces
+from tests.support.json_schema import SCHEMA, check_line
+from tests.support.records import NOW_NS, NOW_S, flow_records, owner_table
+from tests.support.talk import COUNTERS, DOCKER, ENDS, KUBE, TCP, WHO, pieces
 
 EXPORTER = {"EXPORTER_IPV4_ADDRESS": "192.0.2.1", "EXPORTER_NAME": "node-7"}
 POD = Owner(

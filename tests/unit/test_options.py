@@ -11,8 +11,8 @@ from probe.ipfix.options import encode_options, parse_options
 from probe.ipfix.session import ExportSession, Options
 from probe.ipfix.template import Field, template_id
 from probe.mapping import Encoder, load_elements, load_options, load_profile, load_template
-from tests.records import NOW_S, flow_records, owner_table
-from tests.sessions import messages_of
+from tests.support.ipfix.sessions import messages_of
+from tests.support.records import NOW_S, flow_records, owner_table
 
 ELEMENTS = load_elements()
 OPTIONS = load_options(ELEMENTS)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tree import copy_tree, tracked
+from tests.support.tree import copy_tree, tracked
 
 _OBJECT = "probe/bpf/sockflow.bpf.o"
 _EM_BPF = 247  # of elf.h

@@ -26,8 +26,8 @@ from probe.owners.users import UserNames
 from probe.run.causes import NOTICES
 from probe.sources.netlink.source import NetlinkSource
 from probe.view.text import ALL_COLUMNS
-from tests.json_schema import check_line
-from tests.tree import ROOT, tracked
+from tests.support.json_schema import check_line
+from tests.support.tree import ROOT, tracked
 from tests.unit.test_layers import LAYERS
 from tests.unit.test_new_column import EXAMPLE as NEW_COLUMN
 
@@ -164,7 +164,7 @@ def test_commands_are_found() -> None:
 
 
 def test_paths_that_pages_name_exist() -> None:
-    """Paths of this tree in code, such as `tests/lenient.py`, exist."""
+    """Paths of this tree in code, such as `tests/support/ipfix/lenient.py`, exist."""
     tops = {path.parts[0] for path in tracked() if len(path.parts) > 1}
     named = re.compile(rf"`((?:{'|'.join(map(re.escape, sorted(tops)))})/[\w./-]*\w)`")
     missing = {

@@ -18,7 +18,7 @@ from probe.ipfix.options import encode_options
 from probe.ipfix.text import PLAIN, encode_plain
 from probe.mapping import load_elements, load_netflow9, load_options, load_profiles
 from probe.run.exporter import Workshop
-from tests.records import NOW_S, Metering, flow_records
+from tests.support.records import NOW_S, Metering, flow_records
 
 NAME = 'a"b\\c\n'
 PROTOCOLS = ("ipfix", "netflow9")

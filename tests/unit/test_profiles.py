@@ -28,7 +28,7 @@ from probe.mapping import (
 )
 from probe.mapping.profiles import parse_profiles
 from probe.mapping.tables import COLUMNS, REVERSES
-from tests.records import NOW_NS, NOW_S, flow_records, owner_table
+from tests.support.records import NOW_NS, NOW_S, flow_records, owner_table
 
 ELEMENTS = load_elements()
 NETFLOW9 = load_netflow9(ELEMENTS)

@@ -33,7 +33,7 @@ from probe.prometheus.families import families
 from probe.prometheus.server import MetricsServer, parse_address
 from probe.prometheus.snapshot import DestinationFigures, Snapshot, _figures
 from probe.prometheus.traffic import COLUMNS, OTHERS, ContainerLabels, ContainerTraffic
-from tests.records import flow_records
+from tests.support.records import flow_records
 
 DASHBOARD = Path(__file__).resolve().parents[2] / "deploy" / "grafana" / "sockflow.json"
 WEB = ContainerLabels("web", "shop-1", "shop")

@@ -18,9 +18,15 @@ from probe.ipfix.decode import Record
 from probe.ipfix.template import Field, TemplateDefinition
 from probe.ipfix.types import VARIABLE
 from probe.mapping import load_template
-from tests.protocols import ELEMENTS, PROTOCOLS, Protocol, collecting_process, messages_of
-from tests.reader.wire import Known
-from tests.records import NOW_NS, NOW_S, flow_records, owner_table
+from tests.support.ipfix.protocols import (
+    ELEMENTS,
+    PROTOCOLS,
+    Protocol,
+    collecting_process,
+    messages_of,
+)
+from tests.support.reader.wire import Known
+from tests.support.records import NOW_NS, NOW_S, flow_records, owner_table
 
 protocols = pytest.mark.parametrize("protocol", PROTOCOLS, ids=lambda one: str(one.name))
 bounded = settings(

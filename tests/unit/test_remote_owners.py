@@ -20,8 +20,8 @@ from probe.flow.rows import Rows, Slots
 from probe.owners.kubernetes import tenures
 from probe.owners.kubernetes.objects import read_node, read_pod, read_service
 from probe.owners.kubernetes.tenures import RemoteNames
-from tests.kubernetes_api import recorded
-from tests.records import flow_records
+from tests.support.kubernetes_api import recorded
+from tests.support.records import flow_records
 
 START_NS = 1_767_322_801 * 10**9  # of the recorded Pods
 LATER_NS = START_NS + 60 * 10**9

@@ -16,8 +16,8 @@ from probe.flow.owner import Owner
 from probe.flow.rows import Rows
 from probe.owners.kubernetes.objects import read_service
 from probe.owners.kubernetes.tenures import Tenures
-from tests.kubernetes_api import recorded
-from tests.records import flow_records
+from tests.support.kubernetes_api import recorded
+from tests.support.records import flow_records
 
 CLIENT, SERVER = 1, 2  # owners
 ADDRESSES = {"client": (10, 244, 3, 7), "pod": (10, 244, 3, 8), "service": (10, 96, 17, 4)}

@@ -9,7 +9,7 @@ from probe.export.share import ShareGroup, flow_hash
 from probe.flow.codes import EndReason
 from probe.flow.columns import RECORD_DTYPE
 from probe.flow.rows import Rows
-from tests.records import flow_records
+from tests.support.records import flow_records
 
 NAMES = [f"ipfix://collector-{number}.example:4739" for number in range(4)]
 

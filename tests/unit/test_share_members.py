@@ -12,7 +12,7 @@ import pytest
 from probe.config import RunConfig
 from probe.export.sink import Sink
 from probe.run.exporter import Exporter
-from tests.records import Metering, flow_records, owner_table
+from tests.support.records import Metering, flow_records, owner_table
 
 _PAUSE_S = 0.6  # longer than the first before a destination is tried again
 

@@ -25,8 +25,8 @@ from probe.owners.users import UserNames
 from probe.run.exporter import Exporter
 from probe.run.feed import ChosenSockets, Feed
 from probe.stop import StopSignals
-from tests.json_schema import check_line
-from tests.records import NOW_S, Metering, flow_records, owner_table
+from tests.support.json_schema import check_line
+from tests.support.records import NOW_S, Metering, flow_records, owner_table
 
 
 def open_exporter(*urls: str) -> Exporter:

@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.snmp import CHECKS, Manager, broken
-from tests.snmp.agent import Agent, Refused
-from tests.snmp.checks import IF_ENTRY, IF_NUMBER, IF_X_ENTRY, SYSTEM, TABLE_CHANGE
-from tests.snmp.wire import (
+from tests.support.snmp import CHECKS, Manager, broken
+from tests.support.snmp.agent import Agent, Refused
+from tests.support.snmp.checks import IF_ENTRY, IF_NUMBER, IF_X_ENTRY, SYSTEM, TABLE_CHANGE
+from tests.support.snmp.wire import (
     BULK,
     COUNTER32,
     GAUGE32,

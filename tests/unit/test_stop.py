@@ -14,7 +14,7 @@ from probe.config import build
 from probe.run.loop import Loop
 from probe.run.probe import Probe
 from probe.stop import StopRequest
-from tests.fake_collector import FakeSource, fake_probe
+from tests.support.fake_collector import FakeSource, fake_probe
 
 _SLOW_S = 3.0  # much longer than what a stop takes by itself
 

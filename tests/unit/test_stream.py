@@ -17,7 +17,7 @@ from probe.interfaces.names import InterfaceList
 from probe.ipfix.decode import CollectingProcess
 from probe.mapping import load_elements
 from probe.run.exporter import Workshop
-from tests.records import NOW_S, Metering, flow_records, owner_table
+from tests.support.records import NOW_S, Metering, flow_records, owner_table
 
 _COUNT = 20_000
 

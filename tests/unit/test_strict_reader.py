@@ -10,10 +10,10 @@ from scapy.layers.inet import IP, UDP
 from scapy.layers.l2 import Ether
 from scapy.utils import wrpcap
 
-from tests.messages import message, options_template, options_template9, template
-from tests.reader import Severity, StrictReader
-from tests.reader.capture import read_capture
-from tests.reader.streams import (
+from tests.support.ipfix.messages import message, options_template, options_template9, template
+from tests.support.reader import Severity, StrictReader
+from tests.support.reader.capture import read_capture
+from tests.support.reader.streams import (
     INTERFACES,
     NOW_S,
     PEN,

@@ -8,10 +8,16 @@ from typing import TypeVar
 
 import pytest
 
-from tests.messages import message, options_template, options_template9, packet, template
-from tests.reader import StrictReader
-from tests.reader.rules import RULES
-from tests.reader.streams import (
+from tests.support.ipfix.messages import (
+    message,
+    options_template,
+    options_template9,
+    packet,
+    template,
+)
+from tests.support.reader import StrictReader
+from tests.support.reader.rules import RULES
+from tests.support.reader.streams import (
     FIELDS,
     FLOW,
     NOW_S,

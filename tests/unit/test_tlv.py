@@ -15,8 +15,8 @@ from probe.flow.owner import Owner, OwnerTable
 from probe.flow.rows import Rows
 from probe.mapping.tables import Privacy
 from probe.ntopng.tlv import TlvEncoder
-from tests.ntopng_reader import BadMessage, Tlv, read_flows
-from tests.records import NOW_NS, flow_records, owner_table
+from tests.support.ntopng.reader import BadMessage, Tlv, read_flows
+from tests.support.records import NOW_NS, flow_records, owner_table
 
 Flow = dict[str, Any]
 SIDES = ("SRC", "DST")

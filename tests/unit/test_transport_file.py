@@ -19,7 +19,7 @@ from probe.errors import ConfigError
 from probe.export.transports.destination import Destination, parse_destination
 from probe.export.transports.file import FileDestination
 from probe.export.transports.sender import StreamSender, open_sender
-from tests.transport import TEMPLATES, begin_session, drive, message, numbers, train
+from tests.support.transport import TEMPLATES, begin_session, drive, message, numbers, train
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from probe.export.transports.queue import StreamQueue
-from tests.transport import numbers, train
+from tests.support.transport import numbers, train
 
 
 @pytest.mark.parametrize("seed", range(30))

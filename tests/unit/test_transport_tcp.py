@@ -13,7 +13,7 @@ from probe.export.transports.connection import TcpConnection
 from probe.export.transports.destination import Destination, parse_destination
 from probe.export.transports.sender import StreamSender, open_sender
 from probe.export.transports.tcp import TcpDestination
-from tests.transport import (
+from tests.support.transport import (
     TEMPLATES,
     Collector,
     begin_session,

@@ -15,8 +15,8 @@ from probe.errors import ConfigError
 from probe.export.transports.destination import parse_destination
 from probe.export.transports.sender import open_sender
 from probe.export.transports.tls import TlsDestination
-from tests.certificates import Authority, server_context
-from tests.transport import TEMPLATES, Collector, collecting, drive, numbers, train
+from tests.support.certificates import Authority, server_context
+from tests.support.transport import TEMPLATES, Collector, collecting, drive, numbers, train
 
 
 class Realm:

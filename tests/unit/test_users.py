@@ -16,7 +16,7 @@ from probe.flow.owner import Owner, OwnerTable
 from probe.owners import own_files
 from probe.owners.own_files import OwnNames, ask_own_names
 from probe.owners.users import Names, Namespaces, UserNames, read_namespaces
-from tests.records import flow_records
+from tests.support.records import flow_records
 
 CONTAINER = "ab" * 32
 IDENTITY_MAP = "         0          0 4294967295\n"

@@ -19,8 +19,8 @@ from probe.ntopng.listener import (
     MOST_SUBSCRIPTIONS,
     listen,
 )
-from tests.ntopng_lab import Listen, Open, flows_of, pump, pump_until
-from tests.records import NOW_S, flow_records
+from tests.support.ntopng.lab import Listen, Open, flows_of, pump, pump_until
+from tests.support.records import NOW_S, flow_records
 
 #: The signature and version that a ZMTP 3 peer begins with, and nothing more.
 GREETING = b"\xff\0\0\0\0\0\0\0\0\x7f\3\0NULL" + b"\0" * 48

@@ -14,8 +14,8 @@ from probe.export.sink import EventSink
 from probe.flow.columns import EVENT_DTYPE
 from probe.flow.owner import OwnerTable
 from probe.ntopng.outbox import Outbox
-from tests.ntopng_lab import Listen, Open, connected, flows_of, pump, pump_until
-from tests.records import NOW_S, flow_records
+from tests.support.ntopng.lab import Listen, Open, connected, flows_of, pump, pump_until
+from tests.support.records import NOW_S, flow_records
 
 
 def test_flows_of_a_probe_that_connects(open_: Open, listen: Listen) -> None:

@@ -11,8 +11,8 @@ from probe.flow.columns import EVENT_DTYPE, SOCKET_DTYPE
 from probe.flow.owner import ContainerNames
 from probe.interfaces.names import InterfaceList
 from probe.interfaces.table import Counters, Link
-from tests.ntopng_lab import Listen, Open, connected, pump
-from tests.records import NOW_S, flow_records
+from tests.support.ntopng.lab import Listen, Open, connected, pump
+from tests.support.records import NOW_S, flow_records
 
 
 def test_the_status(open_: Open, listen: Listen) -> None:

@@ -1,0 +1,1 @@
+"""What the tests use beside pytest: machines, meters, programs, readers and samples."""

@@ -1,0 +1,1 @@
+"""Collectors and libraries of others, and the flows that all of them are asked for."""

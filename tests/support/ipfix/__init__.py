@@ -1,0 +1,1 @@
+"""Messages and sessions of IPFIX and NetFlow v9."""

@@ -1,0 +1,1 @@
+"""Hosts, routers, containers and traffic, made of network namespaces on this machine."""

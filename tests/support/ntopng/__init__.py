@@ -1,0 +1,1 @@
+"""What ntopng reads of the probe."""
