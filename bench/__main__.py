@@ -1,4 +1,4 @@
-"""``python -m bench``: every measurement, as Markdown."""
+"""``python -m bench``: runs every measurement and prints Markdown."""
 
 from __future__ import annotations
 

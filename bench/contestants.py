@@ -1,4 +1,4 @@
-"""What is attached and detached while a workload runs."""
+"""The programs that are attached and detached while a workload runs."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def nothing(network: Network) -> Iterator[None]:
 
 @contextlib.contextmanager
 def softflowd(network: Network) -> Iterator[None]:
-    """With its defaults, IPFIX, on the server's interface."""
+    """Runs softflowd with its defaults, exporting IPFIX, on the server's interface."""
     with tempfile.TemporaryDirectory(prefix="sockflow-bench-") as directory:
         command = network.server.command(
             "softflowd", "-d", "-i", network.server.device, "-v", "10",
@@ -51,7 +51,7 @@ def softflowd(network: Network) -> Iterator[None]:
 
 @contextlib.contextmanager
 def pmacctd(network: Network) -> Iterator[None]:
-    """nfprobe with its defaults, on the server's interface."""
+    """Runs pmacctd's nfprobe with its defaults, on the server's interface."""
     text = _PMACCTD.format(device=network.server.device, port=UDP_PORT)
     with tempfile.NamedTemporaryFile("w", suffix=".conf") as file:
         file.write(text)
@@ -63,7 +63,7 @@ def pmacctd(network: Network) -> Iterator[None]:
 
 @contextlib.contextmanager
 def empty_programs(network: Network) -> Iterator[None]:
-    """Programs that do nothing, on the hooks that the probe uses."""
+    """Attaches programs that do nothing to the hooks that the probe uses."""
     kernel = KernelObject(EMPTY)
     cgroup = os.open(host.cgroup_root(), os.O_RDONLY | os.O_DIRECTORY)
     with contextlib.ExitStack() as stack:
@@ -78,14 +78,17 @@ def empty_programs(network: Network) -> Iterator[None]:
 
 @contextlib.contextmanager
 def sockflow(network: Network) -> Iterator[None]:
-    """As users run it: all sockets of both namespaces, exported to a local socket."""
+    """Runs the probe as users do: all sockets of both namespaces, exported to a local socket."""
     with sink() as target, probe(target):
         yield
 
 
 @contextlib.contextmanager
 def probe(target: Sink, *arguments: str, query: str = "") -> Iterator[Started]:
-    """``sockflow run``, attached; ``query``: options of its destination."""
+    """Runs ``sockflow run`` and waits until it is attached.
+
+    ``query`` has the options of its destination.
+    """
     url = target.url + query
     command = [sys.executable, "-m", "probe", "run", "-e", url, "--duration", "600"]
     with running([*command, *arguments]) as process:
@@ -113,7 +116,7 @@ def check_hooks(used: Sequence[str]) -> None:
 
 
 def _await_capture(process: Started, network: Network) -> None:
-    """Until a packet socket is open in the server's namespace."""
+    """Waits until a packet socket is open in the server's namespace."""
     sockets = Path(f"/proc/{process.pid}/net/packet")
 
     def captures() -> bool:

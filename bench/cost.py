@@ -1,4 +1,4 @@
-"""What the probe itself needs: CPU time per Data Record sent, under short connections."""
+"""Measures the CPU time of the probe per Data Record sent, under short connections."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bench.workload import Workload
 
 _WARM_UP_S = 4.0
 _DRAIN_S = 0.5
-#: Short connections a second. More than the default pace takes would be metered, and not sent.
+#: Short connections a second. The default pace could not send the records of more.
 _RATE = 15_000
 
 
@@ -26,7 +26,7 @@ class Cost:
     system_s: float
 
 
-#: The default; many messages a system call; and no pace either.
+#: Options of the destination: the default; many messages in a system call; that without a pace.
 _QUERIES = ("", "?segmentation=on", "?pace=0")
 
 
@@ -62,7 +62,7 @@ def _one(load: Workload, seconds: float, query: str, said: list[str]) -> list[st
 
 
 def _watch(process: Started, target: Sink, seconds: float) -> Cost:
-    """Of the next ``seconds``, while the sink is kept from overflowing."""
+    """Measures the next ``seconds``, and empties the sink meanwhile."""
     target.drain()
     started, records, cpu = time.monotonic(), target.records, process.cpu_time()
     while time.monotonic() < started + seconds:

@@ -1,8 +1,8 @@
-"""Lifecycle events under short connections: none lost, and what they cost in user space.
+"""Measures lifecycle events under short connections: whether any is lost, and their cost.
 
-The probe writes JSON lines to /dev/null, once with flows only and once with events too, so the
-difference is theirs: reading, sorting, filtering, encoding and writing. Where the cores do not give
-20 000 connections a second, as many events of connects without a route take their place.
+The probe writes JSON lines to /dev/null, once with flows only and once with events too. The
+difference is the cost of reading, sorting, filtering, encoding and writing events. Where the cores
+cannot serve 20 000 connections a second, connects without a route give as many events.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from bench.workload import Workload
 
 _WARM_UP_S = 3.0
 _SETTLE_S = 2.5
-#: Of a connection between two local ends: CONNECT, ACCEPT, and CLOSE of either.
+#: Events of a connection between two local ends: CONNECT, ACCEPT, and CLOSE of each end.
 _EVENTS = 4
 _OBJECTS = re.compile(r"json:///dev/null: (\d+) objects .*, (\d+) of flows")
 
 
 @dataclass(frozen=True, slots=True)
 class _Run:
-    """``told``: objects that are no flows, over the whole run, as ``connections``."""
+    """One run; ``told`` counts the objects that are not flows, ``connections`` the connections."""
 
     rate: float
     user_us: float
@@ -95,7 +95,7 @@ def _probe(cidr: str, *options: str) -> Iterator[Started]:
 
 
 def _finish(process: Started, rate: float, spent: CpuTime, count: int, total: int) -> _Run:
-    """Per each of ``count``; ends the probe and hears what it says."""
+    """Ends the probe, reads its summary, and returns figures per each of ``count``."""
     time.sleep(_SETTLE_S)
     process.check()
     process.stop()
@@ -114,6 +114,6 @@ def _finish(process: Started, rate: float, spent: CpuTime, count: int, total: in
 
 
 def _is_attached(process: Started) -> bool:
-    """Its loop waits for the collector's epoll file."""
+    """Returns True once the loop of the probe waits for the epoll file of its source."""
     process.check()
     return sum("tfd" in one for one in descriptors(process.pid)) >= 2

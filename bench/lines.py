@@ -1,4 +1,4 @@
-"""What a JSON line costs: user CPU time per object, encoded and written."""
+"""Measures the user CPU time to encode and write a JSON object."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _OWNERS = 256
 
 
 def measure(load: Workload, seconds: float) -> str:
-    """Events and flows (both directions in one object) to /dev/null, owners in containers."""
+    """Writes events and flows of containers to /dev/null; a flow has both directions."""
     rows = []
     for form in ("agent", "ecs"):
         for kind in ("event", "flow"):
@@ -34,7 +34,7 @@ def measure(load: Workload, seconds: float) -> str:
 
 
 def _one(form: str, kind: str, seconds: float) -> tuple[float, float]:
-    """Median user µs, and octets, of an object."""
+    """Returns the median user time of an object in µs, and its octets."""
     owners = OwnerTable()
     for number in range(_OWNERS):
         owners.add(make_owner(number))

@@ -1,4 +1,4 @@
-"""Resident memory of the probe, and what its maps hold in the kernel."""
+"""Measures the resident memory of the probe, and that of its maps in the kernel."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bench.workload import Workload, exchange
 from probe.kernel.libbpf import KernelObject
 from probe.sources.ebpf import OBJECT
 
-#: Often exported, so that what encoding and sending need is in it; no flows but the load.
+#: Exports often, so that the memory for encoding and sending is included. Meters the load alone.
 _OPTIONS = ("--active-timeout", "2", "--include", f"cidr={SUBNET}")
 _ROUNDS = 4
 _INTERVAL_S = 1.5
@@ -51,7 +51,7 @@ def _one(load: Workload, count: int) -> list[str]:
 
 
 def _map_memory(process: Started) -> tuple[int, int]:
-    """Octets of all maps (as `bpftool map` shows memlock), and of one socket's value."""
+    """Returns the octets of all maps (memlock of `bpftool map`), and of one socket's value."""
     total = value = 0
     maps = {entry["map_id"]: entry for entry in descriptors(process.pid) if "map_type" in entry}
     for entry in maps.values():
@@ -62,7 +62,7 @@ def _map_memory(process: Started) -> tuple[int, int]:
 
 
 def _slab(octets: int) -> int:
-    """What kmalloc gives for it."""
+    """Returns the octets that kmalloc gives for a request."""
     sizes = (96, 128, 192, 256, 512, 1024, 2048, 4096)
     return next(size for size in sizes if size >= octets)
 

@@ -1,5 +1,7 @@
-"""Resident memory of the probe with the names of containers: Docker's and Kubernetes' APIs, both
-played by the servers of the tests."""
+"""Measures the resident memory of the probe with names of containers.
+
+The servers of the tests stand in for the APIs of Docker and Kubernetes.
+"""
 
 from __future__ import annotations
 
@@ -17,13 +19,13 @@ from bench.sink import sink
 from tests.support.kubernetes_api import PODS, KubernetesServer, Object, kubernetes_server, recorded
 from tests.unit.test_docker_api import Api, Daemon
 
-_HERE = 110  # Pods of a node, as kubelets have it unless told otherwise
+_HERE = 110  # Pods of a node: the default limit of kubelets
 _SETTLED_S = 4.0
-_PADDING = ["x" * 100] * 60  # what is in most Pods and is not kept
+_PADDING = ["x" * 100] * 60  # stands for the parts of a Pod that are not kept
 
 
 def measure(elsewhere: int) -> str:
-    """``elsewhere``: Pods of other nodes."""
+    """Measures with ``elsewhere`` Pods on other nodes."""
     remote = ("--kubernetes-remote",)
     rows = [
         ["neither", *_measure(0, ("--no-docker", "--no-kubernetes"))],

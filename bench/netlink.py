@@ -1,4 +1,4 @@
-"""How long one pass of the Netlink collector over all live sockets takes."""
+"""Measures one pass of the Netlink source over all live sockets."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from probe.sources.netlink import NetlinkSource
 
 @dataclass(slots=True)
 class Passes:
-    """Milliseconds of each pass; of user-space CPU time, too."""
+    """Milliseconds of each pass: wall time and user CPU time."""
 
     elapsed: list[float] = field(default_factory=list)
     user: list[float] = field(default_factory=list)
 
     def read(self, collector: NetlinkSource) -> int:
-        """The rows of one pass."""
+        """Reads the rows of one pass."""
         before = resource.getrusage(resource.RUSAGE_SELF).ru_utime
         rows = len(collector.read())
         self.user.append((resource.getrusage(resource.RUSAGE_SELF).ru_utime - before) * 1e3)
@@ -51,7 +51,7 @@ def _one(load: Workload, sockets: int, passes: int) -> list[str]:
             for _ in range(passes):
                 exchange(clients)
                 rows = max(rows, active.read(collector))
-                collector.read()  # owners that there was no time for
+                collector.read()  # finds the owners that the pass before had no time for
                 idle.read(collector)
         finally:
             collector.close()

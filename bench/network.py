@@ -1,4 +1,4 @@
-"""Two network namespaces joined by a veth, with offloads as they are by default."""
+"""Makes two network namespaces joined by a veth, with the default offloads."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from bench.process import BenchError
 
 SUBNET = "10.78.0.0/24"
 
-#: A closed-loop client opens far more connections than TIME_WAIT would leave ports for.
+#: A closed-loop client opens more connections than there are ports beside those in TIME_WAIT.
 _SETTINGS = (
     "net.ipv4.ip_local_port_range=10000 65000",
     "net.ipv4.tcp_tw_reuse=1",
@@ -43,7 +43,7 @@ class Network:
 
 @contextlib.contextmanager
 def network() -> Iterator[Network]:
-    """Namespaces of our own, removed in any case."""
+    """Makes the namespaces, and removes them in any case."""
     prefix = f"bench{os.getpid()}"
     hosts = [Host(f"{prefix}{side}", f"bench{side}", f"10.78.0.{number}")
              for number, side in enumerate("ab", 1)]  # fmt: skip

@@ -1,4 +1,4 @@
-"""What a flow costs on its way to ntopng: user CPU time as far as the library's socket."""
+"""Measures the user CPU time of a flow from its record to the socket for ntopng."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def _one(count: int, seconds: float) -> list[str]:
 
 
 def _both_directions(records: Rows) -> Rows:
-    """Every other record is the answer to the one before it."""
+    """Returns records of which every second answers the one before it."""
     place = np.arange(len(records))
     records["flow_id"], records["biflow_direction"] = place // 2 + 1, 1 + place % 2
     records["source_netns"] = 1
@@ -54,7 +54,7 @@ def _both_directions(records: Rows) -> Rows:
 
 
 def _encode(owners: OwnerTable, records: Rows, seconds: float) -> tuple[float, float]:
-    """Octets and microseconds a flow, the median of many batches."""
+    """Returns the octets and the microseconds of a flow, as medians of many batches."""
     encoder = TlvEncoder(owners, exporter="192.0.2.1")
     payloads = list(encoder.encode(records))
     flows = sum(part.flows for part in payloads)
@@ -69,7 +69,7 @@ def _encode(owners: OwnerTable, records: Rows, seconds: float) -> tuple[float, f
 
 
 def _send(owners: OwnerTable, records: Rows, seconds: float) -> tuple[float, float]:
-    """Microseconds a flow in this process without the reader, and the share that it received."""
+    """Returns the microseconds of a flow in this process, and the share that was received."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
@@ -120,7 +120,7 @@ def _read_in_child(port: int) -> _Child:
 
 
 def _count_messages(port: int, stop: int) -> int:
-    """Until a word on ``stop``, and then until nothing has come for a while."""
+    """Counts messages until a word on ``stop``, and then until none arrives for a while."""
     count, is_over = 0, threading.Event()
 
     def wait() -> None:

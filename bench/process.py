@@ -1,4 +1,4 @@
-"""Processes that the benchmark starts, watches and, always, stops."""
+"""Starts and watches the processes of the benchmark, and stops them in any case."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ _TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 
 
 class BenchError(Exception):
-    """Something the benchmark needs did not happen."""
+    """Raised when something that the benchmark needs does not happen."""
 
 
 @dataclass(frozen=True, slots=True)
 class CpuTime:
-    """Seconds; the kernel's ticks decide what was user and what was system time."""
+    """User and system time in seconds, which the kernel tells apart by its ticks."""
 
     user_s: float
     system_s: float
 
 
 class Started:
-    """A running process with a group of its own, so that its children end with it."""
+    """A running process in a group of its own, so that its children end with it."""
 
     def __init__(self, command: Sequence[str], cpu: int | None = None) -> None:
         self._command = command
-        # a file, since a full pipe would stop it
+        # a file, because a full pipe would block the process
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115
         self._process = subprocess.Popen(
-            # dies with us, even if we are killed
+            # the process dies with us, even if we are killed
             [*_before_exec(command), "setpriv", "--pdeathsig", "KILL", *_to_exec(command)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -64,12 +64,12 @@ class Started:
         self._process.stdin.flush()
 
     def check(self) -> None:
-        """Raises BenchError when it runs no more."""
+        """Raises BenchError if the process has ended."""
         if self._process.poll() is not None:
             raise BenchError(f"{self._command}: ended early; {self._last_words()}")
 
     def run_ns(self) -> int:
-        """CPU time so far, softirqs that ran on top of it included."""
+        """Returns the CPU time so far in ns, with softirqs that ran on top of the process."""
         return int(Path(f"/proc/{self.pid}/schedstat").read_text().split()[0])
 
     def cpu_time(self) -> CpuTime:
@@ -77,14 +77,14 @@ class Started:
         return CpuTime(int(fields[11]) * _TICK_S, int(fields[12]) * _TICK_S)
 
     def memory_kib(self, name: str) -> int:
-        """A line of /proc/PID/status, such as VmRSS."""
+        """Returns a line of /proc/PID/status in KiB, such as VmRSS."""
         for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
             if line.startswith(f"{name}:"):
                 return int(line.split()[1])
         raise BenchError(f"no {name} of {self._command}")
 
     def said(self) -> list[str]:
-        """The lines of its standard error so far."""
+        """Returns the lines of standard error so far."""
         self._errors.seek(0)
         return self._errors.read().splitlines()
 
@@ -102,7 +102,7 @@ class Started:
 
 
 def _before_exec(command: Sequence[str]) -> Sequence[str]:
-    """``ip netns exec NAME`` has to come first: it is what starts the rest."""
+    """Returns the words in front that start the rest of ``command``: ``ip netns exec NAME``."""
     return command[:4] if command[:3] == ["ip", "netns", "exec"] else ()
 
 
@@ -111,7 +111,7 @@ def _to_exec(command: Sequence[str]) -> Sequence[str]:
 
 
 def descriptors(pid: int) -> Iterator[dict[str, str]]:
-    """What the kernel says about each open descriptor; of eBPF maps and programs that is much."""
+    """Yields the fdinfo of each open descriptor, which for eBPF maps and programs has details."""
     for path in Path(f"/proc/{pid}/fdinfo").iterdir():
         with contextlib.suppress(FileNotFoundError):
             lines = path.read_text().splitlines()

@@ -1,4 +1,4 @@
-"""CPU time inside our eBPF programs, as the kernel counts it: what noise cannot hide."""
+"""Measures the CPU time inside our eBPF programs, which the kernel counts without noise."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from bench.slowdown import WORKLOADS
 from bench.workload import Workload
 
 _SWITCH = Path("/proc/sys/kernel/bpf_stats_enabled")
-#: What counting adds to each run of a program: two readings of the clock.
+#: Time that the counting adds to each run of a program: two readings of the clock.
 _COUNTING_NS = 52
 _WARM_UP_S = 1.0
 _ITERATORS = ("snapshot_", "attribute_")
 
-#: Attaches, and gives the id of the process that holds the programs.
+#: Attaches the programs, and returns the id of the process that holds them.
 Attached = Callable[[Network], AbstractContextManager[int]]
 
 
@@ -60,9 +60,9 @@ def _shown(load: Workload, mode: str, kind: Attached, seconds: float) -> str:
 
 
 def _program_ns(pid: int) -> int:
-    """Run time so far of the process's programs on hooks.
+    """Returns the run time so far of the process's programs on hooks, in ns.
 
-    Not of its iterators: those can be preempted, and then the kernel counts what others do.
+    Leaves iterators out: they can be preempted, and then the kernel counts other work too.
     """
     listed = subprocess.run(["bpftool", "-j", "prog", "show"], capture_output=True, check=True)
     on_hooks = {

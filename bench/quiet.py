@@ -1,4 +1,4 @@
-"""How much of the machine others use meanwhile: windows that they disturb do not count."""
+"""Measures how much of the machine others use, so that disturbed windows can be dropped."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ _KTHREADD = 2
 
 
 def foreign_cpu_s() -> float:
-    """CPU time so far of all processes that are neither ours nor the kernel's own threads.
+    """Returns the CPU seconds so far of processes that are neither ours nor kernel threads.
 
-    Ours are those whose session we, or a process that we started, lead.
+    A process is ours if we, or a process that we started, lead its session.
     """
     processes = list(_processes())
     parents = {pid: parent for pid, parent, _, _ in processes}
@@ -31,7 +31,7 @@ def foreign_cpu_s() -> float:
 
 
 def _processes() -> Iterator[tuple[int, int, int, float]]:
-    """(pid, parent, session, CPU seconds with those of children that ended)."""
+    """Yields (pid, parent, session, CPU seconds with those of ended children)."""
     for path in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
             fields = path.read_text().rpartition(")")[2].split()

@@ -1,4 +1,4 @@
-"""How fast records become messages in a socket, without a pace."""
+"""Measures how fast records become messages in a socket, without a pace."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _START_NS = 1_700_000_000_000_000_000
 
 
 class Metering:
-    """What the options tell of."""
+    """Stands for the Metering Process that the options describe."""
 
     observed_flows = 0
 
@@ -87,7 +87,7 @@ def _one(
 
 
 def _export(stream: Stream, records: Rows, seconds: float) -> tuple[float, float]:
-    """Wall and CPU seconds that it took."""
+    """Exports the records, and returns the wall and CPU seconds."""
     started, cpu = time.monotonic(), time.process_time()
     while (now := time.monotonic()) < started + seconds:
         stream.send(records, _START_NS / 1e9 + now)

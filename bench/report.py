@@ -1,4 +1,4 @@
-"""Markdown on standard output, progress on standard error."""
+"""Prints Markdown on standard output, and progress on standard error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the probe under test exports to: a bounded socket of our own."""
+"""Receives what the probe under test exports, in a socket with a bounded buffer."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _HEADER = struct.Struct("!HHIII")  # RFC 7011 section 3.1
 
 
 class Sink:
-    """Data Records that an IPFIX exporter says to have sent, by its sequence numbers."""
+    """Counts the Data Records that an IPFIX exporter sent, by its sequence numbers."""
 
     def __init__(self) -> None:
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
@@ -31,12 +31,12 @@ class Sink:
         return f"ipfix://127.0.0.1:{self.port}"
 
     def wait(self, patience_s: float = 15.0) -> None:
-        """For a first message: the probe sends Templates once it is attached."""
+        """Waits for a first message: the probe sends Templates once it is attached."""
         if not select.select([self._socket], [], [], patience_s)[0]:
             raise BenchError("the probe sends nothing")
 
     def drain(self) -> None:
-        """Takes what waits. The last message's own records are not counted yet."""
+        """Reads the waiting messages. The records of the last one are not counted yet."""
         with contextlib.suppress(BlockingIOError):
             while True:
                 message = self._socket.recv(65535)

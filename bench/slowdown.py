@@ -1,9 +1,9 @@
-"""How much a contestant slows other programs down.
+"""Measures how much a contestant slows other programs down.
 
-One long workload; contestants are attached and detached in turn, in random order, and each window
-with one is compared with its two neighbours without any. What drifts, and what else the machine
-does, meets both sides alike; "nothing against nothing" shows how far that goes. A window in which
-other processes were busy is measured again, a few times at most.
+Contestants are attached to one long workload and detached again, in random order. Each window with
+a contestant is compared with its two neighbours without any, so drift and noise affect both sides
+alike. "nothing against nothing" shows the noise that remains. A window in which other processes
+were busy is measured again, a few times at most.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ WORKLOADS = {
 }
 _WARM_UP_S = 1.5
 _SETTLE_S = 0.3
-#: Share of one core that others may use.
+#: The share of one core that others may use in a window.
 _QUIET = 0.03
 
 
@@ -37,7 +37,8 @@ _QUIET = 0.03
 class Window:
     """A stretch of the workload.
 
-    ``cpu_ns``: of client and server together, per operation; ``foreign``: cores that others used.
+    ``cpu_ns`` is the CPU time of client and server together, per operation. ``foreign`` is the
+    number of cores that others used.
     """
 
     rate: float
@@ -47,14 +48,14 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class Ratios:
-    """With over without, one per pair."""
+    """The rate with a contestant over the rate without, one for each pair of windows."""
 
     rate: list[float]
     cpu: list[float]
 
 
 def measure(load: Workload, pairs: int, window_s: float, attempts: int) -> str:
-    """``attempts``: at a window that others disturb."""
+    """Measures all pairs; a window that others disturb gets ``attempts`` attempts."""
     results = {
         name: _one_workload(load, mode, pairs, partial(_window, window_s, attempts))
         for name, mode in WORKLOADS.items()
@@ -106,7 +107,7 @@ def _one_workload(
 
 
 def _window(window_s: float, most: int, client: Running, server: Running) -> Window:
-    """The quietest of some attempts, the first quiet one if there is any."""
+    """Returns the first quiet window of some attempts, else the quietest."""
     attempts: list[Window] = []
     while len(attempts) < most:
         time.sleep(_SETTLE_S)
@@ -134,7 +135,7 @@ def _run_ns(client: Running, server: Running) -> int:
 def _compare(
     name: str, order: Sequence[str], found: Sequence[Window], without: Sequence[Window]
 ) -> Ratios:
-    """``found[i]`` lies between ``without[i]`` and ``without[i + 1]``."""
+    """Returns the ratios; ``found[i]`` lies between ``without[i]`` and ``without[i + 1]``."""
     places = [place for place, other in enumerate(order) if other == name]
     return Ratios(
         [2 * found[i].rate / (without[i].rate + without[i + 1].rate) for i in places],

@@ -1,4 +1,4 @@
-"""How long one pass over all live sockets takes."""
+"""Measures one pass of the eBPF source over all live sockets."""
 
 from __future__ import annotations
 

@@ -1,5 +1,7 @@
-"""A walk through the interface tables of a host with very many veths: our agent and net-snmp's
-side by side, asked in turn by snmpbulkwalk; and how late the probe's ticks begin meanwhile.
+"""Measures a walk through the interface tables of a host with very many veths.
+
+snmpbulkwalk asks our agent and that of net-snmp in turn. Meanwhile the delays of the probe's ticks
+are measured.
 """
 
 from __future__ import annotations
@@ -75,7 +77,7 @@ class _Agent:
 
 @dataclass(frozen=True, slots=True)
 class _Delays:
-    """``counts``: upper bound in seconds -> ticks that began so late and no later than others."""
+    """Delays of ticks; ``counts`` maps an upper bound in seconds to a number of ticks."""
 
     counts: dict[float, int]
 
@@ -100,7 +102,7 @@ def measure(interfaces: int, rounds: int) -> str:
     ):
         agents = (theirs, ours)
         for agent in agents:
-            agent.walk(namespace)  # caches are warm for both
+            agent.walk(namespace)  # warms the caches for both
             agent.rates.clear()
             agent.cpu_us.clear()
         before = _delays(namespace)
@@ -180,7 +182,7 @@ def _snmpd(namespace: str, folder: Path) -> Iterator[_Agent]:
 def _sockflow(namespace: str, folder: Path) -> Iterator[_Agent]:
     config = folder / "sockflow.toml"
     config.write_text(_CONFIG)
-    with running(  # nsenter, as ip-netns(8) hides the cgroups, without which there is no eBPF
+    with running(  # nsenter: ip-netns(8) would hide the cgroups, which eBPF needs
         ["nsenter", f"--net=/run/netns/{namespace}", sys.executable, "-m", "probe", "run",
          "--config", str(config), "-e", f"file://{folder}/flows.ipfix"]
     ) as process:  # fmt: skip

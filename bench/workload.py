@@ -1,4 +1,4 @@
-"""The load in ``load/``: compiled once, counted through shared memory."""
+"""Runs the load in ``load/``, which is compiled once and counts in shared memory."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _SOURCES = sorted(str(path) for path in (ROOT / "bench" / "load").glob("*.c"))
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """One process of the load, and how many operations it has done."""
+    """One process of the load, and the number of operations that it has done."""
 
     process: Started
     _counter: mmap.mmap
@@ -38,7 +38,7 @@ class Running:
 
 
 class Workload:
-    """The compiled program in a directory of its own."""
+    """The compiled program, in a directory of its own."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -61,7 +61,10 @@ class Workload:
 
     @contextlib.contextmanager
     def client(self, network: Network, mode: str, rate: int = 0) -> Iterator[Running]:
-        """``mode``: bulk, request, connect or udp. ``rate``: of connect, the most a second."""
+        """Starts a client. ``mode`` is bulk, request, connect or udp.
+
+        ``rate`` bounds the connections a second of mode connect.
+        """
         limit = [str(rate)] if rate else []
         arguments = self._command(mode, FIRST_PORT, network.server.address, *limit)
         with self._start(mode, FIRST_PORT, network.client.command(*arguments), cpu=0) as client:
@@ -69,9 +72,9 @@ class Workload:
 
     @contextlib.contextmanager
     def connections(self, network: Network, count: int) -> Iterator[list[Started]]:
-        """``count`` live connections, both ends of them; see ``exchange``.
+        """Opens ``count`` connections with both ends here, for ``exchange``.
 
-        Spread over as many pairs of processes as the limit of descriptors demands.
+        The limit of descriptors decides over how many pairs of processes they are spread.
         """
         with contextlib.ExitStack() as stack:
             clients = []
@@ -86,7 +89,7 @@ class Workload:
 
     @contextlib.contextmanager
     def sink(self, port: int) -> Iterator[Running]:
-        """Receives and counts what comes to that UDP port of the loopback."""
+        """Starts a process that receives and counts datagrams at a UDP port of the loopback."""
         command = self._command("sink", port)
         with self._start("sink", port, command, cpu=_last_cpu()) as sink:
             sink.process.expect("ready")
@@ -122,7 +125,7 @@ def workload() -> Iterator[Workload]:
 
 
 def exchange(clients: list[Started]) -> None:
-    """One request and answer on each of the ``connections``."""
+    """Sends one request and awaits one answer on each of the ``connections``."""
     for client in clients:
         client.tell("")
     for client in clients:
@@ -130,7 +133,7 @@ def exchange(clients: list[Started]) -> None:
 
 
 def _shares(count: int) -> list[int]:
-    """``count`` in equal parts that a process has descriptors for."""
+    """Divides ``count`` into equal parts, each small enough for the descriptors of a process."""
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1] - _SPARE_DESCRIPTORS
     parts = -(-count // min(most, _MOST_CONNECTIONS))
     return [count // parts + (part < count % parts) for part in range(parts)]
