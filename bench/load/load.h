@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* What the server and the clients of the benchmark's load share. */
+/* Declares what the server and the clients of the benchmark's load share. */
 #ifndef BENCH_LOAD_H
 #define BENCH_LOAD_H
 
@@ -17,8 +17,8 @@
 
 enum {
 	ECHO_PORTS = 64,
-	DISCARD_PORT = 64, /* counted from the first port, as is */
-	UDP_PORT = 65,
+	DISCARD_PORT = 64, /* offset from the first port */
+	UDP_PORT = 65,     /* offset from the first port */
 	REQUEST = 64,
 	DATAGRAM = 100,
 	UDP_SOCKETS = 8,

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-2-Clause */
-/* Load for the benchmark: a server, and clients that keep it busy in one way each.
+/* Makes load for the benchmark: a server, and clients that keep it busy in one way each.
  *
  *   workload serve   COUNTERS SECONDS PORT             echo on 64 ports, discard on one; UDP discarded
  *   workload bulk    COUNTERS SECONDS PORT HOST        one stream, counted in units of 64 KiB
@@ -11,62 +11,14 @@
  *                                                      read one request on each and "done"
  *   workload sink    COUNTERS SECONDS PORT             UDP on loopback, received and counted
  *
- * COUNTERS is a file of at least 8 octets: what was done so far, to be mapped by whoever measures.
- * PORT is the first of the ports that the server has.
+ * COUNTERS is a file of at least 8 octets. It holds the number of operations so far; the benchmark
+ * maps it. PORT is the first port of the server.
  * Every process ends after SECONDS at the latest. */
 #include "load.h"
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
-
-volatile uint64_t *operations;
-uint8_t kinds[DESCRIPTORS];
-char buffer[4 * UNIT];
-int epoll;
-int first_port;
-
-void fail(const char *what)
-{
-	perror(what);
-	exit(1);
-}
-
-void say(const char *word)
-{
-	puts(word);
-	fflush(stdout);
-}
-
-struct sockaddr_in address_of(const char *host, int port)
-{
-	struct sockaddr_in a = { .sin_family = AF_INET, .sin_port = htons(port) };
-
-	if (inet_pton(AF_INET, host, &a.sin_addr) != 1)
-		fail(host);
-	return a;
-}
-
-void watch(int fd, enum kind kind, uint32_t events, int operation)
-{
-	struct epoll_event e = { .events = events, .data.fd = fd };
-
-	if (fd >= DESCRIPTORS || epoll_ctl(epoll, operation, fd, &e))
-		fail("watch");
-	kinds[fd] = kind;
-}
-
-void loop(void (*serve)(int))
-{
-	struct epoll_event events[EVENTS];
-
-	for (;;) {
-		int count = epoll_wait(epoll, events, EVENTS, -1);
-
-		for (int i = 0; i < count; i++)
-			serve(events[i].data.fd);
-	}
-}
 
 static void map_counters(const char *path)
 {
