@@ -38,7 +38,7 @@ void watch(int fd, enum kind kind, uint32_t events, int operation)
 	kinds[fd] = kind;
 }
 
-void loop(void (*serve)(int))
+void loop(void (*step)(int))
 {
 	struct epoll_event events[EVENTS];
 
@@ -46,6 +46,6 @@ void loop(void (*serve)(int))
 		int count = epoll_wait(epoll, events, EVENTS, -1);
 
 		for (int i = 0; i < count; i++)
-			serve(events[i].data.fd);
+			step(events[i].data.fd);
 	}
 }

@@ -43,7 +43,7 @@ void fail(const char *what);
 void say(const char *word);
 struct sockaddr_in address_of(const char *host, int port);
 void watch(int fd, enum kind kind, uint32_t events, int operation);
-void loop(void (*serve)(int));
+void loop(void (*step)(int));
 
 void serve(void);
 void sink(void);
