@@ -246,3 +246,14 @@ def test_the_example_of_a_column_is_the_one_that_is_tested() -> None:
         assert f"`{path}`" in page
         for line in more.splitlines():
             assert " ".join(line.split()) in page
+
+
+def test_each_decision_is_listed_under_its_title() -> None:
+    folder = ROOT / "docs" / "decisions"
+    index = (folder / "README.md").read_text("utf-8")
+    pages = sorted(folder.glob("[0-9]*.md"))
+    assert len(pages) > 20
+    for page in pages:
+        title = page.read_text("utf-8").partition("\n")[0].removeprefix("# ")
+        assert f"- [{title}]({page.name})" in index
+        assert title.startswith(f"{int(page.name[:4])}. ")
