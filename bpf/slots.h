@@ -7,13 +7,17 @@
  *
  * Which slot. The socket's cookie selects it:
  *
- *   cookie 16389 % SLOTS = 5 --.       slot_cookies   0 | 0 | 0 | 0 | 0 | 16389 | 0 | ...
- *                              '---------------------------------------- [5]
- *                                      slots          flow, socket address, what was reported
+ *                          slot:    0   1   2   3   4     5     6
+ *                  slot_cookies:  | 0 | 0 | 0 | 0 | 0 | 16389 | 0 | ...     0: the slot is free
+ *                                                         ^
+ *   cookie 16389, 16389 % SLOTS = 5 ----------------------'
+ *                                                         v
+ *                         slots:  ...        flow, address of the socket, what was reported
  *
- * The kernel counts cookies up, so consecutive sockets get consecutive slots. A slot comes up again
- * after SLOTS further cookies; by then a short connection has released it. A connection that finds
- * its slot taken gets socket storage, and so does every socket that is older than the probe.
+ * The kernel gives out cookies in ascending order, in batches for each processor. So consecutive sockets
+ * of a processor get consecutive slots. A slot comes up again after SLOTS further cookies; by then a
+ * short connection has released it. A connection that finds its slot taken gets socket storage, and
+ * so does every socket that is older than the probe.
  *
  * Who writes. Programs of the socket claim a slot by exchanging 0 for their cookie, and release it by
  * exchanging the cookie for 0. The snapshot runs at the same time on another processor. It has
