@@ -269,6 +269,7 @@ struct inet_connection_sock {
 struct mptcp_subflow_context {
 	struct sock *conn; /* the MPTCP socket, which the application has */
 };
+/* Bit-fields are read by BPF_CORE_READ_BITFIELD(): CO-RE does not relocate a plain access to one. */
 struct tcp_options_received {
 	u16 tstamp_ok : 1;
 	u16 wscale_ok : 1;

@@ -18,6 +18,9 @@
 
 #define SYN_HEADER 40    /* of Linux: MSS, SACK permitted, timestamps, window scale */
 #define MSS_OPTION 4
+#define TIMESTAMPS_OPTION 12 /* SACK permitted is in its padding */
+#define SACK_PERMITTED_OPTION 4
+#define WINDOW_SCALE_OPTION 4
 #define COOKIE_OPTION 12 /* of TCP Fast Open, in the SYN */
 #define SACK_OPTION 12   /* with one block */
 
@@ -38,11 +41,31 @@ struct totals {
 	u32 lost;
 };
 
-/* Returns the octets of the TCP header in SYN and SYN-ACK: with the options that were negotiated. */
-static __always_inline u32 syn_ack_header(struct tcp_sock *tp)
+/* Options that both ends of a connection have agreed to. */
+struct tcp_options {
+	bool timestamps;
+	bool sack;
+	bool window_scale;
+};
+
+static __always_inline struct tcp_options read_options(struct tcp_sock *tp)
 {
-	return TCP_HEADER + MSS_OPTION + (tp->rx_opt.tstamp_ok ? 12 : tp->rx_opt.sack_ok ? 4 : 0) +
-	       (tp->rx_opt.wscale_ok ? 4 : 0);
+	struct tcp_options_received *o = &tp->rx_opt;
+
+	return (struct tcp_options){
+		.timestamps = BPF_CORE_READ_BITFIELD(o, tstamp_ok),
+		.sack = BPF_CORE_READ_BITFIELD(o, sack_ok),
+		.window_scale = BPF_CORE_READ_BITFIELD(o, wscale_ok),
+	};
+}
+
+/* Returns the octets of the TCP header in SYN and SYN-ACK. */
+static __always_inline u32 syn_ack_header(struct tcp_options *options)
+{
+	u32 sack = options->sack ? SACK_PERMITTED_OPTION : 0;
+
+	return TCP_HEADER + MSS_OPTION + (options->timestamps ? TIMESTAMPS_OPTION : sack) +
+	       (options->window_scale ? WINDOW_SCALE_OPTION : 0);
 }
 
 /* Octets whose packets left no trace but a count. They are 0 on a path without loss or reordering. */
@@ -51,7 +74,8 @@ struct estimates {
 	u64 rx_octets;
 };
 
-static __always_inline void estimate(struct estimates *e, struct sock *sk, struct tcp_sock *tp)
+static __always_inline void estimate(struct estimates *e, struct sock *sk, struct tcp_sock *tp,
+				     bool has_sack)
 {
 	u32 acks = tp->segs_out - tp->data_segs_out;
 	u32 duplicates = sk->sk_drops.counter; /* TCP dropped them; only segs_in counts them */
@@ -65,7 +89,7 @@ static __always_inline void estimate(struct estimates *e, struct sock *sk, struc
 	 * several by one ACK, so there are at most as many blocks as ACKs. */
 	if (bpf_core_field_exists(tp->rcv_ooopack))
 		sacks = tp->rcv_ooopack;
-	e->tx_octets = tp->rx_opt.sack_ok ? SACK_OPTION * (u64)(sacks < acks ? sacks : acks) : 0;
+	e->tx_octets = has_sack ? SACK_OPTION * (u64)(sacks < acks ? sacks : acks) : 0;
 }
 
 /* Adds the octets of MPTCP's options. */
@@ -90,6 +114,8 @@ static __always_inline u8 read_totals(struct totals *t, struct sock_flow *f, str
 	u32 ip = ip_header(r);
 	u32 header = ip + tp->tcp_header_len;
 	u32 opening = f->opening_segments;
+	struct tcp_options options = read_options(tp);
+	u32 syn_header = syn_ack_header(&options);
 	struct estimates e;
 
 	t->retransmitted = tp->total_retrans;
@@ -103,8 +129,8 @@ static __always_inline u8 read_totals(struct totals *t, struct sock_flow *f, str
 	if (f->accepted) {
 		/* The request socket sent the SYN-ACK. The header of the SYN was longer than others. */
 		t->tx_packets += opening;
-		t->tx_octets += (u64)opening * (ip + syn_ack_header(tp));
-		t->rx_octets += ip + syn_ack_header(tp) - header;
+		t->tx_octets += (u64)opening * (ip + syn_header);
+		t->rx_octets += ip + syn_header - header;
 		t->rx_packets += f->deferred_acks;
 		t->rx_octets += f->deferred_acks * header;
 		if (BPF_CORE_READ_BITFIELD(tp, syn_data_acked))
@@ -115,12 +141,12 @@ static __always_inline u8 read_totals(struct totals *t, struct sock_flow *f, str
 			t->rx_octets = (u64)tp->segs_in * (ip + TCP_HEADER); /* RSTs that refuse it */
 		} else {
 			t->tx_octets += (u64)opening * (ip + SYN_HEADER - header);
-			t->rx_octets += ip + syn_ack_header(tp) - header;
+			t->rx_octets += ip + syn_header - header;
 			if (BPF_CORE_READ_BITFIELD(tp, syn_data_acked))
 				t->tx_octets += COOKIE_OPTION;
 		}
 	}
-	estimate(&e, sk, tp);
+	estimate(&e, sk, tp, options.sack);
 	t->tx_octets += e.tx_octets;
 	t->rx_octets += e.rx_octets;
 	if (is_mptcp(tp))

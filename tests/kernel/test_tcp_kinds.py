@@ -91,6 +91,36 @@ def test_counters(
             assert abs(octets - truth.octets) <= share * truth.octets, (host.name, way)
 
 
+@pytest.mark.parametrize("window_scaling", [0, 1], ids=["no scale", "scale"])
+@pytest.mark.parametrize("sack", [0, 1], ids=["no SACK", "SACK"])
+@pytest.mark.parametrize("timestamps", [0, 1], ids=["no timestamps", "timestamps"])
+def test_the_options_that_were_negotiated(
+    meter: Meter, hosts: tuple[Host, Host], timestamps: int, sack: int, window_scaling: int
+) -> None:
+    """What arrives is exact: the SYN of a Linux peer has the options that both ends have."""
+    for host in hosts:
+        for name, value in (
+            ("timestamps", timestamps),
+            ("sack", sack),
+            ("window_scaling", window_scaling),
+        ):
+            host.exec("sysctl", "-qw", f"net.ipv4.tcp_{name}={value}")
+        host.reset_counters()
+    with actors(*hosts) as (client, server):
+        server.do(_LISTEN.format(protocol=0, option=""))
+        talk(client, server, str(hosts[1].four), "plain", 300, 300)
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline:
+            meter.read()
+            if all((meter.of(host, TCP)["mark"] & Mark.CLOSED).any() for host in hosts):
+                break
+            time.sleep(0.1)
+    for host in hosts:
+        rows, truth = meter.of(host, TCP), host.counted()["tcp_in"]
+        assert int(rows["rx_packets"].sum()) == truth.packets, host.name
+        assert int(rows["rx_octets"].sum()) == truth.octets, host.name
+
+
 def test_a_further_subflow_of_mptcp_has_the_owner(meter: Meter, hosts: tuple[Host, Host]) -> None:
     """A worker of the kernel connects it."""
     here, there = hosts
