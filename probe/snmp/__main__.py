@@ -1,10 +1,10 @@
-"""The agent's process: its arguments are CONTROL SOCKET, both descriptors of open sockets.
+"""Runs the agent. Its arguments are CONTROL and SOCKET, the descriptors of two open sockets.
 
-``process.SnmpAgent`` starts it. From CONTROL come lines of JSON: first the settings, then whatever
-is behind the interfaces. The end of CONTROL ends the process.
+``process.SnmpAgent`` starts the process. CONTROL delivers lines of JSON: first the settings, then
+the containers behind the interfaces. The process ends when CONTROL ends.
 
-The process begins as the probe's user, often root. So nothing but ``privileges`` is imported before
-all rights but that of reading are gone, and no datagram is read before that one is gone, too.
+The process starts as the user of the probe, often root. It imports only ``privileges`` until it has
+dropped every right but that of reading files. It drops that one before it reads a datagram.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from probe.snmp.privileges import drop_privileges, keep_reading
 
 
 def main() -> None:
-    keep_reading()  # root's packages may lie where only root may read
-    # The terminal's and systemd's signals are for the parent, which ends us.
+    keep_reading()  # packages may lie in a folder that only root can read
+    # signals of the terminal and of systemd are for the parent, which ends this process
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     from probe.snmp.agent import serve

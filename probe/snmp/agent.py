@@ -1,4 +1,4 @@
-"""The agent at work: settings and names from the probe's socket, requests from the pollers'."""
+"""Runs the agent: reads settings and names from the probe, and answers pollers."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ async def _serve(
     view = AgentView(
         settings, interfaces.links.read, told["pen"], count_refused=lambda: count_refused(source)
     )
-    view.tree()  # what is here now was here before the agent
+    view.tree()  # interfaces of this moment count as older than the agent
     answering = Answering(view, settings.communities, bool(settings.users))
     engine = open_engine(settings, source, view, answering, told["host"])
     drop_privileges()

@@ -1,9 +1,8 @@
-"""How much one address may be answered, so that a forged request does not flood its victim.
+"""Bounds the answers to one address, so that forged requests cannot flood a victim.
 
-A GetBulk of 80 octets has an answer of 60 kB, and whoever forges the source address of a request
-sends that to somebody else. So each source has a bucket of octets that fills up again with time.
-It holds eight walks of the whole tree and a million octets more, and is full again after ten
-seconds: pollers do not meet it.
+A GetBulk of 80 octets can have an answer of 60 kB. A request with a forged source address sends
+that answer to somebody else. So each source has a bucket of octets, which refills in ten seconds.
+A bucket holds eight walks of the whole tree and a million octets more, which no poller needs.
 """
 
 from __future__ import annotations
@@ -20,16 +19,16 @@ _MOST_SOURCES = 4096
 
 
 class Allowance:
-    """``monotonic`` returns seconds. The latest 4096 sources are remembered."""
+    """Keeps the buckets of the latest 4096 sources; ``monotonic`` returns seconds."""
 
     def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._monotonic = monotonic
-        self._used: OrderedDict[str, tuple[float, float]] = OrderedDict()  # octets, as of when
+        self._used: OrderedDict[str, tuple[float, float]] = OrderedDict()  # (octets, since)
 
     def take(self, address: str, octets: int, varbinds: int) -> bool:
         """Returns False if an answer of ``octets`` is more than ``address`` may have now.
 
-        ``varbinds``: the size of the whole tree.
+        ``varbinds`` is the number of objects in the whole tree.
         """
         capacity = _LEAST_OCTETS + _WALKS * _VARBIND_OCTETS * varbinds
         source, now = _source(address), self._monotonic()
@@ -43,7 +42,7 @@ class Allowance:
 
 
 def _source(address: str) -> str:
-    """Returns the IPv4 address, or the /64 of an IPv6 address, in which a host has any address."""
+    """Returns the IPv4 address, or the /64 of an IPv6 address, which one host can have whole."""
     if ":" not in address:
         return address
     number = int(ipaddress.IPv6Address(address.partition("%")[0]))

@@ -1,7 +1,7 @@
-"""Datagrams in, answers of versions 1 and 2c out; what is of version 3 is passed on. No I/O.
+"""Answers datagrams of versions 1 and 2c, and passes those of version 3 on. Does no I/O.
 
-Our own BER answers these versions, not pysnmp: it refuses a wrong community before anything behind
-it is decoded, and makes no object per variable, which is some ten times as fast.
+The project's own BER serves these versions instead of pysnmp. It refuses a wrong community before
+it decodes the rest, and makes no object per variable, which is some ten times as fast.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from probe.snmp.responder import NoAnswer, respond
 from probe.snmp.view import AgentView
 
 _log = logging.getLogger(__name__)
-#: Octets of the largest answer: a UDP datagram over IPv4.
+#: The largest answer in octets: a UDP datagram over IPv4.
 LARGEST_MESSAGE = 65507
 _SAY_AGAIN_S = 60.0
 
 
 class Answering:
-    """``communities``: who may read, none of them empty."""
+    """Answers datagrams; ``communities`` are those that may read, none of them empty."""
 
     def __init__(
         self,
@@ -53,7 +53,11 @@ class Answering:
         )
 
     def answer(self, datagram: bytes, peer: str, engine: Callable[[], None]) -> bytes | None:
-        """None: there is nothing to answer, or it was left to ``engine`` (of version 3, whole)."""
+        """Returns the answer to a datagram.
+
+        Returns None if there is nothing to answer, and after it has called ``engine`` for a
+        complete message of version 3.
+        """
         counted = self._view.counted
         counted.received += 1
         try:
@@ -72,7 +76,7 @@ class Answering:
     def _answer(self, version: int, datagram: bytes) -> bytes | None:
         counted = self._view.counted
         community, rest = open_message(datagram)
-        if not self._is_known(community):  # before anything else of it is looked at
+        if not self._is_known(community):  # checked before the rest is decoded
             counted.bad_communities += 1
             return None
         request = decode_request(rest)
@@ -82,12 +86,12 @@ class Answering:
         return encode_message(version, community, pdu)
 
     def note_malformed(self, peer: str, reason: str) -> None:
-        """Counts what is no message, and says so once a minute."""
+        """Counts a malformed message, and warns once a minute."""
         self._view.counted.malformed += 1
         self._malformed.say(peer, reason)
 
     def note_greedy(self, peer: str) -> None:
-        """Says once a minute that an address had as much as ``Allowance`` gives."""
+        """Warns once a minute that an address has used up its ``Allowance``."""
         self._greedy.say(peer)
 
     def _is_known(self, community: bytes) -> bool:
@@ -96,7 +100,7 @@ class Answering:
 
 
 class _Notice:
-    """A warning that is given once a minute. ``text`` begins with how often it was due since."""
+    """A warning that is logged at most once a minute; ``text`` begins with the number of cases."""
 
     def __init__(self, text: str, monotonic: Callable[[], float]) -> None:
         self._text, self._monotonic = text, monotonic

@@ -1,4 +1,4 @@
-"""The few parts of BER (X.690) that SNMP messages are made of. Bytes in, bytes out."""
+"""Encodes and decodes the parts of BER (X.690) that SNMP messages use."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _LARGEST_ARC = 0xFFFFFFFF
 
 
 class BerError(Exception):
-    """Their octets are not what SNMP has there."""
+    """Raised for octets that are not what SNMP allows there."""
 
 
 def encode(tag: int, body: bytes) -> bytes:
@@ -25,13 +25,13 @@ def encode(tag: int, body: bytes) -> bytes:
 
 
 def encode_integer(value: int, tag: int = INTEGER) -> bytes:
-    """Signed and unsigned kinds alike: the unsigned ones have a zero in front of a high bit."""
+    """Encodes signed and unsigned numbers; an unsigned one has a zero before a high bit."""
     size = ((value if value >= 0 else ~value).bit_length() // 8) + 1
     return bytes((tag, size)) + value.to_bytes(size, "big", signed=True)
 
 
 def encode_oid_body(arcs: Oid) -> bytes:
-    """Of two arcs at least; what a table's rows have in common is encoded once."""
+    """Encodes at least two arcs. Callers encode the common beginning of a table's rows once."""
     return encode_arcs((arcs[0] * 40 + arcs[1], *arcs[2:]))
 
 
@@ -48,7 +48,7 @@ def encode_arcs(arcs: Oid) -> bytes:
 
 
 def decode_oid(body: bytes) -> Oid:
-    """Raises BerError: too many arcs, or too large ones."""
+    """Decodes an object identifier. Raises BerError for too many or too large arcs."""
     if not body or body[-1] & 0x80:
         raise BerError("an object identifier without an end")
     first, rest = 0, []
@@ -67,7 +67,7 @@ def decode_oid(body: bytes) -> Oid:
 
 
 class Reader:
-    """Reads items one after the other from ``octets[at:end]``; none may reach beyond its end."""
+    """Reads consecutive items of ``octets[at:end]``; none may reach beyond ``end``."""
 
     __slots__ = ("at", "end", "octets")
 
@@ -80,7 +80,7 @@ class Reader:
         return self.at >= self.end
 
     def item(self) -> tuple[int, int, int]:
-        """(tag, begin and end of the body)."""
+        """Returns the tag of the next item, and the begin and end of its body."""
         octets, at = self.octets, self.at
         if at + 2 > self.end:
             raise BerError("an item is cut off")
@@ -112,7 +112,7 @@ class Reader:
         return self.octets[begin:end]
 
     def expect(self, wanted: int) -> tuple[int, int]:
-        """Begin and end of the body of an item that must have this tag."""
+        """Returns the begin and end of the body of the next item, which must have this tag."""
         tag, begin, end = self.item()
         if tag != wanted:
             raise BerError(f"0x{tag:02x} where 0x{wanted:02x} must be")

@@ -1,5 +1,8 @@
-"""SNMP on the wire: pysnmp's transport for all versions, and its engine with security model (USM)
-and access control (VACM) for version 3."""
+"""Connects the agent to pysnmp.
+
+Its transport carries all versions. Its engine serves version 3, with security (USM) and access
+control (VACM).
+"""
 
 from __future__ import annotations
 
@@ -28,9 +31,9 @@ from probe.snmp.view import AgentView
 _USM = 3
 _VACM = 3
 _READABLE = (1, 3, 6, 1)
-#: Of a message of version 3 around its PDU: headers, security parameters, padding.
+#: Octets around the PDU of version 3: headers, security parameters, padding.
 _AROUND = 256
-#: Answers of so many octets may wait until the socket takes them; what is beyond is dropped.
+#: The most octets of answers that wait for the socket. Further answers are dropped.
 _MOST_UNSENT = 1 << 20
 _BOOTS_EPOCH_S = 1_704_067_200  # 2024-01-01
 _AUTHENTICATIONS = {
@@ -54,10 +57,10 @@ _PRIVACIES = {
 
 
 class _Responder(cmdrsp.CommandResponderBase):  # type: ignore[misc]
-    """PDUs that the engine has decrypted and authenticated, answered like all others.
+    """Answers PDUs that the engine has decrypted and authenticated, like all others.
 
-    pysnmp's own responders give no answer to a GetBulk of no repetitions, of many repeaters, or
-    with more than a datagram holds.
+    pysnmp's own responders do not answer a GetBulk without repetitions, with many repeaters, or
+    with an answer larger than a datagram.
     """
 
     SUPPORTED_PDU_TYPES = tuple(
@@ -79,7 +82,7 @@ class _Responder(cmdrsp.CommandResponderBase):  # type: ignore[misc]
         security_level: Any, context_engine: Any, context_name: Any, version: Any, pdu: Any,
         largest: Any, reference: Any,
     ) -> None:  # fmt: skip
-        """Raises nothing, as the engine would keep what it knows of the request."""
+        """Answers a PDU, and never raises: the engine would keep its state of the request."""
         try:
             engine.access_control_model[_VACM].is_access_allowed(
                 engine, security_model, security_name, security_level, "read", context_name,
@@ -106,7 +109,10 @@ class _Responder(cmdrsp.CommandResponderBase):  # type: ignore[misc]
 def open_engine(
     settings: SnmpSettings, source: socket.socket, view: AgentView, answering: Answering, host: str
 ) -> SnmpEngine:
-    """Serves ``source`` in the running event loop. ``host``: what no other agent is called."""
+    """Serves ``source`` in the running event loop.
+
+    ``host`` is a name that no other agent has.
+    """
     engine = _engine(engine_id(host))
     _load_late_parts(engine, any(user.priv for user in settings.users))
     for user in settings.users:
@@ -120,8 +126,10 @@ def open_engine(
 
 
 def _load_late_parts(engine: SnmpEngine, has_privacy: bool) -> None:
-    """Loads what pysnmp would read at the first request: by then the agent may not read any more
-    where its packages lie, as below /root."""
+    """Loads the files that pysnmp would read at the first request.
+
+    By then the agent may not be able to read the folder of its packages, such as below /root.
+    """
     engine.get_mib_builder().load_modules("__SNMPv2-MIB", "__SNMP-USER-BASED-SM-MIB")
     if has_privacy:
         from cryptography.hazmat.backends import default_backend
@@ -130,13 +138,16 @@ def _load_late_parts(engine: SnmpEngine, has_privacy: bool) -> None:
 
 
 def engine_id(host: str) -> str:
-    """In hexadecimal: RFC 3411's SnmpEngineID of octets (format 5), the same after a restart."""
+    """Returns the SnmpEngineID (RFC 3411, format 5) in hexadecimal, the same after a restart."""
     return "80007ed905" + hashlib.sha256(host.encode()).hexdigest()[:32]
 
 
 def _engine(identity: str) -> SnmpEngine:
-    """pysnmp keeps its count of starts in a directory under /tmp that any user may have made. Ours
-    is a time, which needs to be kept nowhere and grows likewise (RFC 3414 section 2.2.2)."""
+    """Returns the engine, with a time instead of pysnmp's stored count of starts.
+
+    pysnmp stores that count below /tmp, in a directory that any user may have made. A time grows
+    as RFC 3414 section 2.2.2 requires, and need not be stored.
+    """
     engine = SnmpEngine()
     found = engine.get_mib_builder().import_symbols(
         "__SNMP-FRAMEWORK-MIB", "snmpEngineID", "snmpEngineBoots"
@@ -148,8 +159,10 @@ def _engine(identity: str) -> SnmpEngine:
 
 
 def _forget_clocks(engine: SnmpEngine) -> None:
-    """Of every message pysnmp notes the sender's clock for five minutes, as a manager needs it; a
-    table that is walked once a minute made that megabytes. An agent goes by its own clock."""
+    """Drops the clocks of senders, which pysnmp notes of every message for five minutes.
+
+    Only managers need them. Walks of a large table once a minute would fill megabytes with them.
+    """
     for noted in ("timeline", "timelineExpQueue"):
         getattr(engine.security_models[_USM], f"_SnmpUSMSecurityModel__{noted}").clear()
 
@@ -177,7 +190,7 @@ def _transport_class(
     counted, allowance = view.counted, Allowance()
 
     class Transport(base):  # type: ignore[misc]
-        """Gives the engine what is of version 3, and answers the rest at once."""
+        """Passes messages of version 3 to the engine, and answers the others at once."""
 
         def datagram_received(self, datagram: bytes, address: Any) -> None:
             answer = answering.answer(datagram, address[0], lambda: self._ask(datagram, address))
@@ -192,7 +205,7 @@ def _transport_class(
                 engine.message_dispatcher.receive_message(
                     engine, domain, self.ADDRESS_TYPE(address), datagram
                 )
-            except Exception as problem:  # whatever their octets made of pysnmp
+            except Exception as problem:  # pysnmp may raise anything for hostile octets
                 answering.note_malformed(address[0], str(problem) or type(problem).__name__)
             finally:
                 _forget_clocks(engine)
@@ -208,6 +221,6 @@ def _transport_class(
                 counted.sent += 1
 
         def error_received(self, problem: OSError) -> None:
-            """Who asked does not listen any more."""
+            """Ignores that a poller does not listen any more."""
 
     return Transport

@@ -1,9 +1,9 @@
-"""A filter in the kernel for the agent's socket: a wrong community costs no wake-up.
+"""Filters datagrams with a wrong community in the kernel, at the agent's socket.
 
-Answering refuses such a datagram in some 15 microseconds, so 76 000 a second took a whole core.
-A classic BPF program (Linux, Documentation/networking/filter.rst) refuses it in under one. It is no
-judge: what it lets through is decoded and compared again. One refused datagram in sixteen is let
-through as well, so that a log still says what comes in.
+``Answering`` needs some 15 microseconds to refuse a datagram, so 76 000 a second would take a core.
+A classic BPF program (Linux, Documentation/networking/filter.rst) refuses one in under a
+microsecond. ``Answering`` still decodes and checks what passes. The program also lets one in
+sixteen wrong datagrams pass, so that the log tells of them.
 """
 
 from __future__ import annotations
@@ -16,28 +16,31 @@ from collections.abc import Sequence
 from probe.snmp.message import V1, V2C, V3
 
 # include/uapi/linux/bpf_common.h, filter.h
-_LOAD_WORD, _LOAD_HALF, _LOAD_BYTE = 0x40, 0x48, 0x50  # of BPF_LD | BPF_IND: at X + k
-_LOAD_BYTE_AT, _LOAD_EXTENSION = 0x30, 0x20  # BPF_ABS: at k
+_LOAD_WORD, _LOAD_HALF, _LOAD_BYTE = 0x40, 0x48, 0x50  # BPF_LD | BPF_IND: loads from X + k
+_LOAD_BYTE_AT, _LOAD_EXTENSION = 0x30, 0x20  # BPF_LD | BPF_ABS: loads from k
 _SUBTRACT, _ADD_X, _TO_X = 0x14, 0x0C, 0x07
 _JUMP, _EQUAL, _GREATER, _AT_LEAST = 0x05, 0x15, 0x25, 0x35
 _LOAD_ZERO, _RETURN = 0x00, 0x06
 _RANDOM = 0xFFFFF000 + 56  # SKF_AD_OFF + SKF_AD_RANDOM
 _WHOLE = 0xFFFFFFFF
-_LET_THROUGH = 1 << 28  # of 2^32: one in sixteen
+_LET_THROUGH = 1 << 28  # one in sixteen of 2^32 random numbers
 _SO_ATTACH_FILTER, _SO_MEMINFO, _MEMINFO_DROPS = 26, 55, 8
 _UDP_HEADER = 8
-_LONGEST = 200  # octets of a community: its comparisons must be within a jump's reach
+_LONGEST = 200  # octets of a community, so that a jump can pass its comparisons
 _MOST_INSTRUCTIONS = 4096
 
 Instruction = tuple[int, int, int, int]
 
 
 def attach_gate(source: socket.socket, communities: Sequence[str], has_users: bool) -> None:
-    """Lets ``source`` receive only what names one of ``communities``, or is of version 3 if
-    ``has_users``. Raises OSError if the kernel refuses the filter."""
+    """Lets ``source`` receive only datagrams that name one of ``communities``.
+
+    With ``has_users`` it receives those of version 3 too. Raises OSError if the kernel refuses the
+    filter.
+    """
     program = assemble([community.encode() for community in communities], has_users)
     if program is None:
-        return  # communities of such lengths are left to Answering
+        return  # no program holds such communities: Answering alone checks them
     octets = b"".join(struct.pack("HBBI", *instruction) for instruction in program)
     buffer = ctypes.create_string_buffer(octets, len(octets))
     described = struct.pack("HP", len(program), ctypes.addressof(buffer))
@@ -45,17 +48,19 @@ def attach_gate(source: socket.socket, communities: Sequence[str], has_users: bo
 
 
 def count_refused(source: socket.socket) -> int:
-    """Returns how many datagrams the kernel did not give to ``source``: what the filter refused,
-    and what came while the receive buffer was full. Wraps at 2^32."""
+    """Returns how many datagrams the kernel kept from ``source``; wraps at 2^32.
+
+    Those are the datagrams that the filter refused or that met a full receive buffer.
+    """
     octets = source.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, 4 * (_MEMINFO_DROPS + 1))
     return struct.unpack("9I", octets)[_MEMINFO_DROPS] if len(octets) == 36 else 0
 
 
 def assemble(communities: Sequence[bytes], has_users: bool) -> list[Instruction] | None:
-    """Returns the program, or None where the communities are too long or too many for one.
+    """Returns the program, or None if the communities are too long or too many for one.
 
-    It follows the lengths of BER (X.690 section 8.1.3), short or long: SEQUENCE { INTEGER version,
-    OCTET STRING community, ... }.
+    The program reads SEQUENCE { INTEGER version, OCTET STRING community, ... } with short or long
+    lengths of BER (X.690 section 8.1.3).
     """
     blocks = [_compare(community) for community in communities if len(community) <= _LONGEST]
     if len(blocks) < len(communities) or sum(map(len, blocks)) > _MOST_INSTRUCTIONS - 100:
@@ -93,7 +98,7 @@ def assemble(communities: Sequence[bytes], has_users: bool) -> list[Instruction]
     return [*linked, *sample]
 
 
-#: Stands for a jump to the end, whose distance is known when the program is complete.
+#: A placeholder for a jump to the end; ``assemble`` fills in its distance.
 _REFUSE: Instruction = (_JUMP, 0, 0, _WHOLE)
 
 
@@ -102,7 +107,7 @@ def _expect(load: int, at: int, value: int) -> list[Instruction]:
 
 
 def _extra_octets() -> list[Instruction]:
-    """A: the first octet of a length. Makes it the number of octets that follow as length."""
+    """Returns code that turns A, the first octet of a length, into the number of more octets."""
     return [
         (_AT_LEAST, 0, 4, 0x80),
         (_SUBTRACT, 0, 0, 0x80),
@@ -114,7 +119,7 @@ def _extra_octets() -> list[Instruction]:
 
 
 def _compare(community: bytes) -> list[Instruction]:
-    """Lets through what has this community; else goes on behind. X: octets of both lengths."""
+    """Returns code that accepts this community, else continues. Register X: octets of lengths."""
     wanted: list[tuple[int, int, int]] = [(_LOAD_BYTE, _UDP_HEADER + 6, len(community) & 0xFF)]
     at = 0
     while at < len(community):

@@ -1,8 +1,8 @@
-"""Interfaces as IF-MIB (RFC 2863) has them. Counters are those of the host's side: what comes in of
-a veth is what its container sends.
+"""Builds the columns of IF-MIB (RFC 2863) from interfaces.
 
-What the kernel does not count is 0: broadcast in and out, multicast out, unknown protocols, and
-the length of the output queue.
+Counters are those of the host's side: a veth receives what its container sends. Objects that the
+kernel does not count are 0: broadcast in and out, multicast out, unknown protocols, and the length
+of the output queue.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _TRUE, _FALSE = 1, 2
 _ACTIVE = 1  # RowStatus
 _32_BITS = 0xFFFFFFFF
 _ZERO_DOT_ZERO = encode(OBJECT_IDENTIFIER, b"\0")
-#: Those whose ``peer`` in our own namespace is the device that they stand on.
+#: Kinds whose ``peer`` in our own namespace is the device below them.
 _STACKED_KINDS = frozenset({"vlan", "macvlan", "macvtap", "ipvlan", "ipvtap", "vxlan", "macsec"})
 
 
@@ -49,7 +49,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """Hundredths of a second of sysUpTime."""
+    """Times of changes, in hundredths of a second of sysUpTime."""
 
     table: int = 0
     stack: int = 0
@@ -61,7 +61,10 @@ Ticks = Callable[[float], int]
 def build_columns(
     links: Sequence[Link], behind: Mapping[int, Behind], ticks: Ticks, changes: Changes
 ) -> list[Column]:
-    """``links`` ascend by index. ``ticks``: Unix time -> sysUpTime then, 0 if that was before."""
+    """Returns the columns of ``links``, which ascend by index.
+
+    ``ticks`` converts Unix time to sysUpTime, with 0 for times before the agent.
+    """
     rows = [Row(link, behind.get(link.index, Behind())) for link in links]
     instances = Rows([(link.index,) for link in links])
     columns = [
@@ -82,8 +85,11 @@ def build_columns(
 
 
 def find_stack(links: Sequence[Link]) -> list[Oid]:
-    """(higher, lower) of ifStackTable, ascending: bridges on their ports, VLANs on their devices; 0
-    above what is highest, and below what is lowest."""
+    """Returns the rows (higher, lower) of ifStackTable, ascending.
+
+    Bridges are above their ports, VLANs above their devices. 0 is above the highest and below the
+    lowest interface.
+    """
     here = {link.index for link in links}
     pairs = {(link.master, link.index) for link in links if link.master in here}
     pairs |= {
@@ -146,8 +152,10 @@ def _alias(row: Row) -> bytes:
 
 
 def _physical_address(row: Row) -> bytes:
-    """Nothing where there is none: the loopback's zeros, and the ends of tunnels, which the kernel
-    tells of as addresses of these."""
+    """Returns the physical address, empty if the interface has none.
+
+    The kernel reports zeros for the loopback, and the end points of tunnels as their addresses.
+    """
     address = row.link.address
     is_physical = any(address) and len(address) not in _IP_OCTETS
     return encode(OCTET_STRING, address if is_physical else b"")
@@ -162,7 +170,7 @@ def _high_speed(row: Row) -> bytes:
 
 
 def _has_connector(row: Row) -> bytes:
-    """Ethernet without a driver of software behind it."""
+    """Returns True for Ethernet that no software driver provides."""
     link = row.link
     is_hardware = link.type == _ETHERNET and not link.kind
     return encode_integer(_TRUE if is_hardware else _FALSE)

@@ -1,4 +1,4 @@
-"""SNMP messages of versions 1 and 2c (RFC 1157, RFC 1901), and the PDUs in them (RFC 3416)."""
+"""Decodes and encodes messages of versions 1 and 2c (RFC 1157, RFC 1901) and PDUs (RFC 3416)."""
 
 from __future__ import annotations
 
@@ -24,8 +24,11 @@ _REQUESTS = (GET, GET_NEXT, SET, GET_BULK)
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """``first`` and ``second``: non-repeaters and max-repetitions of a GetBulk. ``varbinds``: as
-    they came, for those answers that repeat them."""
+    """A request.
+
+    ``first`` and ``second`` are non-repeaters and max-repetitions of a GetBulk. ``varbinds`` holds
+    the octets of the variable bindings, for answers that repeat them.
+    """
 
     kind: int
     request_id: int
@@ -36,12 +39,12 @@ class Request:
 
 
 def read_version(octets: bytes) -> int:
-    """Raises BerError: that is no SNMP message."""
+    """Returns the version. Raises BerError if the octets are no SNMP message."""
     return Reader(octets).enter(SEQUENCE).integer()
 
 
 def open_message(octets: bytes) -> tuple[bytes, Reader]:
-    """(community, what is behind it) of version 1 or 2c; the PDU is not looked at."""
+    """Returns the community of version 1 or 2c and a reader of the PDU, which stays undecoded."""
     outer = Reader(octets)
     message = outer.enter(SEQUENCE)
     if not outer.is_done:
@@ -51,8 +54,10 @@ def open_message(octets: bytes) -> tuple[bytes, Reader]:
 
 
 def check_version3(octets: bytes) -> None:
-    """What is around the PDU of version 3 (RFC 3412 section 6, RFC 3414 section 2.4), which may be
-    encrypted. Raises BerError."""
+    """Checks the fields around the PDU of version 3, which may be encrypted.
+
+    See RFC 3412 section 6 and RFC 3414 section 2.4. Raises BerError.
+    """
     outer = Reader(octets)
     message = outer.enter(SEQUENCE)
     message.integer()
@@ -76,7 +81,7 @@ def check_version3(octets: bytes) -> None:
 
 
 def decode_request(reader: Reader) -> Request:
-    """Raises BerError."""
+    """Returns the request in a PDU. Raises BerError."""
     kind, begin, end = reader.item()
     if kind not in _REQUESTS or not reader.is_done:
         raise BerError("no request")
@@ -97,7 +102,7 @@ def decode_request(reader: Reader) -> Request:
 
 
 def encode_response(request_id: int, status: int, index: int, varbinds: bytes) -> bytes:
-    """``varbinds``: with their tag and length."""
+    """Returns a response; ``varbinds`` have their tag and length."""
     numbers = encode_integer(request_id) + encode_integer(status) + encode_integer(index)
     return encode(RESPONSE, numbers + varbinds)
 

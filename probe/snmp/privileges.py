@@ -1,4 +1,4 @@
-"""What the agent's process gives up: all that it reads is for everybody, and its socket is open."""
+"""Gives up privileges: the agent reads only public data, and its socket is open already."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def keep_reading() -> None:
     """
     if os.geteuid() != 0:
         return
-    held = _permitted() & _CAP_DAC_READ_SEARCH  # a container's root may lack it
+    held = _permitted() & _CAP_DAC_READ_SEARCH  # root of a container may lack it
     _prctl(_PR_SET_KEEPCAPS, 1)
     os.setgroups([])
     os.setresgid(_NOBODY, _NOBODY, _NOBODY)
@@ -44,7 +44,7 @@ def _permitted() -> int:
     """Returns the first 32 capabilities that this process may use, as bits."""
     header, held = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0), (ctypes.c_uint32 * 6)()
     _check(ctypes.CDLL(None, use_errno=True).capget(header, held))
-    return int(held[1])  # effective, permitted, inheritable; then those above 32
+    return int(held[1])  # order: effective, permitted, inheritable; then the upper halves
 
 
 def _set_capabilities(bits: int) -> None:

@@ -1,4 +1,4 @@
-"""The agent seen from the probe: its socket, its process, and what it is told."""
+"""The probe's side of the agent: opens its socket, runs its process, and sends it names."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from probe.flow.owner import ContainerNames
 from probe.snmp.settings import SnmpSettings, complete
 
 _log = logging.getLogger(__name__)
-#: Runs the agent in isolated mode (-I), so that neither the working directory nor PYTHONPATH is
-#: searched for modules. What comes after -c are folders, appended so that they hide nothing.
+#: Runs the agent in isolated mode (-I), so that Python searches neither the working directory nor
+#: PYTHONPATH for modules. The arguments are folders, appended so that they hide no other module.
 _BOOT = """
 import runpy, sys
 sys.path += sys.argv[3:]
@@ -29,12 +29,15 @@ runpy.run_module("probe.snmp", run_name="__main__", alter_sys=True)
 _LEAVE_S = 3.0
 _SHORT_ID = 12
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 60.0
-#: Who lived for so long was well, so that the next pause is the first again.
+#: A process that lived for so long was healthy; the pause before the next starts small again.
 _WELL_S = 300.0
 
 
 class SnmpAgent:
-    """Inert until ``open``, which raises ConfigError. Nothing here blocks but ``close``."""
+    """Runs the agent from ``open`` to ``close``; only ``close`` may block.
+
+    ``open`` raises ConfigError if the socket cannot be bound.
+    """
 
     def __init__(
         self,
@@ -58,7 +61,7 @@ class SnmpAgent:
         self._told: bytes = b""
         self._pause_s, self._start_at = _FIRST_PAUSE_S, 0.0
         self._started_at = 0.0
-        #: How often the process ended by itself.
+        #: The number of times that the process ended by itself.
         self.deaths = 0
 
     @property
@@ -81,8 +84,7 @@ class SnmpAgent:
         self.pump()
 
     def tell(self, containers: Mapping[int, tuple[str, ContainerNames | None, str]]) -> None:
-        """Who is behind the interfaces, as of ``LinkTable.containers``; said only when it has
-        changed."""
+        """Sends the containers behind interfaces (``LinkTable.containers``), if they changed."""
         texts = {
             str(index): [names.full if names else container_id[:_SHORT_ID], inner_name]
             for index, (container_id, names, inner_name) in containers.items()
@@ -94,16 +96,16 @@ class SnmpAgent:
         self.pump()
 
     def pump(self) -> None:
-        """Sends what waits, and starts the process anew when it has ended."""
+        """Sends what is queued, and restarts the process if it has ended."""
         if self._process is None or self._process.poll() is not None:
             self._recover()
         if self._control and self._unsent:
-            with contextlib.suppress(OSError):  # full, or it has just ended
+            with contextlib.suppress(OSError):  # the socket is full, or the process has just ended
                 self._unsent = self._unsent[self._control.send(self._unsent) :]
 
     def close(self) -> None:
         if self._control:
-            self._control.close()  # which ends it
+            self._control.close()  # the process ends with it
             self._control = None
         if self._process:
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -149,9 +151,9 @@ class SnmpAgent:
 
 
 def _import_path() -> list[str]:
-    """Returns the folders that this process has its own packages from, however they were installed.
+    """Returns the folders from which this process imports, however they were installed.
 
-    In isolated mode Python finds what is in its site-packages, but no clone and no user's folder.
+    In isolated mode Python finds site-packages, but neither a clone nor a user's folder.
     """
     found = (importlib.util.find_spec(name) for name in ("probe", "pysnmp"))
     origins = [Path(spec.origin).resolve() for spec in found if spec and spec.origin]
@@ -159,7 +161,7 @@ def _import_path() -> list[str]:
 
 
 def _host_id() -> str:
-    """The same for as long as the host is the same."""
+    """Returns an id that stays the same on the same host."""
     for path in ("/etc/machine-id", "/var/lib/dbus/machine-id"):
         with contextlib.suppress(OSError):
             if found := Path(path).read_text().strip():

@@ -1,4 +1,4 @@
-"""A request and a tree in, the response PDU out (RFC 3416 section 4.2; version 1 by RFC 3584)."""
+"""Answers a request from a tree (RFC 3416 section 4.2; version 1 by RFC 3584)."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from probe.snmp.tree import END_OF_MIB_VIEW, Position, Tree, encode_varbind
 
 _TOO_BIG, _NO_SUCH_NAME, _NO_CREATION, _NOT_WRITABLE = 1, 2, 11, 17
 _EMPTY = encode(SEQUENCE, b"")
-#: Of a response around its variable bindings.
+#: Octets of a response around its variable bindings.
 _FRAME = 32
 
 
 class NoAnswer(Exception):
-    """The version has no such request."""
+    """Raised for a request that its version does not have."""
 
 
 def respond(tree: Tree, version: int, request: Request, limit: int) -> bytes:
-    """The response PDU, of at most ``limit`` octets. Raises NoAnswer."""
+    """Returns the response PDU, of at most ``limit`` octets. Raises NoAnswer."""
     if request.kind == GET_BULK:
         if version == V1:
             raise NoAnswer("a GetBulk of version 1")
@@ -60,7 +60,7 @@ def _next(tree: Tree, version: int, name: Oid) -> bytes | None:
 
 
 def _respond_bulk(tree: Tree, request: Request, limit: int) -> bytes:
-    """As many variable bindings as fit; none after a repetition that found only the end."""
+    """Returns as many variable bindings as fit; stops after a repetition of only ends."""
     once = max(0, min(request.first, len(request.names)))
     parts: list[bytes] = []
     room = limit - _FRAME
@@ -68,7 +68,7 @@ def _respond_bulk(tree: Tree, request: Request, limit: int) -> bytes:
     places: list[Position | None] = [tree.after(name) for name in names]
     repetitions = max(0, request.second) if len(names) > once else 0
     for repetition in range(repetitions + 1):
-        # the first round is that of the names that are not to be repeated
+        # the first round answers the non-repeaters
         chosen = range(once) if repetition == 0 else range(once, len(names))
         is_over = repetition > 0
         for at in chosen:
@@ -96,7 +96,7 @@ def _bulk(request: Request, parts: list[bytes]) -> bytes:
 
 
 def _refuse_set(tree: Tree, version: int, request: Request) -> bytes:
-    """Nothing here can be written."""
+    """Refuses a Set, because all objects are read-only."""
     status, index = _NO_SUCH_NAME, 1
     if version != V1 and request.names:
         is_here = not isinstance(tree.find(request.names[0]), bytes)

@@ -1,4 +1,4 @@
-"""Settings of the agent: what ``--snmp`` and the table ``[snmp]`` of the configuration say."""
+"""Settings of the agent, from ``--snmp`` and the table ``[snmp]`` of the configuration."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from probe.errors import ConfigError
 
 PORT = 161
 AUTHENTICATIONS = ("md5", "sha", "sha224", "sha256", "sha384", "sha512")
-#: Those of more than 128 bits have no standard: keys are extended as net-snmp does, or ("c") Cisco.
+#: No standard covers more than 128 bits: keys are extended as by net-snmp or, with "c", by Cisco.
 PRIVACIES = ("des", "aes", "aes192", "aes256", "aes192c", "aes256c")
 _WHERE = re.compile(r"(?:\[(?P<six>[^]]+)\]|(?P<four>[^:]+))(?::(?P<port>\d{1,5}))?")
 _DEFAULT_COMMUNITY = "public"
@@ -23,7 +23,7 @@ _KEYS = ("listen", "communities", "users", "interfaces", "contact", "location")
 
 @dataclass(frozen=True, slots=True)
 class SnmpUser:
-    """Of version 3 (USM). Without ``auth`` anybody who knows the name may ask."""
+    """A user of version 3 (USM). Without ``auth`` everyone who knows the name may read."""
 
     name: str
     auth: str = ""
@@ -34,7 +34,7 @@ class SnmpUser:
 
 @dataclass(frozen=True, slots=True)
 class SnmpSettings:
-    """``interfaces``: patterns of names, or 'all', or 'veth' alone."""
+    """Settings of the agent; ``interfaces`` has patterns of names, or 'all', or 'veth' alone."""
 
     host: str = ""
     port: int = 0
@@ -55,7 +55,10 @@ def from_json(values: Mapping[str, Any]) -> SnmpSettings:
 
 
 def check_snmp(value: object) -> SnmpSettings:
-    """Of an address alone, as the flag has it, or of a table. Raises ConfigError."""
+    """Returns the settings from an address, as the flag gives it, or from a table.
+
+    Raises ConfigError.
+    """
     if isinstance(value, str):
         value = {"listen": value}
     if not isinstance(value, Mapping):
@@ -74,7 +77,7 @@ def check_snmp(value: object) -> SnmpSettings:
 
 
 def listen_at(settings: SnmpSettings, where: str) -> SnmpSettings:
-    """``where``: ADDRESS:PORT, IPv6 in brackets. Raises ConfigError."""
+    """Returns address and port of ADDRESS:PORT, with IPv6 in brackets. Raises ConfigError."""
     match = _WHERE.fullmatch(where)
     try:
         address = ipaddress.ip_address((match and (match["six"] or match["four"])) or "")
@@ -87,7 +90,7 @@ def listen_at(settings: SnmpSettings, where: str) -> SnmpSettings:
 
 
 def complete(settings: SnmpSettings) -> SnmpSettings:
-    """With who may ask: nobody but this host unless the file says so. Raises ConfigError."""
+    """Adds who may read: this host alone, unless the file says otherwise. Raises ConfigError."""
     if settings.communities or settings.users:
         return settings
     if not ipaddress.ip_address(settings.host).is_loopback:

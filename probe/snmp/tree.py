@@ -1,6 +1,6 @@
-"""All objects in lexicographic order, found by bisection: columns, whose tables share their rows.
+"""Holds all objects in lexicographic order, and finds them by bisection.
 
-Nothing is encoded before somebody asks for it.
+The columns of a table share their rows. A value is encoded when it is asked for.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Position = tuple[int, int]
 
 
 class Rows:
-    """Instances in ascending order, of all columns of one table. ``(0,)`` alone: a scalar's."""
+    """The instances of all columns of one table, ascending; a scalar has ``(0,)`` alone."""
 
     def __init__(self, instances: Sequence[Oid]) -> None:
         self.instances = instances
@@ -38,7 +38,7 @@ SCALAR = Rows([(0,)])
 
 @dataclass(slots=True)
 class Column:
-    """``encode``: position of a row -> its value with tag and length."""
+    """A column; ``encode`` maps the position of a row to its value with tag and length."""
 
     prefix: Oid
     rows: Rows
@@ -51,7 +51,7 @@ class Column:
 
 
 class Tree:
-    """A position is (column, row) by number."""
+    """All objects. A position is the pair of numbers (column, row)."""
 
     def __init__(self, columns: Sequence[Column]) -> None:
         self.columns = sorted((one for one in columns if len(one.rows)), key=lambda one: one.prefix)
@@ -63,7 +63,7 @@ class Tree:
         return sum(len(column.rows) for column in self.columns)
 
     def find(self, name: Oid) -> Position | bytes:
-        """Where that very object is, or the exception to answer with."""
+        """Returns the position of exactly that object, or the exception to answer with."""
         at = bisect_right(self._prefixes, name) - 1
         column = self.columns[at] if at >= 0 else None
         if column and name[: len(column.prefix)] == column.prefix:
@@ -73,7 +73,7 @@ class Tree:
         return NO_SUCH_INSTANCE if is_known else NO_SUCH_OBJECT
 
     def after(self, name: Oid) -> Position | None:
-        """The first object behind ``name``, None at the end."""
+        """Returns the position of the first object behind ``name``, None at the end."""
         at = bisect_right(self._prefixes, name) - 1
         if at >= 0:
             column = self.columns[at]
@@ -90,7 +90,7 @@ class Tree:
         return (at + 1, 0) if at + 1 < len(self.columns) else None
 
     def without_counter64(self, position: Position | None) -> Position | None:
-        """``position``, or the first one behind it that version 1 can carry."""
+        """Returns ``position``, or the first one behind it that version 1 can carry."""
         while position and self.columns[position[0]].is_counter64:
             at = position[0] + 1
             position = (at, 0) if at < len(self.columns) else None

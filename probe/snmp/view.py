@@ -1,4 +1,4 @@
-"""What the agent shows: the tree of all objects, read anew once in each burst of requests."""
+"""The agent's data: the tree of all objects, refreshed once in each burst of requests."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ from probe.snmp.tree import SCALAR, Column, Rows, Tree
 SYSTEM: Oid = (1, 3, 6, 1, 2, 1, 1)
 SNMP: Oid = (1, 3, 6, 1, 2, 1, 11)
 _ENTERPRISES: Oid = (1, 3, 6, 1, 4, 1)
-_SERVICES = 72  # RFC 3418: of a host, transport and application
+_SERVICES = 72  # sysServices of a host: transport and application (RFC 3418)
 _MIBS: tuple[tuple[Oid, str], ...] = (
     ((1, 3, 6, 1, 6, 3, 1), "SNMPv2-MIB (RFC 3418): system and snmp"),
     ((1, 3, 6, 1, 2, 1, 31), "IF-MIB (RFC 2863): interfaces by the containers behind them"),
 )
-#: Counters are those of at most so long ago.
+#: The greatest age of counters in an answer.
 _BURST_S = 1.0
 _TICKS_MASK = 0xFFFFFFFF
 
 
 @dataclass(slots=True)
 class Counted:
-    """Of the snmp group (RFC 3418), since the agent began."""
+    """Counters of the snmp group (RFC 3418) since the agent started."""
 
     received: int = 0
     sent: int = 0
@@ -52,8 +52,11 @@ class Counted:
 
 
 class AgentView:
-    """``read_links``: all interfaces, by index; ``pen``: the enterprise of sysObjectID;
-    ``count_refused``: datagrams that the kernel refused for their community, see ``gate``."""
+    """The data of the agent.
+
+    ``read_links`` returns all interfaces by index. ``pen`` is the enterprise of sysObjectID.
+    ``count_refused`` counts the datagrams that ``gate`` refused for their community.
+    """
 
     def __init__(
         self,
@@ -80,12 +83,12 @@ class AgentView:
         self._stack: list[Oid] = []
 
     def set_behind(self, behind: dict[int, Behind]) -> None:
-        """Index of an interface -> who is behind it."""
+        """Sets the container behind each interface, by index."""
         self._behind = behind
         self._tree = None
 
     def invalidate(self) -> None:
-        """Interfaces have come or gone: the next request is answered from what is there then."""
+        """Refreshes before the next answer, because interfaces have come or gone."""
         self._tree = None
         self._told_at = self.uptime()
 
@@ -97,15 +100,15 @@ class AgentView:
 
     @property
     def size(self) -> int:
-        """How many objects there are, as of the latest request."""
+        """Returns the number of objects at the latest request."""
         return len(self._tree) if self._tree else 0
 
     def uptime(self) -> int:
-        """sysUpTime."""
+        """Returns sysUpTime."""
         return int((self._monotonic() - self._began) * 100) & _TICKS_MASK
 
     def ticks(self, time_s: float) -> int:
-        """sysUpTime at a Unix time, as if the clock had never been set; 0 if it was before."""
+        """Returns sysUpTime at a Unix time, as if the clock were never set; 0 before the start."""
         ago_s = self._clock() - time_s
         return max(0, min(self.uptime(), int((self._monotonic() - self._began - ago_s) * 100)))
 
@@ -122,11 +125,11 @@ class AgentView:
         )
 
     def _ticks_of_row(self, time_s: float) -> int:
-        """Rows that were there before the agent have always been there."""
+        """Returns sysUpTime of a row's change, 0 for rows that are older than the agent."""
         return 0 if time_s <= self._began_s else self.ticks(time_s)
 
     def _note_changes(self, links: Sequence[Link]) -> None:
-        """Changes are of when rtnetlink told of them, however late somebody asks."""
+        """Notes changes with the time of their rtnetlink message, not that of a request."""
         rows, stack = {link.index: link.since_s for link in links}, find_stack(links)
         table = self._changes.table if rows == self._rows else self._told_at
         stacked = self._changes.stack if stack == self._stack else self._told_at
@@ -175,7 +178,7 @@ def _text(text: str) -> bytes:
 
 
 def _supported() -> list[Column]:
-    """sysORLastChange and sysORTable: which MIBs there are, since the agent is."""
+    """Returns sysORLastChange and sysORTable: the MIBs that the agent has from its start."""
     rows = Rows([(number,) for number in range(1, len(_MIBS) + 1)])
     zero = encode_integer(0, TIME_TICKS)
     ids = [encode(OBJECT_IDENTIFIER, encode_oid_body(oid)) for oid, _ in _MIBS]
