@@ -21,6 +21,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from probe.netlink import wire
+
 Tuples = NDArray[np.void]
 Flags = NDArray[np.bool_]
 Positions = NDArray[np.intp]
@@ -39,22 +41,18 @@ TUPLE = np.dtype(
 #: Exists where nf_conntrack is loaded. To ask without looking would load it.
 _LOADED = Path("/proc/sys/net/netfilter/nf_conntrack_count")
 
-# include/uapi/linux/netlink.h, nfnetlink.h, nfnetlink_conntrack.h
+# include/uapi/linux/nfnetlink.h, nfnetlink_conntrack.h
 _NETLINK_NETFILTER = 12
-_SOL_NETLINK, _NETLINK_CAP_ACK = 270, 10  # errors do not carry the request
-_NLM_F_REQUEST = 1
-_NLMSG_ERROR = 2
 _CONNECTION, _GET_CONNECTION, _GET_STATISTICS = 0x100, 0x101, 0x105
-_HEADER = struct.Struct("=IHHIIBBH")  # struct nlmsghdr, struct nfgenmsg
+_FAMILY = struct.Struct("=BBH")  # struct nfgenmsg
 _LOT = 64  # requests in one message: answers to 256 still fit a receive buffer of default size
 
 # CTA_TUPLE_ORIG or _REPLY as the kernel writes it for TCP and UDP over IPv4: 13 words of which
 # these are attribute headers (place: length, type).
 _TUPLE_WORDS = 13
-_NESTED = 0x8000
 _INNER = {
-    1: (20, _NESTED | 1), 2: (8, 1), 4: (8, 2),  # CTA_TUPLE_IP: source, destination
-    6: (28, _NESTED | 2), 7: (5, 1), 9: (6, 2), 11: (6, 3),  # CTA_TUPLE_PROTO: number, ports
+    1: (20, wire.NESTED | 1), 2: (8, 1), 4: (8, 2),  # CTA_TUPLE_IP: source, destination
+    6: (28, wire.NESTED | 2), 7: (5, 1), 9: (6, 2), 11: (6, 3),  # CTA_TUPLE_PROTO: number, ports
 }  # fmt: skip
 _WIRE_TUPLE = np.dtype(
     {
@@ -89,7 +87,7 @@ _ANSWER_OCTETS = 124
 
 def _tuple_template(outer: int) -> NDArray[np.uint32]:
     words = np.zeros(_TUPLE_WORDS, np.uint32)
-    for place, header in {0: (4 * _TUPLE_WORDS, _NESTED | outer), **_INNER}.items():
+    for place, header in {0: (4 * _TUPLE_WORDS, wire.NESTED | outer), **_INNER}.items():
         words[place] = np.array(header, np.uint16).view(np.uint32)[0]
     return words
 
@@ -125,7 +123,7 @@ def encode_requests(tuples: Tuples, sequence: int) -> bytes:
     words = requests.view(np.uint32).reshape(len(tuples), -1)
     words[:, 5:] = _ORIGINAL
     requests["length"], requests["type"] = _REQUEST.itemsize, _GET_CONNECTION
-    requests["flags"], requests["family"] = _NLM_F_REQUEST, socket.AF_INET
+    requests["flags"], requests["family"] = wire.F_REQUEST, socket.AF_INET
     requests["sequence"] = np.arange(sequence, sequence + len(tuples)) % 2**32
     for name in _WIRE_TUPLE.names or ():
         requests["original"][name] = tuples[name]
@@ -142,7 +140,7 @@ def decode_answers(
     entries = Entries.none(count)
     at = (answers["sequence"].astype(np.int64) - sequence) % 2**32
     ours = at < count
-    is_error = answers["type"] == _NLMSG_ERROR
+    is_error = answers["type"] == wire.ERROR
     absent = is_error & (answers["error"] == -errno.ENOENT)
     found = ours & _is_readable(answers)
     for side in ("original", "reply"):
@@ -184,15 +182,8 @@ class Conntrack:
             return True
         if not _LOADED.exists():
             return False
-        found = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_NETFILTER)
-        try:
-            found.bind((0, 0))
-            found.setblocking(False)
-            found.setsockopt(_SOL_NETLINK, _NETLINK_CAP_ACK, 1)
-        except OSError:
-            found.close()
-            raise
-        self._socket = found
+        self._socket = wire.open_socket(_NETLINK_NETFILTER)
+        self._socket.setblocking(False)
         return True
 
     def close(self) -> None:
@@ -203,20 +194,13 @@ class Conntrack:
     def read_count(self) -> int:
         """Connections tracked in the namespace."""
         sequence = self._take_numbers(1)
-        size = _HEADER.size
-        self._opened().send(
-            _HEADER.pack(size, _GET_STATISTICS, _NLM_F_REQUEST, sequence, 0, socket.AF_INET, 0, 0)
-        )
-        while True:
-            answer = self._opened().recv(256)
-            _, kind, _, number, *_ = _HEADER.unpack_from(answer)
-            if number == sequence:
-                break
-        if kind == _NLMSG_ERROR:
-            code = -struct.unpack_from("=i", answer, 16)[0]
-            raise OSError(code, os.strerror(code))
-        count: int = struct.unpack_from(">I", answer, size + 4)[0]  # CTA_STATS_GLOBAL_ENTRIES
-        return count
+        family = _FAMILY.pack(socket.AF_INET, 0, 0)
+        self._opened().send(wire.encode_message(_GET_STATISTICS, 0, sequence, family))
+        for _, datagram, start, _ in wire.Reply(self._opened(), sequence):
+            at = start + wire.HEADER.size + _FAMILY.size + wire.ATTRIBUTE.size
+            count: int = struct.unpack_from(">I", datagram, at)[0]  # CTA_STATS_GLOBAL_ENTRIES
+            return count
+        raise OSError(errno.EPROTO, "the kernel does not say how many connections it tracks")
 
     def look_up(self, tuples: Tuples) -> Entries:
         """OSError if the kernel refuses; an answer that cannot be read counts in ``unread``."""

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from probe.netlink import wire
+
 U32 = NDArray[np.uint32]
 U64 = NDArray[np.uint64]
 Positions = NDArray[np.int64]
@@ -30,13 +32,9 @@ STATES = 0xFFE & ~(1 << TIME_WAIT | 1 << NEW_SYN_RECV)
 #: Bits of inet_diag_req_v2.idiag_ext.
 INFO, SOCKET_MEMORY = 1 << 1, 1 << 6
 
-# include/uapi/linux/netlink.h, sock_diag.h, inet_diag.h
+# include/uapi/linux/sock_diag.h, inet_diag.h
 _BOTH_FAMILIES, _BY_FAMILY = 18, 20  # TCPDIAG_GETSOCK, SOCK_DIAG_BY_FAMILY
-_REQUEST_DUMP = 0x301
-_DUMP_INTERRUPTED = 0x10
-_ERROR, _DONE = 2, 3
 _NEVER = 0xFFFFFFFF
-_HEADER = struct.Struct("=IHHII")
 _FIRST_ATTRIBUTE = 22  # words: struct nlmsghdr, struct inet_diag_msg
 _ATTRIBUTE_INFO, _ATTRIBUTE_MEMORY, _ATTRIBUTE_CGROUP = 2, 7, 21
 _MOST_ATTRIBUTES = 24
@@ -83,13 +81,13 @@ SOCKET = np.dtype(
 def encode_both(extensions: int, states: int, sequence: int) -> bytes:
     """A dump of TCP over IPv4 and IPv6: one walk through the kernel's tables, not two."""
     body = struct.pack("=4B48x2I", AF_INET, 0, 0, extensions, states, 0)
-    return _HEADER.pack(16 + len(body), _BOTH_FAMILIES, _REQUEST_DUMP, sequence, 0) + body
+    return wire.encode_message(_BOTH_FAMILIES, wire.F_DUMP, sequence, body)
 
 
 def encode_family(family: int, protocol: int, extensions: int, states: int, sequence: int) -> bytes:
     """A dump of one protocol over one version of IP."""
     body = struct.pack("=4BI48x", family, protocol, extensions, 0, states)
-    return _HEADER.pack(16 + len(body), _BY_FAMILY, _REQUEST_DUMP, sequence, 0) + body
+    return wire.encode_message(_BY_FAMILY, wire.F_DUMP, sequence, body)
 
 
 class DumpState:
@@ -104,18 +102,18 @@ class DumpState:
 def index_datagram(words: U32, begin: int, end: int, dump: DumpState) -> Positions:
     """Where messages about sockets begin in ``words[begin:end]``, one datagram."""
     if end - begin >= _FIRST_ATTRIBUTE and _holds_equal(words, begin, end):
-        dump.interrupted |= bool(int(words[begin + 1]) >> 16 & _DUMP_INTERRUPTED)
+        dump.interrupted |= bool(int(words[begin + 1]) >> 16 & wire.F_DUMP_INTERRUPTED)
         return np.arange(begin, end, int(words[begin]) // 4)
     found: list[int] = []
     while end - begin >= 4:
         length, kind = int(words[begin]), int(words[begin + 1])
-        dump.interrupted |= bool(kind >> 16 & _DUMP_INTERRUPTED)
+        dump.interrupted |= bool(kind >> 16 & wire.F_DUMP_INTERRUPTED)
         kind &= 0xFFFF
         if length < 16 or length > 4 * (end - begin):
             break
         if kind in (_BOTH_FAMILIES, _BY_FAMILY) and length >= 4 * _FIRST_ATTRIBUTE:
             found.append(begin)
-        elif kind in (_DONE, _ERROR):
+        elif kind in (wire.DONE, wire.ERROR):
             dump.done = True
             dump.error = -int(words[begin + 4].astype(np.int32)) if length >= 20 else 0
         begin += (length + 3) // 4

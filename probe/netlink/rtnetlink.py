@@ -1,48 +1,88 @@
-"""rtnetlink on the wire: links, and the ids that network namespaces have in ours.
+"""rtnetlink: links, their events, and the ids and addresses of network namespaces.
 
-pyroute2 would do it too, and costs 0.2 s to import alone.
+pyroute2 knows the messages. Requests and events use plain sockets: pyroute2's own (IPRoute) need an
+asyncio loop each, and a selector of ours cannot wait for them.
+
+Theory of operation. A link is a network interface as the kernel sends it. The kernel numbers the
+other network namespaces that it tells us about: such an id (nsid) means something only in our own
+namespace. A veth tells the index of its peer and the nsid that the peer is in. The kernel answers
+for the namespace of the calling thread, or for the one whose nsid the request names.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
+import errno
 import socket
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
-# include/uapi/linux/netlink.h, rtnetlink.h, if_link.h, net_namespace.h
-_HEADER = struct.Struct("=IHHII")  # struct nlmsghdr
-_LINK = struct.Struct("=BxHiII")  # struct ifinfomsg
-_ATTRIBUTE = struct.Struct("=HH")
-_NLM_F_REQUEST, _NLM_F_DUMP_REQUEST, _NLM_F_DUMP_INTR = 0x1, 0x301, 0x10
-_NLMSG_ERROR, _NLMSG_DONE = 2, 3
-_RTM_NEWLINK, _RTM_DELLINK, _RTM_GETLINK = 16, 17, 18
-_RTM_NEWADDR, _RTM_GETADDR = 20, 22
-_RTM_NEWNSID, _RTM_GETNSID = 88, 90
-_RTMGRP_LINK = 1
-_IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_LINK, _IFLA_MASTER = 1, 3, 4, 5, 10
-_IFLA_OPERSTATE, _IFLA_LINKINFO, _IFLA_IFALIAS = 16, 18, 20
-_IFLA_STATS64, _IFLA_NEW_NETNSID = 23, 45
-_IFLA_EXT_MASK, _IFLA_PROMISCUITY, _IFLA_LINK_NETNSID, _IFLA_TARGET_NETNSID = 29, 30, 37, 46
-_IFLA_INFO_KIND = 1
-_ADDRESS = struct.Struct("=BBBBI")  # struct ifaddrmsg
-_IFA_ADDRESS, _IFA_LOCAL, _IFA_TARGET_NETNSID = 1, 2, 10
-_RT_SCOPE_UNIVERSE = 0
-_SOL_NETLINK, _NETLINK_LISTEN_ALL_NSID, _NETLINK_GET_STRICT_CHK = 270, 8, 12
-_SO_RCVBUFFORCE = 33
-_ANCILLARY_OCTETS = 64
-_NETNSA_NSID, _NETNSA_PID = 1, 2
-_NLA_TYPE = 0x3FFF
-_RTEXT_FILTER_SKIP_STATS = 8
+from probe.netlink import wire
+from probe.netlink.pyroute import NetlinkDecodeError, ifaddrmsg, ifinfmsg, nla, nlmsg, nsidmsg
+
+# include/uapi/linux/rtnetlink.h
+_NEW_LINK, _DELETE_LINK, _GET_LINK = 16, 17, 18
+_NEW_ADDRESS, _GET_ADDRESS = 20, 22
+_NEW_NSID, _GET_NSID = 88, 90
+_LINK_GROUP = 1  # RTMGRP_LINK
+_SCOPE_UNIVERSE = 0
+_SKIP_STATISTICS = 8  # RTEXT_FILTER_SKIP_STATS
 _RECEIVE_OCTETS = 65536
-#: Of events that wait: a message of a link takes some 4 kB of it. The kernel's default is 50.
+_ANCILLARY_OCTETS = 64
+#: For events that wait. One takes some 4 kB, and the kernel's default holds 50.
 _EVENT_OCTETS = 4 << 20
 _TIMEOUT_S = 1.0
-_ATTEMPTS = 3  # at a list that did not change while it was read
+_ATTEMPTS = 3  # to read a list that does not change meanwhile
 _UNASSIGNED = -1
-_NUMBER = struct.Struct("=I")
+
+
+def _choose(message: Any, **types: str) -> tuple[tuple[int, str, str], ...]:
+    """Returns pyroute2's numbers of some attributes, with the types that we want.
+
+    pyroute2's own types fail for hardware addresses that do not have six octets, take nsids as
+    unsigned, and make objects of all of a message's statistics.
+    """
+    numbers = {entry[0]: number for number, entry in enumerate(message.nla_map)}
+    return tuple((numbers[name], name, type_) for name, type_ in types.items())
+
+
+class _LinkMessage(nlmsg):  # type: ignore[misc]
+    fields = ifinfmsg.fields
+    nla_map = _choose(
+        ifinfmsg,
+        IFLA_ADDRESS="cdata",
+        IFLA_IFNAME="cdata",
+        IFLA_MTU="uint32",
+        IFLA_LINK="uint32",
+        IFLA_MASTER="uint32",
+        IFLA_OPERSTATE="uint8",
+        IFLA_LINKINFO="info",
+        IFLA_IFALIAS="cdata",
+        IFLA_STATS64="cdata",
+        IFLA_EXT_MASK="uint32",
+        IFLA_PROMISCUITY="uint32",
+        IFLA_LINK_NETNSID="int32",
+        IFLA_NEW_NETNSID="int32",
+        IFLA_IF_NETNSID="int32",  # of a request: the namespace that is asked about
+    )
+
+    class info(nla):  # type: ignore[misc]
+        nla_map = ((1, "IFLA_INFO_KIND", "cdata"),)
+
+
+class _AddressMessage(nlmsg):  # type: ignore[misc]
+    fields = ifaddrmsg.fields
+    nla_map = (
+        *_choose(ifaddrmsg, IFA_ADDRESS="ipaddr", IFA_LOCAL="ipaddr"),
+        (10, "IFA_TARGET_NETNSID", "int32"),  # pyroute2 before 0.9.2 does not know it
+    )
+
+
+class _NsidMessage(nlmsg):  # type: ignore[misc]
+    fields = nsidmsg.fields
+    nla_map = _choose(nsidmsg, NETNSA_NSID="int32", NETNSA_PID="uint32")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +113,12 @@ class Interface:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What an event tells of an interface. ``counters``: struct rtnl_link_stats64, b'' where it has
-    none; ``is_gone``: these are the last ones; ``is_moved``: to another network namespace;
-    ``nsid``: id of the namespace that the interface is in, -1 for ours."""
+    """What an event says about an interface.
+
+    counters: struct rtnl_link_stats64, b'' where the event has none. is_gone: these counters are
+    the last ones. is_moved: the interface is gone to another network namespace. nsid: the namespace
+    that the interface is in, -1 for ours.
+    """
 
     interface: Interface
     counters: bytes = b""
@@ -85,223 +128,192 @@ class Change:
 
 
 def open_route() -> socket.socket:
-    """A rtnetlink socket for requests, with a time-out."""
-    route = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
+    """Returns a rtnetlink socket for requests, with a time-out. Raises OSError."""
+    route = wire.open_socket(socket.NETLINK_ROUTE)
     route.settimeout(_TIMEOUT_S)
-    route.bind((0, 0))
+    with contextlib.suppress(OSError):  # Linux 4.20; older kernels ignore what they do not know
+        route.setsockopt(wire.SOL_NETLINK, wire.GET_STRICT_CHK, 1)
     return route
 
 
 def subscribe() -> socket.socket:
-    """A socket that tells of changes of links; it never blocks.
+    """Returns a socket that tells of changes of links, and that never blocks. Raises OSError.
 
-    With CAP_NET_BROADCAST also of links in those namespaces that have an id in ours: containers'.
+    With CAP_NET_BROADCAST it also tells of links in the namespaces that have an nsid, which those
+    of containers do.
     """
     events = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
     try:
         events.setblocking(False)
-        _enlarge(events)
+        wire.enlarge_buffer(events, _EVENT_OCTETS)  # nothing repeats what a lost event said
         with contextlib.suppress(OSError):
-            events.setsockopt(_SOL_NETLINK, _NETLINK_LISTEN_ALL_NSID, 1)
-        events.bind((0, _RTMGRP_LINK))
+            events.setsockopt(wire.SOL_NETLINK, wire.LISTEN_ALL_NSID, 1)
+        events.bind((0, _LINK_GROUP))
     except OSError:
         events.close()
         raise
     return events
 
 
-def _enlarge(events: socket.socket) -> None:
-    """What an event told of a link that is gone, nothing tells again. More than the host's limit
-    takes a capability."""
-    try:
-        events.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _EVENT_OCTETS)
-    except OSError:
-        events.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _EVENT_OCTETS)
-
-
 def read_interfaces() -> list[Interface]:
-    """By index. Raises OSError."""
+    """Returns the interfaces of our network namespace, by index. Raises OSError."""
+    request = _LinkMessage()
+    request["attrs"] = [("IFLA_EXT_MASK", _SKIP_STATISTICS)]
     with open_route() as route:
         for attempt in range(1, _ATTEMPTS + 1):
-            _request_links(route, attempt)
-            found, interrupted = _read_links(route, attempt)
-            if not interrupted:
+            reply = _ask(route, _GET_LINK, request, attempt, wire.F_DUMP)
+            found = [
+                _read_link(message, _Attributes(message))
+                for message in _decode_all(reply, _NEW_LINK, _LinkMessage)
+            ]
+            if not reply.is_interrupted:
                 break
     return sorted(found, key=lambda interface: interface.index)
 
 
 def receive_changes(events: socket.socket) -> Iterator[Change]:
-    """Those of one datagram; raises OSError.
+    """Yields the changes of one datagram. Raises OSError.
 
-    What bridges tell of their ports is left out: it looks like the end of the port.
+    Leaves out what bridges say about their ports: it looks like the end of the port.
     """
     datagram, ancillary, _, _ = events.recvmsg(_RECEIVE_OCTETS, _ANCILLARY_OCTETS)
     nsid = _nsid_of(ancillary)
-    for kind, _, _, body in _messages(datagram):
-        if kind in (_RTM_NEWLINK, _RTM_DELLINK) and body[0] == socket.AF_UNSPEC:
-            found = dict(_attributes(body[_LINK.size :]))
-            counters, is_moved = found.get(_IFLA_STATS64, b""), _IFLA_NEW_NETNSID in found
-            yield Change(_decode_link(body), counters, kind == _RTM_DELLINK, is_moved, nsid)
+    for kind, _, _, start, end in wire.messages(datagram):
+        if kind not in (_NEW_LINK, _DELETE_LINK) or end < start + wire.HEADER.size + 16:
+            continue
+        if datagram[start + wire.HEADER.size] != socket.AF_UNSPEC:
+            continue
+        message = _decode(datagram, start, _LinkMessage)
+        attributes = _Attributes(message)
+        yield Change(
+            _read_link(message, attributes),
+            attributes.get("IFLA_STATS64", b""),
+            kind == _DELETE_LINK,
+            "IFLA_NEW_NETNSID" in attributes,
+            nsid,
+        )
 
 
 def _nsid_of(ancillary: list[tuple[int, int, bytes]]) -> int:
     for level, kind, value in ancillary:
-        if (level, kind) == (_SOL_NETLINK, _NETLINK_LISTEN_ALL_NSID):
-            return int(struct.unpack("=i", value)[0])
+        if (level, kind) == (wire.SOL_NETLINK, wire.LISTEN_ALL_NSID):
+            return int(wire.SIGNED.unpack(value)[0])
     return _UNASSIGNED
 
 
 def read_nsid(route: socket.socket, pid: int) -> int:
-    """The id in our network namespace of the one that the process is in, -1 when it has none.
+    """Returns the nsid of the namespace that a process is in, -1 where it has none.
 
-    Raises OSError: the process is gone.
+    Raises OSError where the process is gone.
     """
-    body = struct.pack("=Bxxx", socket.AF_UNSPEC) + _attribute(_NETNSA_PID, struct.pack("=I", pid))
-    _request(route, _RTM_GETNSID, _NLM_F_REQUEST, pid, body)
-    while True:
-        for kind, _, number, answer in _messages(route.recv(_RECEIVE_OCTETS)):
-            if number != pid:
-                continue
-            if kind == _NLMSG_ERROR:
-                _raise(answer)
-            if kind == _RTM_NEWNSID:
-                value = dict(_attributes(answer[4:])).get(_NETNSA_NSID)
-                return struct.unpack("=i", value)[0] if value else _UNASSIGNED
+    request = _NsidMessage()
+    request["attrs"] = [("NETNSA_PID", pid)]
+    reply = _ask(route, _GET_NSID, request, pid)
+    for message in _decode_all(reply, _NEW_NSID, _NsidMessage):
+        return int(_Attributes(message).get("NETNSA_NSID", _UNASSIGNED))
+    return _UNASSIGNED
 
 
 def read_interface(route: socket.socket, index: int, nsid: int = _UNASSIGNED) -> Interface:
-    """One interface as it is now, of the namespace with the id ``nsid`` in ours where it is given.
+    """Returns one interface as it is now, in our namespace or in the one with that nsid.
 
-    Raises OSError: it is gone, or that namespace may not be looked into.
+    Raises OSError where it is gone, or where that namespace may not be looked into.
     """
-    body = _LINK.pack(socket.AF_UNSPEC, 0, index, 0, 0)
+    request = _LinkMessage()
+    request["index"] = index
     if nsid != _UNASSIGNED:
-        body += _attribute(_IFLA_TARGET_NETNSID, struct.pack("=i", nsid))
-        body += _attribute(_IFLA_EXT_MASK, _NUMBER.pack(_RTEXT_FILTER_SKIP_STATS))
-    _request(route, _RTM_GETLINK, _NLM_F_REQUEST, index, body)
-    while True:
-        for kind, _, number, answer in _messages(route.recv(_RECEIVE_OCTETS)):
-            if number != index:
-                continue
-            if kind == _NLMSG_ERROR:
-                _raise(answer)
-            if kind == _RTM_NEWLINK:
-                return _decode_link(answer)
+        request["attrs"] = [("IFLA_IF_NETNSID", nsid), ("IFLA_EXT_MASK", _SKIP_STATISTICS)]
+    reply = _ask(route, _GET_LINK, request, index)
+    for message in _decode_all(reply, _NEW_LINK, _LinkMessage):
+        return _read_link(message, _Attributes(message))
+    raise OSError(errno.EPROTO, f"no answer about interface {index}")
 
 
 def read_addresses(route: socket.socket, nsid: int) -> list[str]:
-    """Addresses with global scope in the network namespace with that id in ours.
+    """Returns the addresses with global scope in the namespace with that nsid.
 
-    Raises OSError: it may not be looked into, or the kernel is older than 4.20.
+    Raises OSError where it may not be looked into, and where the kernel is older than 4.20.
     """
-    route.setsockopt(_SOL_NETLINK, _NETLINK_GET_STRICT_CHK, 1)
+    # An older kernel would ignore the nsid and answer for our own namespace.
+    route.setsockopt(wire.SOL_NETLINK, wire.GET_STRICT_CHK, 1)
     found: list[str] = []
     for family in (socket.AF_INET, socket.AF_INET6):
-        body = _ADDRESS.pack(family, 0, 0, 0, 0)
-        body += _attribute(_IFA_TARGET_NETNSID, struct.pack("=i", nsid))
-        _request(route, _RTM_GETADDR, _NLM_F_DUMP_REQUEST, family, body)
-        found += _read_addresses(route, family)
+        request = _AddressMessage()
+        request["family"] = family
+        request["attrs"] = [("IFA_TARGET_NETNSID", nsid)]
+        reply = _ask(route, _GET_ADDRESS, request, family, wire.F_DUMP)
+        for message in _decode_all(reply, _NEW_ADDRESS, _AddressMessage):
+            if message["scope"] == _SCOPE_UNIVERSE:
+                attributes = _Attributes(message)
+                local = attributes.get("IFA_LOCAL", "")
+                found.append(local or attributes.get("IFA_ADDRESS", ""))
     return found
 
 
-def _read_addresses(route: socket.socket, family: int) -> Iterator[str]:
-    while True:
-        for kind, _, number, body in _messages(route.recv(_RECEIVE_OCTETS)):
-            if number != family:
-                continue
-            if kind == _NLMSG_DONE:
-                return
-            if kind == _NLMSG_ERROR:
-                _raise(body)
-            scope = _ADDRESS.unpack_from(body)[3]
-            if kind == _RTM_NEWADDR and scope == _RT_SCOPE_UNIVERSE:
-                attributes = dict(_attributes(body[_ADDRESS.size :]))
-                address = attributes.get(_IFA_LOCAL) or attributes[_IFA_ADDRESS]
-                yield socket.inet_ntop(family, address)
+def _ask(route: socket.socket, kind: int, request: Any, number: int, flags: int = 0) -> wire.Reply:
+    request.reset()
+    request["header"] = {
+        "type": kind, "flags": flags | wire.F_REQUEST, "sequence_number": number,
+    }  # fmt: skip
+    request.encode()
+    route.send(request.data)
+    return wire.Reply(route, number)
 
 
-def _request(route: socket.socket, kind: int, flags: int, number: int, body: bytes) -> None:
-    route.send(_HEADER.pack(_HEADER.size + len(body), kind, flags, number, 0) + body)
+def _decode_all(reply: wire.Reply, wanted: int, class_: Any) -> Iterator[Any]:
+    for kind, datagram, start, _ in reply:
+        if kind == wanted:
+            yield _decode(datagram, start, class_)
 
 
-def _request_links(route: socket.socket, number: int) -> None:
-    body = _LINK.pack(socket.AF_UNSPEC, 0, 0, 0, 0)
-    body += _attribute(_IFLA_EXT_MASK, struct.pack("=I", _RTEXT_FILTER_SKIP_STATS))
-    _request(route, _RTM_GETLINK, _NLM_F_DUMP_REQUEST, number, body)
+def _decode(datagram: bytes, start: int, class_: Any) -> Any:
+    message = class_(datagram, start)
+    try:
+        message.decode()
+    except (NetlinkDecodeError, struct.error) as error:
+        raise OSError(errno.EPROTO, f"a message of rtnetlink is damaged: {error}") from error
+    return message
 
 
-def _read_links(route: socket.socket, wanted: int) -> tuple[list[Interface], bool]:
-    """All links, and whether the list changed meanwhile, so that some may be missing."""
-    found: list[Interface] = []
-    interrupted = False
-    while True:
-        for kind, flags, number, body in _messages(route.recv(_RECEIVE_OCTETS)):
-            if number != wanted:
-                continue
-            interrupted |= bool(flags & _NLM_F_DUMP_INTR)
-            if kind == _NLMSG_DONE:
-                return found, interrupted
-            if kind == _NLMSG_ERROR:
-                _raise(body)
-            if kind == _RTM_NEWLINK:
-                found.append(_decode_link(body))
+class _Attributes:
+    """The attributes of a decoded message by name. pyroute2 decodes each one when it is asked."""
+
+    def __init__(self, message: Any) -> None:
+        self._slots = {slot.name: slot for slot in message["attrs"]}
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._slots
+
+    def get(self, name: str, default: Any = 0) -> Any:
+        slot = self._slots.get(name)
+        return default if slot is None else slot.value
+
+    def get_text(self, name: str) -> str:
+        """Returns a string up to its NUL. An alias may hold any octets."""
+        octets: bytes = self.get(name, b"")
+        return octets.split(b"\0", 1)[0].decode("utf-8", "replace")
+
+    def get_nested(self, name: str) -> _Attributes:
+        slot = self._slots.get(name)
+        return _Attributes({"attrs": []} if slot is None else slot.nla)
 
 
-def _raise(body: bytes) -> None:
-    code = -struct.unpack_from("=i", body)[0]
-    raise OSError(code, os.strerror(code))
-
-
-def _messages(datagram: bytes) -> Iterator[tuple[int, int, int, bytes]]:
-    """(type, flags, sequence number, body)."""
-    start = 0
-    while start + _HEADER.size <= len(datagram):
-        size, kind, flags, number, _ = _HEADER.unpack_from(datagram, start)
-        yield kind, flags, number, datagram[start + _HEADER.size : start + size]
-        start += max(_HEADER.size, (size + 3) & ~3)
-
-
-def _attribute(kind: int, value: bytes) -> bytes:
-    return _ATTRIBUTE.pack(_ATTRIBUTE.size + len(value), kind) + value
-
-
-def _attributes(octets: bytes) -> Iterator[tuple[int, bytes]]:
-    at, header = 0, _ATTRIBUTE.unpack_from
-    while at + _ATTRIBUTE.size <= len(octets):
-        size, kind = header(octets, at)
-        yield kind & _NLA_TYPE, octets[at + _ATTRIBUTE.size : at + size]
-        at += max(_ATTRIBUTE.size, (size + 3) & ~3)
-
-
-def _decode_link(body: bytes) -> Interface:
-    """struct ifinfomsg and some forty attributes, of which ten are ours."""
-    found = dict(_attributes(body[_LINK.size :]))
-    _, type_, index, flags, _ = _LINK.unpack_from(body)
-    name, alias = _text(found.get(_IFLA_IFNAME, b"")), _text(found.get(_IFLA_IFALIAS, b""))
-    info = dict(_attributes(found.get(_IFLA_LINKINFO, b"")))
-    nsid = found.get(_IFLA_LINK_NETNSID)
+def _read_link(message: Any, attributes: _Attributes) -> Interface:
+    """Returns what we need of some forty attributes."""
+    name, alias = attributes.get_text("IFLA_IFNAME"), attributes.get_text("IFLA_IFALIAS")
     return Interface(
-        index=index,
+        index=message["index"],
         name=name,
         description=alias or name,
-        kind=_text(info.get(_IFLA_INFO_KIND, b"")),
-        peer=_number(found.get(_IFLA_LINK)),
-        peer_nsid=struct.unpack("=i", nsid)[0] if nsid else _UNASSIGNED,
+        kind=attributes.get_nested("IFLA_LINKINFO").get_text("IFLA_INFO_KIND"),
+        peer=attributes.get("IFLA_LINK"),
+        peer_nsid=attributes.get("IFLA_LINK_NETNSID", _UNASSIGNED),
         alias=alias,
-        type=type_,
-        flags=flags,
-        state=found.get(_IFLA_OPERSTATE, b"\0")[0],
-        mtu=_number(found.get(_IFLA_MTU)),
-        address=found.get(_IFLA_ADDRESS, b""),
-        promiscuity=_number(found.get(_IFLA_PROMISCUITY)),
-        master=_number(found.get(_IFLA_MASTER)),
+        type=message["ifi_type"],
+        flags=message["flags"],
+        state=attributes.get("IFLA_OPERSTATE"),
+        mtu=attributes.get("IFLA_MTU"),
+        address=attributes.get("IFLA_ADDRESS", b""),
+        promiscuity=attributes.get("IFLA_PROMISCUITY"),
+        master=attributes.get("IFLA_MASTER"),
     )
-
-
-def _number(octets: bytes | None) -> int:
-    return int(_NUMBER.unpack(octets)[0]) if octets else 0
-
-
-def _text(octets: bytes) -> str:
-    """An alias is any octets that its user gave."""
-    return octets.split(b"\0", 1)[0].decode("utf-8", "replace")

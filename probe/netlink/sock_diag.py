@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from probe.netlink import wire
 from probe.netlink.inet_diag import (
     AF_INET,
     AF_INET6,
@@ -24,12 +25,11 @@ from probe.netlink.inet_diag import (
 )
 
 _NETLINK_SOCK_DIAG = 4
-_SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP, _NETLINK_CAP_ACK = 270, 1, 10
-_SO_RCVBUFFORCE, _SO_NETNS_COOKIE = 33, 71
+_SO_NETNS_COOKIE = 71
 #: SKNLGRP_INET_TCP_DESTROY and _INET6_. UDP's are not joined: those messages have no counters,
 #: and a busy resolver destroys thousands of sockets a second.
 _TCP_DESTROY_GROUPS = (1, 3)
-_EVENT_BUFFER = 8 << 20
+_EVENT_BUFFER = 8 << 20  # each message that waits takes about a kilobyte of kernel memory
 _DATAGRAM = 32768  # the kernel fills no more in one
 _LOT = 1 << 20
 
@@ -138,15 +138,9 @@ def open_namespace(number: int, inode: int, has_events: bool = True) -> Namespac
     Raises OSError.
     """
     with contextlib.ExitStack() as stack:
-        dumps, events = (
-            stack.enter_context(
-                socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG)
-            )
-            for _ in range(2)
-        )
-        dumps.bind((0, 0))
+        dumps = stack.enter_context(wire.open_socket(_NETLINK_SOCK_DIAG))
+        events = stack.enter_context(wire.open_socket(_NETLINK_SOCK_DIAG))
         dumps.setblocking(False)  # the kernel answers within send and recv
-        dumps.setsockopt(_SOL_NETLINK, _NETLINK_CAP_ACK, 1)
         events.setblocking(False)
         if has_events:
             _listen(events)
@@ -163,15 +157,6 @@ def read_cookie(source: socket.socket) -> int:
 
 
 def _listen(events: socket.socket) -> None:
-    _enlarge(events)
-    events.bind((0, 0))
+    wire.enlarge_buffer(events, _EVENT_BUFFER)
     for group in _TCP_DESTROY_GROUPS:
-        events.setsockopt(_SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP, group)
-
-
-def _enlarge(events: socket.socket) -> None:
-    """As many waiting messages as we may have; each takes about a kilobyte of kernel memory."""
-    try:
-        events.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _EVENT_BUFFER)
-    except OSError:
-        events.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _EVENT_BUFFER)
+        events.setsockopt(wire.SOL_NETLINK, wire.ADD_MEMBERSHIP, group)

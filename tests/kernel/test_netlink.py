@@ -22,6 +22,7 @@ from pyroute2 import DiagSocket
 from probe.flow.codes import Mark, OwnerSource, Role
 from probe.flow.owner import Owner, OwnerTable
 from probe.flow.rows import Rows
+from probe.netlink.inet_diag import STATES
 from probe.owners.users import UserNames
 from probe.sources.ebpf import EbpfSource
 from probe.sources.netlink import NetlinkSource
@@ -195,7 +196,7 @@ def test_columns_are_what_pyroute2_reads(meter: Meter) -> None:
             diag.bind()
             for family in (socket.AF_INET, socket.AF_INET6):
                 extensions = 1 << 1 | 1 << 6
-                theirs += diag.get_sock_stats(family=family, states=0xFFF, extensions=extensions)
+                theirs += diag.get_sock_stats(family=family, states=STATES, extensions=extensions)
     both = [(ours[one["idiag_cookie"]], one) for one in theirs if one["idiag_cookie"] in ours]
     assert len(both) >= 6
     for mine, one in both:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import socket
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -19,6 +20,7 @@ from probe.interfaces.table import Counters, Link
 from probe.interfaces.types import if_type, oper_status, read_speed
 from probe.jsonlines.interface_objects import interface_object
 from probe.netlink import link_statistics as counters
+from probe.netlink import wire
 from probe.netlink.link_statistics import COUNTERS, highest, of_other_end
 from probe.netlink.rtnetlink import Interface
 
@@ -196,18 +198,26 @@ def test_speed_is_that_of_the_same_device(tmp_path: Path) -> None:
     assert read_speed(Interface(3, "eth0", "eth0", "bridge"), tmp_path) == 0
 
 
+def reply(datagram: bytes) -> wire.Reply:
+    """As if the kernel had answered request 1 so."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    with theirs:
+        theirs.send(datagram)
+    return wire.Reply(ours, 1)
+
+
 def test_an_answer_of_the_kernel_with_a_filler_before_the_counters() -> None:
     stats = octets(1, missed=3)
     body = struct.pack("=BxHII", 0, 0, 7, 1) + struct.pack("=HH", 4, 3)
     body += struct.pack("=HH", 4 + len(stats), 1) + stats
     message = struct.pack("=IHHII", 16 + len(body), 92, 2, 1, 0) + body
-    found: dict[int, bytes] = {}
-    assert counters._take(message * 2, found)
+    done = struct.pack("=IHHIIi", 20, 3, 2, 1, 0, 0)
+    found = counters.collect_counters(reply(message * 2 + done))
     assert found == {7: stats}
     assert counters.decode_missed(found[7]) == 3
-    assert not counters._take(struct.pack("=IHHIIi", 20, 3, 2, 1, 0, 0), found)
+    refused = struct.pack("=IHHIIi", 20, 2, 0, 1, 0, -errno.EPERM)
     with pytest.raises(OSError, match="Operation not permitted"):
-        counters._take(struct.pack("=IHHIIi", 20, 2, 0, 1, 0, -errno.EPERM), found)
+        counters.collect_counters(reply(message + refused))
 
 
 # -- as JSON --------------------------------------------------------------------------------------
