@@ -12,11 +12,11 @@ from bench.rate import make_owner, make_records
 from bench.report import progress, table
 from bench.workload import Workload
 from probe.config import RunConfig
-from probe.export.transports.targets import parse_target
 from probe.flow.columns import EVENT_DTYPE
 from probe.flow.owner import OwnerTable
 from probe.flow.rows import Rows
 from probe.jsonlines.json import JsonSink
+from probe.run.destinations import parse_destination
 
 _LOT = 10_000
 _OWNERS = 256
@@ -38,7 +38,7 @@ def _one(form: str, kind: str, seconds: float) -> tuple[float, float]:
     owners = OwnerTable()
     for number in range(_OWNERS):
         owners.add(make_owner(number))
-    sink = JsonSink(parse_target(f"json:///dev/null?format={form}"), RunConfig(), owners)
+    sink = JsonSink(parse_destination(f"json:///dev/null?format={form}"), RunConfig(), owners)
     rows = _events() if kind == "event" else make_records(_OWNERS)[:_LOT]
     send: Callable[[Rows, float], None] = sink.send_events if kind == "event" else sink.send
     costs: list[float] = []

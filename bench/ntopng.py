@@ -17,12 +17,12 @@ from bench.rate import Metering, make_owner, make_records
 from bench.report import progress, table
 from bench.workload import Workload
 from probe.config import RunConfig
-from probe.export.transports.targets import parse_target
 from probe.flow.owner import OwnerTable
 from probe.flow.rows import Rows
 from probe.interfaces.names import InterfaceList
 from probe.ntopng.sink import ZmqSink
 from probe.ntopng.tlv import TlvEncoder
+from probe.run.destinations import parse_destination
 
 _OWNERS = (64, 5000)
 _START_S = 1_700_000_000.0
@@ -74,7 +74,7 @@ def _send(owners: OwnerTable, records: Rows, seconds: float) -> tuple[float, flo
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
     child = _read_in_child(port)
-    target = parse_target(f"zmq://127.0.0.1:{port}?bind=1")
+    target = parse_destination(f"zmq://127.0.0.1:{port}?bind=1")
     sink = ZmqSink(target, RunConfig(), owners, Metering(), InterfaceList())
     with closing(sink):
         deadline = time.monotonic() + 20

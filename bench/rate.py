@@ -12,14 +12,14 @@ import numpy as np
 from bench.report import progress, table
 from bench.workload import Workload
 from probe.config import RunConfig
-from probe.export.record_stream import Stream
-from probe.export.transports.destination import parse_destination
+from probe.export.message_sink import MessageSink
+from probe.export.sink_factory import SinkFactory
 from probe.flow.columns import RECORD_DTYPE
 from probe.flow.owner import Owner, OwnerTable
 from probe.flow.rows import Rows
 from probe.interfaces.names import InterfaceList
 from probe.mapping import load_elements, load_profile, load_profiles, load_template
-from probe.run.exporter import Workshop
+from probe.run.destinations import open_sink, parse_destination
 from probe.run.heap import keep_freed
 
 _FEW, _MANY = 64, 5000  # owners
@@ -86,7 +86,7 @@ def _one(
     ]
 
 
-def _export(stream: Stream, records: Rows, seconds: float) -> tuple[float, float]:
+def _export(stream: MessageSink, records: Rows, seconds: float) -> tuple[float, float]:
     """Exports the records, and returns the wall and CPU seconds."""
     started, cpu = time.monotonic(), time.process_time()
     while (now := time.monotonic()) < started + seconds:
@@ -96,12 +96,14 @@ def _export(stream: Stream, records: Rows, seconds: float) -> tuple[float, float
     return time.monotonic() - started, time.process_time() - cpu
 
 
-def _stream(url: str, count: int) -> Stream:
+def _stream(url: str, count: int) -> MessageSink:
     owners = OwnerTable()
     for number in range(count):
         owners.add(make_owner(number))
-    workshop = Workshop(RunConfig(), owners, Metering(), InterfaceList(), _START_NS / 1e9 - 1e5)
-    return workshop.stream(parse_destination(url))
+    factory = SinkFactory(RunConfig(), owners, Metering(), InterfaceList(), _START_NS / 1e9 - 1e5)
+    sink = open_sink(parse_destination(url), factory)
+    assert isinstance(sink, MessageSink)
+    return sink
 
 
 def make_owner(number: int) -> Owner:

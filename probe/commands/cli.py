@@ -25,12 +25,14 @@ from probe.commands import flow_options as view_options
 from probe.commands.process import prepare_process
 from probe.config import COLLECTORS, LIVE_ACTIVE_TIMEOUT_S, RunConfig, build, check
 from probe.errors import ConfigError, SockflowError
+from probe.run.destinations import describe_kinds
 
 _DEFAULTS = RunConfig()
 #: Errors of a write to a disk or a device; what opens files says which file it is.
 _NOT_WRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG)
 _NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE)
 _LISTEN = "127.0.0.1:4739"
+_OPTIONS_HELP = "Options follow a ?, such as ?profile=NAME&biflow=rfc5103: docs/destinations.md."
 _FILTER_HELP = (
     "cidr, port (also LOW-HIGH), protocol, container, pod, namespace, user, process: "
     "KEY=VALUE,... where all must hold; repeatable, where any suffices"
@@ -194,15 +196,14 @@ def _add_run(commands: Any) -> None:
     run = commands.add_parser(
         "run",
         help="meter this host and export its flows",
+        epilog="\n".join(["destinations:", *describe_kinds(), "", _OPTIONS_HELP]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
     )
     run.add_argument(
         "-e", "--export", dest="destinations", action="append", metavar="URL",
-        help="ipfix://, netflow9://, ipfix+tcp:// or ipfix+tls://HOST:PORT, IPv6 in brackets, or "
-        "file:///PATH; json:-, json:///PATH or kafka://BROKER/TOPIC; repeatable. Options such as "
-        "?profile=NAME&biflow=rfc5103 are in docs/destinations.md. "
-        "Without: show the flows here",
+        help="export to this destination; repeatable. Without it the flows are shown here",
     )  # fmt: skip
     run.add_argument("--config", metavar="FILE", help="TOML file; flags win")
     run.add_argument(

@@ -8,7 +8,7 @@ like this::
     encoder = Encoder(definition, owner_table, Privacy())    # one per session
     session = ExportSession(encoder, odid=1, max_message=1400, refresh_s=60, options=options)
     # of probe.export.transports.udp
-    destination = UdpDestination(parse_destination("ipfix://[::1]:4739"))
+    destination = UdpSender(parse_destination("ipfix://[::1]:4739"))
 
     # every tick, per destination
     session.max_message = destination.max_message            # what the path takes

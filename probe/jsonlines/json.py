@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from probe.config import RunConfig
-from probe.export.transports.destination import Destination
-from probe.export.transports.lines import LineDestination
+from probe.export.transports.destination import STDOUT, Destination
+from probe.export.transports.lines import LineWriter
 from probe.export.transports.statistics import SendStatistics
-from probe.export.transports.targets import STDOUT
 from probe.flow.owner import OwnerTable
 from probe.jsonlines.sink import ObjectSink
 
@@ -18,7 +17,7 @@ class JsonSink(ObjectSink):
 
     def __init__(self, target: Destination, config: RunConfig, owners: OwnerTable) -> None:
         super().__init__(target, config, owners)
-        self._output = LineDestination(target)
+        self._output = LineWriter(target)
 
     @property
     def statistics(self) -> SendStatistics:

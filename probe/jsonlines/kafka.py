@@ -18,8 +18,8 @@ from probe.errors import ConfigError
 from probe.export.share import flow_hash
 from probe.export.transports.destination import Destination
 from probe.export.transports.statistics import SendStatistics
-from probe.export.transports.targets import KAFKA_SETTINGS
 from probe.flow.owner import OwnerTable
+from probe.jsonlines.destinations import KAFKA_SETTINGS
 from probe.jsonlines.local_remote import flow_key
 from probe.jsonlines.sink import ObjectSink
 from probe.opening import warn_if_readable
@@ -88,13 +88,8 @@ class KafkaSink(ObjectSink):
         self._count_sent()
 
     def _open(self, target: Destination) -> Any:
-        try:
-            from confluent_kafka import KafkaException, Producer
-        except ImportError:
-            raise ConfigError(
-                f"destination {target}: wants the package confluent-kafka: "
-                "pip install 'sockflow[kafka]'"
-            ) from None
+        from confluent_kafka import KafkaException, Producer
+
         settings = {
             **_DEFAULTS,
             **_read_settings(target),

@@ -33,7 +33,7 @@ class ObjectSink:
 
     def __init__(self, target: Destination, config: RunConfig, owners: OwnerTable) -> None:
         self.name = str(target)
-        self._pod_key = POD_KEYS[target.scheme]
+        self._pod_key = POD_KEYS.get(target.scheme, POD_KEYS["json"])
         exporter = exporter_members(node_name(config.kubernetes, config.kubernetes_node))
         self._address = exporter.get("EXPORTER_IPV4_ADDRESS", "")
         kind = EcsLines if target.options.get("format") == "ecs" else AgentLines

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from probe.config import RunConfig
-from probe.errors import ConfigError
 from probe.export.self_report import Metering
 from probe.export.transports.destination import Destination
 from probe.export.transports.reach import Retry
@@ -74,12 +73,8 @@ class ZmqSink:
         metering: Metering,
         interfaces: InterfaceList,
     ) -> None:
-        try:
-            from probe.ntopng.publisher import Publisher
-        except ModuleNotFoundError:
-            raise ConfigError(
-                f"destination {target}: pip install 'sockflow[ntopng]' for ZMQ"
-            ) from None
+        from probe.ntopng.publisher import Publisher
+
         self.name = str(target)
         self.address = exporter_address(target.host)
         source_id = _source_id(target, config.odid)

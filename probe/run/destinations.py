@@ -1,37 +1,90 @@
-"""Destinations that take flows, events, sockets and the counters of interfaces, with names as
-strings: each a module that is imported when it is used."""
+"""The registry of destinations: one line a kind.
+
+It stands here because only ``run/`` is above every trade that offers destinations. What is below,
+such as the configuration, keeps URLs as text.
+"""
 
 from __future__ import annotations
 
-from probe.config import RunConfig
-from probe.errors import ConfigError
-from probe.export.self_report import Metering
-from probe.export.sink import EventSink
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from probe.export.destinations import FILE, IPFIX, IPFIX_TCP, IPFIX_TLS, NETFLOW9
+from probe.export.kind import DestinationKind, Option, UnknownOption, wrong
 from probe.export.transports.destination import Destination
-from probe.flow.owner import OwnerTable
-from probe.interfaces.names import InterfaceList
+from probe.jsonlines.destinations import JSON, KAFKA
+from probe.ntopng.destinations import ZMQ
+
+if TYPE_CHECKING:
+    from probe.export.sink import Sink
+    from probe.export.sink_factory import SinkFactory
+
+#: All kinds, in the order in which help and pages show them.
+KINDS: tuple[DestinationKind, ...] = (
+    IPFIX,
+    NETFLOW9,
+    IPFIX_TCP,
+    IPFIX_TLS,
+    FILE,
+    JSON,
+    KAFKA,
+    ZMQ,
+)
 
 
-def open_sink(
-    target: Destination,
-    config: RunConfig,
-    owners: OwnerTable,
-    metering: Metering,
-    interfaces: InterfaceList,
-) -> EventSink:
-    """The sink for ``target``. ConfigError: a file or package that it needs cannot be used."""
-    match target.scheme:
-        case "json":
-            from probe.jsonlines.json import JsonSink
+def parse_destination(text: str) -> Destination:
+    """Returns the Destination that the URL ``text`` means.
 
-            return JsonSink(target, config, owners)
-        case "kafka":
-            from probe.jsonlines.kafka import KafkaSink  # librdkafka is 12 MB
+    Raises ConfigError, which names the URL, what is wrong with it, and what would be right.
+    """
+    scheme = text.partition(":")[0].lower()
+    kind = _find(scheme)
+    if kind is None or ":" not in text:
+        known = ", ".join(one.scheme for one in KINDS)
+        raise wrong(text, f"expected {IPFIX.form}; known schemes: {known}")
+    try:
+        return kind.parse(text)
+    except UnknownOption as error:
+        raise wrong(text, _explain(error)) from None
 
-            return KafkaSink(target, config, owners)
-        case "zmq":
-            from probe.ntopng.sink import ZmqSink
 
-            return ZmqSink(target, config, owners, metering, interfaces)
-        case _:
-            raise ConfigError(f"destination {target}: no sink for this scheme")
+def open_sink(destination: Destination, factory: SinkFactory) -> Sink:
+    """Returns the sink for ``destination``, made of what ``factory`` has.
+
+    Raises ConfigError where a file or a package that it needs cannot be used.
+    """
+    kind = _find(destination.scheme)
+    if kind is None:
+        raise wrong(str(destination), "no kind of destination has this scheme")
+    return kind.open_sink(destination, factory)
+
+
+def describe_kinds() -> Iterator[str]:
+    """Yields the lines on destinations in the help of ``sockflow run``."""
+    for kind in KINDS:
+        yield f"  {kind.form}"
+        needed = f"; needs: pip install 'sockflow[{kind.extra}]'" if kind.extra else ""
+        yield f"      {kind.help}{needed}"
+
+
+def options_of_kinds() -> Iterator[tuple[tuple[Option, ...], tuple[str, ...]]]:
+    """Yields (options with the same help, the schemes that have them), each option once."""
+    schemes: dict[Option, list[str]] = {}
+    for kind in KINDS:
+        for option in kind.options:
+            schemes.setdefault(option, []).append(kind.scheme)
+    rows: dict[tuple[str, tuple[str, ...]], list[Option]] = {}
+    for option, having in schemes.items():
+        rows.setdefault((option.help, tuple(having)), []).append(option)
+    for (_, having_all), options in rows.items():
+        yield tuple(options), having_all
+
+
+def _find(scheme: str) -> DestinationKind | None:
+    return next((kind for kind in KINDS if kind.scheme == scheme), None)
+
+
+def _explain(error: UnknownOption) -> str:
+    """Returns why a kind refuses an option, and which kinds have it."""
+    having = ", ".join(kind.scheme for kind in KINDS if kind.option(error.name))
+    return f"{error}; {error.name} is for {having}" if having else str(error)

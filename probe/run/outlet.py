@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
-from probe.export.record_stream import Stream
+from probe.export.message_sink import MessageSink
 from probe.export.sink import Abandoning, EventSink, OwnerKeeping, Pairing, Sink
 from probe.flow.key_index import distinct
 from probe.flow.rows import Rows
@@ -115,7 +115,7 @@ class Outlet:
     def unfinished(self) -> int:
         """Octets that are worth some patience at the end."""
         sink = self.sink
-        if isinstance(sink, Stream):
+        if isinstance(sink, MessageSink):
             return self._ask(lambda: sink.unfinished, 0)
         return 0 if self.is_down else self.backlog
 

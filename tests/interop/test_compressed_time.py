@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from probe.config import RunConfig
-from probe.export.record_stream import Stream
-from probe.export.transports.destination import Destination, parse_destination
+from probe.export.message_sink import MessageSink
+from probe.export.sink_factory import SinkFactory
+from probe.export.transports.destination import Destination
 from probe.export.transports.sender import Sender
 from probe.export.transports.statistics import SendStatistics
 from probe.flow.biflow import pair_directions
@@ -21,7 +22,7 @@ from probe.flow.rows import Rows
 from probe.interfaces.names import InterfaceList
 from probe.ipfix.message import Train
 from probe.mapping import load_profiles
-from probe.run.exporter import Workshop
+from probe.run.destinations import parse_destination
 from tests.support.reader import Severity, StrictReader
 from tests.support.records import NOW_S, flow_records, owner
 
@@ -146,8 +147,8 @@ def play(reader: StrictReader, url: str, start_s: int, key: str, connections: in
 
     interfaces = InterfaceList()
     interfaces.refresh()
-    workshop = Workshop(RunConfig(), owners(), Metered(), interfaces, NOW_S - 86_400.0)
-    stream: Stream = workshop.stream(parse_destination(url), record)
+    factory = SinkFactory(RunConfig(), owners(), Metered(), interfaces, NOW_S - 86_400.0)
+    stream: MessageSink = factory.message_sink(parse_destination(url), record)
     (recorder,) = made
     random = np.random.default_rng(start_s)
     transport = "tcp" if isinstance(recorder, StreamRecorder) else "udp"
@@ -202,8 +203,8 @@ def test_a_large_tick_leaves_by_lots(url: str) -> None:
         made.append(Emptying(destination))
         return made[0]
 
-    workshop = Workshop(RunConfig(), owners(), Metered(), InterfaceList(), NOW_S - 86_400.0)
-    stream = workshop.stream(parse_destination(f"{url}?profile=nfdump"), record)
+    factory = SinkFactory(RunConfig(), owners(), Metered(), InterfaceList(), NOW_S - 86_400.0)
+    stream = factory.message_sink(parse_destination(f"{url}?profile=nfdump"), record)
     stream.send(flow_records(20_000, 19), NOW_S + 60)
     stream.pump(0.0)
     (sender,) = made

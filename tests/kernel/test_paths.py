@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from probe.export.record_stream import Stream
+from probe.export.message_sink import MessageSink
 from probe.flow.rows import Rows
 from tests.support.lab.hosts import run
 from tests.support.lab.router import PORT, Path, Receiver, drive, exporting
@@ -34,7 +34,7 @@ def numbered(first: int, count: int = _COUNT, ip_version: int = 4) -> Rows:
     return records
 
 
-def send(stream: Stream, receiver: Receiver, first: int, count: int = _COUNT) -> None:
+def send(stream: MessageSink, receiver: Receiver, first: int, count: int = _COUNT) -> None:
     """``count`` records, all of which arrive."""
     stream.send(numbered(first, count), NOW_S)
     expected = set(range(first + 1, first + count + 1))
@@ -116,7 +116,7 @@ def test_a_record_that_is_longer_than_the_path_takes_leaves_in_fragments(
         assert stream.session.max_message == stream.session.least_message > 600
         assert path.fragments() > 300
         caplog.set_level(logging.WARNING)
-        (warning,) = [one for one in caplog.records if one.name == "probe.export.record_stream"]
+        (warning,) = [one for one in caplog.records if one.name == "probe.export.message_sink"]
         assert warning.getMessage().startswith(f"netflow9://10.79.2.1:{PORT}: the path takes")
         assert stream.statistics.dropped_messages == 0
         path.set_mtu("near", 1500)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from probe.errors import ConfigError
-from probe.export.transports.destination import parse_destination
+from probe.run.destinations import parse_destination
 
 
 @pytest.mark.parametrize(
@@ -78,22 +78,22 @@ def test_paths_of_files() -> None:
         ("ipfix://h:1?pace=1&pace=2", "pace is given twice"),
         ("ipfix://h:1?max_message=100", "max_message must be 512 to 65507"),
         ("ipfix+tcp://h:1?max_message=65536", "max_message must be 512 to 65535"),
-        ("ipfix+tcp://h:1?pace=1", "pace is for datagrams"),
-        ("file:///a?segmentation=on", "segmentation is for datagrams"),
+        ("ipfix+tcp://h:1?pace=1", "unknown option pace; known: .*; pace is for ipfix, netflow9"),
+        ("file:///a?segmentation=on", "segmentation is for ipfix, netflow9"),
         ("ipfix://h:1?segmentation=yes", "segmentation must be on or off"),
         ("netflow9://h?biflow=rfc5103", "NetFlow v9 has no reverse elements"),
         ("ipfix://h?biflow=yes", "biflow must be rfc5103"),
         ("ipfix://h?share=dice", "share must be hash or round-robin"),
         ("ipfix://h?profile=", "profile is empty"),
-        ("ipfix+tcp://h?ca=/x", "ca is for ipfix.tls only"),
-        ("ipfix+tls://h", "cert=FILE and key=FILE are needed"),
-        ("ipfix+tls://h?cert=/c", "cert=FILE and key=FILE are needed"),
+        ("ipfix+tcp://h?ca=/x", "ca is for ipfix.tls"),
+        ("ipfix+tls://h", "cert=FILE and key=FILE must be given: both sides show"),
+        ("ipfix+tls://h?cert=/c", "key=FILE must be given"),
         ("file://flows.ipfix", "expected file:///PATH"),
         ("file://host/flows.ipfix", "expected file:///PATH"),
         ("file:///", "expected file:///PATH"),
         ("file:///dir/", "expected file:///PATH"),
         ("file:///a#b", "write # as %23"),
-        ("file:///a?pace=1", "pace is for datagrams"),
+        ("file:///a?pace=1", "pace is for ipfix, netflow9"),
     ],
 )
 def test_nonsense_is_refused(text: str, said: str) -> None:

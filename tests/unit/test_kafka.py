@@ -15,10 +15,10 @@ from confluent_kafka import Consumer, Producer
 
 from probe.config import RunConfig
 from probe.errors import ConfigError
-from probe.export.transports.targets import parse_target
 from probe.flow.codes import EventKind
 from probe.flow.columns import EVENT_DTYPE
 from probe.jsonlines.kafka import KafkaSink
+from probe.run.destinations import parse_destination
 from tests.support.json_schema import check_line
 from tests.support.records import NOW_S, flow_records, owner_table
 
@@ -35,7 +35,7 @@ def cluster() -> Iterator[str]:
 
 
 def open_sink(url: str) -> KafkaSink:
-    return KafkaSink(parse_target(url), RunConfig(), owner_table())
+    return KafkaSink(parse_destination(url), RunConfig(), owner_table())
 
 
 def read(brokers: str, topic: str, count: int) -> list[Any]:

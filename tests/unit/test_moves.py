@@ -13,7 +13,7 @@ import pytest
 from probe.export.transports.destination import Destination
 from probe.export.transports.reach import Reach
 from probe.export.transports.statistics import SendStatistics
-from probe.export.transports.udp import UdpDestination
+from probe.export.transports.udp import UdpSender
 from tests.support.transport import train
 
 PORT = 4739
@@ -135,7 +135,7 @@ def test_what_waits_goes_to_the_new_address_behind_its_templates(resolver: Resol
         for one in (old, new):
             one.settimeout(20)
         target = Destination("ipfix", "collector.example", port, pace=100_000)
-        destination = UdpDestination(target, look_up_s=LOOK_UP_S)
+        destination = UdpSender(target, look_up_s=LOOK_UP_S)
         now = time.monotonic()
         wait_for(lambda: destination.pump(now) is None and destination.local_address())
         assert destination.needs_templates()

@@ -11,19 +11,19 @@ import pytest
 from probe.config import read_file
 from probe.errors import ConfigError
 from probe.export.transports.destination import Destination
-from probe.export.transports.file import FileDestination
-from probe.export.transports.lines import LineDestination
+from probe.export.transports.file import FileSender
+from probe.export.transports.lines import LineWriter
 
 Give = Callable[[Path], None]
 _SOMEBODY = 4321
 
 
 def open_lines(path: Path) -> None:
-    LineDestination(Destination("json", "", 0, path=str(path))).close()
+    LineWriter(Destination("json", "", 0, path=str(path))).close()
 
 
 def open_messages(path: Path) -> None:
-    FileDestination(Destination("file", "", 0, path=str(path))).close()
+    FileSender(Destination("file", "", 0, path=str(path))).close()
 
 
 BOTH = pytest.mark.parametrize("open_", [open_lines, open_messages])

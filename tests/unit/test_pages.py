@@ -15,15 +15,15 @@ from docs.make.elements import in_flows, in_options, read_sentences, read_values
 from docs.make.picture import shown_text
 from probe.commands.cli import _parser
 from probe.config import build, check
-from probe.export.transports.destination import SCHEMES
-from probe.export.transports.targets import parse_target
 from probe.flow.codes import UNCONFIRMED, UNCONFIRMED_PATH, EndReason, OwnerSource, Role
 from probe.flow.owner import OwnerTable
 from probe.ipfix.elements import content_lines
+from probe.jsonlines.destinations import KAFKA_SETTINGS
 from probe.mapping import load_elements
 from probe.mapping.tables import TCP_STATES
 from probe.owners.users import UserNames
 from probe.run.causes import NOTICES
+from probe.run.destinations import KINDS, parse_destination
 from probe.sources.netlink.source import NetlinkSource
 from probe.view.text import ALL_COLUMNS
 from tests.support.json_schema import check_line
@@ -156,7 +156,7 @@ def test_commands_are_commands(page: Path, tmp_path: Path) -> None:
             del options["version"]
             options.pop("config", None)
             for destination in build(options).destinations:
-                parse_target(destination.replace("$PWD", "/folder"))
+                parse_destination(destination.replace("$PWD", "/folder"))
 
 
 def test_commands_are_found() -> None:
@@ -190,9 +190,9 @@ def test_each_cause_is_documented() -> None:
 
 def test_each_option_of_a_destination_is_documented() -> None:
     page = read(Path("docs/destinations.md"))
-    options = {option for scheme in SCHEMES.values() for option in scheme.options}
+    options = {option.name for kind in KINDS for option in kind.options} - KAFKA_SETTINGS
     assert {name for name in options if f"`{name}=" not in page} == set()
-    assert {scheme for scheme in SCHEMES if f"`{scheme}://" not in page} == set()
+    assert {kind.scheme for kind in KINDS if f"`{kind.scheme}:" not in page} == set()
 
 
 def test_the_readme_is_short() -> None:

@@ -10,14 +10,14 @@ import pytest
 
 from probe.config import RunConfig
 from probe.errors import ConfigError
-from probe.export.transports.targets import parse_target
+from probe.export.sink_factory import SinkFactory
 from probe.flow.owner import Owner, OwnerTable
 from probe.interfaces.names import InterfaceList
 from probe.ipfix.decode import CollectingProcess, Record
 from probe.ipfix.options import encode_options
 from probe.ipfix.text import PLAIN, encode_plain
 from probe.mapping import load_elements, load_netflow9, load_options, load_profiles
-from probe.run.exporter import Workshop
+from probe.run.destinations import open_sink, parse_destination
 from tests.support.records import NOW_S, Metering, flow_records
 
 NAME = 'a"b\\c\n'
@@ -37,9 +37,10 @@ def names(sink: socket.socket, protocol: str, query: str, profile: str = "") -> 
     owners = OwnerTable()
     owners.add(Owner(pid=1, process_name=NAME, user_name=NAME, container_name=NAME))
     config = RunConfig(profile=profile, kubernetes=True, kubernetes_node=NAME)
-    workshop = Workshop(config, owners, Metering(), InterfaceList(), boot_s=NOW_S - 100)
+    factory = SinkFactory(config, owners, Metering(), InterfaceList(), boot_s=NOW_S - 100)
     port = sink.getsockname()[1]
-    stream = workshop.stream(parse_target(f"{protocol}://127.0.0.1:{port}?{query}&pace=0"))
+    url = f"{protocol}://127.0.0.1:{port}?{query}&pace=0"
+    stream = open_sink(parse_destination(url), factory)
     try:
         stream.send(flow_records(1, owners=1), NOW_S)
         stream.pump(1024.0)
@@ -104,9 +105,9 @@ def test_what_json_would_have_to_escape_is_replaced() -> None:
 
 def test_a_setting_that_there_is_not() -> None:
     with pytest.raises(ConfigError, match="strings must be plain or full"):
-        parse_target("ipfix://h?strings=none")
+        parse_destination("ipfix://h?strings=none")
     with pytest.raises(ConfigError, match="unknown option strings"):
-        parse_target("json:-?strings=plain")
+        parse_destination("json:-?strings=plain")
 
 
 def test_only_the_profile_for_goflow2_is_plain() -> None:

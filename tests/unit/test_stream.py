@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from probe.config import RunConfig
-from probe.export.record_stream import Stream
-from probe.export.transports.targets import parse_target
+from probe.export.message_sink import MessageSink
+from probe.export.sink_factory import SinkFactory
 from probe.flow.owner import OwnerTable
 from probe.interfaces.names import InterfaceList
 from probe.ipfix.decode import CollectingProcess
 from probe.mapping import load_elements
-from probe.run.exporter import Workshop
+from probe.run.destinations import open_sink, parse_destination
 from tests.support.records import NOW_S, Metering, flow_records, owner_table
 
 _COUNT = 20_000
@@ -31,11 +31,13 @@ def sink() -> Iterator[socket.socket]:
         yield receiver
 
 
-def open_stream(port: int, query: str = "", owners: OwnerTable | None = None) -> Stream:
-    workshop = Workshop(
+def open_stream(port: int, query: str = "", owners: OwnerTable | None = None) -> MessageSink:
+    factory = SinkFactory(
         RunConfig(), owners or owner_table(), Metering(), InterfaceList(), boot_s=NOW_S - 100
     )
-    return workshop.stream(parse_target(f"ipfix://127.0.0.1:{port}{query}"))
+    sink = open_sink(parse_destination(f"ipfix://127.0.0.1:{port}{query}"), factory)
+    assert isinstance(sink, MessageSink)
+    return sink
 
 
 def test_what_waits_is_no_message_yet(sink: socket.socket) -> None:

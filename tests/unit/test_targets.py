@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from probe.errors import ConfigError
-from probe.export.transports.targets import parse_target
+from probe.run.destinations import parse_destination
 
 
 @pytest.mark.parametrize(
@@ -28,19 +28,19 @@ from probe.export.transports.targets import parse_target
     ],
 )
 def test_targets(text: str, host: str, port: int, path: str, shown: str) -> None:
-    target = parse_target(text)
+    target = parse_destination(text)
     assert (target.host, target.port, target.path, str(target)) == (host, port, path, shown)
 
 
 def test_options() -> None:
-    assert parse_target("json:-?format=ecs").options == {"format": "ecs"}
-    kafka = parse_target("kafka://h/t?security.protocol=SSL&ssl.ca.location=/a%20b&config=/k")
+    assert parse_destination("json:-?format=ecs").options == {"format": "ecs"}
+    kafka = parse_destination("kafka://h/t?security.protocol=SSL&ssl.ca.location=/a%20b&config=/k")
     assert kafka.options == {
         "security.protocol": "SSL", "ssl.ca.location": "/a b", "config": "/k"
     }  # fmt: skip
-    zmq = parse_target("zmq://h:1?curve=/etc/key&flows=json&bind=1")
+    zmq = parse_destination("zmq://h:1?curve=/etc/key&flows=json&bind=1")
     assert zmq.options == {"curve": "/etc/key", "flows": "json", "bind": "1"}
-    assert not parse_target("ipfix://h").options
+    assert not parse_destination("ipfix://h").options
 
 
 @pytest.mark.parametrize(
@@ -76,5 +76,5 @@ def test_options() -> None:
 )
 def test_nonsense_is_refused(text: str, said: str) -> None:
     with pytest.raises(ConfigError, match=f"destination .*{said}") as refused:
-        parse_target(text)
+        parse_destination(text)
     assert "\n" not in str(refused.value)

@@ -16,9 +16,10 @@ from pathlib import Path
 import pytest
 
 from probe.errors import ConfigError
-from probe.export.transports.destination import Destination, parse_destination
-from probe.export.transports.file import FileDestination
-from probe.export.transports.sender import StreamSender, open_sender
+from probe.export.transports.destination import Destination
+from probe.export.transports.file import FileSender
+from probe.export.transports.sender import StreamSender
+from probe.run.destinations import parse_destination
 from tests.support.transport import TEMPLATES, begin_session, drive, message, numbers, train
 
 
@@ -27,8 +28,8 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "flows.ipfix"
 
 
-def sender_to(path: Path, queue_octets: int = 4 << 20) -> FileDestination:
-    return FileDestination(Destination("file", "", 0, 16384, path=str(path)), queue_octets)
+def sender_to(path: Path, queue_octets: int = 4 << 20) -> FileSender:
+    return FileSender(Destination("file", "", 0, 16384, path=str(path)), queue_octets)
 
 
 def write(path: Path, first: int, count: int) -> None:
@@ -40,7 +41,7 @@ def write(path: Path, first: int, count: int) -> None:
 
 
 def test_messages_are_written_whole_behind_the_templates(path: Path) -> None:
-    sender = open_sender(parse_destination(f"file://{path}"))
+    sender = FileSender(parse_destination(f"file://{path}"))
     assert isinstance(sender, StreamSender)
     assert sender.local_address() is None
     sender.enqueue([train(0, 500, 1400), train(500, 1, 20)])

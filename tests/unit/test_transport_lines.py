@@ -15,8 +15,8 @@ import pytest
 
 from probe.errors import ConfigError
 from probe.export.transports.destination import Destination
-from probe.export.transports.lines import LineDestination
-from probe.export.transports.targets import parse_target
+from probe.export.transports.lines import LineWriter
+from probe.run.destinations import parse_destination
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -27,21 +27,21 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def output(path: Path) -> Iterator[LineDestination]:
+def output(path: Path) -> Iterator[LineWriter]:
     found = open_lines(path)
     yield found
     found.close()
 
 
-def open_lines(path: Path, queue_octets: int = 1 << 20) -> LineDestination:
-    return LineDestination(Destination("json", "", 0, path=str(path)), queue_octets)
+def open_lines(path: Path, queue_octets: int = 1 << 20) -> LineWriter:
+    return LineWriter(Destination("json", "", 0, path=str(path)), queue_octets)
 
 
-def flush(output: LineDestination, seconds: float = 10) -> bool:
+def flush(output: LineWriter, seconds: float = 10) -> bool:
     return output.flush(time.monotonic() + seconds)
 
 
-def test_lines_are_appended_and_counted(path: Path, output: LineDestination) -> None:
+def test_lines_are_appended_and_counted(path: Path, output: LineWriter) -> None:
     path.write_text("before\n")
     output.enqueue([f"line {number}" for number in range(1000)], 5001, 70003)
     assert output.backlog == sum(len(f"line {number}\n") for number in range(1000))
@@ -86,7 +86,7 @@ def test_what_finds_no_room_is_counted(tmp_path: Path, caplog: pytest.LogCapture
         output.close()
 
 
-def test_reopened_after_a_rotation(path: Path, output: LineDestination) -> None:
+def test_reopened_after_a_rotation(path: Path, output: LineWriter) -> None:
     output.enqueue(["one"])
     assert flush(output)
     moved = path.rename(path.with_suffix(".1"))
@@ -99,7 +99,7 @@ def test_reopened_after_a_rotation(path: Path, output: LineDestination) -> None:
 
 
 def test_a_directory_that_is_gone_is_retried(
-    path: Path, output: LineDestination, caplog: pytest.LogCaptureFixture
+    path: Path, output: LineWriter, caplog: pytest.LogCaptureFixture
 ) -> None:
     output.enqueue(["one"])
     assert flush(output)
@@ -128,7 +128,7 @@ def test_a_path_that_cannot_be_written(tmp_path: Path, name: str) -> None:
         open_lines(tmp_path / name)
 
 
-def test_two_for_one_file(path: Path, output: LineDestination) -> None:
+def test_two_for_one_file(path: Path, output: LineWriter) -> None:
     with pytest.raises(ConfigError, match="another destination or probe writes to this file"):
         open_lines(path)
 
@@ -138,9 +138,9 @@ def test_a_full_disk_tears_no_line(path: Path) -> None:
     script = f"""
 import resource, signal, sys, time
 from probe.export.transports.destination import Destination
-from probe.export.transports.lines import LineDestination
+from probe.export.transports.lines import LineWriter
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-output = LineDestination(Destination("json", "", 0, path={str(path)!r}))
+output = LineWriter(Destination("json", "", 0, path={str(path)!r}))
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
 for number in range(20):
     output.enqueue([f"{{number:099d}}"])
@@ -164,9 +164,9 @@ print(output.statistics.sent_records, output.statistics.dropped_records, output.
 _TO_STDOUT = """
 import json, logging, sys, time
 logging.disable()
-from probe.export.transports.lines import LineDestination
-from probe.export.transports.targets import parse_target
-output = LineDestination(parse_target("json:-"), 400_000)
+from probe.export.transports.lines import LineWriter
+from probe.run.destinations import parse_destination
+output = LineWriter(parse_destination("json:-"), 400_000)
 for number in range(200):
     output.enqueue([json.dumps({"number": number, "pad": "x" * 9000})])
     output.pump(time.monotonic())
@@ -217,10 +217,10 @@ def test_standard_output_is_shared_with_nobodys_flags() -> None:
     """Whoever has the same pipe, such as the shell, must not find it non-blocking."""
     reader, writer = os.pipe()
     script = "import os; from probe.export.transports.lines import *\n"
-    script += "from probe.export.transports.targets import *\n"
-    script += "LineDestination(parse_target('json:-')).close(); print(os.get_blocking(1))"
+    script += "from probe.run.destinations import *\n"
+    script += "LineWriter(parse_destination('json:-')).close(); print(os.get_blocking(1))"
     subprocess.run([sys.executable, "-c", script], cwd=ROOT, stdout=writer, check=True)
     os.close(writer)
     with open(reader) as file:
         assert file.read() == "True\n"
-    assert parse_target("json:-").path == "-"
+    assert parse_destination("json:-").path == "-"

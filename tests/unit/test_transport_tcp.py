@@ -10,9 +10,10 @@ from collections.abc import Iterator
 import pytest
 
 from probe.export.transports.connection import TcpConnection
-from probe.export.transports.destination import Destination, parse_destination
-from probe.export.transports.sender import StreamSender, open_sender
-from probe.export.transports.tcp import TcpDestination
+from probe.export.transports.destination import Destination
+from probe.export.transports.sender import StreamSender
+from probe.export.transports.tcp import TcpSender
+from probe.run.destinations import parse_destination
 from tests.support.transport import (
     TEMPLATES,
     Collector,
@@ -31,17 +32,17 @@ def collector() -> Iterator[Collector]:
         yield found
 
 
-def sender_to(port: int, queue_octets: int = 1 << 20) -> TcpDestination:
-    return TcpDestination(Destination("ipfix+tcp", "127.0.0.1", port, 16384), queue_octets)
+def sender_to(port: int, queue_octets: int = 1 << 20) -> TcpSender:
+    return TcpSender(Destination("ipfix+tcp", "127.0.0.1", port, 16384), queue_octets)
 
 
-def begin(sender: TcpDestination) -> None:
+def begin(sender: TcpSender) -> None:
     """Its session, and wait until the Templates have arrived."""
     drive(sender, lambda: sender.statistics.sent_messages == 1)
 
 
 def test_messages_arrive_whole_behind_the_templates(collector: Collector) -> None:
-    sender = open_sender(parse_destination(f"ipfix+tcp://127.0.0.1:{collector.port}"))
+    sender = TcpSender(parse_destination(f"ipfix+tcp://127.0.0.1:{collector.port}"))
     assert isinstance(sender, StreamSender)
     sender.enqueue([train(0, 3), train(3, 1, 50)])
     drive(sender, lambda: sender.statistics.sent_messages == 5)
@@ -270,7 +271,7 @@ def test_a_name_with_two_addresses_falls_back_to_the_second(
         for host in ("127.0.0.2", "127.0.0.1")
     ]
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
-    sender = TcpDestination(Destination("ipfix+tcp", "two.example", collector.port))
+    sender = TcpSender(Destination("ipfix+tcp", "two.example", collector.port))
     sender.enqueue([train(0, 1)])
     drive(sender, lambda: sender.statistics.sent_messages == 2, patience_s=2)
     assert sender.statistics.errors == 1
@@ -278,7 +279,7 @@ def test_a_name_with_two_addresses_falls_back_to_the_second(
 
 
 def test_a_name_that_cannot_be_looked_up_never_blocks(caplog: pytest.LogCaptureFixture) -> None:
-    sender = TcpDestination(Destination("ipfix+tcp", "no-such-host.invalid", 4739))
+    sender = TcpSender(Destination("ipfix+tcp", "no-such-host.invalid", 4739))
     sender.enqueue([train(0, 1)])
     drive(sender, lambda: sender.is_down)
     assert sender.backlog == 100
@@ -308,7 +309,7 @@ def test_a_collector_that_never_answers_is_given_up(
 
 def test_ipv6() -> None:
     with collecting(address=("::1", 0)) as collector:
-        sender = open_sender(parse_destination(f"ipfix+tcp://[::1]:{collector.port}"))
+        sender = TcpSender(parse_destination(f"ipfix+tcp://[::1]:{collector.port}"))
         sender.enqueue([train(0, 3)])
         drive(sender, lambda: sender.statistics.sent_messages == 4)
         assert sender.local_address() is not None

@@ -12,9 +12,8 @@ from urllib.parse import quote
 import pytest
 
 from probe.errors import ConfigError
-from probe.export.transports.destination import parse_destination
-from probe.export.transports.sender import open_sender
-from probe.export.transports.tls import TlsDestination
+from probe.export.transports.tls import TlsSender
+from probe.run.destinations import parse_destination
 from tests.support.certificates import Authority, server_context
 from tests.support.transport import TEMPLATES, Collector, collecting, drive, numbers, train
 
@@ -36,8 +35,8 @@ class Realm:
         texts = [f"{key}={quote(str(value))}" for key, value in {**options, **changes}.items()]
         return f"ipfix+tls://127.0.0.1:{port}?{'&'.join(texts)}"
 
-    def sender(self, port: int, **changes: object) -> TlsDestination:
-        return TlsDestination(parse_destination(self.url(port, **changes)))
+    def sender(self, port: int, **changes: object) -> TlsSender:
+        return TlsSender(parse_destination(self.url(port, **changes)))
 
 
 @pytest.fixture(scope="module")
@@ -48,8 +47,8 @@ def realm(tmp_path_factory: pytest.TempPathFactory) -> Realm:
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 def test_messages_arrive_encrypted(realm: Realm, version: ssl.TLSVersion) -> None:
     with collecting(context=realm.context(version)) as collector:
-        sender = open_sender(parse_destination(realm.url(collector.port)))
-        assert isinstance(sender, TlsDestination)
+        sender = TlsSender(parse_destination(realm.url(collector.port)))
+        assert isinstance(sender, TlsSender)
         sender.enqueue([train(0, 300, 1400), train(300, 1, 50), train(301, 20, 16384)])
         drive(sender, lambda: sender.statistics.sent_messages == 322)
         sender.close()
@@ -110,7 +109,7 @@ def test_without_a_ca_the_system_judges(realm: Realm, caplog: pytest.LogCaptureF
     url = realm.url(1)
     without = "&".join(part for part in url.partition("?")[2].split("&") if part[:3] != "ca=")
     with collecting(context=realm.context()) as collector:
-        sender = open_sender(parse_destination(f"ipfix+tls://127.0.0.1:{collector.port}?{without}"))
+        sender = TlsSender(parse_destination(f"ipfix+tls://127.0.0.1:{collector.port}?{without}"))
         drive(sender, lambda: sender.statistics.errors)
         assert "the collector's certificate is refused" in caplog.text
         sender.close()

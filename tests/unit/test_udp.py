@@ -17,7 +17,7 @@ from probe.export.transports.destination import DEFAULT_PACE, Destination
 from probe.export.transports.pacing import TokenBucket
 from probe.export.transports.queue import DatagramQueue
 from probe.export.transports.statistics import SendStatistics
-from probe.export.transports.udp import UdpDestination
+from probe.export.transports.udp import UdpSender
 from probe.ipfix.message import Train
 
 
@@ -45,7 +45,7 @@ def received(receiver: socket.socket, count: int) -> list[bytes]:
 
 
 def test_messages_arrive_as_they_are(sink: socket.socket) -> None:
-    destination = UdpDestination(destination_of(sink))
+    destination = UdpSender(destination_of(sink))
     assert destination.needs_templates()
     assert not destination.needs_templates()
     destination.enqueue([train(3), train(1, 50)])
@@ -71,7 +71,7 @@ def test_messages_arrive_as_they_are(sink: socket.socket) -> None:
 
 def test_a_call_takes_more_messages_than_fit_into_it(sink: socket.socket) -> None:
     """150 at 64 a call; the last is shorter."""
-    destination = UdpDestination(destination_of(sink))
+    destination = UdpSender(destination_of(sink))
     whole = train(150)
     destination.enqueue([Train(whole.octets[:-40], whole.size, whole.counts)])
     assert destination.pump(time.monotonic()) is None
@@ -91,7 +91,7 @@ def test_a_call_in_vain_says_why(sink: socket.socket) -> None:
 
 
 def test_without_pace_the_kernel_cuts_trains(sink: socket.socket) -> None:
-    destination = UdpDestination(destination_of(sink, pace=0))
+    destination = UdpSender(destination_of(sink, pace=0))
     destination.enqueue([train(150)])
     assert destination.pump(time.monotonic()) is None
     assert [one[0] for one in received(sink, 150)] == list(range(150))
@@ -99,7 +99,7 @@ def test_without_pace_the_kernel_cuts_trains(sink: socket.socket) -> None:
 
 
 def test_pace_bounds_octets_over_time(sink: socket.socket) -> None:
-    destination = UdpDestination(destination_of(sink, pace=100_000))
+    destination = UdpSender(destination_of(sink, pace=100_000))
     destination.enqueue([train(2000)])
     now = 1024.0  # with what is added below exact in binary
     due = destination.pump(now)
@@ -116,7 +116,7 @@ def test_pace_bounds_octets_over_time(sink: socket.socket) -> None:
 def test_segmentation_within_a_pace(sink: socket.socket) -> None:
     """One call, and yet each message is a datagram of its own."""
     target = replace(destination_of(sink, pace=1_000_000), segmentation=True)
-    destination = UdpDestination(target)
+    destination = UdpSender(target)
     destination.enqueue([train(100), train(3, size=50)])
     destination.pump(1024.0)
     messages = received(sink, 103)
@@ -183,7 +183,7 @@ def test_the_queue_is_bounded_and_counts_exactly() -> None:
 
 def test_bursts_are_what_pumps_would_send(sink: socket.socket) -> None:
     """At the same times, as much, counted alike; the end of a train, and trouble, are for pump."""
-    paced, other = (UdpDestination(destination_of(sink, pace=100_000)) for _ in range(2))
+    paced, other = (UdpSender(destination_of(sink, pace=100_000)) for _ in range(2))
     for destination in (paced, other):
         assert destination.burst(1024.0) is None, "nothing waits"
         destination.enqueue([train(2000), train(700)])
@@ -208,7 +208,7 @@ def test_bursts_are_what_pumps_would_send(sink: socket.socket) -> None:
 
 
 def test_a_burst_in_vain_is_a_failure(sink: socket.socket) -> None:
-    destination = UdpDestination(destination_of(sink))
+    destination = UdpSender(destination_of(sink))
     destination.enqueue([train(3000)])
     now = 1024.0
     due = destination.pump(now)
@@ -226,7 +226,7 @@ def test_a_burst_in_vain_is_a_failure(sink: socket.socket) -> None:
 
 
 def test_without_a_pace_there_are_no_bursts(sink: socket.socket) -> None:
-    destination = UdpDestination(destination_of(sink, pace=0))
+    destination = UdpSender(destination_of(sink, pace=0))
     destination.enqueue([train(3000)])
     assert destination.burst(1024.0) is None
     assert destination.statistics.sent_messages == 0
@@ -235,7 +235,7 @@ def test_without_a_pace_there_are_no_bursts(sink: socket.socket) -> None:
 
 def test_a_message_longer_than_a_burst_leaves_all_the_same(sink: socket.socket) -> None:
     target = replace(destination_of(sink), max_message=65_000)
-    destination = UdpDestination(target)
+    destination = UdpSender(target)
     destination.enqueue([train(2, 65_000)])
     now = 1024.0
     due = destination.pump(now)
@@ -247,7 +247,7 @@ def test_a_message_longer_than_a_burst_leaves_all_the_same(sink: socket.socket) 
 
 
 def test_overflow_is_dropped_and_counted(sink: socket.socket) -> None:
-    destination = UdpDestination(destination_of(sink), queue_octets=1000)
+    destination = UdpSender(destination_of(sink), queue_octets=1000)
     dropped = replace(train(8, records=80), packets=500, flow_octets=70_000)
     destination.enqueue([train(8, records=80), dropped, train(2)])
     assert destination.statistics.dropped_messages == 8
@@ -266,7 +266,7 @@ def test_an_absent_collector_is_counted_logged_once_and_found_again(
     caplog.set_level(logging.INFO)
     address = sink.getsockname()
     sink.close()
-    destination = UdpDestination(Destination("ipfix", *address))
+    destination = UdpSender(Destination("ipfix", *address))
     destination.needs_templates()
     now = time.monotonic()
     for step in range(60):
@@ -301,7 +301,7 @@ def test_a_name_with_two_addresses_falls_back_to_the_second(
         for host in ("127.0.0.2", "127.0.0.1")
     ]
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
-    destination = UdpDestination(Destination("ipfix", "two.example", port))
+    destination = UdpSender(Destination("ipfix", "two.example", port))
     now = time.monotonic()
     for step in range(10):
         destination.enqueue([train(1)])
@@ -311,7 +311,7 @@ def test_a_name_with_two_addresses_falls_back_to_the_second(
 
 
 def test_a_name_that_cannot_be_looked_up_never_blocks(caplog: pytest.LogCaptureFixture) -> None:
-    destination = UdpDestination(Destination("ipfix", "no-such-host.invalid", 4739))
+    destination = UdpSender(Destination("ipfix", "no-such-host.invalid", 4739))
     destination.enqueue([train(1)])
     deadline = time.monotonic() + 10
     while not destination.is_down and time.monotonic() < deadline:
@@ -334,7 +334,7 @@ def test_a_narrow_path_lowers_the_message_size(
     real_send = DatagramSocket.send
     monkeypatch.setattr(DatagramSocket, "send", send)
     monkeypatch.setattr(DatagramSocket, "path_room", lambda _: 1252)
-    destination = UdpDestination(destination_of(sink))
+    destination = UdpSender(destination_of(sink))
     destination.enqueue([train(2, 1400), train(1, 1252)])
     destination.pump(time.monotonic())
     assert destination.max_message == 1252
@@ -354,7 +354,7 @@ def test_ipv6() -> None:
     with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as receiver:
         receiver.bind(("::1", 0))
         receiver.settimeout(2)
-        destination = UdpDestination(Destination("ipfix", "::1", receiver.getsockname()[1], pace=0))
+        destination = UdpSender(Destination("ipfix", "::1", receiver.getsockname()[1], pace=0))
         destination.enqueue([train(5)])
         assert destination.pump(time.monotonic()) is None
         assert len(received(receiver, 5)) == 5

@@ -18,7 +18,7 @@ from probe.errors import ConfigError
 from probe.export.transports.contents import Contents, next_sequence, read_contents
 from probe.export.transports.destination import Destination
 from probe.export.transports.reach import Retry, reason_of
-from probe.export.transports.stream import DEFAULT_STREAM_QUEUE_OCTETS, StreamDestination
+from probe.export.transports.stream_sender import DEFAULT_STREAM_QUEUE_OCTETS, StreamSenderBase
 from probe.opening import open_output
 
 _MODE = 0o640  # names of users and processes are in it
@@ -27,7 +27,7 @@ _FLAGS = os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
 _log = logging.getLogger(__name__)
 
 
-class FileDestination(StreamDestination):
+class FileSender(StreamSenderBase):
     """Whole messages only: what a full disk cuts off is removed again, and written later.
 
     A file that is moved or removed while it is written to is followed by a new one at its path.

@@ -17,12 +17,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from probe.errors import ConfigError
-from probe.export.transports.destination import Destination
+from probe.export.transports.destination import STDOUT, Destination
 from probe.export.transports.queue import StreamQueue
 from probe.export.transports.reach import Retry, reason_of
 from probe.export.transports.statistics import SendStatistics
-from probe.export.transports.stream import Wait
-from probe.export.transports.targets import STDOUT
+from probe.export.transports.stream_sender import Wait
 from probe.ipfix.message import Train
 from probe.opening import open_output
 
@@ -39,7 +38,7 @@ _WRITE_OCTETS = 1 << 18
 _log = logging.getLogger(__name__)
 
 
-class LineDestination:
+class LineWriter:
     """As a Sender, of lines. ConfigError: the path cannot be written to."""
 
     def __init__(

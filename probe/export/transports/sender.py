@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Protocol, runtime_checkable
 
-from probe.errors import ConfigError
 from probe.export.transports.destination import Destination
-from probe.export.transports.reach import DEFAULT_LOOK_UP_S
 from probe.export.transports.statistics import SendStatistics
 from probe.ipfix.message import Train
 
@@ -92,28 +90,3 @@ class StreamSender(Sender, Protocol):
     @property
     def unfinished(self) -> int:
         """Octets that have not arrived: kept while the collector is away, or on their way."""
-
-
-def open_sender(destination: Destination, look_up_s: float = DEFAULT_LOOK_UP_S) -> Sender:
-    """The sender for ``destination``, whose name is looked up again every ``look_up_s``.
-
-    ConfigError: a file that it names cannot be used.
-    """
-    match destination.scheme:
-        case "ipfix" | "netflow9":
-            from probe.export.transports.udp import UdpDestination
-
-            return UdpDestination(destination, look_up_s=look_up_s)
-        case "ipfix+tcp":
-            from probe.export.transports.tcp import TcpDestination
-
-            return TcpDestination(destination, look_up_s=look_up_s)
-        case "ipfix+tls":
-            from probe.export.transports.tls import TlsDestination  # ssl costs 5 MB
-
-            return TlsDestination(destination, look_up_s=look_up_s)
-        case "file":
-            from probe.export.transports.file import FileDestination
-
-            return FileDestination(destination)
-    raise ConfigError(f"destination {destination}: no sender for this scheme")

@@ -14,14 +14,14 @@ from probe.export.transports.connection import TcpConnection
 from probe.export.transports.destination import Destination
 from probe.export.transports.reach import DEFAULT_LOOK_UP_S, Reach, reason_of
 from probe.export.transports.resolve import Address
-from probe.export.transports.stream import DEFAULT_STREAM_QUEUE_OCTETS, StreamDestination
+from probe.export.transports.stream_sender import DEFAULT_STREAM_QUEUE_OCTETS, StreamSenderBase
 
 _RESOLVING_POLL_S = 0.05
 #: A collector that has taken nothing for so long, though something waits, hangs.
 _PATIENCE_S = 3.0
 
 
-class TcpDestination(StreamDestination):
+class TcpSender(StreamSenderBase):
     """A collector that is reached by TCP, its backlog kept while it is not.
 
     ``queue_octets`` bounds what waits and what is not yet acknowledged, together.

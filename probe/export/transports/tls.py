@@ -17,8 +17,8 @@ from probe.export.transports.connection import TcpConnection
 from probe.export.transports.destination import Destination
 from probe.export.transports.reach import DEFAULT_LOOK_UP_S, reason_of
 from probe.export.transports.resolve import Address
-from probe.export.transports.stream import DEFAULT_STREAM_QUEUE_OCTETS
-from probe.export.transports.tcp import TcpDestination
+from probe.export.transports.stream_sender import DEFAULT_STREAM_QUEUE_OCTETS
+from probe.export.transports.tcp import TcpSender
 from probe.opening import warn_if_readable
 
 _RECORD_OCTETS = 16384  # RFC 8446 section 5.1: the plaintext of one TLS record
@@ -28,8 +28,8 @@ _CONSENT_S = 1.0
 _REFUSALS = ("certificate", "unknown ca", "access denied")
 
 
-class TlsDestination(TcpDestination):
-    """As TcpDestination. ConfigError: the certificates cannot be used."""
+class TlsSender(TcpSender):
+    """As TcpSender. ConfigError: the certificates cannot be used."""
 
     _write_octets = 4 * _RECORD_OCTETS
 

@@ -30,7 +30,7 @@ _MOST_REFUSALS = 100
 _log = logging.getLogger(__name__)
 
 
-class UdpDestination:
+class UdpSender:
     """A destination with a bounded queue before its socket.
 
     ``max_message`` is the largest message to make: less than the destination's where the path takes

@@ -13,12 +13,12 @@ import time
 from collections.abc import Callable, Iterator
 
 from probe.config import RunConfig
-from probe.export.record_stream import Stream
-from probe.export.transports.targets import parse_target
+from probe.export.message_sink import MessageSink
+from probe.export.sink_factory import SinkFactory
 from probe.interfaces.names import InterfaceList
 from probe.ipfix.decode import CollectingProcess, Record
 from probe.mapping import load_elements
-from probe.run.exporter import Workshop
+from probe.run.destinations import open_sink, parse_destination
 from tests.support.lab.hosts import inside, run
 from tests.support.records import NOW_S, Metering, owner_table
 
@@ -138,7 +138,7 @@ class Receiver:
         self._socket.close()
 
 
-def drive(stream: Stream, receiver: Receiver, until: Callable[[], object]) -> None:
+def drive(stream: MessageSink, receiver: Receiver, until: Callable[[], object]) -> None:
     """Pump and read, as the loop does, until it holds."""
     end = time.monotonic() + _PATIENCE_S
     while not until():
@@ -151,11 +151,13 @@ def drive(stream: Stream, receiver: Receiver, until: Callable[[], object]) -> No
 @contextlib.contextmanager
 def exporting(
     path: Path, query: str = "", host: str = "10.79.2.1", scheme: str = "ipfix"
-) -> Iterator[tuple[Stream, Receiver]]:
+) -> Iterator[tuple[MessageSink, Receiver]]:
     with contextlib.closing(Receiver(path, host)) as receiver:
         target = f"[{host}]" if ":" in host else host
-        workshop = Workshop(RunConfig(), owner_table(), Metering(), InterfaceList(), NOW_S - 100)
+        factory = SinkFactory(RunConfig(), owner_table(), Metering(), InterfaceList(), NOW_S - 100)
         with inside(path.exporter):
-            stream = workshop.stream(parse_target(f"{scheme}://{target}:{PORT}{query}"))
+            url = f"{scheme}://{target}:{PORT}{query}"
+            stream = open_sink(parse_destination(url), factory)
+            assert isinstance(stream, MessageSink)
             with contextlib.closing(stream):
                 yield stream, receiver

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from probe.config import RunConfig
-from probe.export.transports.targets import parse_target
+from probe.export.sink_factory import SinkFactory
 from probe.interfaces.names import InterfaceList
 from probe.ntopng.sink import ZmqSink
-from probe.run.destinations import open_sink
+from probe.run.destinations import open_sink, parse_destination
 from tests.support.ntopng.reader import Reader
 from tests.support.records import owner_table
 
@@ -43,7 +43,8 @@ def stack() -> Iterator[ExitStack]:
 @pytest.fixture
 def open_(stack: ExitStack) -> Open:
     def open_one(url: str) -> ZmqSink:
-        sink = open_sink(parse_target(url), CONFIG, owner_table(), _Metering(), InterfaceList())
+        factory = SinkFactory(CONFIG, owner_table(), _Metering(), InterfaceList())
+        sink = open_sink(parse_destination(url), factory)
         assert isinstance(sink, ZmqSink)
         stack.callback(sink.close)
         return sink

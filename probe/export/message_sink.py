@@ -33,7 +33,7 @@ _LOT = 4096
 _MOST_WAITING = 32 << 20
 
 
-class Stream:
+class MessageSink:
     """Records to one destination."""
 
     def __init__(self, sender: Sender, session: ExportSession, encoder: Encoder, biflow: bool):

@@ -38,8 +38,8 @@ class Wait:
         return now + pause_s
 
 
-class StreamDestination:
-    """The base of TcpDestination and FileDestination, which know how octets leave."""
+class StreamSenderBase:
+    """The base of TcpSender and FileSender, which know how octets leave."""
 
     keeps_order = True
     #: Octets of one ``_write``.
