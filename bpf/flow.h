@@ -12,7 +12,7 @@
 
 enum flow_role { ROLE_UNKNOWN, ROLE_INITIATOR, ROLE_RESPONDER };
 
-/* How the owner of a flow end was found. OwnerSource in probe/flow/batch.py has further values. */
+/* How the owner of a flow end was found. OwnerSource in probe/flow/codes.py has further values. */
 enum owner_source {
 	OWNER_UNKNOWN,
 	OWNER_SOCKET_CALL, /* the task that called connect(), socket() or, at the end, close() */
@@ -83,7 +83,7 @@ struct sent_row {
 };
 _Static_assert(sizeof(struct sent_row) == 184, "sent_row");
 
-/* EventKind in probe/flow/event.py has the same numbers for flows. What happens to cgroups has numbers of
+/* EventKind in probe/flow/codes.py has the same numbers for flows. What happens to cgroups has numbers of
  * its own: user space makes CONTAINER_START and CONTAINER_STOP of it, and never sees one for the other. */
 enum event_kind {
 	EVENT_CONNECT = 1,
@@ -99,7 +99,7 @@ enum event_kind {
 };
 
 /* What happened to a flow end, or to a cgroup that may be a container. EVENT_DTYPE in
- * probe/flow/event.py has the same columns. */
+ * EVENT_KINDS in probe/flow/columns.py has the same columns, in any order. */
 struct event_row {
 	__u64 time_ns;    /* CLOCK_MONOTONIC */
 	__u64 flow_id;    /* struct flow_row.id */

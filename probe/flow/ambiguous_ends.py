@@ -1,14 +1,20 @@
-"""Crowds: several ends with one key, and several that could be their peers.
+"""Several ends with one key, and several that could be their peers: a *crowd* with two sides.
 
 Equal addresses and ports are used in isolated networks at the same time: in the loopback of each
-container, behind each of two bridges. The addresses do not tell who talks to whom, but time and
-counters do. A conversation's first datagram makes both of its ends, within microseconds; and after
+container, or behind each of two bridges. So addresses do not tell who talks to whom, but time and
+counters do. The first datagram of a conversation makes both of its ends within microseconds. After
 the latest one both ends have counted the same.
 
-So ends are sorted by time, and an end and its neighbour of the other side are a pair if no other
-neighbour is nearly as near. First by the time when they began, then by that of their latest packet,
-where their counters must agree. What neither tells apart is paired when its records are due, the
-nearest first: then a name may be a wrong one, but nothing is counted twice.
+So ends are sorted by time. An end and its neighbour of the other side are a pair if no other
+neighbour is nearly as near. ::
+
+    side A    a1                a2   a3
+    side B      b1          b2          b3          a1-b1 and a3-b3 are pairs, then a2-b2
+    time -------------------------------------->
+
+The first try is by the time when ends began. The second is by their latest packet, where counters
+must agree, too. What neither tells apart is paired when its records are due, the nearest first. A
+name may be a wrong one then, but nothing is counted twice.
 """
 
 from __future__ import annotations
@@ -25,7 +31,7 @@ I64 = NDArray[np.int64]
 
 _BEGAN_TOGETHER_NS = 100_000_000
 _HEARD_TOGETHER_NS = 100_000_000
-#: So much farther is who might be meant instead.
+#: A pair is clear if the next candidate is so many times as far away.
 _CLEARLY = 4
 _EVER = 2**61
 _ROUNDS = 16
@@ -34,7 +40,7 @@ _ROUNDS = 16
 def pair_ambiguous(
     waiting: WaitingEnds, table: EndTable, seekers: Slots, is_last_chance: bool = False
 ) -> tuple[Slots, Slots]:
-    """Pairs (a, b) of ends without a peer, of the crowds that the ``seekers`` are in."""
+    """Returns pairs (a, b) of ends without a peer, of the crowds that ``seekers`` belong to."""
     crowd, members = _members(waiting, table, seekers)
     a, b = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
     for _ in range(_ROUNDS):
@@ -51,7 +57,7 @@ def pair_ambiguous(
 
 
 def _members(waiting: WaitingEnds, table: EndTable, seekers: Slots) -> tuple[I64, Slots]:
-    """All ends of these crowds, and which crowd each is of: twice its number, plus its side."""
+    """Returns twice the number of its crowd, plus its side, for each end of these; and the ends."""
     protocol, mark = table.rows["protocol"][seekers], table.rows["mark"][seekers]
     own, other = table.group[seekers], waiting.find(table.mirror[seekers])
     several = (waiting.count(own) > 1) | (waiting.count(other) > 1)
@@ -85,7 +91,7 @@ def _pair_some(
 
 
 def _nearest(crowd: I64, time_ns: I64, most_ns: int, clearly: int) -> tuple[Slots, Slots]:
-    """Neighbours in time, of both sides of a crowd, that are nearer than their other neighbours."""
+    """Returns neighbours in time of different sides that are nearer than their other ones."""
     order = np.lexsort((time_ns, crowd >> 1))
     time_ns, crowd = time_ns[order], crowd[order]
     gap = time_ns[1:] - time_ns[:-1] + 1
@@ -98,7 +104,10 @@ def _nearest(crowd: I64, time_ns: I64, most_ns: int, clearly: int) -> tuple[Slot
 
 
 def _have_counted_the_same(table: EndTable, a: Slots, b: Slots) -> Flags:
-    """What each sent the other received, but for an eighth that may be on the way or lost."""
+    """Returns where each received what the other sent.
+
+    An eighth of it may be on the way, or lost.
+    """
     one, other = table.packets(a), table.packets(b)[:, ::-1]
     same: Flags = (np.abs(one - other) * 8 <= np.maximum(one, other)).all(axis=1)
     return same

@@ -1,7 +1,7 @@
-"""From two records of a flow, one per direction, to one Biflow (RFC 5103).
+"""Two records of a flow, one for each direction, become one Biflow (RFC 5103).
 
-A Biflow has the direction of the flow's initiator for its forward one. Where nobody knows who
-began, the forward direction is arbitrary, and biflow_direction is 0.
+The forward direction is that of the flow's initiator. Where nobody knows who began, either one is,
+and biflow_direction is 0.
 """
 
 from __future__ import annotations
@@ -40,17 +40,16 @@ _UNITED = tuple(column.name for column in select(In.RECORD, Of.FLOW, merge=Merge
 
 
 def pair_directions(records: Rows) -> Rows:
-    """One row of BIFLOW_DTYPE for each flow of ``records`` (RECORD_DTYPE), in order of flow_id.
+    """Returns a row of BIFLOW_DTYPE for each flow of ``records`` (RECORD_DTYPE), by flow_id.
 
-    Give all records of a moment at once: what comes in two calls is not paired. Directions that
-    follow each other with the same flow_id are a pair, the initiator's first.
+    All records of a moment belong in one call, since what comes in two calls is not paired.
     """
     answers = records["biflow_direction"] == Role.RESPONDER
     order = np.lexsort((answers, records["flow_id"]))
     first, second = _pairs(records["flow_id"][order], records["biflow_direction"][order])
     forward, reverse = order[first], order[second]
     biflows: Rows = np.zeros(len(first), BIFLOW_DTYPE)
-    # As wide as RECORD_DTYPE, with the pad that a plain assignment by names would copy one by one.
+    # A Biflow begins with a whole record, which is copied in one piece.
     whole = biflows.view(_halves())["forward"]
     whole[:] = records.take(forward).view(f"V{RECORD_DTYPE.itemsize}")
     _add_reverse(biflows, np.flatnonzero(second != first), records, reverse)
@@ -71,7 +70,7 @@ def _halves() -> np.dtype[np.void]:
 def _pairs(
     flow: NDArray[np.uint64], direction: NDArray[np.uint8]
 ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Positions of forward and reverse; the same twice for a record that is alone."""
+    """Returns the places of both directions; the same place twice for a record that is alone."""
     count = len(flow)
     joins = np.zeros(count, bool)  # with the record behind it
     if count > 1:
@@ -90,7 +89,7 @@ def _pairs(
 def _add_reverse(
     biflows: Rows, paired: NDArray[np.intp], records: Rows, reverse: NDArray[np.intp]
 ) -> None:
-    """Counters of the other direction, and what only its record knows of the ends."""
+    """Add what the other direction tells of itself, and what only its record knows of the ends."""
     others = records.take(reverse[paired])
     mine = biflows.take(paired)
     for name in (*_TOLD, *_TIMES):
@@ -113,7 +112,7 @@ def _fill(column: NDArray[np.void], others: NDArray[np.void], where: NDArray[np.
 
 
 def _turn_round(biflows: Rows, rows: NDArray[np.intp]) -> None:
-    """Records of the responder: its initiator becomes the source and has sent nothing yet."""
+    """Turn lone records of responders round. The initiator, which sent nothing, is the source."""
     if not len(rows):
         return
     turned = biflows.take(rows)

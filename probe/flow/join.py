@@ -1,10 +1,15 @@
-"""Which two ends are of one connection: a meeting place keyed by what both ends know.
+"""Which two ends are of one connection.
 
-TCP ends share their pair of initial sequence numbers, which survives NAT; UDP ends, and TCP ends
-marked BY_TUPLE, share the reversed 5-tuple. Only ends that have no peer yet are here. Where several
-ends have equal keys (equal addresses in isolated namespaces) they are a crowd. Those of a crowd of
-TCP ends with sequence numbers are not joined; the others are told apart by time and counters
-(``flow/ambiguous_ends``).
+Theory of operation. Both ends know something in common, of which a key is made. An end without a
+peer waits under its own key (``waiting_ends``), and looks for the end under the *mirrored* key. ::
+
+    TCP               (isn_local, isn_remote)      both initial sequence numbers; NAT keeps them
+    UDP, BY_TUPLE     hash of the 5-tuple          and of the namespace, for what stays in it
+    mirrored          the same with both sides exchanged
+
+A hash only finds: what the peers of a 5-tuple have must be the exact reverse, and what one sent the
+other must have received. Several ends have one key where isolated namespaces use equal addresses.
+Of TCP with sequence numbers these are not joined. ``ambiguous_ends`` tells the others apart.
 """
 
 from __future__ import annotations
@@ -26,45 +31,48 @@ _LEAD_PACKETS = 64
 
 
 def join_keys(rows: Rows) -> tuple[U64, U64]:
-    """The key of each end and that of its possible peer; (0, 0) where an end cannot be joined."""
+    """Returns the key of each end and of its possible peer, (0, 0) if it cannot be joined."""
     own, mirror = _sequence_keys(rows)
     by_tuple = np.flatnonzero(meets_by_tuple(rows["protocol"], rows["mark"]))
     if len(by_tuple):
         words, mirrors = join_words(take_rows(rows, by_tuple))
         own[by_tuple], mirror[by_tuple] = hash_words(words), hash_words(mirrors)
-    joinable = own != mirror  # a socket that talks to itself would meet itself
+    joinable = own != mirror  # a socket that talks to itself would be its own peer
     return np.where(joinable, own, 0).astype(np.uint64), np.where(joinable, mirror, 0).astype(
         np.uint64
     )
 
 
 def meets_by_tuple(protocol: NDArray[np.uint8], mark: NDArray[np.uint8]) -> Flags:
-    """Ends whose key is the 5-tuple: UDP, and TCP of collectors that see no sequence numbers."""
+    """Returns which ends have the 5-tuple for a key: UDP, and TCP without sequence numbers."""
     marked = (mark & np.uint8(Mark.BY_TUPLE)) != 0
     by_tuple: Flags = (protocol == UDP) | ((protocol == TCP) & marked)
     return by_tuple
 
 
 def is_loose(rows: Rows) -> Flags:
-    """TCP ends whose isn_local may be one too small: active openers older than the probe."""
+    """Returns which ends may have an isn_local that is one too small.
+
+    These are active openers of TCP that are older than the probe.
+    """
     older = (rows["mark"] & np.uint8(Mark.PREEXISTING)) != 0
     loose: Flags = older & (rows["role"] == Role.UNKNOWN) & (rows["protocol"] == TCP)
     return loose & ~meets_by_tuple(rows["protocol"], rows["mark"])
 
 
 def shift_local(keys: U64, by: int) -> U64:
-    """TCP keys with isn_local changed, modulo 2**32."""
+    """Returns TCP keys with ``by`` added to isn_local, modulo 2**32."""
     local = ((keys >> _HALF) + np.uint64(by % 2**32)) & _LOW
     return (local << _HALF) | (keys & _LOW)
 
 
 def shift_remote(keys: U64, by: int) -> U64:
-    """TCP keys with isn_remote changed, modulo 2**32."""
+    """Returns TCP keys with ``by`` added to isn_remote, modulo 2**32."""
     return (keys & ~_LOW) | ((keys + np.uint64(by % 2**32)) & _LOW)
 
 
 def find_peers(waiting: WaitingEnds, table: EndTable, slots: Slots) -> Slots:
-    """The candidate of each entered end, by keys alone, or NOBODY."""
+    """Returns the candidate for each waiting end, by keys alone, or NOBODY."""
     mirror = table.mirror[slots]
     peers = np.where(waiting.is_alone(table.group[slots]), waiting.sole(mirror), NOBODY)
     if table.is_loose[: table.top].any():
@@ -85,7 +93,7 @@ def _find_loose(
 
 
 def distinct_pairs(a: Slots, b: Slots, claim: NDArray[np.int32]) -> tuple[Slots, Slots]:
-    """Each pair once, whichever of its ends found the other; no slot in two pairs.
+    """Returns each pair once, whichever of its ends found the other, and no slot in two pairs.
 
     ``claim`` is scratch space as long as the highest slot needs.
     """
@@ -98,7 +106,8 @@ def distinct_pairs(a: Slots, b: Slots, claim: NDArray[np.int32]) -> tuple[Slots,
 
 
 def are_plausible(table: EndTable, a: Slots, b: Slots) -> Flags:
-    """Same protocol; by 5-tuple: the exact reverse, and what one received the other sent."""
+    """Returns which pairs may be peers: of one protocol, and by 5-tuple with the reverse key and
+    the same traffic."""
     protocol, mark = table.rows["protocol"], table.rows["mark"]
     reverse = protocol[a] == protocol[b]
     some = np.flatnonzero(reverse & meets_by_tuple(protocol[a], mark[a]))
@@ -110,14 +119,17 @@ def are_plausible(table: EndTable, a: Slots, b: Slots) -> Flags:
 
 
 def are_reverse(table: EndTable, a: Slots, b: Slots) -> Flags:
-    """The whole Flow Key of one is what the other expects of its peer."""
+    """Returns where the whole Flow Key of one end is what the other expects of its peer."""
     words_a, expected_a = table.join_words(a)
     words_b, expected_b = table.join_words(b)
     return are_equal(words_a, expected_b) | are_equal(words_b, expected_a)
 
 
 def is_traffic_shared(a: NDArray[np.int64], b: NDArray[np.int64]) -> Flags:
-    """(n, [tx, rx]) packets. Equal addresses elsewhere would show as traffic of unlike size."""
+    """Returns where one end received about what the other sent; packets are (n, [tx, rx]).
+
+    Ends that have equal addresses by chance differ in their traffic.
+    """
     some = ((a[:, 0] > 0) & (b[:, 1] > 0)) | ((b[:, 0] > 0) & (a[:, 1] > 0))
     return (
         some & (b[:, 1] <= 2 * a[:, 0] + _LEAD_PACKETS) & (a[:, 1] <= 2 * b[:, 0] + _LEAD_PACKETS)

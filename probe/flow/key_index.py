@@ -1,12 +1,13 @@
-"""A vectorised hash index: 64-bit keys to positive integers, thousands of keys per call.
+"""A hash index in arrays: 64-bit keys to positive integers, thousands of keys a call.
 
-Open addressing with linear probing in two flat arrays: 12 octets per cell, at most half of them
-used, and no Python object per key. A key that occurs twice in one call finds its first
-occurrence, so a batch needs no sort to find duplicates.
+Theory of operation. Two flat arrays have a cell for each key and its value: 12 octets a cell, and
+no Python object. A key is in its *home* cell, which a hash names, or in one of the next ones. (This
+is linear probing.) At most half of the cells are used. A key that occurs twice in one call finds
+its first occurrence, so nobody has to sort a batch to find duplicates.
 
-Strangers choose some of the keys. So cells follow from a secret that differs at every start, and
-no key is ever further than ``MOST_PROBES`` cells from its home: where one would be, the index
-takes a new secret and twice the room, and keeps every key.
+Strangers choose some of the keys. So the hash depends on a secret, another one at each start. No
+key is further than ``MOST_PROBES`` cells from its home. Where one would be, the index takes a new
+secret and twice the room, and keeps every key.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ I64 = NDArray[np.int64]
 Positions = NDArray[np.intp]
 
 ABSENT = 0
-#: Chance alone takes some 40 in a million keys.
+#: With a million keys some 40 are needed by chance.
 MOST_PROBES = 128
 _DELETED = -1
 _FIBONACCI = np.uint64(0x9E3779B97F4A7C15)
@@ -30,7 +31,7 @@ _SMALLEST = 256
 
 
 def distinct(values: NDArray[Any]) -> NDArray[Any]:
-    """The distinct values, ascending. ``np.unique`` would import numpy.ma: 1.6 MB and 70 ms."""
+    """Returns the distinct values, ascending. ``np.unique`` imports numpy.ma: 1.6 MB and 70 ms."""
     ordered = np.sort(values)
     first = np.ones(len(ordered), bool)
     first[1:] = ordered[1:] != ordered[:-1]
@@ -38,10 +39,10 @@ def distinct(values: NDArray[Any]) -> NDArray[Any]:
 
 
 def secret(purpose: str) -> np.uint64:
-    """64 bits that nobody outside can know, other ones for each purpose and each start.
+    """Returns 64 bits that no stranger knows, other ones for each purpose and each start.
 
-    Python keys its own hash of strings so, unless PYTHONHASHSEED says otherwise. No module of the
-    protocol core may ask the system for random numbers.
+    Python's own hash of strings depends on such a secret, unless PYTHONHASHSEED is set. So the
+    protocol core need not ask the system for random numbers.
     """
     return np.uint64(hash(purpose) % 2**64)
 
@@ -64,11 +65,11 @@ class KeyIndex:
         return self._live
 
     def find(self, keys: U64) -> I64:
-        """Values of the keys, 0 where absent."""
+        """Returns the values of the keys, 0 where absent."""
         return self._probe(keys)[0]
 
     def insert(self, keys: U64, values: I64) -> I64:
-        """Give each absent key its value; return the value that each key has then.
+        """Give each absent key its value. Returns the value that each key has then.
 
         ``values`` are positive and differ from each other and from all values in the index. Of
         equal keys in one call one is inserted, and all of them return its value.
@@ -110,7 +111,7 @@ class KeyIndex:
         return spread.astype(np.intp)
 
     def _probe(self, keys: U64) -> tuple[I64, Positions]:
-        """Values, 0 where absent, and the cell where each search ended."""
+        """Returns values, 0 where absent, and the cell where each search ended."""
         where = self._home(keys)
         held = self._values[where]
         found = (self._keys[where] == keys) & (held > 0)
@@ -128,7 +129,7 @@ class KeyIndex:
         return result, where
 
     def _claim(self, cells: Positions, keys: U64, values: I64) -> None:
-        """Put keys into those of their cells that are empty; where several want one, one wins."""
+        """Put keys into those of their cells that are empty. One of several for a cell wins."""
         empty = np.flatnonzero(self._values[cells] == ABSENT)
         wanted = cells[empty]
         self._values[wanted] = values[empty]
@@ -139,13 +140,13 @@ class KeyIndex:
         self._used += wins
 
     def _reserve(self, extra: int) -> None:
-        """Keep the load at one half or less; a rebuild drops the deleted cells."""
+        """Keep at least half of the cells free. A rebuild drops deleted cells."""
         if 2 * (self._used + extra) <= len(self._values):
             return
         self._rebuild(max(_SMALLEST, 1 << int(4 * (self._live + extra) - 1).bit_length()))
 
     def _take_new_secret(self) -> None:
-        """Chance, or somebody who knows the secret, has put too many keys next to each other."""
+        """Spread the keys anew: too many are next to each other, by chance or by attack."""
         self._secret = secret(f"{self._secret} after too many probes")
         self._factor = secret(f"{self._factor} after too many probes") | np.uint64(1)
         self._rebuild(2 * len(self._values))

@@ -1,9 +1,15 @@
-"""Flow Keys as words: hashed to find an end, and compared whole where a hash found one.
+"""Flow Keys as words. A hash of them finds an end, and then the whole words are compared.
 
-RFC 7011, section 2: packets are of one flow if the whole Flow Key is the same. What an address
-means depends on where it is used, so the place is a part of the key: the network namespace, and for
-link-local addresses and limited broadcast the interface. What stays inside of a namespace is on its
-loopback interface, whose index is 1 everywhere.
+Packets are of one flow if the whole Flow Key is the same (RFC 7011, section 2). What an address
+means depends on where it is used. So the network namespace is a part of the key, and the interface
+for link-local addresses and limited broadcast. ::
+
+    word 0          namespace << 4 | is TCP << 3 | IP version
+    words 1, 2      local address
+    words 3, 4      remote address
+    word 5          local port << 48 | remote port << 32 | interface
+
+What stays inside of a namespace is on its loopback interface, whose index is 1 everywhere.
 """
 
 from __future__ import annotations
@@ -30,25 +36,24 @@ _OCTET, _BYTE = np.uint64(0xFF), np.uint64(8)  # the first octet of an address i
 _ONE_SIX = np.frombuffer(bytes(7) + b"\1", "<u8")[0]  # the second half of ::1
 _SECRET = secret("hash of a flow key")
 _FACTOR = secret("factor of a flow key") | np.uint64(1)
-#: Ids of the kernel half have the top bit (new_id() in bpf/sockflow.bpf.c), those of the Netlink
-#: collector neither of the two.
+#: Ids of the kernel half have the top bit set (new_id() in bpf). Those of Netlink have neither bit.
 _ID_BITS, _ID_OF_WORDS = np.uint64(2**62 - 1), np.uint64(2**62)
 
 
 def words_of(rows: Rows, side: str) -> U64:
-    """The addresses of one side as two words each: shape (n, 2)."""
+    """Returns the addresses of one side as two words each: shape (n, 2)."""
     words: U64 = np.ascontiguousarray(rows[f"{side}_address"]).view("<u8")
     return words
 
 
 def is_inside(row: np.void) -> bool:
-    """Whether the peer of this end is in the same namespace, as the addresses tell."""
+    """Returns True if the addresses tell that the peer is in the same namespace."""
     rows = np.array([row])
     return bool(_is_inside(_tuple_words(rows), rows["ifindex"])[0])
 
 
 def end_words(rows: Rows) -> Words:
-    """The whole Flow Key of UDP ends.
+    """Returns the whole Flow Key of UDP ends.
 
     Sockets that each get a copy of a datagram to a group (multicast, broadcast) are one end,
     whichever namespaces they are in: the datagram was sent once.
@@ -65,17 +70,17 @@ def end_words(rows: Rows) -> Words:
 
 
 def end_ids(words: Words) -> U64:
-    """Ids that differ between ends but for chance: to be compared by the words."""
+    """Returns ids of ends. Two ends may have one by chance, so the words must be compared, too."""
     return (hash_words(words) & _ID_BITS) | _ID_OF_WORDS
 
 
 def next_ids(ids: U64) -> U64:
-    """Other ids for ends whose ids others have."""
+    """Returns other ids, for ends whose ids other ends have."""
     return ((ids * _FACTOR + _SECRET) & _ID_BITS) | _ID_OF_WORDS
 
 
 def join_words(rows: Rows) -> tuple[Words, Words]:
-    """What an end by 5-tuple is found by, and what its peer on this host is found by."""
+    """Returns the words of ends that are joined by 5-tuple, and those of their peers."""
     own = _tuple_words(rows)
     netns = rows["netns"].astype(np.uint64) << _NIBBLE
     own[_PLACE] |= netns * _is_inside(own, rows["ifindex"])
@@ -83,7 +88,7 @@ def join_words(rows: Rows) -> tuple[Words, Words]:
 
 
 def mirrored(words: Words) -> Words:
-    """The words of the peers."""
+    """Returns the words of the peers."""
     found = words.copy()
     found[_LOCAL], found[_REMOTE] = words[_REMOTE], words[_LOCAL]
     ports = words[_PORTS]
@@ -93,7 +98,7 @@ def mirrored(words: Words) -> Words:
 
 
 def hash_words(words: Words) -> U64:
-    """64 bits of each column, which nobody can foresee who does not know the secret."""
+    """Returns 64 bits of each column, which only who knows the secret can foresee."""
     hashed = np.full(words.shape[1], _SECRET)
     for word in words:
         hashed ^= word
@@ -109,7 +114,7 @@ def are_equal(a: Words, b: Words) -> Flags:
 
 
 def _tuple_words(rows: Rows) -> Words:
-    """The 5-tuple and the version of IP, of no place: room for that is in the first word."""
+    """Returns the 5-tuple and the version of IP, without namespace and interface."""
     words = np.empty((_WORDS, len(rows)), np.uint64)
     words[_PLACE] = (rows["protocol"] == 6).astype(np.uint64) << np.uint64(3)
     words[_PLACE] |= rows["ip_version"] & np.uint8(7)
@@ -120,7 +125,7 @@ def _tuple_words(rows: Rows) -> Words:
 
 
 def _is_inside(words: Words, interfaces: NDArray[np.uint32]) -> Flags:
-    """Packets that cannot leave their namespace, and that nothing outside can send."""
+    """Returns whose packets neither leave their namespace nor come from outside."""
     inside: Flags = interfaces == _LOOPBACK_INDEX
     four = _is_version_4(words)
     for high, low in (words[_LOCAL], words[_REMOTE]):
@@ -130,7 +135,10 @@ def _is_inside(words: Words, interfaces: NDArray[np.uint32]) -> Flags:
 
 
 def _is_on_link(words: Words) -> Flags:
-    """An address may be on every link: 169.254/16, 255.255.255.255, fe80::/10, ff02::/16."""
+    """Returns who has an address that is valid on every link.
+
+    These are 169.254/16, 255.255.255.255, fe80::/10 and ff02::/16.
+    """
     found = np.zeros(words.shape[1], bool)
     four = _is_version_4(words)
     for high, _ in (words[_LOCAL], words[_REMOTE]):

@@ -1,9 +1,15 @@
 """UDP flows that get another owner: what each of them sent and got becomes a record of its own.
 
-A Flow Key goes from one socket to the next, as ports of short-lived DNS clients do, and a socket
-from one process to the next. The flow goes on in the table of ends with its latest owner. What
-its former owners have is a *part*, told at once and counted as exported in both lanes of the end,
-so that no packet is told twice.
+Theory of operation. A Flow Key goes from one socket to the next, as ports of short-lived DNS
+clients do. A socket goes from one process to the next. The flow stays in its slot, with the latest
+owner. ::
+
+    rows of a slot, by time     owner 7   owner 7   owner 9   owner 9   owner 4
+                                '----- part -----'  '----- part -----'  stays in the table
+
+What a former owner has is a *part*. It becomes a record at once, with the flow_id of the flow. The
+table counts it as told in both lanes of the end, so that no packet is told twice. A part may begin
+in the table, with what an earlier batch left there.
 """
 
 from __future__ import annotations
@@ -23,9 +29,10 @@ from probe.flow.rows import Flags, Rows, Slots, concatenate_rows, take_rows
 
 @dataclass(slots=True)
 class Parts:
-    """In order of time within each slot. ``deltas``: (n, lane, column), as of the end's own lanes.
+    """What former owners have: in order of time within each slot.
 
-    ``until``: the slots' sums up to and with each part; ``of_slot``: of all that the slot has.
+    Counts are of shape (n, lane, counter). ``deltas``: of the part. ``until``: of its slot, up to
+    the end of the part. ``of_slot``: of all that its slot has.
     """
 
     rows: Rows
@@ -38,12 +45,15 @@ class Parts:
 
 
 def find_parts(table: EndTable, rows: Rows, slots: Slots) -> Parts | None:
-    """What former owners have, in the table and in a batch that will be added to it; else None."""
+    """Returns what former owners have, in the table and in a batch that is not added to it yet.
+
+    Returns None if nothing changed hands.
+    """
     some = _with_changes(table, rows, slots)
     if not len(some):
         return None
     at = distinct(slots[some])
-    at = at[table.state[at] != FREE]  # one that has ended will be open again
+    at = at[table.state[at] != FREE]  # an ended one will be open again
     rows, slots = take_rows(rows, some), slots[some]
     order = np.lexsort((rows["last_ns"], slots))
     rows, slots = take_rows(rows, order), slots[order]
@@ -58,7 +68,7 @@ def find_parts(table: EndTable, rows: Rows, slots: Slots) -> Parts | None:
 
 
 def _with_changes(table: EndTable, rows: Rows, slots: Slots) -> Slots:
-    """Rows of the slots that have several owners, in the batch or with the one in the table."""
+    """Returns places of rows in slots with several owners, that of the table among them."""
     fits = (rows["protocol"] == UDP) & (rows["owner"] != 0)
     fits &= (rows["owner_source"] != OwnerSource.SHARED) & (
         rows["mark"] & np.uint8(Mark.GROUP) == 0
@@ -83,7 +93,7 @@ def _is_told_apart(rows: Rows, at: Slots) -> Flags:
 
 
 def _take_next_owner(pending: Rows, at: Slots, rows: Rows, slots: Slots) -> None:
-    """Who is not known, or one of many, hands nothing over."""
+    """Give what nobody known has, or one of many who share a socket, to the next owner."""
     next_row = np.searchsorted(slots, at)
     unknown = np.flatnonzero(~_is_told_apart(pending, np.arange(len(pending))))
     for name in KEPT["owner"]:
@@ -91,7 +101,7 @@ def _take_next_owner(pending: Rows, at: Slots, rows: Rows, slots: Slots) -> None
 
 
 def _untold(table: EndTable, slots: Slots) -> NDArray[np.int64]:
-    """What each end has in its own lanes that neither it nor its peer has exported."""
+    """Returns what the lanes of each end have and no record of it or its peer has told."""
     peers = table.peer[slots].astype(np.int64)
     told = table.out[slots] + table.out[peers][:, ::-1]
     untold: NDArray[np.int64] = np.maximum(table.total[slots] - told, 0)
@@ -99,7 +109,7 @@ def _untold(table: EndTable, slots: Slots) -> NDArray[np.int64]:
 
 
 def _group(rows: Rows, slots: Slots, deltas: NDArray[np.int64], first: NDArray[np.int64]) -> Parts:
-    """Rows next to each other with one owner are one part; the last one of each slot is none."""
+    """Makes a part of rows next to each other with one owner, but for the last ones of a slot."""
     is_new_slot = np.r_[True, slots[1:] != slots[:-1]]
     starts = np.flatnonzero(is_new_slot | np.r_[True, rows["owner"][1:] != rows["owner"][:-1]])
     ends = np.r_[starts[1:], len(rows)] - 1
@@ -121,10 +131,10 @@ def _group(rows: Rows, slots: Slots, deltas: NDArray[np.int64], first: NDArray[n
 
 
 def build_part_records(table: EndTable, parts: Parts, now_ns: int, host_netns: int) -> Rows:
-    """Records of the parts, whose ends are joined by now; their times are CLOCK_MONOTONIC."""
+    """Returns records of the parts, whose ends are joined by now. Times are CLOCK_MONOTONIC."""
     peers = table.peer[parts.slots].astype(np.int64)
     is_first = (peers == NOBODY) | (parts.slots < peers)
-    # where both ends change owners, the other end's parts are what the first one's left
+    # Where both ends change owners, the parts of the second end are what those of the first leave.
     turns = (np.flatnonzero(is_first), np.flatnonzero(~is_first))
     found = [_build(table, parts, at, now_ns, host_netns) for at in turns if len(at)]
     return concatenate_rows([np.zeros(0, RECORD_DTYPE), *found])
@@ -159,8 +169,10 @@ def _build(table: EndTable, parts: Parts, where: Slots, now_ns: int, host_netns:
 
 
 def _take(table: EndTable, parts: Parts, where: Slots, peers: Slots) -> NDArray[np.int64]:
-    """Deltas that nobody has exported yet, marked as exported. What the peer's lane already told
-    was the earliest."""
+    """Returns what no record has told yet, and notes that it is told now.
+
+    What records of the peer have told was the earliest.
+    """
     slots = parts.slots[where]
     left = table.total[slots] - table.out[slots] - table.out[peers][:, ::-1]
     told = np.maximum(parts.of_slot[where] - left, 0)
@@ -170,7 +182,7 @@ def _take(table: EndTable, parts: Parts, where: Slots, peers: Slots) -> NDArray[
 
 
 def _go_on(table: EndTable, slots: Slots, peers: Slots, last: NDArray[np.int64]) -> None:
-    """The entries' next records begin where the parts end."""
+    """Let the next records of the entries begin where the parts end."""
     for ends in (slots, peers[peers != NOBODY]):
         table.reported[ends] = True
     np.maximum.at(table.since_ns, slots, last)

@@ -1,8 +1,8 @@
 """UDP ends that lost their peer and go on with another one, in another network namespace.
 
-A container that is started again has its old address in a new namespace. Its peer's socket sees no
-difference and counts on. So of what the peer has, what the former end accounts for is told as their
-conversation, and the rest belongs to the successor.
+A container that is started again has its old address in a new namespace. The socket of its peer
+sees no difference, and goes on counting. What the former end has counted, too, is told as their
+conversation. The rest is of the conversation with the successor.
 """
 
 from __future__ import annotations
@@ -16,22 +16,24 @@ from probe.flow.key_index import distinct
 from probe.flow.keys import hash_words
 from probe.flow.rows import Flags, Slots
 
-#: The latest packet of an end is known to a jiffy, when an end began to a nanosecond.
+#: The time of a latest packet is exact to a jiffy, the start of an end to a nanosecond.
 _SLACK_NS = 20_000_000
 _SILENT_NS = 1_000_000_000
 
 
 def find_peer_changes(table: EndTable, slots: Slots) -> tuple[Slots, Slots]:
-    """(survivors, successors): ends that lost their peer, and those that took its place.
+    """Returns (survivors, successors): ends that lost their peer, and who took its place.
 
-    The latter are sought among the ends at ``slots``, and those that wait for a peer, being closed.
+    Successors are sought among the ends at ``slots``, and the closed ones that wait for a peer.
     """
     nobody = np.zeros(0, np.int64)
     closed = table.closed_ns[: table.top] > 0
     left = _left_alone(table, closed)
     if not len(left):
         return nobody, nobody
-    waiting = np.flatnonzero(closed & (table.peer[: table.top] == NOBODY))  # not for long
+    waiting = np.flatnonzero(
+        closed & (table.peer[: table.top] == NOBODY)
+    )  # they do so not for long
     seekers = distinct(np.concatenate([slots, waiting]))
     seekers = seekers[(table.peer[seekers] == NOBODY) & (table.state[seekers] == OPEN)]
     seekers = seekers[(table.key[seekers] != 0) & (table.rows["protocol"][seekers] == UDP)]
@@ -46,9 +48,9 @@ def find_peer_changes(table: EndTable, slots: Slots) -> tuple[Slots, Slots]:
 
 
 def _left_alone(table: EndTable, closed: Flags) -> Slots:
-    """Open UDP ends whose peer has closed, or is silent while they go on.
+    """Returns open UDP ends whose peer has closed, or is silent while they go on.
 
-    Of a server's socket only the end of its first peer is known to close.
+    A server's socket has many ends, and only that of its first peer is known to close.
     """
     peers, last = table.peer[: table.top], table.last_ns[: table.top]
     gone = closed | (last[peers] - last >= _SILENT_NS)
@@ -59,7 +61,8 @@ def _left_alone(table: EndTable, closed: Flags) -> Slots:
 
 
 def _matched(table: EndTable, survivors: Slots, seekers: Slots) -> tuple[Slots, Slots]:
-    """Pairs whose keys are the reverse of each other; of several seekers the earliest."""
+    """Returns pairs whose keys are the reverse of each other. Of several seekers one is chosen,
+    the earliest."""
     words, _ = table.join_words(survivors)
     keys = hash_words(words)
     order = np.argsort(keys)

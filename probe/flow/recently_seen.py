@@ -1,4 +1,4 @@
-"""Keys that were seen, bounded: those not seen for longest are forgotten first."""
+"""A bounded set of keys that were seen. Those not seen for the longest time go first."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _LAST_SERIAL = 2**30  # values of a KeyIndex have 31 bits
 
 
 class RecentlySeen:
-    """Two generations of keys. A key that is seen moves to the young one; when that is full it
-    becomes the old one, and what the old one still held is forgotten.
+    """Two generations of keys, so at least the latest ``generation`` ones, at most twice as many.
 
-    So at least the latest ``generation`` keys are known, and at most twice as many.
+    A key that is seen moves to the young generation. When that is full it becomes the old one, and
+    the keys of the former old one are forgotten.
     """
 
     def __init__(self, generation: int = _GENERATION) -> None:
@@ -30,19 +30,19 @@ class RecentlySeen:
         return len(self._young) + len(self._old)
 
     def note(self, keys: NDArray[np.uint64]) -> int:
-        """Sees ``keys``, which may be repeated; how many of them are new."""
+        """Note that ``keys`` were seen, some perhaps twice. Returns how many of them are new."""
         keys = distinct(keys)
         lots = range(0, len(keys), self._generation)
         return sum(self._note(keys[at : at + self._generation]) for at in lots)
 
     def forget(self, keys: NDArray[np.uint64]) -> None:
-        """They will not come again. Any that are unknown, or repeated, may be among them."""
+        """Forget ``keys``. They may be unknown, or repeated."""
         keys = distinct(keys)
         for index in (self._young, self._old):
             index.remove(keys[index.find(keys) != 0])
 
     def _note(self, keys: NDArray[np.uint64]) -> int:
-        """``keys`` are distinct and fit into a generation."""
+        """As ``note``, of distinct keys that fit into a generation."""
         absent = keys[self._young.find(keys) == 0]
         if not len(absent):
             return 0

@@ -1,7 +1,7 @@
-"""From ends to Flow Records: one record per direction with packets since its last export.
+"""Ends become Flow Records: one for each direction with packets since its last record.
 
-A direction is counted by its sender's TX lane, or by its receiver's RX lane where the sender is
-remote. What the other lane exported before the ends were joined is not exported again.
+The TX lane of the sender counts a direction, or the RX lane of the receiver if the sender is
+remote. What records of the other lane told, before the ends were joined, is not told again.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def build_records(
     wall_offset_ns: int,
     host_netns: int,
 ) -> Rows:
-    """Records of the entries led by ``leaders``, which is brought up to date in the table."""
+    """Returns records of the entries with these ``leaders``, and notes what is told."""
     peers = table.peer[leaders].astype(np.int64)
     back = np.where(is_to_itself(table, leaders, peers), NOBODY, leaders)
     senders, receivers = np.concatenate([leaders, peers]), np.concatenate([peers, back])
@@ -69,7 +69,7 @@ def build_records(
 
 
 def is_to_itself(table: EndTable, leaders: Slots, peers: Slots) -> Flags:
-    """What such a socket receives is what it sent."""
+    """Returns which ends are of sockets that send to themselves."""
     rows = table.rows
     same: Flags = (rows["local_port"][leaders] == rows["remote_port"][leaders]) & (peers == NOBODY)
     few = np.flatnonzero(same)
@@ -81,7 +81,7 @@ def is_to_itself(table: EndTable, leaders: Slots, peers: Slots) -> Flags:
 def _take_deltas(
     table: EndTable, senders: Slots, receivers: Slots
 ) -> tuple[NDArray[np.int64], Flags]:
-    """Sums not yet exported, marked as exported where the direction is due."""
+    """Returns what no record has told, and which directions are due; notes what is told now."""
     shape = -1, len(COUNTERS)
     total, out = table.total.reshape(shape), table.out.reshape(shape)
     is_local = senders != NOBODY
@@ -111,7 +111,7 @@ def _fill_times(
     now_ns: int,
     wall_offset_ns: int,
 ) -> None:
-    """``last`` is the entry's latest packet; the next record of the entry begins there."""
+    """Fill in times. The next record of an entry begins with its latest packet so far."""
     last = np.minimum(np.maximum(table.last_ns[leaders], table.last_ns[peers]), now_ns)
     first = np.minimum(table.since_ns[leaders], last)
     records["first_ns"] = first[entry] + wall_offset_ns
@@ -127,7 +127,7 @@ def _fill_times(
 
 
 def fill_sent(records: Rows, rows: Rows, others: Rows, host_netns: int) -> None:
-    """What ``rows`` of local senders say; ``others``: of their receivers, zero where remote."""
+    """Fill in what ``rows`` of local senders say, and ``others`` of receivers, 0 if remote."""
     _fill_counting(records, rows, "local", "remote")
     _copy(records, rows, _SOURCE)
     _copy(records, others, _DESTINATION)
@@ -141,7 +141,10 @@ def fill_sent(records: Rows, rows: Rows, others: Rows, host_netns: int) -> None:
 
 
 def _agreed_role(rows: Rows, others: Rows) -> NDArray[np.uint8]:
-    """Where both ends of an older UDP conversation take the same side, the lower port serves."""
+    """Returns the role of each source.
+
+    Both ends of an older UDP conversation may take the same side. Then the lower port serves.
+    """
     role, peer_role = rows["role"], _FLIPPED_ROLE[others["role"]]
     agreed: NDArray[np.uint8] = np.where(role, role, peer_role)
     unlike = (agreed != peer_role) & (peer_role != Role.UNKNOWN)
@@ -152,8 +155,8 @@ def _agreed_role(rows: Rows, others: Rows) -> NDArray[np.uint8]:
 
 
 def fill_received(records: Rows, rows: Rows, host_netns: int) -> None:
-    """What ``rows`` of receivers say. The sender is remote: flow_direction, dscp and its owner
-    stay 0."""
+    """Fill in what ``rows`` of receivers say. The senders are remote, and what only they know
+    stays 0."""
     _fill_counting(records, rows, "remote", "local")
     _copy(records, rows, _DESTINATION)
     records["ingress_interface"] = _host_interface(rows, host_netns)
@@ -179,15 +182,15 @@ def _copy(records: Rows, rows: Rows, columns: tuple[tuple[str, str], ...]) -> No
 
 
 def _host_interface(rows: Rows, host_netns: int) -> NDArray[np.uint32]:
-    """An index is meaningless outside of its namespace."""
+    """Returns interface indices of ends in the host's namespace, else 0."""
     return np.where((rows["netns"] == host_netns) & (host_netns != 0), rows["ifindex"], 0)
 
 
 def fill_loopback(records: Rows, host_netns: int) -> None:
-    """Name the loopback interface where a socket of the host did not.
+    """Fill in the loopback interface where a socket of the host does not tell it.
 
-    TCP learns its interface from a packet that it receives with a route. On loopback, the answer to
-    a SYN often comes while connect() holds the socket, and then the kernel drops that route.
+    TCP learns its interface from a packet that it receives with a route. On loopback the answer to
+    a SYN often comes while connect() holds the socket. Then the kernel drops that route.
     """
     sent = records["flow_direction"] != 0
     for column, side, is_side in (
@@ -201,7 +204,7 @@ def fill_loopback(records: Rows, host_netns: int) -> None:
 
 
 def stays_inside(records: Rows) -> Flags:
-    """What is loopback traffic even where the socket does not tell its interface."""
+    """Returns which records are of loopback traffic, by their addresses and namespaces."""
     address = records["source_address"]
     stays = (records["ip_version"] == 4) & (address[:, 0] == _LOOPBACK_NET)
     same = records["source_netns"] == records["destination_netns"]
@@ -213,7 +216,7 @@ def stays_inside(records: Rows) -> Flags:
 
 
 def _by_address(rows: Rows) -> Rows:
-    """The address columns as opaque words, which copy in one piece and not octet by octet."""
+    """Returns a view with whole addresses, which numpy copies in one piece."""
     fields: Mapping[str, tuple[Any, ...]] = rows.dtype.fields or {}
     names = [name for name in _ADDRESSES if name in fields]
     offsets = [fields[name][1] for name in names]

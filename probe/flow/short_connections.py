@@ -1,7 +1,7 @@
-"""Brief connections: both ends closed in one batch, and no row of either came before.
+"""Short connections: both ends closed in one batch, and no row of either came before.
 
-Most short connections are so. Nothing more can come of them, so they become records at once, and
-the table of ends, its index and the meeting place never see them.
+Most connections that last less than a read are so. No more can come of them, so they become records
+at once, and the table of ends never has them.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ _LAST_OF_NEW = np.uint8(Mark.CLOSED | Mark.PREEXISTING)
 
 
 def match_ends(rows: Rows, longest_ns: int) -> tuple[Slots, Slots]:
-    """Indices (a, b) of closed TCP ends that have each other's initial sequence numbers.
+    """Returns places (a, b) of closed TCP ends that have each other's initial sequence numbers.
 
-    Left out: ends older than the probe, or than ``longest_ns`` (earlier records may have named
-    them), and numbers that a third closed end has too.
+    Ends that are older than the probe or than ``longest_ns`` are left out, since earlier records
+    may be of them. So are ends whose numbers a third closed end has, too.
     """
     local, remote = rows["isn_local"], rows["isn_remote"]
     fits = (rows["mark"] & _LAST_OF_NEW) == Mark.CLOSED
@@ -43,16 +43,16 @@ def match_ends(rows: Rows, longest_ns: int) -> tuple[Slots, Slots]:
 
 
 def _pairs(ordered: NDArray[np.uint64]) -> Slots:
-    """The first of each two neighbours that are equal to each other, and to no third."""
+    """Returns the first of each two neighbours that are equal to each other and to no third."""
     equal = np.zeros(len(ordered) + 1, bool)
     equal[1:-1] = ordered[1:] == ordered[:-1]
     return np.flatnonzero(equal[1:-1] & ~equal[:-2] & ~equal[2:])
 
 
 def build_short_records(rows: Rows, a: Slots, b: Slots, now_ns: int, host_netns: int) -> Rows:
-    """Records of the connections between rows a[i] and b[i], one per direction with packets.
+    """Returns records of the connections between rows a[i] and b[i].
 
-    Their times are still those of the rows: CLOCK_MONOTONIC.
+    There is one for each direction with packets. Their times are CLOCK_MONOTONIC, as in the rows.
     """
     both = (2, len(a))  # directions and connections
     senders = take_rows(rows, np.concatenate([a, b])).reshape(both)
