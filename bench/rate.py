@@ -15,7 +15,7 @@ from probe.config import RunConfig
 from probe.export.message_sink import MessageSink
 from probe.export.sink_factory import SinkFactory
 from probe.flow.columns import RECORD_DTYPE
-from probe.flow.owner import Owner, OwnerTable
+from probe.flow.owner import Container, Owner, OwnerTable, Process
 from probe.flow.rows import Rows
 from probe.interfaces.names import InterfaceList
 from probe.mapping import load_elements, load_profile, load_profiles, load_template
@@ -108,17 +108,17 @@ def _stream(url: str, count: int) -> MessageSink:
 
 def make_owner(number: int) -> Owner:
     return Owner(
-        pid=1000 + number,
-        process_name=f"worker-{number}",
-        process_path=f"/usr/lib/service-{number}/bin/worker",
-        path_source="walked",
-        parent_pid=number + 1,
-        parent_name="containerd-shim",
-        parent_path="/usr/bin/containerd-shim-runc-v2",
-        uid=number,
-        gid=number,
-        user_name=f"user{number}",
-        container_id=f"{number:064x}",
+        Process(
+            1000 + number,
+            f"worker-{number}",
+            f"/usr/lib/service-{number}/bin/worker",
+            path_source="walked",
+            uid=number,
+            gid=number,
+            user_name=f"user{number}",
+        ),
+        parent=Process(number + 1, "containerd-shim", "/usr/bin/containerd-shim-runc-v2"),
+        container=Container(f"{number:064x}"),
     )
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import TextIO
 
 from probe.enrich.container_owners import ContainerOwners
+from probe.flow.label import names_label
 from probe.interfaces.names import InterfaceList
 from probe.interfaces.table import Counters, Link
 from probe.interfaces.veth import VethMap, read_default_route
@@ -26,7 +27,6 @@ from probe.view.text import aligned, write_lines
 COLUMNS = ("index", "interface", "inside", "container", "state", "in bit/s", "in p/s", "out bit/s",
            "out p/s", "in", "out")  # fmt: skip
 _NUMBERS = set(COLUMNS) - {"interface", "inside", "container", "state"}
-_SHORT_ID = 12
 _SIDES = "in of a veth: what its container sends"
 _STATES = ("", "up", "down", "testing", "unknown", "dormant", "not present", "lower layer down")
 _UNITS = ("", "k", "M", "G", "T")
@@ -89,7 +89,7 @@ def show_interfaces(
 
 def cells(link: Link, rate: tuple[float, ...] | None) -> tuple[str, ...]:
     """The texts of COLUMNS; no rates where there are none yet."""
-    container = link.names.full if link.names else link.container_id[:_SHORT_ID]
+    container = names_label(link.container_id, link.names)
     in_octets, in_packets, out_octets, out_packets = rate or (None,) * 4
     return (
         str(link.index), link.name, link.inner_name, container or link.alias,

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probe.flow.codes import UNCONFIRMED, UNCONFIRMED_PATH
-from probe.flow.owner import ContainerNames, Owner, OwnerTable
+from probe.flow.owner import Container, ContainerNames, Node, Owner, OwnerTable, share
 from probe.flow.rows import Rows
 from probe.owners.container import pod_uid, read_place
 from probe.owners.procfs import read_cgroup
@@ -85,7 +85,7 @@ class ContainerOwners(OwnerTable):
     def add(self, owner: Owner) -> int:
         index = super().add(named := self._named(owner))
         self._note_doubt(index, named)
-        self._note_pod(owner.container_id, _cgroup_uid(owner))
+        self._note_pod(owner.container.id, _cgroup_uid(owner))
         self._note_keys(index, owner)
         self._proxies.note(index, owner, time.monotonic())
         return index
@@ -145,8 +145,8 @@ class ContainerOwners(OwnerTable):
             self._by_key.setdefault(key, set()).add(index)
 
     def _note_doubt(self, index: int, owner: Owner) -> None:
-        doubts = UNCONFIRMED * owner.is_unconfirmed
-        doubts |= UNCONFIRMED_PATH * (owner.path_source == "exec")
+        doubts = UNCONFIRMED * owner.container.is_unconfirmed
+        doubts |= UNCONFIRMED_PATH * (owner.process.path_source == "exec")
         if doubts:
             self._doubts[index] = doubts
         else:
@@ -156,7 +156,9 @@ class ContainerOwners(OwnerTable):
         """Who stands for a container is told with it."""
         found = self._proxies.resolve(time.monotonic())
         for index, container_id in found.items():
-            owner = dataclasses.replace(self[index], container_id=container_id, is_proxy=True)
+            owner = dataclasses.replace(
+                self[index], container=Container(container_id, is_proxy=True)
+            )
             self._note_keys(index, owner)
             self.replace(index, self._named(owner))
         return list(found)
@@ -171,31 +173,29 @@ class ContainerOwners(OwnerTable):
 
     def _named(self, owner: Owner) -> Owner:
         owner = self._placed(owner)
-        container_id, pod_uid = owner.container_id, _cgroup_uid(owner)
+        container_id, pod_uid = owner.container.id, _cgroup_uid(owner)
         is_here = container_id or (pod_uid and owner.cgroup)  # a Pod of elsewhere has its names
         if not self._runtimes or not is_here:
             return owner
         is_at = None
-        if not owner.is_proxy:
+        if not owner.container.is_proxy:
             is_at = self._is_at(container_id, owner.cgroup, pod_uid)
         if is_at is False:
-            return dataclasses.replace(with_names(owner, ContainerNames()), is_unconfirmed=True)
+            return _confirmed(with_names(owner, ContainerNames()), False)
         found = self._find(container_id, pod_uid)
         if found and found.name:
             self._nameless.pop(container_id, None)
         elif container_id:
             self._nameless.setdefault(container_id, 0.0)
-        is_unconfirmed = found is None or (owner.is_doubtful and not is_at)
         named = with_names(owner, found) if found else owner
-        return dataclasses.replace(named, is_unconfirmed=is_unconfirmed)
+        return _confirmed(named, bool(found and (is_at or not owner.container.is_doubtful)))
 
     def _placed(self, owner: Owner) -> Owner:
-        """By the name of this node, and where that is: those of other hosts have theirs."""
-        node = self.node if self.node and (owner.pid or owner.cgroup) else owner.node
-        zone = owner.zone or self._find_zone(node)
-        if (node, zone) == (owner.node, owner.zone):
-            return owner
-        return dataclasses.replace(owner, node=node, zone=zone)
+        """Returns ``owner`` with its node's name and zone; an owner of elsewhere has its own."""
+        is_here = owner.process.pid or owner.cgroup
+        name = (is_here and self.node) or owner.node.name
+        node = Node(name, owner.node.zone or self._find_zone(name))
+        return owner if node == owner.node else dataclasses.replace(owner, node=share(node))
 
     def _is_at(self, container_id: str, cgroup: str, pod_uid: str) -> bool | None:
         """Whether a container has that cgroup: no, where one runtime that knows it says no."""
@@ -206,22 +206,25 @@ class ContainerOwners(OwnerTable):
 
 
 def with_names(owner: Owner, names: ContainerNames) -> Owner:
-    """``owner`` in the container, or the Pod, that has these names."""
-    return dataclasses.replace(
-        owner,
-        container_name=names.name,
-        container_image=names.image,
+    """Returns ``owner`` in the container, or the Pod, that has these names."""
+    container = dataclasses.replace(
+        owner.container,
+        name=names.name,
+        image=names.image,
         compose_project=names.project,
         compose_service=names.service,
-        pod_name=names.pod,
-        pod_namespace=names.namespace,
-        pod_uid=names.pod_uid or owner.pod_uid,
-        workload=names.workload,
-        labels=names.labels,
-        node=names.node or owner.node,
-        zone=names.zone or owner.zone,
-        cluster=names.cluster,
     )
+    pod = names.pod if names.pod.uid else dataclasses.replace(names.pod, uid=owner.pod.uid)
+    node = Node(names.node.name or owner.node.name, names.node.zone or owner.node.zone)
+    return dataclasses.replace(owner, container=share(container), pod=share(pod), node=share(node))
+
+
+def _confirmed(owner: Owner, is_confirmed: bool) -> Owner:
+    """Returns ``owner`` with what runtimes say: whether it is in its container."""
+    if owner.container.is_unconfirmed != is_confirmed:
+        return owner
+    container = dataclasses.replace(owner.container, is_unconfirmed=not is_confirmed)
+    return dataclasses.replace(owner, container=share(container))
 
 
 def _no_zone(_: str) -> str:
@@ -230,8 +233,8 @@ def _no_zone(_: str) -> str:
 
 def _cgroup_uid(owner: Owner) -> str:
     """The UID that runtimes know a Pod by; what is told of a Pod of a manifest is another one."""
-    return (pod_uid(owner.cgroup) if owner.cgroup else "") or owner.pod_uid
+    return (pod_uid(owner.cgroup) if owner.cgroup else "") or owner.pod.uid
 
 
 def _keys(owner: Owner) -> list[str]:
-    return [key for key in (owner.container_id, _cgroup_uid(owner)) if key]
+    return [key for key in (owner.container.id, _cgroup_uid(owner)) if key]

@@ -14,7 +14,7 @@ from probe.enrich.enrichers import Enricher
 from probe.flow.cache import FindPeers
 from probe.flow.codes import OwnerSource
 from probe.flow.columns import ROW_DTYPE
-from probe.flow.owner import ContainerNames, Owner, OwnerTable
+from probe.flow.owner import ContainerNames, Node, Owner, OwnerTable, share
 from probe.flow.rows import Rows
 from probe.owners.kubernetes.objects import service_port
 from probe.owners.kubernetes.tenures import RemoteNames, sixteen_octets
@@ -152,8 +152,9 @@ class RemoteOwners(Enricher):
         known = self._known.get(key)
         if known is None:
             owner = with_names(Owner(), names)
-            zone = owner.zone or self._names.nodes.zone(owner.node)
-            index = self._owners.add(dataclasses.replace(owner, service=port, zone=zone))
+            node = owner.node
+            node = share(Node(node.name, node.zone or self._names.nodes.zone(node.name)))
+            index = self._owners.add(dataclasses.replace(owner, service=port, node=node))
             known = self._known[key] = _Known((pod, service), index, now_s)
         known.used_s = now_s
         return known.index

@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from probe.export.transports.sender import Sender
+from probe.flow.label import names_label
 from probe.interfaces.names import InterfaceList
 from probe.interfaces.table import Link
 from probe.ipfix.options import OptionRow, OptionValue
 
-_SHORT_ID = 12
 _NO_ADDRESS = {"exporterIPv4Address": bytes(4), "exporterIPv6Address": bytes(16)}
 
 
@@ -111,7 +111,7 @@ class SelfReport:
 def _counters(link: Link) -> OptionRow:
     """In is what a veth's container sends. IANA's elements are those of what comes in."""
     counters = link.counters
-    name = link.names.full if link.names else link.container_id[:_SHORT_ID]
+    name = names_label(link.container_id, link.names)
     return {
         "ingressInterface": link.index,
         "interfaceName": link.name,

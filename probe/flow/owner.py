@@ -1,103 +1,141 @@
-"""Who is behind a flow end: interned, so that arrays carry integers and names are encoded once."""
+"""Who is behind a flow end: a process, its parent, its container and its Pod.
+
+An owner is made once per identity and named by its index, so arrays carry integers and names are
+encoded once. Strings are '' and numbers None where they are unknown. A part that nobody is in is
+the empty one, such as ``Container()``, so a reader needs no test for None. Many owners share a
+part: all processes of a container have the same ``Container`` object.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import TypeVar
+
+_MOST_SHARED = 4096  # of the parts used latest
 
 
 @dataclass(frozen=True, slots=True)
-class Owner:
-    """A process with its parent, user and container, as stamped when the socket was used.
+class Process:
+    """A process and its user, as they were when the socket was used.
 
-    Strings are '' and ids None where unknown. ``path_source``: '' unknown, 'walked' (the kernel's
-    path of the executable within the process's root), 'exec' (the file name given to exec).
-    Virtual memory (``vm_size``, and ``vm_peak`` so far) is in KiB, as of when the identity was
-    first seen. ``has_own_users``: the names of user and group are those of the container itself,
-    and say nothing of users of the host. ``outer_container_id``: of the container that the
-    innermost one runs in; ``is_doubtful``: others than a runtime could have made a cgroup of that
-    name; ``is_unconfirmed``: no runtime says that the process is in that container; ``is_proxy``:
-    the process is in none, and stands for the one that is told (docker-proxy).
-    ``workload``: what owns the Pod, as 'Deployment/web'; ``labels``: those of the Pod that the user
-    chose. ``node``: the name of the host that the process runs on, ``zone`` where that is, and
-    ``cluster`` what it belongs to, as the user calls it. ``service``: the Kubernetes Service that a
-    Pod of elsewhere was reached by, as 'shop/web:http'. ``unit``: of systemd, for a
-    process in no container.
+    ``path_source``: '' for unknown, 'walked' for the kernel's path of the executable within the
+    process's root, 'exec' for the file name that exec was given. ``vm_size`` and ``vm_peak`` are
+    virtual memory in KiB, as of when the identity was first seen. ``has_own_users``: the names of
+    user and group are those of the container, and say nothing of users of the host.
     """
 
     pid: int | None = None
-    process_name: str = ""
-    process_path: str = ""
+    name: str = ""
+    path: str = ""
     path_source: str = ""
-    parent_pid: int | None = None
-    parent_name: str = ""
-    parent_path: str = ""
     uid: int | None = None
     gid: int | None = None
     user_name: str = ""
     group_name: str = ""
     has_own_users: bool = False
-    parent_uid: int | None = None
-    parent_gid: int | None = None
-    parent_user_name: str = ""
     vm_size: int | None = None
     vm_peak: int | None = None
-    parent_vm_size: int | None = None
-    parent_vm_peak: int | None = None
     command_line: str = ""
-    cgroup: str = ""
-    container_id: str = ""
-    is_doubtful: bool = False
-    is_unconfirmed: bool = False
-    outer_container_id: str = ""
-    is_proxy: bool = False
-    container_name: str = ""
-    container_image: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Container:
+    """The innermost container that a process is in.
+
+    ``outer_id``: of the container around it. ``is_doubtful``: somebody other than a runtime could
+    have made a cgroup of that name. ``is_unconfirmed``: no runtime says that the process is in this
+    container. ``is_proxy``: the process is in none, and forwards to this one (docker-proxy).
+    """
+
+    id: str = ""
+    outer_id: str = ""
+    name: str = ""
+    image: str = ""
     compose_project: str = ""
     compose_service: str = ""
-    pod_name: str = ""
-    pod_namespace: str = ""
-    pod_uid: str = ""
+    is_doubtful: bool = False
+    is_unconfirmed: bool = False
+    is_proxy: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Pod:
+    """A Kubernetes Pod, or a Service or node that an address belongs to.
+
+    ``workload``: what owns the Pod, as 'Deployment/web'. A Service and a node have no ``name``, and
+    'Service/web' or 'Node/a' for a workload. ``labels``: those that the user chose. ``cluster``:
+    what the user calls the whole.
+    """
+
+    name: str = ""
+    namespace: str = ""
+    uid: str = ""
     workload: str = ""
     labels: tuple[tuple[str, str], ...] = ()
-    node: str = ""
-    zone: str = ""
     cluster: str = ""
+
+    @property
+    def is_known(self) -> bool:
+        """Returns True if the Pod, Service or node has any name."""
+        return bool(self.namespace or self.uid or self.workload)
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A host by its name, and the zone that it is in."""
+
+    name: str = ""
+    zone: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Who is at an end.
+
+    ``service``: the Kubernetes Service that a Pod was reached by, as 'shop/web:http'. ``unit``: the
+    systemd unit of a process that is in no container.
+    """
+
+    process: Process = Process()
+    parent: Process = Process()
+    container: Container = Container()
+    pod: Pod = Pod()
+    node: Node = Node()
     service: str = ""
+    cgroup: str = ""
     unit: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class ContainerNames:
-    """Strings are '' where there is none; ``project`` and ``service`` are compose's, what comes
-    after them is of the Pod that the container is in. ``name`` is '' if only that is known, ``pod``
-    if it is a Service ('Service/web' is the ``workload`` then), with its ``ports`` (protocol,
-    number, name), or a node ('Node/a')."""
+    """What a runtime tells of a container, or of the Pod, Service or node at an address.
+
+    ``name`` is '' where only the Pod is known. ``project`` and ``service`` are compose's. ``ports``
+    are those of a Service: (protocol, number, name).
+    """
 
     name: str = ""
     image: str = ""
     project: str = ""
     service: str = ""
-    pod: str = ""
-    namespace: str = ""
-    pod_uid: str = ""
-    workload: str = ""
-    labels: tuple[tuple[str, str], ...] = ()
-    node: str = ""
-    zone: str = ""
-    cluster: str = ""
+    pod: Pod = Pod()
+    node: Node = Node()
     ports: tuple[tuple[int, int, str], ...] = ()
 
-    @property
-    def full(self) -> str:
-        """As people write it: namespace/pod/container, or what of it is known."""
-        return full_name(self.namespace, self.pod, self.name, self.workload)
+
+_Part = TypeVar("_Part", Process, Container, Pod, Node)
 
 
-def full_name(namespace: str, pod: str, container: str, workload: str = "") -> str:
-    """As people write it: 'shop/web-1/nginx', 'shop/web-1' where the container is not known,
-    'shop/Service/web', or the name of the container."""
-    named = (namespace, pod or workload, container) if namespace else (container,)
-    return "/".join(filter(None, named))
+def share(part: _Part) -> _Part:
+    """Returns an equal part that another owner has, or ``part`` itself."""
+    found: _Part = _share(part)
+    return found
+
+
+@lru_cache(_MOST_SHARED)
+def _share(part: _Part) -> _Part:
+    return part
 
 
 UNKNOWN = Owner()

@@ -227,31 +227,34 @@ def _number(text: str, value: str, highest: int) -> int:
 
 def _container_test(value: str) -> _OwnerTest:
     """By the beginning of the container id, as docker does, or by its whole name."""
-    return lambda owner: owner.container_id.startswith(value) or owner.container_name == value
+    return lambda owner: owner.container.id.startswith(value) or owner.container.name == value
 
 
 def _pod_test(value: str) -> _OwnerTest:
     """By its name, or NAMESPACE/NAME."""
     namespace, separator, name = value.rpartition("/")
     return lambda owner: (
-        owner.pod_name == name and (not separator or owner.pod_namespace == namespace)
+        owner.pod.name == name and (not separator or owner.pod.namespace == namespace)
     )
 
 
 def _namespace_test(value: str) -> _OwnerTest:
-    return lambda owner: owner.pod_namespace == value
+    return lambda owner: owner.pod.namespace == value
 
 
 def _user_test(value: str) -> _OwnerTest:
     """By uid, or by a name that the host gives: a container may call its users anything."""
     uid = _digits(value)
-    return lambda owner: uid == owner.uid or (value == owner.user_name and not owner.has_own_users)
+    return lambda owner: (
+        uid == owner.process.uid
+        or (value == owner.process.user_name and not owner.process.has_own_users)
+    )
 
 
 def _process_test(value: str) -> _OwnerTest:
     """By name or by pid."""
     pid = _digits(value)
-    return lambda owner: value == owner.process_name or pid == owner.pid
+    return lambda owner: value == owner.process.name or pid == owner.process.pid
 
 
 def _digits(value: str) -> int:

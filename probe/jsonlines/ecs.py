@@ -223,63 +223,63 @@ def _below_remote(members: Mapping[str, Any]) -> dict[str, Any]:
 def _owner(owner: Owner, privacy: Privacy) -> dict[str, Any]:
     """Only what is known and may leave."""
     found: dict[str, Any] = {}
-    if owner.pid:
+    if owner.process.pid:
         found["process"] = _pruned(
             {
-                "pid": owner.pid,
-                "name": owner.process_name if privacy.names else "",
-                "executable": owner.process_path if privacy.paths else "",
-                "command_line": owner.command_line if privacy.command_lines else "",
+                "pid": owner.process.pid,
+                "name": owner.process.name if privacy.names else "",
+                "executable": owner.process.path if privacy.paths else "",
+                "command_line": owner.process.command_line if privacy.command_lines else "",
                 "parent": _parent(owner, privacy),
                 **(_user(owner) if privacy.users else {}),
             }
         )
     container = {
-        "id": owner.container_id,
+        "id": owner.container.id,
         "name": name_in_pod(owner),
-        "image": {"name": owner.container_image},
+        "image": {"name": owner.container.image},
     }
-    found["container"] = container if owner.container_id else {}
-    if owner.pod_namespace or owner.pod_uid or owner.workload:
+    found["container"] = container if owner.container.id else {}
+    if owner.pod.is_known:
         found["orchestrator"] = _orchestrator(owner)
     return _pruned(found)
 
 
 def _orchestrator(owner: Owner) -> dict[str, Any]:
     """The kind of the workload has a place in ECS; its name has none."""
-    kind, _, name = owner.workload.partition("/")
-    labels = [f"{key}={value}" for key, value in owner.labels]
-    if owner.workload and not owner.pod_name:
+    kind, _, name = owner.pod.workload.partition("/")
+    labels = [f"{key}={value}" for key, value in owner.pod.labels]
+    if owner.pod.workload and not owner.pod.name:
         resource: dict[str, Any] = {"type": kind.lower(), "name": name}
     else:
         resource = {
-            "type": "pod", "name": owner.pod_name, "id": owner.pod_uid,
+            "type": "pod", "name": owner.pod.name, "id": owner.pod.uid,
             "parent": {"type": kind.lower()}, "label": labels,
         }  # fmt: skip
     return {
-        "type": "kubernetes", "namespace": owner.pod_namespace, "resource": resource,
-        "cluster": {"name": owner.cluster},
+        "type": "kubernetes", "namespace": owner.pod.namespace, "resource": resource,
+        "cluster": {"name": owner.pod.cluster},
     }  # fmt: skip
 
 
 def _own(owner: Owner, privacy: Privacy) -> dict[str, Any]:
     """What ECS has no name for."""
-    is_told_path = owner.path_source == "exec" and privacy.paths
+    is_told_path = owner.process.path_source == "exec" and privacy.paths
     return _pruned(
         {
             "unit": owner.unit,
             "executable_unconfirmed": is_told_path or "",
-            "container_unconfirmed": owner.is_unconfirmed or "",
-            "outer_container": {"id": owner.outer_container_id},
+            "container_unconfirmed": owner.container.is_unconfirmed or "",
+            "outer_container": {"id": owner.container.outer_id},
             "kubernetes": (
                 {
-                    "workload": owner.workload,
-                    "node": owner.node,
-                    "zone": owner.zone,
-                    "cluster": owner.cluster,
+                    "workload": owner.pod.workload,
+                    "node": owner.node.name,
+                    "zone": owner.node.zone,
+                    "cluster": owner.pod.cluster,
                     "service": owner.service,
                 }
-                if owner.pod_namespace or owner.pod_uid or owner.workload
+                if owner.pod.is_known
                 else {}
             ),
         }
@@ -287,19 +287,19 @@ def _own(owner: Owner, privacy: Privacy) -> dict[str, Any]:
 
 
 def _parent(owner: Owner, privacy: Privacy) -> dict[str, Any]:
-    if not owner.parent_pid:
+    if not owner.parent.pid:
         return {}
     return {
-        "pid": owner.parent_pid,
-        "name": owner.parent_name if privacy.names else "",
-        "executable": owner.parent_path if privacy.paths else "",
+        "pid": owner.parent.pid,
+        "name": owner.parent.name if privacy.names else "",
+        "executable": owner.parent.path if privacy.paths else "",
     }
 
 
 def _user(owner: Owner) -> dict[str, Any]:
     return {
-        "user": {"id": _digits(owner.uid), "name": owner.user_name},
-        "group": {"id": _digits(owner.gid), "name": owner.group_name},
+        "user": {"id": _digits(owner.process.uid), "name": owner.process.user_name},
+        "group": {"id": _digits(owner.process.gid), "name": owner.process.group_name},
     }
 
 

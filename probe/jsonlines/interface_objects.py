@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from probe.flow.owner import ContainerNames
+from probe.flow.label import names_label
+from probe.flow.owner import ContainerNames, Pod
 from probe.interfaces.table import Link
-
-_SHORT_ID = 12
 
 
 def interface_object(
@@ -44,6 +43,7 @@ def container_object(
 ) -> dict[str, object]:
     """{KUBE{NAME,POD,NS}} in a Pod, else {DOCKER{NAME}}: the beginning of the id where no runtime
     knows the container."""
-    if names and names.pod:
-        return {key: {"NAME": names.name or names.pod, "POD": names.pod, "NS": names.namespace}}
-    return {"DOCKER": {"NAME": names.name if names and names.name else container_id[:_SHORT_ID]}}
+    pod = names.pod if names else Pod()
+    if names and pod.name:
+        return {key: {"NAME": names.name or pod.name, "POD": pod.name, "NS": pod.namespace}}
+    return {"DOCKER": {"NAME": names_label(container_id, names)}}

@@ -42,8 +42,8 @@ class ListeningPorts:
             entry = (
                 f"{protocol}{row['ip_version']}",
                 int(row["local_port"]),
-                _clean(owner.process_name) if self._tells_names else "",
-                _clean(owner.container_name),
+                _clean(owner.process.name) if self._tells_names else "",
+                _clean(owner.container.name),
             )
             self.has_changed |= self._entries.get(key) != entry
             self._entries[key] = entry

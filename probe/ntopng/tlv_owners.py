@@ -22,21 +22,21 @@ _LONGEST_TEXT = 1024
 #: is not known, which leaves the item out).
 _Read = Callable[[Owner], int | str | None]
 OWNER_ITEMS: tuple[tuple[str, str, _Read], ...] = (
-    ("PROC_PID", "", lambda owner: owner.pid or None),
-    ("PROC_NAME", "names", lambda owner: owner.process_name),
-    ("PROC_UID", "users", lambda owner: owner.uid),
-    ("PROC_USER_NAME", "users", lambda owner: owner.user_name),
-    ("PROC_CMDLINE", "command_lines", lambda owner: owner.command_line),
-    ("PROC_CONTAINER_ID", "", lambda owner: owner.container_id),
-    ("FATHER_PROC_PID", "", lambda owner: owner.parent_pid or None),
-    ("FATHER_PROC_NAME", "names", lambda owner: owner.parent_name),
-    ("FATHER_PROC_UID", "users", lambda owner: owner.parent_uid),
-    ("FATHER_PROC_USER_NAME", "users", lambda owner: owner.parent_user_name),
+    ("PROC_PID", "", lambda owner: owner.process.pid or None),
+    ("PROC_NAME", "names", lambda owner: owner.process.name),
+    ("PROC_UID", "users", lambda owner: owner.process.uid),
+    ("PROC_USER_NAME", "users", lambda owner: owner.process.user_name),
+    ("PROC_CMDLINE", "command_lines", lambda owner: owner.process.command_line),
+    ("PROC_CONTAINER_ID", "", lambda owner: owner.container.id),
+    ("FATHER_PROC_PID", "", lambda owner: owner.parent.pid or None),
+    ("FATHER_PROC_NAME", "names", lambda owner: owner.parent.name),
+    ("FATHER_PROC_UID", "users", lambda owner: owner.parent.uid),
+    ("FATHER_PROC_USER_NAME", "users", lambda owner: owner.parent.user_name),
     # Not ntop's: it keeps them as extra fields of the flow.
-    ("CONTAINER_NAME", "", lambda owner: owner.container_name),
-    ("CONTAINER_UNCONFIRMED", "", lambda owner: 1 if owner.is_unconfirmed else None),
-    ("POD_NAME", "", lambda owner: owner.pod_name),
-    ("POD_NAMESPACE", "", lambda owner: owner.pod_namespace),
+    ("CONTAINER_NAME", "", lambda owner: owner.container.name),
+    ("CONTAINER_UNCONFIRMED", "", lambda owner: 1 if owner.container.is_unconfirmed else None),
+    ("POD_NAME", "", lambda owner: owner.pod.name),
+    ("POD_NAMESPACE", "", lambda owner: owner.pod.namespace),
 )
 
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Collection
 
 from probe.flow.owner import OwnerTable
-from probe.owners.process import somewhere
+from probe.owners.container import owner_of_cgroup
 from probe.owners.procfs import count_delegated
 
 _SHARE = 200  # looking takes at most half a per cent of one core
@@ -70,8 +70,8 @@ class CgroupOwners:
         path = self._paths.find(cgroup_id) if self._paths and cgroup_id else ""
         if path in self._indices:
             return self._indices[path]
-        owner = somewhere(path, self._node, count_delegated(path))
-        tells = bool(owner.container_id or owner.pod_uid or owner.unit)
+        owner = owner_of_cgroup(path, self._node, count_delegated(path))
+        tells = bool(owner.container.id or owner.pod.uid or owner.unit)
         self._indices[path] = index = self._owners.add(owner) if tells else 0
         return index
 

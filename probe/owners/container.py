@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
+from probe.flow.owner import Container, Node, Owner, Pod, share
+
 _HEX = r"(?P<id>[0-9a-f]{64})"
 _NAME = r"(?P<id>[^/]+?)"
 _UUID = r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
@@ -92,6 +94,24 @@ def read_place(cgroup: str, delegated: int = 0) -> Place:
         pod_uid(cgroup),
         systemd_unit(cgroup),
         len(outer) > 1 or (delegated > 0 and _is_below(cgroup, delegated)),
+    )
+
+
+def owner_of_cgroup(cgroup: str, node: str, delegated: int = 0) -> Owner:
+    """Returns the owner of a cgroup without any process; ``delegated`` as of ``read_place``."""
+    place = read_place(cgroup, delegated)
+    container = Container(
+        place.container_id,
+        place.outer_container_id,
+        is_doubtful=place.is_doubtful,
+        is_unconfirmed=place.is_doubtful,
+    )
+    return Owner(
+        container=share(container),
+        pod=share(Pod(uid=place.pod_uid)),
+        node=share(Node(node)),
+        cgroup=cgroup,
+        unit=place.unit,
     )
 
 

@@ -20,7 +20,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from probe.errors import ConfigError
-from probe.flow.owner import ContainerNames
+from probe.flow.owner import ContainerNames, Pod
 from probe.owners.api_thread import Listener
 from probe.owners.container import container_cgroup
 from probe.owners.procfs import read_cgroup
@@ -70,7 +70,7 @@ class DockerNames:
     def find(self, container_id: str, pod_uid: str = "") -> ContainerNames | None:
         """As a container of a Pod only if its cgroup says so, too: an image may have any label."""
         in_pod = self._in_pods.find(container_id)
-        if in_pod and pod_uid and in_pod.pod_uid == pod_uid:
+        if in_pod and pod_uid and in_pod.pod.uid == pod_uid:
             return in_pod
         return self._known.find(container_id)
 
@@ -245,7 +245,9 @@ def _names_in_pod(image: str, labels: Mapping[str, Any]) -> ContainerNames | Non
     return ContainerNames(
         "" if container == _SANDBOX else container,
         image,
-        pod=pod,
-        namespace=str(labels.get(f"{_KUBERNETES}.pod.namespace", "")),
-        pod_uid=str(labels.get(f"{_KUBERNETES}.pod.uid", "")),
+        pod=Pod(
+            pod,
+            str(labels.get(f"{_KUBERNETES}.pod.namespace", "")),
+            str(labels.get(f"{_KUBERNETES}.pod.uid", "")),
+        ),
     )

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from probe.flow.owner import Owner
-from probe.owners.container import Place, read_place
+from probe.flow.owner import Owner, Process, share
+from probe.owners.container import Place, owner_of_cgroup, read_place
 from probe.owners.procfs import read_cgroup, read_identity, read_path
 from probe.owners.users import Namespaces, Users
 
@@ -51,40 +51,42 @@ def owner_from_row(
     """
     pid = int(row["pid"])
     cgroup = _whole_cgroup(_text(row["cgroup"]), pid)
-    where = somewhere(cgroup, node, int(row["cgroup_delegated"]))
+    where = owner_of_cgroup(cgroup, node, int(row["cgroup_delegated"]))
     if not pid:
         return where
     own = users.find(
-        pid, int(row["uid"]), int(row["gid"]), _namespaces(row, ""), where.container_id
+        pid, int(row["uid"]), int(row["gid"]), _namespaces(row, ""), where.container.id
     )
     of_parent = users.find(
         int(row["parent_pid"]), int(row["parent_uid"]), int(row["parent_gid"]),
-        _namespaces(row, "parent_"), where.container_id,
+        _namespaces(row, "parent_"), where.container.id,
     )  # fmt: skip
     path, path_source = _find_path(row, pid)
-    return dataclasses.replace(
-        where,
-        pid=pid,
-        process_name=_text(row["name"]),
-        process_path=path,
-        path_source=path_source,
-        parent_pid=int(row["parent_pid"]),
-        parent_name=_text(row["parent_name"]),
-        parent_path=_text(row["parent_path"]),
+    process = Process(
+        pid,
+        _text(row["name"]),
+        path,
+        path_source,
         uid=int(row["uid"]),
         gid=int(row["gid"]),
         user_name=own.user,
         group_name=own.group,
         has_own_users=own.are_own,
-        parent_uid=int(row["parent_uid"]),
-        parent_gid=int(row["parent_gid"]),
-        parent_user_name=of_parent.user,
         vm_size=int(row["vm_size"]) or None,
         vm_peak=int(row["vm_peak"]) or None,
-        parent_vm_size=int(row["parent_vm_size"]) or None,
-        parent_vm_peak=int(row["parent_vm_peak"]) or None,
         command_line=command_line(pid),
     )
+    parent = Process(
+        int(row["parent_pid"]),
+        _text(row["parent_name"]),
+        _text(row["parent_path"]),
+        uid=int(row["parent_uid"]),
+        gid=int(row["parent_gid"]),
+        user_name=of_parent.user,
+        vm_size=int(row["parent_vm_size"]) or None,
+        vm_peak=int(row["parent_vm_peak"]) or None,
+    )
+    return dataclasses.replace(where, process=process, parent=share(parent))
 
 
 def _find_path(row: np.void, pid: int) -> tuple[str, str]:
@@ -102,21 +104,6 @@ def _find_path(row: np.void, pid: int) -> tuple[str, str]:
 
 def _namespaces(row: np.void, whose: str) -> Namespaces:
     return Namespaces(int(row[f"{whose}mount_ns"]), int(row[f"{whose}user_ns"]))
-
-
-def somewhere(cgroup: str, node: str, delegated: int = 0) -> Owner:
-    """Somebody in a cgroup, without any process; ``delegated`` as of ``read_place``."""
-    place = read_place(cgroup, delegated)
-    return Owner(
-        cgroup=cgroup,
-        container_id=place.container_id,
-        is_doubtful=place.is_doubtful,
-        is_unconfirmed=place.is_doubtful,
-        outer_container_id=place.outer_container_id,
-        pod_uid=place.pod_uid,
-        unit=place.unit,
-        node=node,
-    )
 
 
 def _whole_cgroup(cgroup: str, pid: int) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from probe.flow.owner import Owner
-from probe.owners.container import container_id, read_place
+from probe.flow.owner import Owner, Process, share
+from probe.owners.container import container_id, owner_of_cgroup
 from probe.owners.users import Names, Namespaces, Users, read_namespaces
 
 #: Where container runtimes put containers, in the order of kernel/host.container_hierarchy.
@@ -51,54 +52,52 @@ def owner_from_proc(
     proc: str = "/proc",
 ) -> Owner:
     """The process as it is now; paths are '' where we may not read them."""
-    process = f"{proc}/{identity.pid}"
+    path = f"{proc}/{identity.pid}"
+    cgroup = read_cgroup(path)
+    where = owner_of_cgroup(cgroup, node, count_delegated(cgroup))
+    process = _read_process(path, identity, users, where.container.id)
+    if process.path:
+        process = dataclasses.replace(process, path_source="walked")
+    return dataclasses.replace(
+        where,
+        process=dataclasses.replace(process, command_line=command_line(identity.pid)),
+        parent=_read_parent(identity, users, where.container.id, proc),
+    )
+
+
+def _read_parent(identity: Identity, users: Users, container_id: str, proc: str) -> Process:
+    """Returns the parent; only its number is known when it is gone."""
     parent = read_identity(identity.parent_pid, proc) if identity.parent_pid else None
-    own = _read_status(process)
-    of_parent = _read_status(f"{proc}/{identity.parent_pid}") if parent else {}
-    path = read_path(process)
-    cgroup = read_cgroup(process)
-    place = read_place(cgroup, count_delegated(cgroup))
-    names = _find_names(users, identity.pid, own, place.container_id, proc)
-    of_parents = _find_names(users, identity.parent_pid, of_parent, place.container_id, proc)
-    return Owner(
-        pid=identity.pid,
-        process_name=identity.name,
-        process_path=path,
-        path_source="walked" if path else "",
-        parent_pid=identity.parent_pid,
-        parent_name=parent.name if parent else "",
-        parent_path=read_path(f"{proc}/{identity.parent_pid}") if parent else "",
-        uid=own.get("Uid"),
-        gid=own.get("Gid"),
+    if parent is None:
+        return Process(identity.parent_pid)
+    return share(_read_process(f"{proc}/{parent.pid}", parent, users, container_id))
+
+
+def _read_process(path: str, identity: Identity, users: Users, container_id: str) -> Process:
+    """Returns the process of the folder ``path`` of /proc, without its command line."""
+    status = _read_status(path)
+    names = _find_names(users, path, identity.pid, status, container_id)
+    return Process(
+        identity.pid,
+        identity.name,
+        read_path(path),
+        uid=status.get("Uid"),
+        gid=status.get("Gid"),
         user_name=names.user,
         group_name=names.group,
         has_own_users=names.are_own,
-        parent_uid=of_parent.get("Uid"),
-        parent_gid=of_parent.get("Gid"),
-        parent_user_name=of_parents.user,
-        vm_size=own.get("VmSize"),
-        vm_peak=own.get("VmPeak"),
-        parent_vm_size=of_parent.get("VmSize"),
-        parent_vm_peak=of_parent.get("VmPeak"),
-        command_line=command_line(identity.pid),
-        cgroup=cgroup,
-        container_id=place.container_id,
-        is_doubtful=place.is_doubtful,
-        is_unconfirmed=place.is_doubtful,
-        outer_container_id=place.outer_container_id,
-        pod_uid=place.pod_uid,
-        unit=place.unit,
-        node=node,
+        vm_size=status.get("VmSize"),
+        vm_peak=status.get("VmPeak"),
     )
 
 
 def _find_names(
-    users: Users, pid: int, status: dict[str, int], container_id: str, proc: str
+    users: Users, path: str, pid: int, status: dict[str, int], container_id: str
 ) -> Names:
-    """None for a process whose user we may not read."""
+    """Returns no names for a process whose user we may not read."""
     if "Uid" not in status:
         return Names()
-    namespaces = read_namespaces(pid, proc) or Namespaces()
+    namespaces = read_namespaces(pid, path.rpartition("/")[0]) or Namespaces()
     return users.find(pid, status["Uid"], status["Gid"], namespaces, container_id)
 
 

@@ -41,10 +41,12 @@ def _values(arguments: list[str]) -> Iterator[str]:
 def _is_proxy(owner: Owner) -> bool:
     """Anybody may give a program that name and those arguments, but neither make it root's child of
     root's dockerd, nor have it run as root."""
-    is_named = owner.process_name == _NAME and owner.process_path.endswith(f"/{_NAME}")
-    is_of_daemon = owner.parent_name == _DAEMON and owner.parent_path.endswith(f"/{_DAEMON}")
-    is_roots = owner.uid == owner.parent_uid == 0 and not owner.has_own_users
-    is_exact = owner.path_source == "walked" and bool(owner.pid) and not owner.container_id
+    is_named = owner.process.name == _NAME and owner.process.path.endswith(f"/{_NAME}")
+    is_of_daemon = owner.parent.name == _DAEMON and owner.parent.path.endswith(f"/{_DAEMON}")
+    is_roots = owner.process.uid == owner.parent.uid == 0 and not owner.process.has_own_users
+    is_exact = (
+        owner.process.path_source == "walked" and bool(owner.process.pid) and not owner.container.id
+    )
     return is_named and is_of_daemon and is_roots and is_exact
 
 
@@ -60,7 +62,7 @@ class Proxies:
     def note(self, index: int, owner: Owner, now_s: float) -> None:
         """Looks at a process that is a proxy of Docker's daemon."""
         if _is_proxy(owner):
-            target = read_target(owner.pid or 0)
+            target = read_target(owner.process.pid or 0)
             if target:
                 self._targets[index] = target, now_s
 

@@ -15,7 +15,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.samples import Sample
 
 from probe import __version__
-from probe.flow.owner import ContainerNames
+from probe.flow.owner import Container, ContainerNames
 from probe.interfaces.table import Link
 from probe.prometheus.bounded import BoundedLinks
 from probe.prometheus.durations import BOUNDS_S
@@ -28,9 +28,8 @@ from probe.prometheus.texts import (
     INTERFACES,
     TOTALS,
 )
-from probe.prometheus.traffic import COLUMNS, OTHERS, ContainerLabels
+from probe.prometheus.traffic import COLUMNS, OTHERS, ContainerLabels, container_labels
 
-_SHORT_ID = 12
 _COLUMN = {name: number for number, name in enumerate(COLUMNS)}
 _ROLES = (("client", "client_flows"), ("server", "server_flows"), ("unknown", "other_flows"))
 _OPER_UP = 1
@@ -92,18 +91,9 @@ def _details(link: Link) -> Labels:
     }
 
 
-def _container_label(container_id: str, names: ContainerNames) -> str:
-    """None of what only holds a Pod: it is the Pod's interface."""
-    return names.name or ("" if names.pod else container_id[:_SHORT_ID])
-
-
 def _of_container(link: Link) -> Labels:
-    names = link.names
-    if not names:
-        return _labels(ContainerLabels(link.container_id[:_SHORT_ID]))
-    return _labels(
-        ContainerLabels(_container_label(link.container_id, names), names.pod, names.namespace)
-    )
+    names = link.names or ContainerNames()
+    return _labels(container_labels(Container(link.container_id, name=names.name), names.pod))
 
 
 def _containers(snapshot: Snapshot) -> Iterator[Metric]:

@@ -13,11 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from probe.flow.codes import EndReason, Role
-from probe.flow.owner import Owner, OwnerTable
+from probe.flow.label import name_in_pod
+from probe.flow.owner import Container, Owner, OwnerTable, Pod
 from probe.flow.rows import Rows
 
-_DOUBT = "?"
-_SHORT_ID = 12
 #: A container that no record named for so long has no series any more.
 _IDLE_S = 3600.0
 #: They are looked for as often as this where there is no room.
@@ -27,11 +26,16 @@ _FOLDED, _NOBODY = 0, -1
 
 @dataclass(frozen=True, slots=True)
 class ContainerLabels:
-    """``container``: its name, or the beginning of its id."""
+    """``container``: as ``label.name_in_pod`` returns it."""
 
     container: str = ""
     pod: str = ""
     namespace: str = ""
+
+
+def container_labels(container: Container, pod: Pod) -> ContainerLabels:
+    """Returns the labels of a container, which are the same in all metrics."""
+    return ContainerLabels(name_in_pod(container, pod), pod.name, pod.namespace)
 
 
 #: Whatever has no series of its own; a name that no interface and no container can have.
@@ -128,12 +132,11 @@ class ContainerTraffic:
         return slots
 
     def _slot(self, owner: Owner, now: float) -> int:
-        if not owner.container_id or owner.is_proxy:  # what it passes on is counted at its end
+        if (
+            not owner.container.id or owner.container.is_proxy
+        ):  # what it passes on is counted at its end
             return _NOBODY
-        name = owner.container_name or owner.container_id[:_SHORT_ID]
-        if owner.is_unconfirmed:  # its traffic must not pass for that of another
-            name += _DOUBT
-        labels = ContainerLabels(name, owner.pod_name, owner.pod_namespace)
+        labels = container_labels(owner.container, owner.pod)
         slot = self._slots.get(labels)
         if slot is None:
             if not self._free and now >= self._release_at:

@@ -92,7 +92,7 @@ class OwnTraffic:
             return np.zeros(len(rows), bool)
         indices = rows["owner"].astype(np.intp)
         present = np.flatnonzero(np.bincount(indices)).tolist()
-        own = [index for index in present if self._owners[index].pid == self._pid]
+        own = [index for index in present if self._owners[index].process.pid == self._pid]
         matches: NDArray[np.bool_] = np.isin(indices, own)
         return matches
 

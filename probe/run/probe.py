@@ -21,6 +21,7 @@ from probe.flow.batch import FlowBatch
 from probe.flow.cache import FlowCache
 from probe.flow.columns import RECORD_DTYPE
 from probe.flow.filter import FlowFilter, LateNames, parse_rule
+from probe.flow.label import names_label
 from probe.flow.rows import Rows
 from probe.guard import Guard, Part, close_quietly
 from probe.interfaces.names import InterfaceList
@@ -45,7 +46,6 @@ from probe.run.summary import Exported, summarize
 from probe.snmp.settings import SnmpSettings
 from probe.sources.source import Source, open_source
 from probe.stop import StopSignals
-from probe.view.flows import SHORT_ID
 
 if TYPE_CHECKING:
     from probe.export.sink import Sink
@@ -385,9 +385,7 @@ class Probe:
         self.snmp.open()
 
     def _container_name(self, container_id: str) -> str:
-        """As it is shown: its name or that in its Pod, else the beginning of the id."""
-        found = self.owners.find_names(container_id)
-        return found.full if found else container_id[:SHORT_ID]
+        return names_label(container_id, self.owners.find_names(container_id))
 
 
 def run(config: RunConfig) -> None:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from probe.errors import ConfigError
+from probe.flow.label import names_label
 from probe.flow.owner import ContainerNames
 from probe.snmp.settings import SnmpSettings, complete
 
@@ -27,7 +28,6 @@ sys.path += sys.argv[3:]
 runpy.run_module("probe.snmp", run_name="__main__", alter_sys=True)
 """
 _LEAVE_S = 3.0
-_SHORT_ID = 12
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 60.0
 #: A process that lived for so long was healthy; the pause before the next starts small again.
 _WELL_S = 300.0
@@ -86,7 +86,7 @@ class SnmpAgent:
     def tell(self, containers: Mapping[int, tuple[str, ContainerNames | None, str]]) -> None:
         """Sends the containers behind interfaces (``LinkTable.containers``), if they changed."""
         texts = {
-            str(index): [names.full if names else container_id[:_SHORT_ID], inner_name]
+            str(index): [names_label(container_id, names), inner_name]
             for index, (container_id, names, inner_name) in containers.items()
         }
         line = json.dumps(texts, separators=(",", ":")).encode() + b"\n"

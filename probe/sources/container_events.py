@@ -61,7 +61,7 @@ class ContainerEvents:
 
     def _judge(self, row: np.void) -> list[_Told]:
         owner = int(row["owner"])
-        container, cgroup = self._owners[owner].container_id, self._owners[owner].cgroup
+        container, cgroup = self._owners[owner].container.id, self._owners[owner].cgroup
         told = _Told(int(row["kind"]), int(row["time_ns"]), int(row["cookie"]), owner)
         if told.kind == CGROUP_ENTERED:
             return self._start(container, told)

@@ -5,38 +5,31 @@ from __future__ import annotations
 import socket
 from typing import Any
 
+from probe.flow.label import owner_label
 from probe.flow.owner import Owner, OwnerTable
 from probe.jsonlines.agent_objects import CONN_STATES
-from probe.view.flows import ENDED, PROTOCOLS, End, Flow, container_label
+from probe.view.flows import ENDED, PROTOCOLS, End, Flow
 
 
 def process_text(owner: Owner) -> str:
     """'curl(12)', '' where nobody is known."""
-    return _process(owner.process_name, owner.pid)
+    return _process(owner.process.name, owner.process.pid)
 
 
 def parent_text(owner: Owner) -> str:
-    return _process(owner.parent_name, owner.parent_pid)
+    return _process(owner.parent.name, owner.parent.pid)
 
 
 def user_text(owner: Owner) -> str:
-    return owner.user_name or ("" if owner.uid is None else str(owner.uid))
+    return owner.process.user_name or ("" if owner.process.uid is None else str(owner.process.uid))
 
 
 def container_text(owner: Owner) -> str:
-    """As ``flows.container_label``."""
-    return container_label(
-        owner.pod_namespace,
-        owner.pod_name,
-        owner.container_name,
-        owner.workload,
-        owner.container_id,
-        owner.is_unconfirmed,
-    )
+    return owner_label(owner)
 
 
 def pod_text(owner: Owner) -> str:
-    return f"{owner.pod_namespace}/{owner.pod_name}" if owner.pod_name else ""
+    return f"{owner.pod.namespace}/{owner.pod.name}" if owner.pod.name else ""
 
 
 def protocol_text(number: int) -> str:

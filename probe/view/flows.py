@@ -10,7 +10,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from probe.flow.owner import full_name
+from probe.flow.label import container_label
+from probe.flow.owner import Container, Pod
 
 Record = Mapping[str, Any]
 Key = tuple[Any, ...]
@@ -40,8 +41,6 @@ _TIMES = [
 ]  # fmt: skip
 _ORIGINS = ("sourceOwnerOrigin", "destinationOwnerOrigin")
 _UNCONFIRMED = 16  # of them: see elements.txt
-DOUBT = "?"  # behind a container that no runtime confirms
-SHORT_ID = 12  # as docker ps shows it
 _LONGEST = 256
 
 
@@ -162,8 +161,8 @@ def _name(end: End, record: Record, side: int) -> None:
     called, pod, namespace, workload = map(_text, names)
     origin = record.get(_ORIGINS[side])
     is_doubted = isinstance(origin, int) and bool(origin & _UNCONFIRMED)
-    label = container_label(namespace, pod, called, workload, _text(container), is_doubted)
-    end.container = label or end.container
+    inner = Container(_text(container), name=called, is_unconfirmed=is_doubted)
+    end.container = container_label(inner, Pod(pod, namespace, workload=workload)) or end.container
 
 
 def _key(record: Record) -> Key:
@@ -209,17 +208,3 @@ def _number(record: Record, name: str) -> int:
 def _text(value: object) -> str:
     """The same for names; one that is longer than any real one would be kept with each flow."""
     return str(value or "")[:_LONGEST]
-
-
-def container_label(
-    namespace: str,
-    pod: str,
-    container: str,
-    workload: str,
-    container_id: str,
-    is_doubted: bool = False,
-) -> str:
-    """Which container somebody is, as every view shows it: ``full_name``, or else the beginning of
-    the id, with a '?' behind it where no runtime confirms it; '' for nobody."""
-    label = full_name(namespace, pod, container, workload) or container_id[:SHORT_ID] or workload
-    return label + DOUBT if label and is_doubted else label

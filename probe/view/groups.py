@@ -18,7 +18,7 @@ from probe.view.describe import container_text, pod_text, user_text
 GROUPS: dict[str, Callable[[Owner], str]] = {
     "container": container_text,
     "pod": pod_text,
-    "process": lambda owner: owner.process_name,
+    "process": lambda owner: owner.process.name,
     "user": user_text,
 }
 _NONE = "-"

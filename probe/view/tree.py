@@ -25,7 +25,7 @@ def tree_lines(row: Any, owners: OwnerTable, node: str, now_s: float) -> list[st
     lines = [", ".join([f"{proto} {client} > {server}", *named])]
     for end, branch, trunk in (("client", "├─ ", "│  "), ("server", "└─ ", "   ")):
         owner = owners[int(row[f"{end}_owner"])]
-        host = f" on {owner.node or node}" if row[f"{end}_is_here"] else ""
+        host = f" on {owner.node.name or node}" if row[f"{end}_is_here"] else ""
         lines.append(f"{branch}{address_text(row, end)}{host}")
         lines += [trunk + line for line in _family(owner)]
     return lines

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from probe.flow.owner import Owner, OwnerTable
+from probe.flow.owner import Container, Owner, OwnerTable, Pod, Process
 from probe.mapping import Privacy
 from tests.support.interop.collectors import Capture, Nfacctd, Nfcapd
 from tests.support.ipfix.profiles import ProfileSession
@@ -114,15 +114,15 @@ def test_nfacctd_reads_names(
 
 #: Attribute of an owner, what pmacct calls it, and the octets of its field in NetFlow v9.
 _FULL_NAMES = (
-    ("process_name", "src_proc_name", 16),
-    ("user_name", "src_proc_user_name", 32),
-    ("container_id", "src_proc_container_id", 64),
-    ("container_name", "source_container_name", 32),
-    ("container_image", "source_container_image", 28),
-    ("pod_namespace", "source_pod_namespace", 32),
-    ("pod_name", "source_pod_name", 48),
+    ("process.name", "src_proc_name", 16),
+    ("process.user_name", "src_proc_user_name", 32),
+    ("container.id", "src_proc_container_id", 64),
+    ("container.name", "source_container_name", 32),
+    ("container.image", "source_container_image", 28),
+    ("pod.namespace", "source_pod_namespace", 32),
+    ("pod.name", "source_pod_name", 48),
     ("unit", "source_systemd_unit", 24),
-    ("process_path", "source_process_path", 48),
+    ("process.path", "source_process_path", 48),
 )
 
 
@@ -134,10 +134,26 @@ def owners_with_full_names(more: int) -> OwnerTable:
     """Their names have ``more`` octets than NetFlow v9 has room for; negative: fewer."""
     table = OwnerTable()
     for number in range(1, 5):
-        names: dict[str, Any] = {
+        texts = {
             attribute: full_name(number, length + more) for attribute, _, length in _FULL_NAMES
         }
-        table.add(Owner(pid=1000 + number, **names))
+        table.add(
+            Owner(
+                Process(
+                    1000 + number,
+                    texts["process.name"],
+                    texts["process.path"],
+                    user_name=texts["process.user_name"],
+                ),
+                container=Container(
+                    texts["container.id"],
+                    name=texts["container.name"],
+                    image=texts["container.image"],
+                ),
+                pod=Pod(texts["pod.name"], texts["pod.namespace"]),
+                unit=texts["unit"],
+            )
+        )
     return table
 
 

@@ -17,7 +17,7 @@ from probe.export.transports.destination import Destination
 from probe.export.transports.sender import Sender
 from probe.export.transports.statistics import SendStatistics
 from probe.flow.biflow import pair_directions
-from probe.flow.owner import Owner, OwnerTable
+from probe.flow.owner import Container, Owner, OwnerTable, Process
 from probe.flow.rows import Rows
 from probe.interfaces.names import InterfaceList
 from probe.ipfix.message import Train
@@ -106,8 +106,13 @@ class Metered:
 def owners() -> OwnerTable:
     table = OwnerTable()
     for number, name in enumerate(_NAMES, 1):
-        table.add(Owner(pid=number, process_name=name, user_name=name, process_path="/" + name,
-                        container_id=f"{number:064x}", parent_name=name))  # fmt: skip
+        table.add(
+            Owner(
+                Process(number, name, "/" + name, user_name=name),
+                parent=Process(name=name),
+                container=Container(f"{number:064x}"),
+            )
+        )
     for number in range(len(_NAMES) + 1, 20):
         table.add(owner(number))
     return table

@@ -128,7 +128,9 @@ def test_in_a_thread_with_the_programs_own_traffic() -> None:
     assert 5000 < there["octets"].sum() < 7000
     assert address(there[0], "source") == "127.0.0.1"
     assert reader.events[:2] == [EventKind.CONNECT, EventKind.ACCEPT]
-    assert {reader.owners[int(index)].pid for index in there["source_owner"]} == {os.getpid()}
+    assert {reader.owners[int(index)].process.pid for index in there["source_owner"]} == {
+        os.getpid()
+    }
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
 
 

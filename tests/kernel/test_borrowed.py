@@ -125,9 +125,9 @@ def test_a_cgroup_of_that_name_as_proc_has_it(docker: Docker) -> None:
         borrowed = owner_of(child.pid)
         child.kill()
         child.wait()
-    assert (borrowed.container_id, borrowed.is_unconfirmed) == (victim, True)
+    assert (borrowed.container.id, borrowed.container.is_unconfirmed) == (victim, True)
     real = owner_of(docker.pid(victim))
-    assert (real.container_id, real.is_unconfirmed) == (victim, False)
+    assert (real.container.id, real.container.is_unconfirmed) == (victim, False)
     docker.remove_all()
 
 

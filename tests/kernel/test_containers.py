@@ -46,15 +46,15 @@ def process(docker: Docker) -> Iterator[MeteringProcess]:
 def ids(process: MeteringProcess, record: np.void) -> tuple[str, str]:
     """Of the containers at the source and at the destination."""
     return (
-        process.owner(record, "source").container_id,
-        process.owner(record, "destination").container_id,
+        process.owner(record, "source").container.id,
+        process.owner(record, "destination").container.id,
     )
 
 
 def names(process: MeteringProcess, record: np.void) -> tuple[str, str]:
     return (
-        process.owner(record, "source").process_name,
-        process.owner(record, "destination").process_name,
+        process.owner(record, "source").process.name,
+        process.owner(record, "destination").process.name,
     )
 
 
@@ -100,10 +100,10 @@ def test_container_to_container(docker: Docker, process: MeteringProcess) -> Non
     assert set(records["flow_direction"].tolist()) == {1}
     (to,) = records[records["destination_port"] == 80]
     owner = process.owner(to, "source")
-    assert (owner.process_name, owner.process_path) == ("busybox", "/bin/busybox")
-    assert owner.uid == 0
+    assert (owner.process.name, owner.process.path) == ("busybox", "/bin/busybox")
+    assert owner.process.uid == 0
     # of its own /etc/passwd and /etc/group; none if it was gone before they were read
-    assert (owner.user_name, owner.group_name) in {("root", "root"), ("", "")}
+    assert (owner.process.user_name, owner.process.group_name) in {("root", "root"), ("", "")}
 
 
 def test_users_of_an_image_are_none_of_the_host(docker: Docker, process: MeteringProcess) -> None:
@@ -125,9 +125,13 @@ def test_users_of_an_image_are_none_of_the_host(docker: Docker, process: Meterin
     records = of_port(process, 80)
     (to,) = records[records["destination_port"] == 80]
     calling, serving = process.owner(to, "source"), process.owner(to, "destination")
-    assert (calling.uid, calling.user_name) == (host_user.pw_uid, "")
-    assert calling.has_own_users
-    assert (serving.uid, serving.user_name, serving.group_name) == (0, "root", "root")
+    assert (calling.process.uid, calling.process.user_name) == (host_user.pw_uid, "")
+    assert calling.process.has_own_users
+    assert (serving.process.uid, serving.process.user_name, serving.process.group_name) == (
+        0,
+        "root",
+        "root",
+    )
 
 
 def test_a_container_that_is_gone(docker: Docker, process: MeteringProcess) -> None:

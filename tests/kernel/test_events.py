@@ -84,7 +84,7 @@ class Events:
 
     def told(self, events: Rows) -> list[tuple[str, int | None]]:
         """(kind, pid) of each."""
-        return [(EventKind(one["kind"]).name, self.owner(one).pid) for one in events]
+        return [(EventKind(one["kind"]).name, self.owner(one).process.pid) for one in events]
 
     def of_containers(self) -> list[tuple[str, Owner]]:
         self.read()
@@ -206,7 +206,7 @@ c.close(); l.close()
     found = events.wait_for(4, *hosts)
     assert events.told(found)[1] == ("ACCEPT", server.pid)
     assert events.told(found)[3] == ("CLOSE", worker)
-    assert events.owner(found[3]).parent_pid == server.pid
+    assert events.owner(found[3]).parent.pid == server.pid
 
 
 def test_a_reset_waits_for_who_served(
@@ -247,7 +247,7 @@ except OSError as error: result = error.errno
     (found,) = events.wait_for(1, *hosts)
     assert EventKind(found["kind"]) == EventKind.CONNECT_FAILED
     assert code == found["error"] == errno.ECONNREFUSED
-    assert events.owner(found).pid == client.pid
+    assert events.owner(found).process.pid == client.pid
     assert (ports(found), found["ip_version"]) == ((to, CLOSED), version)
     assert address(found, "local") == address_of(hosts[0], version)
     assert (found["tx_packets"], found["rx_packets"]) == (1, 1)
@@ -267,7 +267,7 @@ with socket.socket(socket.{family}) as never, socket.socket(socket.{family}) as 
     (found,) = events.wait_for(1, *hosts)
     assert EventKind(found["kind"]) == EventKind.CONNECT_FAILED
     assert ports(found) == (to.removeprefix("::ffff:"), PORT)
-    assert events.owner(found).pid == client.pid
+    assert events.owner(found).process.pid == client.pid
     assert (found["error"], found["tx_packets"]) == (0, 0)
 
 
@@ -359,19 +359,19 @@ def test_a_container_without_any_runtime(events: Events) -> None:
         run("sh", "-c", f"echo $$ > {path}/cgroup.procs; exec sleep 0")
         os.mkdir(f"{path}/inner")  # a part of it, and no container
         os.rmdir(f"{path}/inner")
-    found = [(kind, owner) for kind, owner in events.of_containers() if owner.container_id == id_]
+    found = [(kind, owner) for kind, owner in events.of_containers() if owner.container.id == id_]
     assert [kind for kind, _ in found] == ["CONTAINER_START", "CONTAINER_STOP"]
-    assert {owner.process_name for _, owner in found} == {"sleep"}
-    assert {owner.parent_pid for _, owner in found} == {os.getpid()}
-    assert {owner.uid for _, owner in found} == {0}
+    assert {owner.process.name for _, owner in found} == {"sleep"}
+    assert {owner.parent.pid for _, owner in found} == {os.getpid()}
+    assert {owner.process.uid for _, owner in found} == {0}
 
 
 def test_a_container_in_which_nothing_ran(events: Events) -> None:
     id_ = "decaf0" + "0" * 58
     with cgroup(f"docker-{id_}.scope"):
         pass
-    found = [(kind, owner) for kind, owner in events.of_containers() if owner.container_id == id_]
-    assert [(kind, owner.pid) for kind, owner in found] == [
+    found = [(kind, owner) for kind, owner in events.of_containers() if owner.container.id == id_]
+    assert [(kind, owner.process.pid) for kind, owner in found] == [
         ("CONTAINER_START", None), ("CONTAINER_STOP", None),
     ]  # fmt: skip
 

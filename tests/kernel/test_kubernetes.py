@@ -171,17 +171,17 @@ def test_the_netlink_collector(
                 """It looks for who has had traffic."""
                 client.do("s.sendall(b'x')")
                 meter.read()
-                return meter.owner(meter.of(hosts[0])[-1]).pid == client.pid
+                return meter.owner(meter.of(hosts[0])[-1]).process.pid == client.pid
 
             until(named)
             owner = meter.owner(meter.of(hosts[0])[-1])
     finally:
         meter.collector.close()
         names.close()
-    assert (owner.pod_namespace, owner.pod_name, owner.container_name) == (
+    assert (owner.pod.namespace, owner.pod.name, owner.container.name) == (
         "shop", "web-7d4b9c6f5d-x2x7k", "nginx"
     )  # fmt: skip
-    assert (owner.outer_container_id, owner.workload) == (OUTER, "Deployment/web")
+    assert (owner.container.outer_id, owner.pod.workload) == (OUTER, "Deployment/web")
 
 
 def test_names_that_come_after_the_flow(

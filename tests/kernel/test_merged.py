@@ -146,14 +146,16 @@ def test_what_ebpf_has_no_storage_for(both: tuple[Meter, Meter], hosts: tuple[Ho
     mine = merged.of(hosts[0])
     assert len(set(mine["id"].tolist())) == 1
     owned = mine[mine["owner"] > 0]
-    assert {merged.owner(row).pid for row in owned} == {client_pid}
+    assert {merged.owner(row).process.pid for row in owned} == {client_pid}
     assert (owned["owner_source"] == OwnerSource.DESCRIPTOR).all()
     assert mine["mark"][-1] & Mark.CLOSED
     assert merged.sums(hosts[1]) == alone.sums(hosts[1])
     records = merged.cache.flush(time.monotonic_ns(), 0)
     assert len(records) == 2  # each direction once, as if both ends were of one source
     for record in records:
-        pids = {merged.owner(record, f"{side}_owner").pid for side in ("source", "destination")}
+        pids = {
+            merged.owner(record, f"{side}_owner").process.pid for side in ("source", "destination")
+        }
         assert pids == {client_pid, server_pid}
     theirs = alone.cache.flush(time.monotonic_ns(), 0)
     assert abs(int(records["octets"].sum()) - int(theirs["octets"].sum())) < 300

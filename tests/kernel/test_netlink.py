@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from ipaddress import ip_address
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +46,9 @@ _PYROUTE2 = {
 }  # fmt: skip
 
 _SAME_OWNER = (
-    "process_name", "process_path", "parent_pid", "parent_name", "parent_path", "uid", "gid",
-    "user_name", "parent_uid", "parent_gid", "parent_user_name", "cgroup", "container_id", "unit",
+    "process.name", "process.path", "process.uid", "process.gid", "process.user_name",
+    "parent.pid", "parent.name", "parent.path", "parent.uid", "parent.gid", "parent.user_name",
+    "cgroup", "container.id", "unit",
 )  # fmt: skip
 
 
@@ -107,9 +109,10 @@ def test_a_connection_that_lives_over_dumps(
                          "ip_version", "tcp_state", "netns", "netns_inode", "cookie"):  # fmt: skip
                 assert (row[name] == its[name]).all(), name
             assert row["owner_source"] == OwnerSource.DESCRIPTOR
-            assert meter.owner(row).pid == actor.pid == other.owner(its).pid
+            assert meter.owner(row).process.pid == actor.pid == other.owner(its).process.pid
             for name in _SAME_OWNER:
-                assert getattr(meter.owner(row), name) == getattr(other.owner(its), name), name
+                value = attrgetter(name)
+                assert value(meter.owner(row)) == value(other.owner(its)), name
             assert_memory(meter.owner(row), other.owner(its))
             # both looked after the last segment, so neither is ahead of the other
             for name in ("unacknowledged", "congestion_window", "pacing_rate", "delivery_rate"):
@@ -133,12 +136,12 @@ def test_a_connection_that_lives_over_dumps(
 def assert_memory(now: Owner, at_connect: Owner) -> None:
     """What the process has now, and what it had when it connected; its parent is this one."""
     for owner in (now, at_connect):
-        assert 1000 < (owner.vm_size or 0) <= (owner.vm_peak or 0)
-        assert 1000 < (owner.parent_vm_size or 0) <= (owner.parent_vm_peak or 0)
-    assert (at_connect.vm_size or 0) <= (now.vm_size or 0)
+        assert 1000 < (owner.process.vm_size or 0) <= (owner.process.vm_peak or 0)
+        assert 1000 < (owner.parent.vm_size or 0) <= (owner.parent.vm_peak or 0)
+    assert (at_connect.process.vm_size or 0) <= (now.process.vm_size or 0)
     here = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
     peak = int(here["VmPeak"].split()[0])
-    assert 0.7 * peak < (at_connect.parent_vm_peak or 0) <= (now.parent_vm_peak or 0) <= peak
+    assert 0.7 * peak < (at_connect.parent.vm_peak or 0) <= (now.parent.vm_peak or 0) <= peak
 
 
 def test_lost_segments_are_a_part_of_what_was_lost(
@@ -258,7 +261,7 @@ def test_older_sockets_count_from_the_start(hosts: tuple[Host, Host]) -> None:
             assert row["mark"] & Mark.PREEXISTING
             assert (row["tx_packets"], row["tx_octets"]) == (1, 1052)
             assert row["role"] == Role.INITIATOR
-            assert meter.owner(row).pid == client.pid
+            assert meter.owner(row).process.pid == client.pid
 
 
 def test_connections_that_end_between_dumps(meter: Meter, hosts: tuple[Host, Host]) -> None:
@@ -310,7 +313,7 @@ def test_final_counters_of_a_connection_that_was_seen(
             assert len(set(rows["id"].tolist())) == 1
             assert rows["mark"][-1] & Mark.CLOSED
             assert_close(sums(rows)[0], peer.counted()["tcp_in"], 0.02)
-        assert meter.owner(meter.of(hosts[0])[-1]).pid == client.pid
+        assert meter.owner(meter.of(hosts[0])[-1]).process.pid == client.pid
         count = len(meter.rows)
         for _ in range(3):
             meter.read()

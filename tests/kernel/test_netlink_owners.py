@@ -41,8 +41,8 @@ def test_the_container_of_a_process(meter: Meter, hosts: tuple[Host, Host]) -> N
             exchange(client, server, 1000)
             meter.look(*(host.name for host in hosts))
             meter.read()
-            assert meter.owner(meter.of(hosts[0])[-1]).container_id == CONTAINER
-            assert meter.owner(meter.of(hosts[1])[-1]).container_id == ""
+            assert meter.owner(meter.of(hosts[0])[-1]).container.id == CONTAINER
+            assert meter.owner(meter.of(hosts[1])[-1]).container.id == ""
     finally:
         remove(folder)
 

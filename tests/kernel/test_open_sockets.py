@@ -67,7 +67,7 @@ def test_sockets_come_and_go(hosts: tuple[Host, Host]) -> None:
         assert by_port[7000]["receive_queue"] == 1  # connections that wait for accept
         assert not came["gone"].any()
         assert (came["owner_source"] == OwnerSource.DESCRIPTOR).all()
-        assert {watch.owners[int(row["owner"])].pid for row in came} == {actor.pid}
+        assert {watch.owners[int(row["owner"])].process.pid for row in came} == {actor.pid}
         actor.do("b.close(); c.connect(('10.77.0.2', 9))")
         left = watch.until(5)[3:]
         assert (left["gone"] == 1).all()

@@ -61,16 +61,16 @@ def test_both_ends_of_a_connection(meter: Meter) -> None:
     assert (calling["role"], serving["role"]) == (Role.INITIATOR, Role.RESPONDER)
     assert calling["owner_source"] == serving["owner_source"] == OwnerSource.SOCKET_CALL
     who = owner(meter, calling)
-    assert (who.pid, who.parent_pid) == (client.pid, os.getpid())
-    assert who.process_path == os.path.realpath(sys.executable)
-    assert who.path_source == "walked"
-    assert who.parent_path == os.path.realpath("/proc/self/exe")
-    assert (who.uid, who.gid, who.user_name) == (
+    assert (who.process.pid, who.parent.pid) == (client.pid, os.getpid())
+    assert who.process.path == os.path.realpath(sys.executable)
+    assert who.process.path_source == "walked"
+    assert who.parent.path == os.path.realpath("/proc/self/exe")
+    assert (who.process.uid, who.process.gid, who.process.user_name) == (
         os.getuid(),
         os.getgid(),
         pwd.getpwuid(os.getuid()).pw_name,
     )
-    assert owner(meter, serving).pid == os.getpid()
+    assert owner(meter, serving).process.pid == os.getpid()
 
 
 def test_a_process_of_a_few_milliseconds(meter: Meter, hosts: tuple[Host, Host]) -> None:
@@ -81,9 +81,9 @@ def test_a_process_of_a_few_milliseconds(meter: Meter, hosts: tuple[Host, Host])
     here.exec("bash", "-c", f"exec -a short bash -c 'echo x > /dev/udp/{there.four}/7000'")
     meter.read()
     (row,) = meter.of(here, UDP)
-    assert owner(meter, row).process_name == "bash"
-    assert owner(meter, row).process_path.endswith("/bash")
-    assert not os.path.exists(f"/proc/{owner(meter, row).pid}")
+    assert owner(meter, row).process.name == "bash"
+    assert owner(meter, row).process.path.endswith("/bash")
+    assert not os.path.exists(f"/proc/{owner(meter, row).process.pid}")
 
 
 def preforking_server() -> tuple[subprocess.Popen[str], int, int]:
@@ -115,7 +115,7 @@ def test_the_worker_of_a_preforking_server(meter: Meter) -> None:
     server.wait()
     meter.read()
     (row,) = with_port(meter.rows, "local", port)
-    assert owner(meter, row).pid == worker != server.pid
+    assert owner(meter, row).process.pid == worker != server.pid
     assert row["owner_source"] == OwnerSource.SOCKET_CALL
 
 
@@ -126,13 +126,13 @@ def test_a_live_worker_is_found_by_its_descriptor(meter: Meter) -> None:
         client.recv(1)
         (row,) = with_port(meter.read(), "local", port)
         assert row["owner_source"] == OwnerSource.LISTENER
-        assert owner(meter, row).pid == server.pid
+        assert owner(meter, row).process.pid == server.pid
         time.sleep(5.1)  # passes over descriptor tables are at least five seconds apart
         client.send(b"x")
         client.recv(1)
         (row,) = with_port(meter.read(), "local", port)
         assert row["owner_source"] == OwnerSource.DESCRIPTOR
-        assert owner(meter, row).pid == worker
+        assert owner(meter, row).process.pid == worker
     server.wait()
 
 
@@ -162,14 +162,14 @@ def test_sockets_older_than_the_probe() -> None:
         assert row["mark"] & Mark.PREEXISTING
         assert row["start_ns"] > began
         assert row["owner_source"] == OwnerSource.DESCRIPTOR
-        assert owner(meter, row).pid == os.getpid()
+        assert owner(meter, row).process.pid == os.getpid()
         (served,) = with_port(meter.rows, "local", port)
         assert (row["role"], served["role"]) == (Role.INITIATOR, Role.RESPONDER)
         assert served["isn_local"] == row["isn_remote"]
         assert served["isn_remote"] == row["isn_local"]
         (udp,) = with_port(meter.rows, "local", datagrams.getsockname()[1])
         assert (udp["rx_octets"], udp["rx_packets"]) == (38, 1)
-        assert owner(meter, udp).pid == os.getpid()
+        assert owner(meter, udp).process.pid == os.getpid()
         connection.close()
 
 
@@ -186,7 +186,7 @@ def test_the_users_identity_follows_setuid(meter: Meter) -> None:
             server.accept()[0].close()
         client.wait()
     meter.read()
-    users = {owner(meter, row).uid for row in with_port(meter.rows, "remote", port)}
+    users = {owner(meter, row).process.uid for row in with_port(meter.rows, "remote", port)}
     assert users == {0, 65534}
 
 
@@ -207,7 +207,7 @@ def test_the_path_is_the_processs_own_view(meter: Meter, tmp_path: Path) -> None
         client.wait()
     meter.read()
     (row,) = with_port(meter.rows, "remote", port)
-    assert owner(meter, row).process_path == "/bin/busybox"
+    assert owner(meter, row).process.path == "/bin/busybox"
 
 
 def test_ipv4_mapped_addresses_are_ipv4(meter: Meter) -> None:
@@ -320,7 +320,7 @@ def test_a_udp_server_that_was_busy_when_the_probe_came() -> None:
         meter.collector.close()
     last = {int(row["id"]): row for row in with_port(meter.rows, "local", port)}
     assert len(last) == 8
-    assert {owner(meter, row).pid for row in last.values()} == {os.getpid()}
+    assert {owner(meter, row).process.pid for row in last.values()} == {os.getpid()}
 
 
 def test_command_lines_only_when_asked_for(meter: Meter) -> None:
@@ -338,5 +338,7 @@ def test_command_lines_only_when_asked_for(meter: Meter) -> None:
         asked.close()
         client.communicate("")
         connection.close()
-    assert owners[int(found[0]["owner"])].command_line.startswith(f"{sys.executable} -c \nimport")
-    assert not owner(meter, with_port(meter.rows, "remote", port)[0]).command_line
+    assert owners[int(found[0]["owner"])].process.command_line.startswith(
+        f"{sys.executable} -c \nimport"
+    )
+    assert not owner(meter, with_port(meter.rows, "remote", port)[0]).process.command_line

@@ -87,11 +87,13 @@ def test_processes_that_follow_each_other_on_a_port(pair: tuple[Host, Host], dra
         answers = records[records["source_port"] == 7000]
         senders = Counter(dict.fromkeys(pids, 0))
         receivers = Counter(senders)
-        servers = {process.owner(record, "destination").pid for record in sent}
+        servers = {process.owner(record, "destination").process.pid for record in sent}
         for record in sent:
-            senders[process.owner(record, "source").pid or 0] += int(record["packets"])
+            senders[process.owner(record, "source").process.pid or 0] += int(record["packets"])
         for record in answers:
-            receivers[process.owner(record, "destination").pid or 0] += int(record["packets"])
+            receivers[process.owner(record, "destination").process.pid or 0] += int(
+                record["packets"]
+            )
     assert senders == receivers == dict.fromkeys(pids, 1)
     assert len(servers) == 1
     assert None not in servers

@@ -195,7 +195,9 @@ result = l.getsockname()[1]
         rows = meter.read()
         rows = rows[(rows["local_port"] == port) & (rows["owner_source"] == OwnerSource.LISTENER)]
         assert len(rows) == len(calls)
-        named = {int(row["remote_port"]): meter.owners[int(row["owner"])].pid for row in rows}
+        named = {
+            int(row["remote_port"]): meter.owners[int(row["owner"])].process.pid for row in rows
+        }
         true: dict[int, int] = {}
         for listener in listeners:
             peers = listener.do("""
@@ -225,6 +227,6 @@ result = l.getsockname()[1]
                 rows = meter.read()
             (row,) = rows[rows["local_port"] == port]
             assert row["owner_source"] == OwnerSource.LISTENER
-            assert meter.owners[int(row["owner"])].pid == listener.pid
+            assert meter.owners[int(row["owner"])].process.pid == listener.pid
         finally:
             meter.collector.close()

@@ -40,8 +40,8 @@ def test_sweep(meter: Meter) -> None:
         released = meter.collector.sweep_owners({kept})
     assert set(owners) - {kept} <= set(released)
     assert kept not in released
-    assert meter.owners[kept].process_name
-    assert not meter.owners[owners[1]].process_name
+    assert meter.owners[kept].process.name
+    assert not meter.owners[owners[1]].process.name
 
 
 _REEXEC = """
@@ -89,5 +89,5 @@ def test_a_process_that_executes_itself(meter: Meter) -> None:
             fresh = meter.read()
         for side, number in (("remote", port), ("local", datagrams)):
             owners = fresh["owner"][fresh[f"{side}_port"] == number]
-            assert {meter.owners[int(owner)].pid for owner in owners} == {child.pid}
+            assert {meter.owners[int(owner)].process.pid for owner in owners} == {child.pid}
         child.communicate("\n")

@@ -139,6 +139,6 @@ def test_a_further_subflow_of_mptcp_has_the_owner(meter: Meter, hosts: tuple[Hos
             client.do("s.recv(9)")
             meter.read()
         rows = meter.of(here, TCP)
-        named = {meter.owners[int(owner)].pid for owner in np.unique(rows["owner"])}
+        named = {meter.owners[int(owner)].process.pid for owner in np.unique(rows["owner"])}
         assert named == {client.pid}
         assert len(ports) == 2

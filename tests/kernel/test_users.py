@@ -134,7 +134,7 @@ def test_who_serves_is_named(probe: str, serve: str) -> None:
         meter.read()
         for handover, (port, pid) in servers.items():
             uid = os.stat(f"/proc/{pid}").st_uid
-            named = [(who.pid, who.uid) for who in owners_at(meter, port)]
+            named = [(who.process.pid, who.process.uid) for who in owners_at(meter, port)]
             assert named == [(pid, uid)], handover
             assert rows_at(meter, port)["rx_packets"].sum() == 3
 
@@ -175,7 +175,7 @@ def test_a_socket_that_changes_hands_after_use(meter: Meter) -> None:
         os.kill(second, signal.SIGKILL)
     packets: dict[int | None, list[int]] = {}
     for row in rows_at(meter, port):
-        who = meter.owners[int(row["owner"])].pid
+        who = meter.owners[int(row["owner"])].process.pid
         sums = packets.setdefault(who, [0, 0])
         sums[0] += int(row["rx_packets"])
         sums[1] += int(row["tx_packets"])
@@ -209,8 +209,8 @@ def test_workers_that_take_turns(meter: Meter) -> None:
         fresh = meter.read()
         (row,) = fresh[fresh["local_port"] == port]
         assert row["owner_source"] == OwnerSource.SHARED
-        assert meter.owners[int(row["owner"])].pid in workers
+        assert meter.owners[int(row["owner"])].process.pid in workers
         rows = rows_at(meter, port)
         assert (rows["rx_packets"].sum(), rows["tx_packets"].sum()) == (700, 700)
         assert len(rows) <= 8
-        assert {meter.owners[int(index)].pid for index in rows["owner"]} <= set(workers)
+        assert {meter.owners[int(index)].process.pid for index in rows["owner"]} <= set(workers)

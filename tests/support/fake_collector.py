@@ -14,7 +14,7 @@ from probe.config import RunConfig
 from probe.flow.batch import FlowBatch
 from probe.flow.codes import EventKind, Mark
 from probe.flow.columns import EVENT_DTYPE, ROW_DTYPE
-from probe.flow.owner import Owner, OwnerTable
+from probe.flow.owner import Container, Owner, OwnerTable, Process
 from probe.flow.rows import Rows
 from probe.run.probe import Probe
 
@@ -38,7 +38,7 @@ class FakeSource:
         self._owner = 0
 
     def open(self) -> None:
-        owner = Owner(pid=77, process_name="curl", user_name="ada", container_id=self.CONTAINER)
+        owner = Owner(Process(77, "curl", user_name="ada"), container=Container(self.CONTAINER))
         self._owner = self.owners.add(owner)
 
     def fileno(self) -> int:

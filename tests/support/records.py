@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from probe.flow.columns import RECORD_DTYPE
-from probe.flow.owner import Owner, OwnerTable
+from probe.flow.owner import Container, Owner, OwnerTable, Process
 from probe.flow.rows import Rows
 
 #: 2026-01-02 03:04:05 UTC, in the units that records and messages use.
@@ -35,22 +35,24 @@ def owner_table(count: int = 4) -> OwnerTable:
 
 def owner(number: int) -> Owner:
     return Owner(
-        pid=1000 + number,
-        process_name=f"worker-{number}",
-        process_path=f"/usr/bin/worker-{number}",
-        path_source="walked",
-        parent_pid=number,
-        parent_name="init",
-        parent_path="/sbin/init",
-        uid=number,
-        gid=100 + number,
-        user_name=f"user-{number}",
-        command_line=f"worker --number {number}",
-        container_id=f"{number:012x}",
-        container_name=f"web-{number}",
-        container_image=f"nginx:{number}",
-        compose_project="shop",
-        compose_service="web",
+        Process(
+            1000 + number,
+            f"worker-{number}",
+            f"/usr/bin/worker-{number}",
+            path_source="walked",
+            uid=number,
+            gid=100 + number,
+            user_name=f"user-{number}",
+            command_line=f"worker --number {number}",
+        ),
+        parent=Process(number, "init", "/sbin/init"),
+        container=Container(
+            f"{number:012x}",
+            name=f"web-{number}",
+            image=f"nginx:{number}",
+            compose_project="shop",
+            compose_service="web",
+        ),
         unit=f"worker@{number}.service",
     )
 

@@ -26,9 +26,9 @@ def test_a_cgroup_is_found_by_its_id(tmp_path: Path) -> None:
     table = OwnerTable()
     owners = CgroupOwners(table, str(tmp_path))
     owner = table[owners.index(container)]
-    assert (owner.container_id, owner.unit, owner.pid) == (CONTAINER, "", None)
+    assert (owner.container.id, owner.unit, owner.process.pid) == (CONTAINER, "", None)
     assert owner.cgroup == f"/system.slice/docker-{CONTAINER}.scope"
-    assert owner.node == os.uname().nodename
+    assert owner.node.name == os.uname().nodename
     assert table[owners.index(unit)].unit == "nginx.service"
     assert owners.index(container) == owners.index(container)
     assert len(table) == 3

@@ -6,7 +6,7 @@ import numpy as np
 
 from probe.enrich.container_owners import ContainerOwners
 from probe.enrich.waiting_records import WaitingRecords
-from probe.flow.owner import ContainerNames, Owner
+from probe.flow.owner import Container, ContainerNames, Node, Owner, Pod, Process
 from probe.owners.runtime import KnownContainers
 from tests.support.records import flow_records
 
@@ -26,7 +26,7 @@ class Known(KnownContainers):
 def owners_of(runtime: Known, *containers: str) -> ContainerOwners:
     owners = ContainerOwners((runtime,))
     for number, container_id in enumerate(containers):
-        owners.add(Owner(pid=number, container_id=container_id))
+        owners.add(Owner(Process(number), container=Container(container_id)))
     return owners
 
 
@@ -35,10 +35,12 @@ def test_an_owner_has_its_names_from_the_beginning() -> None:
     runtime.add("aa", WEB)
     owners = owners_of(runtime, "aa", "")
     assert owners[1] == Owner(
-        0, container_id="aa", container_name="web", container_image="nginx:1",
-        compose_project="shop", compose_service="front",
-    )  # fmt: skip
-    assert owners[2] == Owner(1)
+        Process(0),
+        container=Container(
+            "aa", name="web", image="nginx:1", compose_project="shop", compose_service="front"
+        ),
+    )
+    assert owners[2] == Owner(Process(1))
     assert owners.nameless(1.0).tolist() == []
 
 
@@ -49,7 +51,7 @@ def test_names_that_come_later() -> None:
     runtime.add("aa", WEB)
     assert sorted(owners.refresh()) == [1, 3]
     assert owners.refresh() == []
-    assert (owners[1].container_name, owners[2].container_name) == ("web", "")
+    assert (owners[1].container.name, owners[2].container.name) == ("web", "")
     assert owners.nameless(11.9).tolist() == [2]
     assert owners.nameless(12.1).tolist() == [], "it is not Docker's"
 
@@ -61,17 +63,17 @@ def test_a_container_that_is_renamed() -> None:
     owners.refresh()
     runtime.add("aa", ContainerNames("other"))
     assert owners.refresh() == [1]
-    assert (owners[1].container_name, owners[1].container_image) == ("other", "")
+    assert (owners[1].container.name, owners[1].container.image) == ("other", "")
 
 
 def test_an_index_that_is_given_anew() -> None:
     runtime = Known()
     owners = owners_of(runtime, "aa")
     owners.release(1)
-    assert owners.add(Owner(container_id="bb")) == 1
+    assert owners.add(Owner(container=Container("bb"))) == 1
     runtime.add("aa", WEB)
     assert owners.refresh() == []
-    assert owners[1] == Owner(container_id="bb", is_unconfirmed=True)
+    assert owners[1] == Owner(container=Container("bb", is_unconfirmed=True))
     assert owners.nameless(0.5).tolist() == [1]
 
 
@@ -130,10 +132,10 @@ def test_one_node_has_one_name() -> None:
     owners = ContainerOwners()
     owners.node = "node-3"
     owners.set_runtimes((), {"node-3": "eu-1a"}.get)  # type: ignore[arg-type]
-    here = owners[owners.add(Owner(pid=1, node="vm"))]
-    there = owners[owners.add(Owner(pod_name="x", pod_namespace="y", node="node-5"))]
-    assert (here.node, here.zone) == ("node-3", "eu-1a")
-    assert there.node == "node-5"
+    here = owners[owners.add(Owner(Process(1), node=Node("vm")))]
+    there = owners[owners.add(Owner(pod=Pod("x", "y"), node=Node("node-5")))]
+    assert (here.node.name, here.node.zone) == ("node-3", "eu-1a")
+    assert there.node.name == "node-5"
 
 
 def test_a_pod_whose_cgroups_have_another_uid() -> None:
@@ -144,13 +146,13 @@ def test_a_pod_whose_cgroups_have_another_uid() -> None:
 
     class ByPod(Known):
         def find(self, container_id: str, pod_uid: str = "") -> ContainerNames | None:
-            return ContainerNames(pod="api", namespace="x", pod_uid="real") if (
+            return ContainerNames(pod=Pod("api", "x", "real")) if (
                 pod_uid == digest) else None  # fmt: skip
 
     runtime = ByPod()
     owners = ContainerOwners((runtime,))
-    index = owners.add(Owner(pid=1, cgroup=cgroup, pod_uid=digest))
-    assert (owners[index].pod_name, owners[index].pod_uid) == ("api", "real")
+    index = owners.add(Owner(Process(1), pod=Pod(uid=digest), cgroup=cgroup))
+    assert (owners[index].pod.name, owners[index].pod.uid) == ("api", "real")
     runtime.add(digest, ContainerNames())
     assert owners.refresh() == [], "it has them already"
     owners.release(index)
@@ -160,5 +162,5 @@ def test_a_pod_whose_cgroups_have_another_uid() -> None:
 def test_a_pod_of_another_node_is_nobody_to_confirm() -> None:
     """The API that told of it has named it already."""
     owners = ContainerOwners((Known(),))
-    there = Owner(pod_name="x", pod_namespace="y", pod_uid="2c48913c")
+    there = Owner(pod=Pod("x", "y", "2c48913c"))
     assert owners[owners.add(there)] == there

@@ -76,10 +76,10 @@ def test_a_process_as_an_owner(tmp_path: Path, name: str) -> None:
     assert identity is not None
     line = "command {}".format
     owner = owner_from_proc(identity, Numbers(), line, "node", str(tmp_path))
-    assert (owner.pid, owner.process_name, owner.parent_pid) == (10, name, 7)
-    assert (owner.parent_name, owner.process_path) == ("init", "/usr/bin/server")
-    assert (owner.uid, owner.gid, owner.user_name) == (1, 5, "1")
-    assert (owner.container_id, owner.command_line) == (ID, "command 10")
+    assert (owner.process.pid, owner.process.name, owner.parent.pid) == (10, name, 7)
+    assert (owner.parent.name, owner.process.path) == ("init", "/usr/bin/server")
+    assert (owner.process.uid, owner.process.gid, owner.process.user_name) == (1, 5, "1")
+    assert (owner.container.id, owner.process.command_line) == (ID, "command 10")
     assert read_identity(99, str(tmp_path)) is None
 
 

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from probe.errors import ConfigError
-from probe.flow.owner import ContainerNames
+from probe.flow.label import names_label
+from probe.flow.owner import ContainerNames, Pod
 from probe.owners import docker
 from probe.owners.docker import DockerNames, open_docker
 
@@ -191,10 +192,8 @@ def test_pods_of_a_kubelet_that_runs_them_in_docker(
                     **labels)  # fmt: skip
     until(lambda: names.find("cc"))
     found = [names.find(number, "2c48913c") for number in ("bb", "cc")]
-    assert [one.full for one in found if one] == ["shop/web-1/nginx", "shop/web-1"]
-    assert found[0] == ContainerNames(
-        "nginx", "x", pod="web-1", namespace="shop", pod_uid="2c48913c"
-    )
+    assert [names_label("", one) for one in found if one] == ["shop/web-1/nginx", "shop/web-1"]
+    assert found[0] == ContainerNames("nginx", "x", pod=Pod("web-1", "shop", "2c48913c"))
     for uid in ("", "another"):  # any image may have these labels; the cgroup says that it is none
         assert names.find("bb", uid) == ContainerNames("k8s_nginx_web-1_shop_2c48913c_0", "x")
 

@@ -14,7 +14,7 @@ from probe.errors import ConfigError
 from probe.flow.codes import EventKind
 from probe.flow.columns import EVENT_DTYPE
 from probe.flow.filter import FlowFilter, parse_rule
-from probe.flow.owner import ContainerNames, Owner, OwnerTable
+from probe.flow.owner import Container, ContainerNames, Owner, OwnerTable, Process
 from probe.flow.rows import Rows
 from probe.kernel.libbpf import KernelObject
 from probe.owners.container import is_container
@@ -63,7 +63,9 @@ class Cgroups:
         for kind, cgroup, pid in happened:
             self.now_ns += 1
             container = ID if ID in cgroup else ""
-            owner = self.owners.add(Owner(pid=pid, cgroup=cgroup, container_id=container))
+            owner = self.owners.add(
+                Owner(Process(pid), container=Container(container), cgroup=cgroup)
+            )
             came.append({"kind": kind, "time_ns": self.now_ns, "owner": owner, "cookie": 5})
         return told(self.events.observe(rows(*came), self.now_ns))
 
@@ -197,7 +199,7 @@ def test_nothing_is_sent_where_nothing_happened() -> None:
 
 def test_rules_hold_for_events() -> None:
     feed = Feed("port=53", "process=curl", exclude="protocol=tcp")
-    curl = feed.owners.add(Owner(process_name="curl"))
+    curl = feed.owners.add(Owner(Process(name="curl")))
     sent = feed.pass_on(
         {"flow_id": 1, "remote_port": 53, "protocol": 17},
         {"flow_id": 2, "owner": curl, "protocol": 17},
@@ -222,8 +224,8 @@ def test_events_wait_for_the_name_of_their_container() -> None:
     """And only then rules by name are asked; those of other containers do not wait."""
     runtime = Known()
     feed = Feed("container=web", "user=root", runtime=runtime)
-    web = feed.owners.add(Owner(container_id="aa"))
-    root = feed.owners.add(Owner(user_name="root"))
+    web = feed.owners.add(Owner(container=Container("aa")))
+    root = feed.owners.add(Owner(Process(user_name="root")))
     feed.owners.nameless(0.0)
     assert feed.pass_on({"flow_id": 1, "owner": web}, {"flow_id": 2, "owner": root}) == [[2]]
     assert feed.feed.owners_in_use() == {web}
@@ -257,7 +259,7 @@ def test_the_other_end_is_named_as_records_are() -> None:
 
 def test_at_the_end_nothing_waits() -> None:
     feed = Feed(runtime=Known())
-    web = feed.owners.add(Owner(container_id="aa"))
+    web = feed.owners.add(Owner(container=Container("aa")))
     assert feed.pass_on({"flow_id": 1, "owner": web}) == []
     assert feed.pass_on(may_wait=False) == [[1]]
 

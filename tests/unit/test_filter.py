@@ -13,7 +13,7 @@ from probe.flow.cache import FlowCache
 from probe.flow.codes import Mark
 from probe.flow.columns import ROW_DTYPE
 from probe.flow.filter import Choice, FlowFilter, LateNames, combine, parse_rule
-from probe.flow.owner import Owner, OwnerTable
+from probe.flow.owner import Container, Owner, OwnerTable, Pod, Process
 from probe.flow.rows import Rows
 
 # id, local, remote, local port, remote port, protocol, owner
@@ -27,14 +27,15 @@ ENDS = (
 def owners() -> OwnerTable:
     table = OwnerTable()
     table.add(
-        Owner(pid=77, process_name="dig", uid=1000, user_name="ada", container_id="abcdef012345")
+        Owner(Process(77, "dig", uid=1000, user_name="ada"), container=Container("abcdef012345"))
     )
     table.add(
         Owner(
-            process_name="nginx", uid=33, user_name="www-data", pod_name="web-1",
-            pod_namespace="shop", container_id="99", container_name="web",
+            Process(name="nginx", uid=33, user_name="www-data"),
+            container=Container("99", name="web"),
+            pod=Pod("web-1", "shop"),
         )
-    )  # fmt: skip
+    )
     return table
 
 
@@ -167,12 +168,12 @@ class Late:
         self.filter = FlowFilter(*parsed)
         self.cache = FlowCache()
         self.owners = OwnerTable()
-        self.job = self.owners.add(Owner(process_name="job", container_id="aa"))
-        self.nginx = self.owners.add(Owner(process_name="nginx"))
+        self.job = self.owners.add(Owner(Process(name="job"), container=Container("aa")))
+        self.nginx = self.owners.add(Owner(Process(name="nginx")))
         self.nameless = np.array([self.job])
 
     def name(self, container: str) -> None:
-        named = Owner(process_name="job", container_id="aa", container_name=container)
+        named = Owner(Process(name="job"), container=Container("aa", name=container))
         self.owners.replace(self.job, named)
         self.nameless = np.zeros(0, np.int64)
 
@@ -265,7 +266,7 @@ def test_the_end_of_a_peer_keeps_its_own_verdict(is_joined: bool) -> None:
 
 def test_both_ends_of_a_flow_are_dropped_and_counted() -> None:
     late = Late(include="container=web")
-    other = late.owners.add(Owner(container_id="bb"))
+    other = late.owners.add(Owner(container=Container("bb")))
     late.nameless = np.array([late.job, other])
     late.observe(end(1, late.job), end(2, other, is_client=False))
     late.name("blink")

@@ -21,7 +21,7 @@ from probe.commands.cli import main
 from probe.flow.codes import EventKind
 from probe.flow.columns import EVENT_DTYPE, SOCKET_DTYPE
 from probe.flow.filter import Choice
-from probe.flow.owner import ContainerNames, Owner, OwnerTable
+from probe.flow.owner import Container, ContainerNames, Owner, OwnerTable, Pod, Process
 from probe.interfaces.table import Link
 from probe.ipfix.decode import Decoded, Record
 from probe.printable import printable
@@ -53,15 +53,19 @@ def assert_safe(output: str, lines: int | None = None) -> None:
 
 
 def owner(**more: Any) -> Owner:
-    names = ["process_name", "parent_name", "user_name", "container_id", "container_name"]
-    return Owner(pid=1, uid=2, parent_pid=3, **(dict.fromkeys(names, NASTY) | more))
+    parts: dict[str, Any] = {
+        "process": Process(1, NASTY, uid=2, user_name=NASTY),
+        "parent": Process(3, NASTY),
+        "container": Container(NASTY, name=NASTY),
+    }
+    return Owner(**(parts | more))
 
 
 #: With a name from a runtime; only with what a cgroup is called; in a Pod.
 OWNERS = [
     owner(),
-    owner(container_name="", container_id=f"end{NASTY}"),
-    owner(pod_name=NASTY, pod_namespace=NASTY),
+    owner(container=Container(f"end{NASTY}")),
+    owner(pod=Pod(NASTY, NASTY)),
 ]
 
 
@@ -103,7 +107,7 @@ def test_groups(one: Owner, by: str) -> None:
     view = flow_views.GroupsAtEnd(table(one), Choice((), ()), stream, "octets", by)
     view.send(record(1), NOW_S)
     view.end()
-    if by not in ("pod", "namespace", "workload") or one.pod_name:
+    if by not in ("pod", "namespace", "workload") or one.pod.name:
         assert_safe(stream.getvalue(), 2)
 
 

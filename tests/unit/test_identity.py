@@ -13,7 +13,7 @@ import pytest
 
 from probe.enrich.container_owners import ContainerOwners
 from probe.flow.codes import UNCONFIRMED, UNCONFIRMED_PATH, OwnerSource
-from probe.flow.owner import ContainerNames, Owner
+from probe.flow.owner import Container, ContainerNames, Owner, Process
 from probe.jsonlines.owner_objects import owner_members
 from probe.mapping.tables import Privacy
 from probe.owners.container import container_cgroup, read_place
@@ -78,7 +78,7 @@ class Placed(Known):
 
 def told(owners: ContainerOwners, owner: Owner) -> tuple[str, bool]:
     found = owners[owners.add(owner)]
-    return found.container_name, found.is_unconfirmed
+    return found.container.name, found.container.is_unconfirmed
 
 
 def test_what_a_runtime_confirms() -> None:
@@ -86,43 +86,60 @@ def test_what_a_runtime_confirms() -> None:
     for container_id in ("here", "known"):
         runtime.add(container_id, ContainerNames(container_id))
     owners = ContainerOwners((runtime,))
-    doubtful = Owner(container_id="known", cgroup="/user/known", is_doubtful=True,
-                     is_unconfirmed=True)  # fmt: skip
-    assert told(owners, Owner(container_id="here", cgroup="/docker/here")) == ("here", False)
-    assert told(owners, replace(doubtful, container_id="here", cgroup="/docker/here")) == (
-        "here", False,
-    )  # fmt: skip
-    assert told(owners, Owner(container_id="here", cgroup="/user/here")) == ("", True)
-    assert told(owners, Owner(container_id="known", cgroup="/docker/known")) == ("known", False)
+    doubtful = Owner(
+        container=Container("known", is_doubtful=True, is_unconfirmed=True), cgroup="/user/known"
+    )
+    assert told(owners, Owner(container=Container("here"), cgroup="/docker/here")) == (
+        "here",
+        False,
+    )
+    assert told(
+        owners,
+        replace(doubtful, cgroup="/docker/here", container=replace(doubtful.container, id="here")),
+    ) == (
+        "here",
+        False,
+    )
+    assert told(owners, Owner(container=Container("here"), cgroup="/user/here")) == ("", True)
+    assert told(owners, Owner(container=Container("known"), cgroup="/docker/known")) == (
+        "known",
+        False,
+    )
     assert told(owners, doubtful) == ("known", True)
-    assert told(owners, Owner(container_id="strange", cgroup="/docker/strange")) == ("", True)
-    assert told(owners, Owner(pid=1, cgroup="/init.scope")) == ("", False)
+    assert told(owners, Owner(container=Container("strange"), cgroup="/docker/strange")) == (
+        "",
+        True,
+    )
+    assert told(owners, Owner(Process(1), cgroup="/init.scope")) == ("", False)
 
 
 def test_without_a_runtime_only_a_doubtful_place_is_unconfirmed() -> None:
     owners = ContainerOwners()
-    assert told(owners, Owner(container_id="aa")) == ("", False)
-    assert told(owners, Owner(container_id="aa", is_doubtful=True, is_unconfirmed=True)) == (
-        "", True,
-    )  # fmt: skip
+    assert told(owners, Owner(container=Container("aa"))) == ("", False)
+    assert told(
+        owners, Owner(container=Container("aa", is_doubtful=True, is_unconfirmed=True))
+    ) == (
+        "",
+        True,
+    )
 
 
 def test_it_is_confirmed_as_soon_as_the_runtime_knows() -> None:
     runtime = Known()
     owners = ContainerOwners((runtime,))
-    index = owners.add(Owner(container_id="aa"))
-    assert owners[index].is_unconfirmed
+    index = owners.add(Owner(container=Container("aa")))
+    assert owners[index].container.is_unconfirmed
     runtime.add("aa", ContainerNames("web"))
     assert owners.refresh() == [index]
-    assert not owners[index].is_unconfirmed
+    assert not owners[index].container.is_unconfirmed
 
 
 def test_it_is_told_in_records() -> None:
     """Beside how the owner was found."""
     owners = ContainerOwners((Known(),))
-    plain = owners.add(Owner(pid=1))
-    strange = owners.add(Owner(pid=2, container_id="aa"))
-    told_path = owners.add(Owner(pid=3, path_source="exec", container_id="aa"))
+    plain = owners.add(Owner(Process(1)))
+    strange = owners.add(Owner(Process(2), container=Container("aa")))
+    told_path = owners.add(Owner(Process(3, path_source="exec"), container=Container("aa")))
     records = flow_records(3)
     records["source_owner"] = [plain, strange, told_path]
     records["destination_owner"] = [strange, 0, 4000]
@@ -141,15 +158,21 @@ def test_it_is_told_in_records() -> None:
 
 
 def test_it_is_told_in_words() -> None:
-    owner = Owner(pid=1, process_path="/usr/sbin/sshd", path_source="exec", container_id=ID,
-                  is_unconfirmed=True)  # fmt: skip
+    owner = Owner(
+        Process(1, path="/usr/sbin/sshd", path_source="exec"),
+        container=Container(ID, is_unconfirmed=True),
+    )
     found = owner_members(owner, "LOCAL", Privacy(), "KUBE")
     assert found["LOCAL_PROCESS"]["PATH_UNCONFIRMED"] is True
     assert found["LOCAL_CONTAINER"]["UNCONFIRMED"] is True
     assert container_text(owner) == ID[:12] + "?"
     found = owner_members(owner, "LOCAL", Privacy(paths=False), "KUBE")
     assert "PATH_UNCONFIRMED" not in found["LOCAL_PROCESS"]
-    plain = replace(owner, path_source="walked", is_unconfirmed=False)
+    plain = replace(
+        owner,
+        process=replace(owner.process, path_source="walked"),
+        container=replace(owner.container, is_unconfirmed=False),
+    )
     found = owner_members(plain, "LOCAL", Privacy(), "KUBE")
     assert "PATH_UNCONFIRMED" not in found["LOCAL_PROCESS"]
     assert "UNCONFIRMED" not in found["LOCAL_CONTAINER"]
@@ -229,18 +252,18 @@ def test_a_path_that_a_process_may_have_overwritten(monkeypatch: pytest.MonkeyPa
         "name": Path("/proc/self/comm").read_text().strip(),
     }  # fmt: skip
     found = owner_of(**here)
-    assert (found.process_path, found.path_source) == ("/usr/sbin/sshd", "exec")
+    assert (found.process.path, found.process.path_source) == ("/usr/sbin/sshd", "exec")
     deep = "/d" * 45 + "/program"
     monkeypatch.setattr("probe.owners.process.read_path", lambda _: deep)
     found = owner_of(**here)
-    assert (found.process_path, found.path_source) == (deep, "walked")
+    assert (found.process.path, found.process.path_source) == (deep, "walked")
     for another in ({"start_ns": 0}, {"name": "other"}, {"pid": 2**22 + 1}):
         found = owner_of(**{**here, **another})
-        assert (found.process_path, found.path_source) == ("/usr/sbin/sshd", "exec")
+        assert (found.process.path, found.process.path_source) == ("/usr/sbin/sshd", "exec")
 
 
 def test_a_delegated_cgroup_of_a_row() -> None:
     cgroup = f"/user.slice/mine/docker-{ID}.scope"
-    assert not owner_of(pid=2**22 + 1, cgroup=cgroup).is_doubtful
-    assert owner_of(pid=2**22 + 1, cgroup=cgroup, cgroup_delegated=2).is_doubtful
-    assert owner_of(cgroup=cgroup, cgroup_delegated=2).is_unconfirmed
+    assert not owner_of(pid=2**22 + 1, cgroup=cgroup).container.is_doubtful
+    assert owner_of(pid=2**22 + 1, cgroup=cgroup, cgroup_delegated=2).container.is_doubtful
+    assert owner_of(cgroup=cgroup, cgroup_delegated=2).container.is_unconfirmed

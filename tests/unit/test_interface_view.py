@@ -6,12 +6,12 @@ import io
 from dataclasses import replace
 
 from probe.commands.interfaces import COLUMNS, Rates, _Lines, _rate, cells
-from probe.flow.owner import ContainerNames
+from probe.flow.owner import ContainerNames, Pod
 from probe.interfaces.table import Counters, Link
 
 WEB = Link(
     7, "veth7", inner_name="eth0", container_id="c" * 64, oper_status=1,
-    names=ContainerNames("web", pod="shop-1", namespace="shop"),
+    names=ContainerNames("web", pod=Pod("shop-1", "shop")),
     counters=Counters(in_octets=1000, in_packets=10, out_octets=2000, out_packets=20),
 )  # fmt: skip
 

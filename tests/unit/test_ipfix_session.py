@@ -182,7 +182,7 @@ def test_messages_that_wait_are_cut_anew(make: Callable[[], ExportSession], octe
 
 def test_records_with_longer_strings_than_now_fit_are_cut_anew_too() -> None:
     table = OwnerTable()
-    table.add(replace(owner(1), process_path="/" + "x" * 600))
+    table.add(replace(owner(1), process=replace(owner(1).process, path="/" + "x" * 600)))
     session = ExportSession(Encoder(load_template("full", load_elements()), table))
     templates = session.messages(flow_records(0), NOW_S)
     waiting = session.messages(flow_records(20, owners=1), NOW_S)

@@ -259,7 +259,7 @@ def test_a_runtime_that_raises_ends_alone(run: Run, member: str) -> None:
     failed = [part.name for part in run.probe.guard.failed]
     assert failed == ([] if member == "close" else ["Docker"])
     owners = run.probe.owners
-    assert {owners[index].container_name for index in range(1, len(owners))} >= {"web"}
+    assert {owners[index].container.name for index in range(1, len(owners))} >= {"web"}
 
 
 def _break_interfaces(run: Run) -> None:

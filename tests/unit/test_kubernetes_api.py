@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from probe.errors import ConfigError
+from probe.flow.label import names_label
 from probe.jsonlines.sink import exporter_members
 from probe.owners import api_thread as listener
 from probe.owners.kubernetes import (
@@ -80,7 +81,7 @@ def until(condition: Callable[[], object], seconds: float = 120) -> None:
 
 def name_of(found: KubernetesNames, container_id: str) -> str:
     known = found.find(container_id)
-    return known.full if known else ""
+    return names_label("", known) if known else ""
 
 
 def test_list_and_watch(server: KubernetesServer, ask: Ask) -> None:
@@ -91,8 +92,8 @@ def test_list_and_watch(server: KubernetesServer, ask: Ask) -> None:
     assert found.find("f1" * 32) is None, "it is on another node"
     known = found.find("not known yet", WEB_POD)
     assert known
-    assert (known.name, known.full) == ("", "shop/web-7d4b9c6f5d-x2x7k")
-    assert (known.labels, known.workload) == ((("app", "web"),), "Deployment/web")
+    assert (known.name, names_label("", known)) == ("", "shop/web-7d4b9c6f5d-x2x7k")
+    assert (known.pod.labels, known.pod.workload) == ((("app", "web"),), "Deployment/web")
     server.put(PODS, recorded("db"))
     until(lambda: found.find(DB))
     assert name_of(found, DB) == "data/db-0/postgres"

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from probe.flow.owner import ContainerNames
+from probe.flow.label import names_label
+from probe.flow.owner import ContainerNames, Node, Pod
 from probe.owners.kubernetes.objects import (
     read_node,
     read_pod,
@@ -27,10 +28,15 @@ def test_all_containers_of_a_pod() -> None:
     """Also that which has initialised it, one for debugging, and one from before a restart."""
     web = read_pod(recorded("web"), ("team", "app", "absent"))
     pod = ContainerNames(
-        pod="web-7d4b9c6f5d-x2x7k", namespace="shop", workload="Deployment/web", node="node-3",
-        pod_uid="2c48913c-b29f-41e7-9350-020968147796",
-        labels=(("team", "checkout"), ("app", "web")),
-    )  # fmt: skip
+        pod=Pod(
+            "web-7d4b9c6f5d-x2x7k",
+            "shop",
+            "2c48913c-b29f-41e7-9350-020968147796",
+            "Deployment/web",
+            labels=(("team", "checkout"), ("app", "web")),
+        ),
+        node=Node("node-3"),
+    )
     assert web.names == pod
     assert {container_id: names.name for container_id, names in web.containers} == {
         hexadecimal("a1"): "nginx", hexadecimal("a0"): "nginx",
@@ -38,10 +44,10 @@ def test_all_containers_of_a_pod() -> None:
         hexadecimal("a4"): "debugger-k8x2p",
     }  # fmt: skip
     nginx = dict(web.containers)[hexadecimal("a1")]
-    assert (nginx.pod, nginx.labels, nginx.image) == (
-        pod.pod, pod.labels, "docker.io/library/nginx:1.27"
+    assert (nginx.pod, nginx.image) == (
+        pod.pod, "docker.io/library/nginx:1.27"
     )  # fmt: skip
-    assert nginx.full == "shop/web-7d4b9c6f5d-x2x7k/nginx"
+    assert names_label("", nginx) == "shop/web-7d4b9c6f5d-x2x7k/nginx"
     assert web.start_ns == START_NS
     four, six = web.addresses
     assert four == bytes([10, 244, 3, 7]) + bytes(12)
@@ -63,13 +69,13 @@ def test_all_containers_of_a_pod() -> None:
 )
 def test_who_made_it_and_where_it_can_be_reached(name: str, workload: str, addresses: int) -> None:
     found = read_pod(recorded(name))
-    assert (found.names.workload, len(found.addresses)) == (workload, addresses)
+    assert (found.names.pod.workload, len(found.addresses)) == (workload, addresses)
 
 
 def test_a_static_pod_is_told_by_the_uid_of_the_api_and_known_by_that_of_its_cgroup() -> None:
     found = read_pod(recorded("apiserver"))
     assert found.cgroup_uid == "8d0d37e6d8dc0e2f6ee8a2f5f2b5b6c3"
-    assert found.uid == found.names.pod_uid == "719de681-07e4-463c-88a5-575ebd69cc4b"
+    assert found.uid == found.names.pod.uid == "719de681-07e4-463c-88a5-575ebd69cc4b"
 
 
 def made_by(kind: str, name: str, **more: Any) -> dict[str, Any]:
@@ -115,9 +121,9 @@ def test_a_pod_that_was_not_started_yet() -> None:
 def test_services() -> None:
     web = read_service(recorded("service"))
     assert web.names == ContainerNames(
-        namespace="shop", workload="Service/web", ports=((6, 80, "http"),)
+        ports=((6, 80, "http"),), pod=Pod(namespace="shop", workload="Service/web")
     )
-    assert web.names.full == "shop/Service/web"
+    assert names_label("", web.names) == "shop/Service/web"
     assert [address[:4].hex() for address in web.addresses] == ["0a601104", "fd000010"]
     assert read_service(recorded("headless")).addresses == ()
 
@@ -134,10 +140,10 @@ def test_labels_that_begin_alike() -> None:
     found = {**recorded("web")}
     found["metadata"] = {**found["metadata"], "labels": own}
     told = read_pod(found, ("app.kubernetes.io/part-of", "app.kubernetes.io/*", "absent/*"))
-    assert told.names.labels == (
+    assert told.names.pod.labels == (
         ("app.kubernetes.io/part-of", "shop"), ("app.kubernetes.io/name", "n"),
     )  # fmt: skip
-    assert dict(read_pod(found, ("*",)).names.labels) == own
+    assert dict(read_pod(found, ("*",)).names.pod.labels) == own
 
 
 def test_the_image_that_was_asked_for() -> None:
@@ -156,7 +162,7 @@ def test_the_image_that_was_asked_for() -> None:
 def test_a_node() -> None:
     found = read_node(recorded("node"), "east")
     assert found.names == ContainerNames(
-        workload="Node/node-5", node="node-5", zone="eu-1b", cluster="east"
+        pod=Pod(workload="Node/node-5", cluster="east"), node=Node("node-5", "eu-1b")
     )
     assert [address[:4].hex() for address in found.addresses] == ["c0000205", "20010db8"]
 

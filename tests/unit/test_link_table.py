@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from probe.flow.owner import ContainerNames
+from probe.flow.owner import ContainerNames, Pod
 from probe.interfaces import names, table
 from probe.interfaces.ended import EndedLinks
 from probe.interfaces.history import LinkHistory, is_same
@@ -87,7 +87,7 @@ class Veths:
 
 
 def test_a_link_has_all_of_it(kernel: Kernel) -> None:
-    web = ContainerNames("web", pod="shop-1", namespace="shop")
+    web = ContainerNames("web", pod=Pod("shop-1", "shop"))
     known = InterfaceList(Veths(), find_names={"abc123": web}.get)  # type: ignore[arg-type]
     (link,) = known.links.read()
     assert replace(link, changed_s=0.0, since_s=0.0) == Link(
@@ -223,7 +223,7 @@ def test_an_answer_of_the_kernel_with_a_filler_before_the_counters() -> None:
 # -- as JSON --------------------------------------------------------------------------------------
 def test_the_object_of_the_talk() -> None:
     counted = Counters(1, 2, 3, 4, 5, 6, 7, 8, 9)
-    web = ContainerNames("web", pod="shop-1", namespace="shop")
+    web = ContainerNames("web", pod=Pod("shop-1", "shop"))
     link = Link(7, "veth7", container_id="abc123" * 8, names=web, counters=counted)
     assert interface_object(link, 1.5, "192.0.2.7") == {
         "timestamp": "1.500000", "ifName": "veth7", "ifIndex": 7,

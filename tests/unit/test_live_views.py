@@ -14,7 +14,7 @@ from probe.commands.cli import main
 from probe.flow.codes import EventKind
 from probe.flow.columns import EVENT_DTYPE, RECORD_DTYPE, SOCKET_DTYPE
 from probe.flow.filter import Choice, combine, parse_rule
-from probe.flow.owner import Owner, OwnerTable
+from probe.flow.owner import Container, Owner, OwnerTable, Pod, Process
 from probe.flow.rows import Rows
 from probe.view import groups, order
 from probe.view.describe import container_text, to_flow
@@ -26,12 +26,18 @@ from probe.view.tree import tree_lines
 from tests.support.json_schema import check_line
 from tests.support.records import NOW_NS, NOW_S, flow_records
 
-CURL = Owner(pid=12, process_name="curl", uid=1000, user_name="ada", parent_pid=9,
-             parent_name="bash", container_id="c" * 64, container_name="shell")  # fmt: skip
-NGINX = Owner(pid=34, process_name="nginx", uid=33, user_name="www-data", parent_pid=1,
-              parent_name="init", container_id="d" * 64, container_name="web", pod_name="web-1",
-              pod_namespace="shop")  # fmt: skip
-DIG = Owner(pid=56, process_name="dig", uid=0, user_name="root")
+CURL = Owner(
+    Process(12, "curl", uid=1000, user_name="ada"),
+    parent=Process(9, "bash"),
+    container=Container("c" * 64, name="shell"),
+)
+NGINX = Owner(
+    Process(34, "nginx", uid=33, user_name="www-data"),
+    parent=Process(1, "init"),
+    container=Container("d" * 64, name="web"),
+    pod=Pod("web-1", "shop"),
+)
+DIG = Owner(Process(56, "dig", uid=0, user_name="root"))
 
 
 def owners() -> OwnerTable:
@@ -430,15 +436,15 @@ def test_kinds_of_events() -> None:
     assert options.kinds({"kind": []}) == list(EventKind)
 
 
-SERVICE = Owner(pod_namespace="shop", workload="Service/web")
-POD_ONLY = Owner(pod_namespace="shop", pod_name="web-1", pod_uid="u")
-IN_POD = Owner(pod_namespace="shop", pod_name="web-1", container_name="nginx", workload="Job/a")
+SERVICE = Owner(pod=Pod(namespace="shop", workload="Service/web"))
+POD_ONLY = Owner(pod=Pod("web-1", "shop", "u"))
+IN_POD = Owner(container=Container(name="nginx"), pod=Pod("web-1", "shop", workload="Job/a"))
 LABELS = [
     (SERVICE, "shop/Service/web"),
     (POD_ONLY, "shop/web-1"),
     (IN_POD, "shop/web-1/nginx"),
-    (Owner(container_id="d" * 64), "d" * 12),
-    (Owner(container_name="ab", container_id="d" * 64), "ab"),
+    (Owner(container=Container("d" * 64)), "d" * 12),
+    (Owner(container=Container("d" * 64, name="ab")), "ab"),
     (Owner(), ""),
 ]
 
@@ -450,9 +456,9 @@ def test_one_label_for_a_container_in_every_view(who: Owner, label: str) -> None
     record = {
         "protocolIdentifier": 6, "sourceIPv4Address": "10.0.0.1", "sourceTransportPort": 4000,
         "destinationIPv4Address": "10.0.0.2", "destinationTransportPort": 80,
-        "destinationPodNamespace": who.pod_namespace, "destinationPodName": who.pod_name,
-        "destinationWorkload": who.workload, "destinationContainerName": who.container_name,
-        "DST_PROC_CONTAINER_ID": who.container_id,
+        "destinationPodNamespace": who.pod.namespace, "destinationPodName": who.pod.name,
+        "destinationWorkload": who.pod.workload, "destinationContainerName": who.container.name,
+        "DST_PROC_CONTAINER_ID": who.container.id,
     }  # fmt: skip
     table = FlowTable()
     table.observe([record], NOW_S)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from probe.errors import ConfigError
-from probe.flow.owner import Owner, OwnerTable
+from probe.flow.owner import Container, Node, Owner, OwnerTable, Pod, Process
 from probe.flow.rows import Rows
 from probe.ipfix.decode import CollectingProcess, Record
 from probe.ipfix.session import ExportSession
@@ -47,11 +47,12 @@ def test_all_that_is_told_of_a_container() -> None:
     owners = OwnerTable()
     owners.add(
         Owner(
-            pid=7, container_id="cd" * 32, outer_container_id=outer, container_name="nginx",
-            container_image="nginx:1", pod_name="web-1", pod_namespace="shop", pod_uid=pod,
-            workload="Deployment/web", labels=(("app", "web"), ("tier", "ü")), node="node-3",
+            Process(7),
+            container=Container("cd" * 32, outer_id=outer, name="nginx", image="nginx:1"),
+            pod=Pod("web-1", "shop", pod, "Deployment/web", labels=(("app", "web"), ("tier", "ü"))),
+            node=Node("node-3"),
         )
-    )  # fmt: skip
+    )
     records = flow_records(2, owners=0)
     records["source_owner"], records["destination_owner"] = [1, 0], [0, 1]
     there = {
@@ -188,7 +189,7 @@ def test_ip_versions_may_be_mixed() -> None:
 
 def test_an_unknown_owner_is_told_from_root() -> None:
     table = OwnerTable()
-    root = table.add(Owner(pid=1, uid=0, gid=0))
+    root = table.add(Owner(Process(1, uid=0, gid=0)))
     records = flow_records(1, owners=0)
     records["source_owner"] = root
     (record,) = decoded(encoder_of("full", table), records)
@@ -231,7 +232,7 @@ def test_strings_anywhere_in_a_template(text: str) -> None:
 
 def test_names_of_any_octets_are_valid_utf8() -> None:
     table = OwnerTable()
-    table.add(Owner(process_name="a\x00\x1b[31m\n", user_name="größe", process_path="bad\udc80"))
+    table.add(Owner(Process(name="a\x00\x1b[31m\n", user_name="größe", path="bad\udc80")))
     records = flow_records(1, owners=1)
     (record,) = decoded(encoder_of("full", table), records)
     assert record["SRC_PROC_NAME"] == "a��[31m�"
@@ -241,16 +242,20 @@ def test_names_of_any_octets_are_valid_utf8() -> None:
 
 def test_long_strings_take_the_long_form_or_are_cut_to_fit() -> None:
     table = OwnerTable()
-    long = replace(owner(1), process_path="/" + "é" * 250, parent_path="/" + "p" * 253)
+    long = replace(
+        owner(1),
+        process=replace(owner(1).process, path="/" + "é" * 250),
+        parent=replace(owner(1).parent, path="/" + "p" * 253),
+    )
     table.add(long)
     encoder = encoder_of("flowId sourceProcessPath sourceParentProcessPath DST_PROC_NAME", table)
     (record,) = decoded(encoder, flow_records(1, owners=1), max_message=2000)
-    assert record["sourceProcessPath"] == long.process_path
-    assert record["sourceParentProcessPath"] == long.parent_path
+    assert record["sourceProcessPath"] == long.process.path
+    assert record["sourceParentProcessPath"] == long.parent.path
     (record,) = decoded(encoder, flow_records(1, owners=1), max_message=600)
     shortened = str(record["sourceProcessPath"])
-    assert long.process_path.startswith(shortened)
-    assert 32 < len(shortened) < len(long.process_path)
+    assert long.process.path.startswith(shortened)
+    assert 32 < len(shortened) < len(long.process.path)
     assert record["DST_PROC_NAME"] == "worker-1"
 
 

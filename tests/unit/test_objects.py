@@ -13,7 +13,7 @@ import pytest
 from probe.flow.biflow import pair_directions
 from probe.flow.codes import EventKind
 from probe.flow.columns import EVENT_DTYPE, RECORD_DTYPE, SOCKET_DTYPE
-from probe.flow.owner import ContainerNames, Owner, OwnerTable
+from probe.flow.owner import Container, ContainerNames, Node, Owner, OwnerTable, Pod, Process
 from probe.flow.rows import Rows
 from probe.interfaces.table import Counters, Link
 from probe.jsonlines.agent_objects import AgentLines
@@ -29,13 +29,23 @@ from tests.support.talk import COUNTERS, DOCKER, ENDS, KUBE, TCP, WHO, pieces
 
 EXPORTER = {"EXPORTER_IPV4_ADDRESS": "192.0.2.1", "EXPORTER_NAME": "node-7"}
 POD = Owner(
-    pid=21, process_name="nginx", process_path="/usr/sbin/nginx", uid=33, user_name="www-data",
-    gid=33, group_name="www-data", vm_size=9000, vm_peak=9100, parent_pid=20, parent_name="sh",
-    parent_path="/bin/sh", parent_uid=0, parent_user_name="root", parent_gid=0,
-    parent_vm_size=700, parent_vm_peak=800, command_line="nginx -g secret",
-    container_id="ab" * 32, container_name="web", pod_name="web-1", pod_namespace="shop",
-    pod_uid="0-1", workload="Deployment/web", labels=(("app", "web"),), node="node-3",
-)  # fmt: skip
+    Process(
+        21,
+        "nginx",
+        "/usr/sbin/nginx",
+        uid=33,
+        user_name="www-data",
+        gid=33,
+        group_name="www-data",
+        vm_size=9000,
+        vm_peak=9100,
+        command_line="nginx -g secret",
+    ),
+    parent=Process(20, "sh", "/bin/sh", uid=0, user_name="root", gid=0, vm_size=700, vm_peak=800),
+    container=Container("ab" * 32, name="web"),
+    pod=Pod("web-1", "shop", "0-1", "Deployment/web", labels=(("app", "web"),)),
+    node=Node("node-3"),
+)
 
 
 def table() -> OwnerTable:
@@ -166,21 +176,21 @@ def plain_flow(biflow: Any, owners: OwnerTable) -> dict[str, Any]:
 
 
 def plain_owner(owner: Owner, end: str) -> dict[str, Any]:
-    if not owner.pid:
+    if not owner.process.pid:
         return {}
     return {
         f"{end}_PROCESS": {
-            "PID": owner.pid, "NAME": owner.process_name, "UID": owner.uid,
-            "UID_NAME": owner.user_name, "GID": owner.gid, "PROCESS_PATH": owner.process_path,
-            "UNIT": owner.unit,
+            "PID": owner.process.pid, "NAME": owner.process.name, "UID": owner.process.uid,
+            "UID_NAME": owner.process.user_name, "GID": owner.process.gid,
+            "PROCESS_PATH": owner.process.path, "UNIT": owner.unit,
         },
         f"{end}_FATHER_PROCESS": {
-            "PID": owner.parent_pid, "NAME": owner.parent_name, "PROCESS_PATH": owner.parent_path,
+            "PID": owner.parent.pid, "NAME": owner.parent.name, "PROCESS_PATH": owner.parent.path,
         },
         f"{end}_CONTAINER": {
-            "ID": owner.container_id,
-            "DOCKER": {"ID": owner.container_id, "NAME": owner.container_name},
-            "IMAGE": owner.container_image,
+            "ID": owner.container.id,
+            "DOCKER": {"ID": owner.container.id, "NAME": owner.container.name},
+            "IMAGE": owner.container.image,
         },
     }  # fmt: skip
 
@@ -223,7 +233,7 @@ def test_every_line_satisfies_the_schema(make: Any, prefix: str) -> None:
 
 def interfaces(lines: ObjectLines) -> list[str]:
     counters = Counters(in_octets=5, out_packets=6, in_discards=7)
-    names = ContainerNames("web", pod="web-1", namespace="shop")
+    names = ContainerNames("web", pod=Pod("web-1", "shop"))
     links = [
         Link(2, "eth0", counters=counters),
         Link(7, "veth1", container_id="ab" * 32, names=ContainerNames("db")),
@@ -247,7 +257,7 @@ def test_the_ebpf_flow_of_the_talk() -> None:
 def test_the_container_that_holds_a_pod_is_told_by_the_name_of_the_pod() -> None:
     """No API tells of it."""
     owners = table()
-    holder = Owner(pid=5, container_id="9" * 64, pod_name="web-1", pod_namespace="shop")
+    holder = Owner(Process(5), container=Container("9" * 64), pod=Pod("web-1", "shop"))
     events = np.zeros(1, EVENT_DTYPE)
     events["kind"], events["owner"] = EventKind.CONTAINER_START, owners.add(holder)
     found = json.loads(AgentLines(owners, Privacy(), EXPORTER).events(event_columns(events))[0])
@@ -324,8 +334,8 @@ def test_both_ends_here_are_both_described() -> None:
 
 def test_a_pod_and_a_service_of_elsewhere() -> None:
     """Known by their addresses: no process, and no id of a container."""
-    there = Owner(pod_name="db-0", pod_namespace="data", node="node-4", workload="StatefulSet/db")
-    service = Owner(pod_namespace="data", workload="Service/db")
+    there = Owner(pod=Pod("db-0", "data", workload="StatefulSet/db"), node=Node("node-4"))
+    service = Owner(pod=Pod(namespace="data", workload="Service/db"))
     for owner, members, resource in (
         (
             there,
@@ -354,7 +364,9 @@ def test_a_pod_and_a_service_of_elsewhere() -> None:
 
 def test_what_is_around_a_container() -> None:
     owners = table()
-    owners.replace(5, replace(POD, outer_container_id="cd" * 32, unit="x.service"))
+    owners.replace(
+        5, replace(POD, unit="x.service", container=replace(POD.container, outer_id="cd" * 32))
+    )
     found = check_line(flows(AgentLines(owners, Privacy(), EXPORTER), one_flow())[0], "flow")
     assert found["LOCAL_CONTAINER"]["OUTER_ID"] == "cd" * 32
     found = check_line(flows(EcsLines(owners, Privacy(), EXPORTER), one_flow())[0], "ecs_flow")
@@ -402,7 +414,7 @@ def test_privacy(make: Any) -> None:
 @pytest.mark.parametrize("make", [AgentLines, EcsLines])
 def test_any_name_gives_valid_json(make: Any) -> None:
     owners = OwnerTable()
-    index = owners.add(Owner(pid=1, process_name='a"\\%s\x00\udc80\n€', user_name="%d"))
+    index = owners.add(Owner(Process(1, 'a"\\%s\x00\udc80\n€', user_name="%d")))
     lines = make(owners, Privacy(), {"EXPORTER_NAME": "100%"})
     text = flows(lines, one_flow(source_owner=index, destination_owner=index))[0]
     assert text.isascii()
@@ -415,7 +427,7 @@ def test_a_released_owner_is_forgotten() -> None:
     owners = table()
     lines = AgentLines(owners, Privacy(), EXPORTER)
     before = json.loads(flows(lines, one_flow())[0])
-    owners.replace(5, Owner(pid=99))
+    owners.replace(5, Owner(Process(99)))
     lines.forget([5])
     after = json.loads(flows(lines, one_flow())[0])
     assert (before["LOCAL_PROCESS"]["PID"], after["LOCAL_PROCESS"]) == (21, {"PID": 99})

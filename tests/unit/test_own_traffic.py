@@ -11,7 +11,7 @@ import pytest
 
 from probe.flow.batch import FlowBatch
 from probe.flow.columns import ROW_DTYPE
-from probe.flow.owner import Owner, OwnerTable
+from probe.flow.owner import Owner, OwnerTable, Process
 from probe.run import own_traffic
 from probe.run.own_traffic import OwnTraffic
 
@@ -36,7 +36,7 @@ def ids(kept: FlowBatch) -> list[int]:
 def test_sockets_of_our_process_are_counted_not_metered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(own_traffic, "_pid_is_kernels", lambda: True)
     owners = OwnerTable()
-    ours, other = owners.add(Owner(pid=os.getpid())), owners.add(Owner(pid=1))
+    ours, other = owners.add(Owner(Process(os.getpid()))), owners.add(Owner(Process(1)))
     own = OwnTraffic(owners)
     rows = [
         {"id": 1, "owner": ours, "tx_octets": 5, "tx_packets": 1, "rx_octets": 2, "rx_packets": 1},
@@ -50,7 +50,7 @@ def test_sockets_of_our_process_are_counted_not_metered(monkeypatch: pytest.Monk
 def test_a_pid_of_another_namespace_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(own_traffic, "_pid_is_kernels", lambda: False)
     owners = OwnerTable()
-    index = owners.add(Owner(pid=os.getpid()))
+    index = owners.add(Owner(Process(os.getpid())))
     assert ids(OwnTraffic(owners).take_out(batch({"id": 1, "owner": index}))) == [1]
 
 

@@ -11,7 +11,7 @@ import pytest
 from probe.config import RunConfig
 from probe.errors import ConfigError
 from probe.export.sink_factory import SinkFactory
-from probe.flow.owner import Owner, OwnerTable
+from probe.flow.owner import Container, Owner, OwnerTable, Process
 from probe.interfaces.names import InterfaceList
 from probe.ipfix.decode import CollectingProcess, Record
 from probe.ipfix.options import encode_options
@@ -35,7 +35,7 @@ def sink() -> Iterator[socket.socket]:
 def names(sink: socket.socket, protocol: str, query: str, profile: str = "") -> list[str]:
     """All strings of the first records and options that a destination gets."""
     owners = OwnerTable()
-    owners.add(Owner(pid=1, process_name=NAME, user_name=NAME, container_name=NAME))
+    owners.add(Owner(Process(1, NAME, user_name=NAME), container=Container(name=NAME)))
     config = RunConfig(profile=profile, kubernetes=True, kubernetes_node=NAME)
     factory = SinkFactory(config, owners, Metering(), InterfaceList(), boot_s=NOW_S - 100)
     port = sink.getsockname()[1]

@@ -9,7 +9,7 @@ import pytest
 
 from probe.errors import ConfigError
 from probe.flow.biflow import pair_directions
-from probe.flow.owner import Owner, OwnerTable
+from probe.flow.owner import Node, Owner, OwnerTable, Pod, Process
 from probe.flow.rows import Rows
 from probe.ipfix.decode import CollectingProcess, Record
 from probe.ipfix.session import ExportSession
@@ -249,7 +249,7 @@ def test_no_flow_is_left_behind_for_want_of_a_template() -> None:
 
 def test_pods_and_nodes() -> None:
     table = OwnerTable()
-    table.add(Owner(pod_uid=POD, pod_name="web-1", pod_namespace="shop", node="worker-3"))
+    table.add(Owner(pod=Pod("web-1", "shop", POD), node=Node("worker-3")))
     records = flow_records(1, owners=1)
     records["destination_owner"] = 0
     (record,) = decoded(definition("antrea"), records, table)
@@ -261,7 +261,7 @@ def test_pods_and_nodes() -> None:
 
 def test_a_uuid_that_ends_in_zeros() -> None:
     table = OwnerTable()
-    table.add(Owner(pod_uid="2c48913cb29f11e79350000000000000"))
+    table.add(Owner(pod=Pod(uid="2c48913cb29f11e79350000000000000")))
     (record,) = decoded(definition("antrea"), flow_records(1, owners=1), table)
     assert record["sourcePodUUID"] == "2c48913cb29f11e79350000000000000"
 
@@ -269,7 +269,7 @@ def test_a_uuid_that_ends_in_zeros() -> None:
 def test_an_uid_that_is_no_uuid() -> None:
     """Whatever an API tells, records have to leave."""
     table = OwnerTable()
-    table.add(Owner(pod_uid="not-a-uuid", pod_name="web-1"))
+    table.add(Owner(pod=Pod("web-1", uid="not-a-uuid")))
     (record,) = decoded(definition("antrea"), flow_records(1, owners=1), table)
     assert (record["sourcePodName"], record["sourcePodUUID"]) == ("web-1", "0" * 32)
 
@@ -386,8 +386,12 @@ _GAUGES = ("unacknowledged", "congestion_window", "pacing_rate", "delivery_rate"
 
 def _on_request() -> tuple[TemplateDefinition, Rows, OwnerTable]:
     owners = OwnerTable()
-    owners.add(Owner(vm_size=2048, vm_peak=4096, parent_uid=33, parent_user_name="www-data",
-                     group_name="wheel"))  # fmt: skip
+    owners.add(
+        Owner(
+            Process(vm_size=2048, vm_peak=4096, group_name="wheel"),
+            parent=Process(uid=33, user_name="www-data"),
+        )
+    )
     records = flow_records(1, owners=0)
     records["source_owner"], records["biflow_direction"] = 1, 1
     for name, value in zip(_GAUGES, _ON_REQUEST.values(), strict=False):

@@ -24,7 +24,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from probe.errors import ConfigError
 from probe.export.transports.statistics import SendStatistics
 from probe.flow.codes import EndReason
-from probe.flow.owner import ContainerNames, Owner, OwnerTable
+from probe.flow.owner import Container, ContainerNames, Owner, OwnerTable, Pod, Process
 from probe.interfaces.table import Counters, Link
 from probe.prometheus import server as server_module
 from probe.prometheus.bounded import BoundedLinks
@@ -40,7 +40,7 @@ WEB = ContainerLabels("web", "shop-1", "shop")
 LINKS = [
     Link(1, "lo", oper_status=1, counters=Counters(in_octets=2**63)),
     Link(7, "veth7", inner_name="eth0", container_id="c" * 64,
-         names=ContainerNames("web", pod="shop-1", namespace="shop"),
+         names=ContainerNames("web", pod=Pod("shop-1", "shop")),
          counters=Counters(1, 2, 3, 4, 5, 6, 7, 8, 9)),
     Link(8, 'odd"\\\n\ud800', alias='a "b"', container_id="d" * 64),
 ]  # fmt: skip
@@ -236,12 +236,10 @@ def test_folded_interfaces_are_counted_and_shown() -> None:
 @pytest.fixture
 def owners() -> OwnerTable:
     table = OwnerTable()
-    table.add(Owner(container_id="c" * 64, container_name="web", pod_name="shop-1",
-                    pod_namespace="shop"))  # fmt: skip
-    table.add(Owner(container_id="e" * 64, container_name="web", pod_name="shop-1",
-                    pod_namespace="shop"))  # fmt: skip
-    table.add(Owner(container_id="d" * 64))
-    table.add(Owner(process_name="sshd"))
+    table.add(Owner(container=Container("c" * 64, name="web"), pod=Pod("shop-1", "shop")))
+    table.add(Owner(container=Container("e" * 64, name="web"), pod=Pod("shop-1", "shop")))
+    table.add(Owner(container=Container("d" * 64)))
+    table.add(Owner(Process(name="sshd")))
     return table
 
 
@@ -275,7 +273,7 @@ def test_sums_by_container(owners: OwnerTable) -> None:
 
 def test_what_a_proxy_passes_on_is_counted_at_the_container_only(owners: OwnerTable) -> None:
     """Else all of it would be counted twice under the same name."""
-    proxy = owners.add(Owner(container_id="c" * 64, container_name="web", is_proxy=True))
+    proxy = owners.add(Owner(container=Container("c" * 64, name="web", is_proxy=True)))
     records = flow_records(2)
     records["source_owner"], records["destination_owner"] = (proxy, 1), (1, proxy)
     traffic = ContainerTraffic(owners, 8)

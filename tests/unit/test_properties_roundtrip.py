@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Callable
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -100,7 +101,7 @@ def address(name: str, octets: int) -> Value:
 
 def of_owner(side: str, name: str, otherwise: object = 0) -> Value:
     def value(row: Any, owners: OwnerTable) -> object:
-        found = getattr(owners[int(row[f"{side}_owner"])], name)
+        found = attrgetter(name)(owners[int(row[f"{side}_owner"])])
         return otherwise if found is None else found
 
     return value
@@ -112,20 +113,20 @@ def of_side(side: str, ntop: str) -> dict[str, Value]:
         f"{side}IPv4Address": address(f"{side}_address", 4),
         f"{side}IPv6Address": address(f"{side}_address", 16),
         f"{side}TransportPort": column(f"{side}_port"),
-        f"{ntop}_PROC_PID": of_owner(side, "pid"),
-        f"{ntop}_PROC_NAME": of_owner(side, "process_name"),
-        f"{ntop}_PROC_UID": of_owner(side, "uid", nobody),
-        f"{ntop}_PROC_USER_NAME": of_owner(side, "user_name"),
-        f"{ntop}_PROC_CMDLINE": of_owner(side, "command_line"),
-        f"{ntop}_PROC_CONTAINER_ID": of_owner(side, "container_id"),
-        f"{ntop}_FATHER_PROC_PID": of_owner(side, "parent_pid"),
-        f"{ntop}_FATHER_PROC_NAME": of_owner(side, "parent_name"),
-        f"{side}GroupId": of_owner(side, "gid", nobody),
-        f"{side}ProcessPath": of_owner(side, "process_path"),
+        f"{ntop}_PROC_PID": of_owner(side, "process.pid"),
+        f"{ntop}_PROC_NAME": of_owner(side, "process.name"),
+        f"{ntop}_PROC_UID": of_owner(side, "process.uid", nobody),
+        f"{ntop}_PROC_USER_NAME": of_owner(side, "process.user_name"),
+        f"{ntop}_PROC_CMDLINE": of_owner(side, "process.command_line"),
+        f"{ntop}_PROC_CONTAINER_ID": of_owner(side, "container.id"),
+        f"{ntop}_FATHER_PROC_PID": of_owner(side, "parent.pid"),
+        f"{ntop}_FATHER_PROC_NAME": of_owner(side, "parent.name"),
+        f"{side}GroupId": of_owner(side, "process.gid", nobody),
+        f"{side}ProcessPath": of_owner(side, "process.path"),
         f"{side}ProcessPathOrigin": lambda row, owners: ["", "walked", "exec"].index(
-            owners[int(row[f"{side}_owner"])].path_source
+            owners[int(row[f"{side}_owner"])].process.path_source
         ),
-        f"{side}ParentProcessPath": of_owner(side, "parent_path"),
+        f"{side}ParentProcessPath": of_owner(side, "parent.path"),
         f"{side}OwnerOrigin": column(f"{side}_owner_source"),
         f"{side}NetworkNamespaceInode": column(f"{side}_netns_inode"),
         f"{side}NetworkNamespaceCookie": column(f"{side}_netns"),

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from probe.enrich.container_owners import ContainerOwners
-from probe.flow.owner import ContainerNames, Owner
+from probe.flow.owner import ContainerNames, Owner, Process
 from probe.owners import proxy
 from probe.owners.proxy import Proxies, read_target
 from tests.unit.test_container_owners import Known
@@ -18,9 +18,9 @@ ARGUMENTS = (
     "-container-ip", "172.17.0.2", "-container-port", "80",
 )  # fmt: skip
 PROXY = Owner(
-    pid=7, process_name="docker-proxy", process_path="/usr/bin/docker-proxy", path_source="walked",
-    parent_pid=5, parent_name="dockerd", parent_path="/usr/bin/dockerd", uid=0, parent_uid=0,
-)  # fmt: skip
+    Process(7, "docker-proxy", "/usr/bin/docker-proxy", path_source="walked", uid=0),
+    parent=Process(5, "dockerd", "/usr/bin/dockerd", uid=0),
+)
 
 
 def process(proc: Path, *arguments: str) -> str:
@@ -67,17 +67,17 @@ def target(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 @pytest.mark.parametrize(
     "owner",
     [
-        replace(PROXY, process_name="nginx"),
-        replace(PROXY, process_path="/tmp/other"),
-        replace(PROXY, path_source="exec"),
-        replace(PROXY, pid=None),
-        replace(PROXY, container_id="inner"),
-        replace(PROXY, uid=1000),
-        replace(PROXY, parent_uid=1000),
-        replace(PROXY, parent_name="bash"),
-        replace(PROXY, parent_path="/tmp/other"),
-        replace(PROXY, parent_path=""),
-        replace(PROXY, has_own_users=True),
+        replace(PROXY, process=replace(PROXY.process, name="nginx")),
+        replace(PROXY, process=replace(PROXY.process, path="/tmp/other")),
+        replace(PROXY, process=replace(PROXY.process, path_source="exec")),
+        replace(PROXY, process=replace(PROXY.process, pid=None)),
+        replace(PROXY, container=replace(PROXY.container, id="inner")),
+        replace(PROXY, process=replace(PROXY.process, uid=1000)),
+        replace(PROXY, parent=replace(PROXY.parent, uid=1000)),
+        replace(PROXY, parent=replace(PROXY.parent, name="bash")),
+        replace(PROXY, parent=replace(PROXY.parent, path="/tmp/other")),
+        replace(PROXY, parent=replace(PROXY.parent, path="")),
+        replace(PROXY, process=replace(PROXY.process, has_own_users=True)),
     ],
 )
 def test_nobody_else_is_asked(target: list[int], owner: Owner) -> None:
@@ -120,11 +120,11 @@ def test_its_owner_is_told_with_the_container(
     assert owners.refresh() == []
     here["172.17.0.2"] = "aa"
     assert owners.refresh() == [index]
-    assert (owners[index].container_id, owners[index].container_name) == ("aa", "")
-    assert owners[index].is_proxy
+    assert (owners[index].container.id, owners[index].container.name) == ("aa", "")
+    assert owners[index].container.is_proxy
     runtime.add("aa", ContainerNames("web"))
     assert owners.refresh() == [index]
-    assert (owners[index].process_name, owners[index].container_name) == ("docker-proxy", "web")
+    assert (owners[index].process.name, owners[index].container.name) == ("docker-proxy", "web")
     owners.release(index)
     runtime.add("aa", ContainerNames("other"))
     assert owners.refresh() == []

@@ -15,7 +15,7 @@ from probe.enrich import remote_owners as remote
 from probe.enrich.remote_owners import RemoteOwners
 from probe.flow.codes import OwnerSource
 from probe.flow.columns import ROW_DTYPE
-from probe.flow.owner import Owner, OwnerTable
+from probe.flow.owner import Owner, OwnerTable, Process
 from probe.flow.rows import Rows, Slots
 from probe.owners.kubernetes import tenures
 from probe.owners.kubernetes.objects import read_node, read_pod, read_service
@@ -37,7 +37,7 @@ class Cluster:
 
     def __init__(self) -> None:
         self.names, self.owners = RemoteNames(), OwnerTable()
-        assert self.owners.add(Owner(pid=7)) == HERE
+        assert self.owners.add(Owner(Process(7))) == HERE
         self.ends = RemoteOwners(self.names, self.owners)
 
     def pod(self, name: str, **changes: Any) -> None:
@@ -71,7 +71,7 @@ class Cluster:
 
     def _name(self, index: int) -> str:
         owner = self.owners[index]
-        return owner.pod_name or owner.workload
+        return owner.pod.name or owner.pod.workload
 
 
 def changed(name: str, **changes: Any) -> dict[str, Any]:
@@ -103,10 +103,10 @@ def test_pods_and_services_by_address(cluster: Cluster) -> None:
     api, web = "api-66f5d8c9b4-m4n2p", "web-7d4b9c6f5d-x2x7k"
     assert cluster.told(records) == [api, "Service/web", "", web, web, api]
     owner = cluster.owners[int(records["destination_owner"][0])]
-    assert (owner.pod_namespace, owner.workload, owner.node) == (
+    assert (owner.pod.namespace, owner.pod.workload, owner.node.name) == (
         "shop", "Deployment/api", "node-5"
     )  # fmt: skip
-    assert (owner.pid, owner.container_id) == (None, "")
+    assert (owner.process.pid, owner.container.id) == (None, "")
     sources = records["destination_owner_source"][:6].tolist()
     assert sources == [OwnerSource.ADDRESS] * 2 + [0] + [OwnerSource.ADDRESS] * 3
     assert len(cluster.owners) == 1 + 1 + 3, "one owner for each Pod and Service"
@@ -182,7 +182,7 @@ def test_one_answer_for_both_directions(cluster: Cluster) -> None:
         index = int(told["source_owner"][1])
         assert index == told["destination_owner"][0]
         owner = cluster.owners[index]
-        assert (owner.pod_name, owner.pod_namespace, owner.service) == (
+        assert (owner.pod.name, owner.pod.namespace, owner.service) == (
             "db-0", "data", "shop/web:http",
         )  # fmt: skip
 
@@ -191,12 +191,12 @@ def test_the_reply_may_come_alone_and_first(cluster: Cluster) -> None:
     records = cluster.flows("10.96.17.4")
     reply, request = records[1:].copy(), records[:1].copy()
     cluster.ends.apply(reply)
-    assert cluster.owners[int(reply["source_owner"][0])].workload == "Service/web"
+    assert cluster.owners[int(reply["source_owner"][0])].pod.workload == "Service/web"
     request["translated"], request["nat_destination_address"] = 1, [10, 244, 3, 8]
     cluster.ends.apply(request)
     reply["source_owner"] = 0
     cluster.ends.apply(reply)
-    assert cluster.owners[int(reply["source_owner"][0])].pod_name == "db-0"
+    assert cluster.owners[int(reply["source_owner"][0])].pod.name == "db-0"
 
 
 def test_a_reply_that_comes_first_is_asked_for(cluster: Cluster) -> None:
@@ -214,7 +214,7 @@ def test_a_reply_that_comes_first_is_asked_for(cluster: Cluster) -> None:
     cluster.ends.find_peers = find_peers
     cluster.ends.apply(reply)
     owner = cluster.owners[int(reply["source_owner"][0])]
-    assert (owner.pod_name, owner.service) == ("db-0", "shop/web:http")
+    assert (owner.pod.name, owner.service) == ("db-0", "shop/web:http")
     (rows,) = asked
     assert rows["remote_address"].tobytes() == octets("10.96.17.4")
     assert (rows["remote_port"].item(), rows["protocol"].item()) == (80, 6)
@@ -250,9 +250,9 @@ def test_another_node(cluster: Cluster) -> None:
     records = cluster.flows("192.0.2.5", "2001:db8::5", "10.244.5.2", "10.244.3.8")
     assert cluster.told(records) == ["Node/node-5"] * 2 + ["api-66f5d8c9b4-m4n2p", "db-0"]
     owners = [cluster.owners[int(index)] for index in records["destination_owner"][:4]]
-    assert [one.node for one in owners] == ["node-5"] * 3 + ["node-3"]
-    assert [one.zone for one in owners] == ["eu-1b"] * 3 + [""]
-    assert owners[0].cluster == "east"
+    assert [one.node.name for one in owners] == ["node-5"] * 3 + ["node-3"]
+    assert [one.node.zone for one in owners] == ["eu-1b"] * 3 + [""]
+    assert owners[0].pod.cluster == "east"
 
 
 def test_a_pod_that_waits_for_an_address(cluster: Cluster) -> None:

@@ -12,7 +12,7 @@ from probe.enrich import service_owners as served
 from probe.enrich.container_owners import ContainerOwners
 from probe.enrich.service_owners import ServiceOwners
 from probe.flow.codes import OwnerSource
-from probe.flow.owner import Owner
+from probe.flow.owner import Owner, Pod, Process
 from probe.flow.rows import Rows
 from probe.owners.kubernetes.objects import read_service
 from probe.owners.kubernetes.tenures import Tenures
@@ -26,8 +26,8 @@ ADDRESSES = {"client": (10, 244, 3, 7), "pod": (10, 244, 3, 8), "service": (10, 
 class Node:
     def __init__(self) -> None:
         self.owners, services = ContainerOwners(), Tenures()
-        assert self.owners.add(Owner(pid=7)) == CLIENT
-        assert self.owners.add(Owner(pid=8, pod_name="db-0", pod_namespace="data")) == SERVER
+        assert self.owners.add(Owner(Process(7))) == CLIENT
+        assert self.owners.add(Owner(Process(8), pod=Pod("db-0", "data"))) == SERVER
         services.add(read_service(recorded("service")))
         self.ends = ServiceOwners(services, self.owners)
 
@@ -35,7 +35,7 @@ class Node:
         """(of the source, of the destination) of each record."""
         self.ends.apply(records)
         pids = [
-            (self.owners[a].pid, self.owners[b].pid)
+            (self.owners[a].process.pid, self.owners[b].process.pid)
             for a, b in records[["source_owner", "destination_owner"]].tolist()
         ]
         assert pids == [(7, 8), (8, 7)][: len(pids)]
@@ -116,11 +116,17 @@ def test_an_owner_that_is_described_anew(node: Node) -> None:
     records = flow()
     node.services(records)
     old = int(records["destination_owner"][0])
-    node.owners.replace(SERVER, dataclasses.replace(node.owners[SERVER], container_name="db"))
+    node.owners.replace(
+        SERVER,
+        dataclasses.replace(
+            node.owners[SERVER],
+            container=dataclasses.replace(node.owners[SERVER].container, name="db"),
+        ),
+    )
     records = flow()
     node.services(records)
     new = int(records["destination_owner"][0])
-    names = [node.owners[index].container_name for index in (old, new)]
+    names = [node.owners[index].container.name for index in (old, new)]
     assert names == ["", "db"]
     now = time.monotonic()
     assert node.ends.sweep({new}, now) == []

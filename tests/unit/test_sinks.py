@@ -17,7 +17,7 @@ from probe.enrich.container_owners import ContainerOwners
 from probe.errors import ConfigError
 from probe.flow.columns import EVENT_DTYPE, SOCKET_DTYPE
 from probe.flow.filter import FlowFilter, parse_rule
-from probe.flow.owner import ContainerNames, Owner
+from probe.flow.owner import Container, ContainerNames, Owner, Process
 from probe.flow.rows import Rows
 from probe.interfaces.table import Link
 from probe.owners.runtime import KnownContainers
@@ -154,7 +154,7 @@ NOBODY = np.zeros(0, np.int64)
 )  # fmt: skip
 def test_rules_hold_for_open_sockets(rule: str, told: list[int]) -> None:
     owners = ContainerOwners()
-    nginx = owners.add(Owner(process_name="nginx"))
+    nginx = owners.add(Owner(Process(name="nginx")))
     chosen = chosen_sockets(rule, owners)
     came = np.concatenate([listening(80, 90), listening(443, owner=nginx)])
     assert chosen.choose(came, NOBODY)["local_port"].tolist() == told
@@ -181,7 +181,7 @@ def test_a_socket_that_is_bound_to_all_addresses(
 def test_a_socket_waits_for_the_name_of_its_container() -> None:
     runtime = Known()
     owners = ContainerOwners((runtime,))
-    web, other = (owners.add(Owner(container_id=name * 64)) for name in "ab")
+    web, other = (owners.add(Owner(container=Container(name * 64))) for name in "ab")
     chosen = chosen_sockets("container=web", owners)
     came = np.concatenate([listening(80, owner=web), listening(90, owner=other)])
     assert not len(chosen.choose(came, owners.nameless(1.0)))

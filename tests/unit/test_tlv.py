@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from probe.flow.columns import RECORD_DTYPE
-from probe.flow.owner import Owner, OwnerTable
+from probe.flow.owner import Container, Owner, OwnerTable, Pod, Process
 from probe.flow.rows import Rows
 from probe.mapping.tables import Privacy
 from probe.ntopng.tlv import TlvEncoder
@@ -118,10 +118,11 @@ def test_names_of_any_script_and_of_none() -> None:
     table = OwnerTable()
     table.add(
         Owner(
-            pid=5, process_name="数据库\x00\n", container_name="café", pod_name="web-0",
-            pod_namespace="größe", command_line="ü" * 4000,
+            Process(5, "数据库\x00\n", command_line="ü" * 4000),
+            container=Container(name="café"),
+            pod=Pod("web-0", "größe"),
         )
-    )  # fmt: skip
+    )
     records = pair()
     records["source_owner"], records["destination_owner"] = (0, 1), (1, 0)
     (flow,) = encoded(records, table, privacy=Privacy(command_lines=True))
@@ -160,7 +161,7 @@ def test_an_index_that_is_given_anew() -> None:
     records = pair()
     records["source_owner"] = records["destination_owner"] = 1
     assert [f for part in encoder.encode(records) for f in read_flows(part.octets)]
-    table.replace(1, Owner(pid=9, process_name="other"))
+    table.replace(1, Owner(Process(9, "other")))
     encoder.forget([1, 400])
     (part,) = encoder.encode(records)
     assert {read_flows(part.octets)[0][f"{side}_PROC_NAME"] for side in SIDES} == {"other"}

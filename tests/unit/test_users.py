@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from probe.flow.filter import parse_rule
-from probe.flow.owner import Owner, OwnerTable
+from probe.flow.owner import Owner, OwnerTable, Process
 from probe.owners import own_files
 from probe.owners.own_files import OwnNames, ask_own_names
 from probe.owners.users import Names, Namespaces, UserNames, read_namespaces
@@ -260,8 +260,8 @@ def test_a_late_answer_is_for_the_next_process_there(gate: threading.Event, worl
 def test_a_filter_by_user_means_the_host(world: World) -> None:
     """By name; by number it means whoever has that number."""
     owners = OwnerTable()
-    ours = owners.add(Owner(pid=1, uid=1000, user_name="ada"))
-    theirs = owners.add(Owner(pid=2, uid=1000, user_name="ada", has_own_users=True))
+    ours = owners.add(Owner(Process(1, uid=1000, user_name="ada")))
+    theirs = owners.add(Owner(Process(2, uid=1000, user_name="ada", has_own_users=True)))
     rows = flow_records(2)
     rows["source_owner"] = [ours, theirs]
     for text, wanted in (("user=ada", [True, False]), ("user=1000", [True, True])):

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from probe.flow.columns import EVENT_DTYPE, SOCKET_DTYPE
-from probe.flow.owner import ContainerNames
+from probe.flow.owner import ContainerNames, Pod
 from probe.interfaces.names import InterfaceList
 from probe.interfaces.table import Counters, Link
 from tests.support.ntopng.lab import Listen, Open, connected, pump
@@ -58,7 +58,7 @@ def link(index: int, **changes: Any) -> Link:
 
 def test_counters_with_their_containers(open_: Open, listen: Listen) -> None:
     sink, reader = connected(open_, listen)
-    pod = ContainerNames(name="web", pod="web-0", namespace="shop")
+    pod = ContainerNames(name="web", pod=Pod("web-0", "shop"))
     links = [
         link(3, container_id="c1", names=pod),
         link(4, container_id="c2", names=ContainerNames(name="db")),

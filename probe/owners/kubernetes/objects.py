@@ -10,7 +10,7 @@ from ipaddress import ip_address
 from sys import intern
 from typing import Any
 
-from probe.flow.owner import ContainerNames
+from probe.flow.owner import ContainerNames, Node, Pod
 
 Object = Mapping[str, Any]
 
@@ -58,13 +58,15 @@ def read_pod(
     about, spec, status = found["metadata"], found["spec"], found.get("status") or {}
     own = about.get("labels") or {}
     names = ContainerNames(
-        pod=str(about["name"]),
-        namespace=intern(str(about["namespace"])),
-        pod_uid=str(about["uid"]),
-        workload=intern(read_workload(about)),
-        labels=tuple(_choose_labels(own, labels)),
-        node=intern(str(spec.get("nodeName", ""))),
-        cluster=cluster,
+        pod=Pod(
+            str(about["name"]),
+            intern(str(about["namespace"])),
+            str(about["uid"]),
+            intern(read_workload(about)),
+            labels=tuple(_choose_labels(own, labels)),
+            cluster=cluster,
+        ),
+        node=Node(intern(str(spec.get("nodeName", "")))),
     )
     is_reachable = not spec.get("hostNetwork") and status.get("phase") not in _OVER
     return Named(
@@ -97,7 +99,8 @@ def read_node(found: Object, cluster: str = "") -> Named:
     addresses = (str(one["address"]) for one in status.get("addresses") or ()
                  if one.get("type") in _NODE_ADDRESSES)  # fmt: skip
     names = ContainerNames(
-        workload=f"Node/{name}", node=name, zone=intern(_read_zone(about)), cluster=cluster
+        pod=Pod(workload=f"Node/{name}", cluster=cluster),
+        node=Node(name, intern(_read_zone(about))),
     )
     return Named(
         str(about["uid"]),
@@ -120,10 +123,8 @@ def read_service(found: Object, cluster: str = "") -> Named:
     return Named(
         str(about["uid"]),
         ContainerNames(
-            namespace=str(about["namespace"]),
-            workload=f"Service/{name}",
-            cluster=cluster,
             ports=tuple(_read_ports(spec)),
+            pod=Pod(namespace=str(about["namespace"]), workload=f"Service/{name}", cluster=cluster),
         ),
         addresses=tuple(_pack(one) for one in addresses if one and one != "None"),
         start_ns=_read_time_ns(about["creationTimestamp"]),
@@ -138,7 +139,7 @@ def _read_ports(spec: Object) -> Iterator[tuple[int, int, str]]:
 
 def service_port(names: ContainerNames, protocol: int, port: int) -> str:
     """'shop/web:http', as Antrea writes it; without the name of a port that has none."""
-    service = f"{names.namespace}/{names.workload.partition('/')[2]}"
+    service = f"{names.pod.namespace}/{names.pod.workload.partition('/')[2]}"
     name = next((one[2] for one in names.ports if one[:2] == (protocol, port)), "")
     return f"{service}:{name}" if name else service
 

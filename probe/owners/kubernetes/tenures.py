@@ -130,11 +130,11 @@ class NodeNames(Tenures):
 
     def add(self, one: Named) -> None:
         super().add(one)
-        self._zones[one.names.node] = one.names.zone
+        self._zones[one.names.node.name] = one.names.node.zone
 
     def remove(self, one: Named) -> None:
         super().remove(one)
-        self._zones.pop(one.names.node, None)
+        self._zones.pop(one.names.node.name, None)
 
 
 class RemoteNames(Tenures):

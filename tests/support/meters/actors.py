@@ -149,7 +149,9 @@ class MeteringProcess:
 
     def pids(self, record: np.void) -> tuple[int | None, int | None]:
         """Of the processes at the source and at the destination; None where unknown."""
-        return self.owner(record, "source").pid, self.owner(record, "destination").pid
+        return self.owner(record, "source").process.pid, self.owner(
+            record, "destination"
+        ).process.pid
 
     def close(self) -> None:
         self._open = False
