@@ -6,7 +6,7 @@
         for batch in metering:
             for flow in batch.flows:
                 source = batch.owners[flow["source_owner"]]
-                print(source.process_name, address(flow, "destination"), flow["octets"])
+                print(source.process.name, address(flow, "destination"), flow["octets"])
 
 The probe runs in the thread that iterates, in a loop of its own: no signal handler is installed,
 and nothing is shared between two ``Metering``. What cannot be used or had is a ``SockflowError``.
