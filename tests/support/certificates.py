@@ -1,4 +1,4 @@
-"""Authorities and certificates for tests of TLS, made on the spot."""
+"""Makes authorities and certificates for tests of TLS."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cryptography.x509.oid import NameOID
 
 
 class Authority:
-    """Signs what it is asked to; all files go to ``folder``."""
+    """An authority that signs certificates; all files go to ``folder``."""
 
     def __init__(self, folder: Path, name: str = "authority") -> None:
         self._folder = folder
@@ -28,7 +28,7 @@ class Authority:
     def issue(
         self, name: str, days: int = 30, address: str = "127.0.0.1", password: bytes = b""
     ) -> tuple[Path, Path]:
-        """(certificate, key) for ``name``.example and ``address``, valid for ``days`` from now."""
+        """Returns (certificate, key) for ``name``.example and ``address``, valid for ``days``."""
         key = ec.generate_private_key(ec.SECP256R1())
         names = [x509.DNSName(f"{name}.example"), x509.IPAddress(ipaddress.ip_address(address))]
         builder = _builder(_named(name), self._name, key.public_key(), days)
@@ -50,7 +50,7 @@ class Authority:
 def server_context(
     authority: Path, certificate: Path, key: Path, version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3
 ) -> ssl.SSLContext:
-    """A collector that wants to see a certificate."""
+    """Returns the TLS context of a collector that demands a certificate."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.maximum_version = version
     context.load_cert_chain(certificate, key)

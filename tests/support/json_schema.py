@@ -1,4 +1,4 @@
-"""docs/schema/sockflow.schema.json, which every line must satisfy."""
+"""Checks lines of JSON against docs/schema/sockflow.schema.json."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def _validator(kind: str) -> Any:
 
 
 def check_line(line: str, kind: str = "") -> dict[str, Any]:
-    """The object of ``line``, which is one of ``kind`` (a name of $defs) or of any."""
+    """Returns the object of a valid ``line``; ``kind`` is a name of $defs, or any if empty."""
     found: dict[str, Any] = json.loads(line)
     errors = [
         f"{error.json_path}: {error.message}" for error in _validator(kind).iter_errors(found)

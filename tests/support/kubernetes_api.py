@@ -1,7 +1,7 @@
 """A Kubernetes API for tests: lists and watches of recorded objects over HTTP.
 
-It does what a real one does, one version of everything in a row; and what a real one does on its
-bad days, when told to.
+It behaves like a real one with one sequence of versions. On demand it fails in the ways of a real
+one.
 """
 
 from __future__ import annotations
@@ -24,20 +24,23 @@ TOKEN = "a-token"
 
 
 def recorded(name: str) -> Object:
-    """One of the objects in data/kubernetes.json, which are as ``kubectl get -o json`` has them."""
+    """Returns an object of data/kubernetes.json, in the form of ``kubectl get -o json``."""
     found: Object = json.loads(RECORDED.read_text())[name]
     return found
 
 
 class KubernetesServer:
-    """``asked``: (path, query) of every request. ``broken``: status and body in place of every
-    answer; ``is_hanging``: no answer at all; ``token``: what a request has to show."""
+    """The server.
+
+    ``asked`` has (path, query) of every request. ``broken`` is a status and body that replace every
+    answer. With ``is_hanging`` no request is answered. ``token`` is required of each request.
+    """
 
     def __init__(self) -> None:
         self.objects: dict[str, dict[str, Object]] = {PODS: {}, SERVICES: {}, NODES: {}}
         self.events: dict[str, list[tuple[int, str, Object]]] = {PODS: [], SERVICES: [], NODES: []}
         self.version = 100
-        self.oldest = 0  # a watch from before is too old
+        self.oldest = 0  # a watch from an older version is refused
         self.asked: list[tuple[str, dict[str, str]]] = []
         self.refused: list[str] = []
         self.broken: tuple[int, bytes] | None = None
@@ -46,7 +49,7 @@ class KubernetesServer:
         self.changed = threading.Condition()
         self._port = 0
         self._server: ThreadingHTTPServer | None = None
-        self.generation = 0  # watches of an earlier one end
+        self.generation = 0  # watches of earlier generations end
         self.tls: ssl.SSLContext | None = None
 
     @property
@@ -54,7 +57,7 @@ class KubernetesServer:
         return f"{'https' if self.tls else 'http'}://127.0.0.1:{self._port}"
 
     def start(self) -> None:
-        """On the port that it had before."""
+        """Starts the server, on its former port if it had one."""
         handler = type("Handler", (_Handler,), {"api": self})
         self._server = _Server(("127.0.0.1", self._port), handler)
         self._port = self._server.server_port
@@ -76,7 +79,7 @@ class KubernetesServer:
 
     # -- what is in the cluster -------------------------------------------------------------------
     def put(self, path: str, found: Object) -> None:
-        """It is there, or has changed."""
+        """Adds an object, or replaces it."""
         kind = "MODIFIED" if found["metadata"]["uid"] in self.objects[path] else "ADDED"
         self._tell(path, kind, found)
 
@@ -96,7 +99,7 @@ class KubernetesServer:
             self.changed.notify_all()
 
     def forget_history(self) -> None:
-        """As the compaction of etcd: whoever watches from before has to read the list again."""
+        """Drops the history, like a compaction of etcd: older watches have to list again."""
         with self.changed:
             self.oldest = self.version = self.version + 1
 
@@ -104,7 +107,7 @@ class KubernetesServer:
         return [one for one in self.objects[path].values() if is_selected(one, selector)]
 
     def kubeconfig(self, folder: Path, authority: Path | None = None) -> Path:
-        path = folder / "kubeconfig.json"  # YAML as well
+        path = folder / "kubeconfig.json"  # JSON is valid YAML
         cluster = {"server": self.url}
         if authority:
             cluster["certificate-authority"] = str(authority)
@@ -118,7 +121,7 @@ class KubernetesServer:
         return path
 
     def queries(self, path: str, watch: bool) -> list[dict[str, str]]:
-        """Of the requests for lists, or for watches."""
+        """Returns the queries of the requests for lists, or for watches."""
         return [query for one, query in self.asked if one == path and ("watch" in query) == watch]
 
 
@@ -140,7 +143,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self) -> None:
         api, parsed = self.api, urlparse(self.path)
-        generation = api.generation  # first: what closes watches closes this one too
+        generation = api.generation  # read first, so that closing watches closes this one too
         query = {key: values[0] for key, values in parse_qs(parsed.query).items()}
         api.asked.append((parsed.path, query))
         while api.is_hanging:
@@ -211,7 +214,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def is_selected(found: Object, selector: str) -> bool:
-    """A field selector of one term: field=value."""
+    """Returns True if the object matches a field selector of one term, field=value."""
     field, _, wanted = selector.partition("=")
     value: Any = found
     for key in field.split(".") if field else ():

@@ -1,4 +1,4 @@
-"""Processes that end with the test, the probe among them, and what tells when they are ready."""
+"""Runs processes that end with the test, such as the probe, and waits until they are ready."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ ROOT = Path(__file__).resolve().parents[2]
 SOCKFLOW = (sys.executable, "-m", "probe")
 LOOPBACK = "127.0.0.1"
 _PATIENCE_S = 120.0
-#: For a program that refuses root: nobody to itself, with the files that root may read.
+#: Prefix for a program that refuses root: it is nobody, and may still read root's files.
 AS_NOBODY = ("unshare", "--user", "--map-user=65534", "--map-group=65534")
 _SO_RCVBUFFORCE = 33
-_TCP_LISTEN = "0A"  # of /proc/net/tcp: include/net/tcp_states.h
-#: Octets a second: a collector that waits for a core of a busy machine keeps up all the same.
+_TCP_LISTEN = "0A"  # in /proc/net/tcp (include/net/tcp_states.h)
+#: Octets a second, slow enough for a collector that waits for a core of a busy machine.
 _PACE = 300_000
 
 
 class Program:
-    """A child whose output is in ``folder``; always reaped, and killed where it does not end."""
+    """A child whose output is in ``folder``; it is always reaped, and killed if it does not end."""
 
     def __init__(self, command: Sequence[object], folder: Path, name: str) -> None:
         self.name = name
@@ -47,13 +47,13 @@ class Program:
         return self.process.poll() is None
 
     def stop(self, number: int = signal.SIGTERM) -> int:
-        """Its exit status, after a signal where it still runs."""
+        """Stops the program if it still runs, and returns its exit status."""
         if self.is_alive():
             self.process.send_signal(number)
         return self.process.wait(_PATIENCE_S)
 
     def end(self) -> None:
-        """Whatever is left, children too: nfacctd's plugins outlive it otherwise."""
+        """Kills what is left, with children: nfacctd's plugins would outlive it."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
@@ -69,9 +69,9 @@ def running(command: Sequence[object], folder: Path, name: str) -> Iterator[Prog
 
 
 class Datagrams:
-    """A socket of the test that the probe exports to: all that came, as octets.
+    """A socket that the probe exports to, and all datagrams that arrived.
 
-    Its first datagram tells that the probe has attached and read the kernel once.
+    The first one shows that the probe has attached and read the kernel once.
     """
 
     def __init__(self) -> None:
@@ -82,12 +82,12 @@ class Datagrams:
         self.received: list[bytes] = []
 
     def wait(self) -> None:
-        """Until one comes."""
+        """Waits for a datagram."""
         self._socket.settimeout(_PATIENCE_S)
         self.received.append(self._socket.recv(65535))
 
     def read(self) -> list[bytes]:
-        """All that ever came."""
+        """Returns all datagrams that ever arrived."""
         self._socket.setblocking(False)
         with contextlib.suppress(BlockingIOError):
             while True:
@@ -100,7 +100,7 @@ class Datagrams:
 
 @contextlib.contextmanager
 def probing(folder: Path, *options: object, name: str = "probe") -> Iterator[Program]:
-    """``sockflow run`` with ``options``; it meters when this returns, and ends with the block."""
+    """Runs ``sockflow run`` with ``options`` until the block ends; it meters on return."""
     with contextlib.closing(Datagrams()) as first:
         command = (*SOCKFLOW, "run", "-e", ipfix(first.port), *options)
         with running(command, folder, name) as probe:
@@ -120,7 +120,7 @@ def export_url(port: int, host: str = LOOPBACK, version: int = 10) -> str:
 
 
 def free_port(kind: socket.SocketKind = socket.SOCK_DGRAM) -> int:
-    """A port that nobody has at this moment."""
+    """Returns a port that is free at this moment."""
     with socket.socket(socket.AF_INET, kind) as found:
         found.bind((LOOPBACK, 0))
         port: int = found.getsockname()[1]
@@ -135,7 +135,7 @@ def wait_until(true: Callable[[], object], what: str, patience_s: float = _PATIE
 
 
 def queued(port: int) -> tuple[int, int] | None:
-    """(octets that wait, datagrams lost) at the UDP socket of ``port``; None: nobody listens."""
+    """Returns (octets that wait, datagrams lost) at a UDP port, None if nobody listens."""
     for family in ("udp", "udp6"):
         for line in Path(f"/proc/net/{family}").read_text().splitlines()[1:]:
             words = line.split()
@@ -145,7 +145,7 @@ def queued(port: int) -> tuple[int, int] | None:
 
 
 def is_listening(port: int) -> bool:
-    """Whether somebody waits for TCP connections at ``port``, without making one."""
+    """Returns True if a socket listens at TCP ``port``, without connecting to it."""
     for family in ("tcp", "tcp6"):
         for line in Path(f"/proc/net/{family}").read_text().splitlines()[1:]:
             words = line.split()
@@ -159,13 +159,13 @@ def wait_for_listener(port: int) -> None:
 
 
 def wait_for_reader(port: int) -> None:
-    """Until the listener has taken all that came; none of it may be lost."""
+    """Waits until the listener has read all datagrams; asserts that none was lost."""
     wait_until(lambda: (queued(port) or (1, 0))[0] == 0, f"the reader of UDP port {port}")
     assert queued(port) == (0, 0), "(octets waiting, datagrams lost)"
 
 
 def kernel_ids(pid: int) -> set[tuple[str, str]]:
-    """('link' | 'prog' | 'map', id) of every eBPF object that the process holds."""
+    """Returns ('link' | 'prog' | 'map', id) of every eBPF object of the process."""
     found = set()
     for entry in os.scandir(f"/proc/{pid}/fdinfo"):
         for line in Path(entry.path).read_text().splitlines():

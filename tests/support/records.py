@@ -1,4 +1,4 @@
-"""Flow records and owners for tests of what comes after the flow cache."""
+"""Makes flow records and owners for tests of what follows the flow cache."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NOW_NS = int(NOW_S) * 1_000_000_000
 
 
 class Metering:
-    """What options tell of a probe that has done nothing."""
+    """The figures of a probe that has done nothing, for options."""
 
     observed_flows = 0
 
@@ -26,7 +26,7 @@ class Metering:
 
 
 def owner_table(count: int = 4) -> OwnerTable:
-    """Owners 1 to ``count``, every one different."""
+    """Returns a table with owners 1 to ``count``, all different."""
     table = OwnerTable()
     for number in range(1, count + 1):
         table.add(owner(number))
@@ -58,7 +58,7 @@ def owner(number: int) -> Owner:
 
 
 def flow_records(count: int, owners: int = 4, ip_version: int = 4) -> Rows:
-    """``count`` different flows between ``owners`` owners; values follow from the row."""
+    """Returns ``count`` different flows between ``owners`` owners; values follow from the row."""
     rows = np.arange(count)
     records = np.zeros(count, RECORD_DTYPE)
     records["flow_id"] = rows + 1

@@ -1,4 +1,4 @@
-"""What each JSON example of the talk has, by the issue and the facts of ntopng: paths of fields."""
+"""Paths of the fields of each JSON example of the talk."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ TCP = {"TCP"} | {
 
 
 def pieces(found: Any, prefix: str = "") -> set[str]:
-    """Paths of all fields."""
+    """Returns the paths of all fields."""
     if not isinstance(found, dict):
         return set()
     below = set().union(*(pieces(value, f"{prefix}{key}.") for key, value in found.items()))

@@ -1,4 +1,4 @@
-"""Collectors on loopback and messages for tests of the senders."""
+"""Makes collectors on loopback, and messages, for tests of senders."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import numpy as np
 from probe.export.transports.sender import StreamSender
 from probe.ipfix.message import Train
 
-#: What a session begins with, here.
+#: Stands for the Templates at the begin of a session.
 TEMPLATES = 0xFFFFFFFF
 PATIENCE_S = 60.0
 _POLL_S = 0.02
@@ -24,14 +24,14 @@ _PATTERN = bytes(range(251)) * 270
 
 
 def message(number: int, size: int = 100) -> bytes:
-    """A header with ``number`` as the sequence, and a body that shows every misplaced octet."""
+    """Returns a message with ``number`` as its sequence, whose body shows any misplaced octet."""
     start = number % 251
     body = _PATTERN[start : start + size - 16]
     return struct.pack("!HHIII", 10, size, 0, number, 1) + body
 
 
 def train(first: int, count: int, size: int = 100) -> Train:
-    """Messages ``first`` and following, of one record each."""
+    """Returns messages from ``first`` on, of one record each."""
     octets = b"".join(message(first + n, size) for n in range(count))
     return Train(memoryview(octets), size, np.ones(count, np.int64), 10 * count, 1000 * count)
 
@@ -41,7 +41,7 @@ def template_train() -> Train:
 
 
 def numbers(octets: bytes) -> list[int]:
-    """Numbers of the messages in ``octets``, which must all be whole and as they were made."""
+    """Returns the numbers of messages in ``octets``; asserts that all are intact."""
     found, at = [], 0
     while at < len(octets):
         size, number = struct.unpack_from("!2xH4xI", octets, at)
@@ -52,7 +52,7 @@ def numbers(octets: bytes) -> list[int]:
 
 
 def begin_session(sender: StreamSender) -> bool:
-    """What the Exporting Process does every tick; whether a session began."""
+    """Does what the Exporting Process does every tick; returns True if a session began."""
     if not sender.needs_templates():
         return False
     sender.enqueue([template_train(), *sender.take_backlog()])
@@ -60,7 +60,7 @@ def begin_session(sender: StreamSender) -> bool:
 
 
 def drive(sender: Any, until: Callable[[], object], patience_s: float = PATIENCE_S) -> None:
-    """Run ``sender`` as the loop does until ``until`` holds."""
+    """Runs ``sender`` as the loop does until ``until`` holds."""
     deadline = time.monotonic() + patience_s
     while not until():
         now = time.monotonic()
@@ -73,7 +73,7 @@ def drive(sender: Any, until: Callable[[], object], patience_s: float = PATIENCE
 
 
 class Collector:
-    """Accepts one connection after the other and keeps what each brought."""
+    """Accepts one connection after the other, and keeps the octets of each."""
 
     def __init__(
         self,
@@ -92,7 +92,7 @@ class Collector:
         self._listener.listen()
         self.address: tuple[str, int] = self._listener.getsockname()[:2]
         self.connections: list[bytes] = []
-        #: Connections that ended, and what TLS said about those that failed.
+        #: The number of connections that ended, and the errors of TLS.
         self.ended = 0
         self.errors: list[str] = []
         self._context, self._reads, self._sips = context, reads, sips
@@ -107,11 +107,11 @@ class Collector:
 
     @property
     def numbers(self) -> list[int]:
-        """Of all connections, without the Templates."""
+        """Returns the numbers of all connections, without the Templates."""
         return [n for octets in self.connections for n in numbers(octets) if n != TEMPLATES]
 
     def received(self, connection: int = 0) -> int:
-        """Octets that the connection of this number brought so far."""
+        """Returns the octets of the connection of this number so far."""
         found = self.connections[connection : connection + 1]
         return len(found[0]) if found else 0
 
@@ -126,12 +126,12 @@ class Collector:
         self._current.send(octets)
 
     def hang_up(self) -> None:
-        """End the present connection as a process that ends does."""
+        """Closes the current connection, as a process does that ends."""
         self._hang_up.set()
         self.wait(lambda: not self._hang_up.is_set())
 
     def stop(self) -> None:
-        """Nobody listens any more."""
+        """Stops listening."""
         self._stopped.set()
         self._thread.join(PATIENCE_S)
         assert not self._thread.is_alive()

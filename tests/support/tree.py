@@ -1,4 +1,4 @@
-"""The tree that these tests are in, as a clone has it."""
+"""The tree of these tests, as a clone has it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _NOT_OURS = {".git", ".hypothesis", ".venv", "build", "dist", "__pycache__"}
 
 
 def tracked() -> list[Path]:
-    """What a clone has, new files too; without git (an sdist), all that is there."""
+    """Returns the files of a clone with new ones; without git (an sdist) all files."""
     command = ("git", "-c", f"safe.directory={ROOT}", "ls-files", "-z", "--cached", "--others",
                "--exclude-standard")  # fmt: skip
     if not (ROOT / ".git").exists():

@@ -1,5 +1,8 @@
-"""chat.py HOST TCP_PORT UDP_PORT: says something on a connection and to a datagram server, 20 times
-a second until it is stopped: flows that outlive a run of the probe. Only the standard library."""
+"""chat.py HOST TCP_PORT UDP_PORT: sends on a connection and to a datagram server.
+
+It sends 20 times a second until it is stopped, so its flows outlive a run of the probe. It uses
+only the standard library.
+"""
 
 from __future__ import annotations
 

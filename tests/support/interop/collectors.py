@@ -1,4 +1,4 @@
-"""Collectors that others wrote, and ours: each listens at a port and tells what it understood."""
+"""Runs collectors of others, and ours: each listens at a port and reports what it understood."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from tests.support.programs import (
     wait_until,
 )
 
-#: Process or container at the source and at the destination, by Flow Key.
+#: Maps a Flow Key to the process or container at the source and at the destination.
 Names = dict[object, tuple[str, str]]
 
 
 class Listener:
-    """A collector that is a process of its own. ``version`` is that of the protocol it is sent."""
+    """A collector in a process of its own; ``version`` is that of the protocol it receives."""
 
     name = ""
     profile = "full"
@@ -53,7 +53,7 @@ class Listener:
 
     @property
     def url(self) -> str:
-        """Where the probe is to export to, as docs/collectors/README.md says."""
+        """Returns the URL to export to, as docs/collectors/README.md says."""
         return f"{export_url(self.port, self.host, self.version)}&profile={self.profile}"
 
     def command(self) -> list[object]:
@@ -81,7 +81,7 @@ class Nfcapd(Listener):
         return [flow(_plain(line)) for line in lines]
 
     def csv_sums(self) -> tuple[int, int, int]:
-        """nfdump's own summary: (flows, packets, octets)."""
+        """Returns (flows, packets, octets) from nfdump's own summary."""
         lines = self.nfdump("-o", "csv")
         at = lines.index("Summary")
         found = dict(zip(lines[at + 1].split(","), lines[at + 2].split(","), strict=True))
@@ -107,12 +107,15 @@ def _milliseconds(seconds: str) -> int:
 
 
 def _local_ms(time: str) -> int:
-    """'2026-01-02 03:04:05.678' here. (nfdump 1.7.1's %ter loses a digit of the fraction.)"""
+    """Returns Unix milliseconds of '2026-01-02 03:04:05.678' in local time.
+
+    nfdump 1.7.1's %ter would lose a digit of the fraction.
+    """
     return round(datetime.strptime(time, "%Y-%m-%d %H:%M:%S.%f").timestamp() * 1000)
 
 
 class Nfacctd(Listener):
-    """With the primitives that ``sockflow templates --pmacct`` writes."""
+    """nfacctd with the primitives that ``sockflow templates --pmacct`` writes."""
 
     name = "nfacctd"
     profile = "pmacct"
@@ -136,7 +139,7 @@ class Nfacctd(Listener):
             "aggregate": ",".join((keys, *self._NAMES)),
             "timestamps_since_epoch": "true",
             "plugins": "print",
-            "print_refresh_time": 3600,  # that is, when it ends
+            "print_refresh_time": 3600,  # so it prints when it ends
             "print_output": "csv",
             "print_output_separator": ";",
             "print_output_file": self._file,
@@ -177,7 +180,7 @@ def _number(row: dict[str, str]) -> dict[str, object]:
 
 
 class Collect(Listener):
-    """``sockflow collect --json``: all elements of all records, by name."""
+    """``sockflow collect --json``, which shows all elements of all records by name."""
 
     name = "sockflow-collect"
 
@@ -202,7 +205,7 @@ def names_of(records: list[dict[str, Any]], what: str) -> Names:
 
 
 class StreamCollect(Collect):
-    """The same over TCP, or over TLS with ``tls``: the options that --listen needs for that."""
+    """``sockflow collect`` over TCP, or over TLS with ``tls``, the options for --listen."""
 
     def __init__(self, folder: Path, port: int = 0, tls: str = "", name: str = "") -> None:
         self.scheme = "ipfix+tls" if tls else "ipfix+tcp"
@@ -219,12 +222,12 @@ class StreamCollect(Collect):
         return f"{self.scheme}://{LOOPBACK}:{self.port}"
 
     def finish(self) -> None:
-        """The probe has closed its connection: what it sent is in the reader's buffer at most."""
+        """Stops the collector, after the probe has closed its connection."""
         self.program.stop(signal.SIGINT)
 
 
 class FileOfRun(Collect):
-    """The file that the probe writes (RFC 5655), read back by ``sockflow collect --read``."""
+    """The probe's file of messages (RFC 5655), read by ``sockflow collect --read``."""
 
     name = "file"
 
@@ -238,7 +241,7 @@ class FileOfRun(Collect):
         return f"file://{self.file}"
 
     def as_capture(self) -> Capture:
-        """For tshark, which reads such files as they are."""
+        """Returns the file as a capture: tshark reads such files directly."""
         return FileCapture(self.file)
 
     def finish(self) -> None:
@@ -252,7 +255,7 @@ class FileOfRun(Collect):
 
 
 class Capture(Listener):
-    """tcpdump at the loopback device and tshark's cflow dissector. Somebody else has the port."""
+    """tcpdump at the loopback device with tshark's cflow dissector; others have the port."""
 
     name = "capture"
 
@@ -279,11 +282,11 @@ class Capture(Listener):
         return {one.key: names for one, names in self._read()}
 
     def malformed(self) -> str:
-        """What tshark objects to."""
+        """Returns what tshark calls malformed."""
         return self._tshark("-Y", "_ws.malformed || _ws.expert.severity >= 6291456")
 
     def columns(self, *names: str) -> list[list[list[str]]]:
-        """For each frame that has the first field, the values of each, in their order."""
+        """Returns the values of each field, for each frame that has the first one."""
         fields = [word for name in names for word in ("-e", name)]
         options = ("-T", "fields", "-E", "aggregator=|", *fields)
         lines = self._tshark("-Y", names[0], *options).splitlines()
@@ -308,7 +311,7 @@ class Capture(Listener):
         return found
 
     def _tshark(self, *options: str) -> str:
-        """Not as root, for whom tshark 4.4 loads no Lua."""
+        """Runs tshark, but not as root, because tshark 4.4 then loads no Lua."""
         return subprocess.run(
             [*AS_NOBODY, "tshark", "-r", str(self.file), "-d", f"udp.port=={self.port},cflow",
              *options],
@@ -316,12 +319,12 @@ class Capture(Listener):
         ).stdout  # fmt: skip
 
 
-#: NetFlow v9's header: its times count from the difference.
+#: Fields of NetFlow v9's header; times of records count from their difference.
 _CLOCK = "cflow.sysuptime", "cflow.unix_secs"
 
 
 def _shown_ms(time: str, booted_ms: int) -> int:
-    """'12.345000000' since the boot, or 'Jan  2, 2026 03:04:00.011000000 UTC'."""
+    """Returns milliseconds of '12.345000000' or 'Jan  2, 2026 03:04:00.011000000 UTC'."""
     if time[0].isdigit():
         return booted_ms + _milliseconds(time)
     whole, _, fraction = time.removesuffix(" UTC").partition(".")
@@ -335,7 +338,7 @@ def _wait_for_text(program: Program, text: str) -> None:
 
 
 class FileCapture(Capture):
-    """No capture at all: messages one after the other."""
+    """A file of messages instead of a capture."""
 
     def __init__(self, file: Path) -> None:
         self.file, self.port, self.version = file, 4739, 10

@@ -1,4 +1,4 @@
-"""What every collector is asked for: flow records that can be compared."""
+"""Flow records in a form that can be compared between collectors."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ TCP, UDP = 6, 17
 
 
 class Flow(NamedTuple):
-    """One record: one direction of a flow, or a part of it."""
+    """One record: one direction of a flow, or part of one."""
 
     source: str
     destination: str
@@ -20,7 +20,7 @@ class Flow(NamedTuple):
     protocol: int
     packets: int
     octets: int
-    #: Unix milliseconds.
+    #: In Unix milliseconds.
     first_ms: int
     last_ms: int
 
@@ -36,13 +36,13 @@ class Flow(NamedTuple):
 
 
 def flow(values: Iterable[object]) -> Flow:
-    """From texts or numbers, in the order of the fields."""
+    """Returns a flow from texts or numbers, in the order of the fields."""
     source, destination, *numbers = map(str, values)
     return Flow(source, destination, *map(int, numbers))
 
 
 def flow_of(record: Mapping[str, Any]) -> Flow:
-    """From a record by the names of Information Elements."""
+    """Returns a flow from a record with names of Information Elements."""
     family = record["ipVersion"]
     return flow(
         record[name] for name in (
@@ -60,7 +60,7 @@ def sent_by(flows: Iterable[Flow], host: Host, protocol: int) -> Counted:
 
 
 def assert_near(measured: Counted, truth: Counted, share: float) -> None:
-    """``share`` 0: equal."""
+    """Asserts that the flows agree within ``share``, exactly if it is 0."""
     assert truth.packets
     assert abs(measured.packets - truth.packets) <= share * truth.packets, (measured, truth)
     assert abs(measured.octets - truth.octets) <= share * truth.octets, (measured, truth)

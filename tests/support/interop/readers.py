@@ -1,4 +1,4 @@
-"""Libraries that others wrote, fed with the datagrams that the probe sent."""
+"""Reads the probe's datagrams with libraries of others."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.interop.flows import Flow, flow, flow_of
 
 
 def scapy_flows(datagrams: list[bytes]) -> list[Flow]:
-    """scapy's netflow layer takes no notice of enterprise numbers, and NetFlow v9 has none."""
+    """Reads NetFlow v9 with scapy, whose netflow layer ignores enterprise numbers."""
     packets = [netflow.NetflowHeader(datagram) for datagram in datagrams]
     netflow.netflowv9_defragment(packets)  # type: ignore[no-untyped-call]
     found = []
@@ -29,11 +29,11 @@ def scapy_flows(datagrams: list[bytes]) -> list[Flow]:
 
 
 def library_flows(datagrams: list[bytes]) -> list[Flow]:
-    """PyPI's ``netflow``, of NetFlow v9."""
+    """Reads NetFlow v9 with PyPI's ``netflow``."""
     templates: dict[str, object] = {"netflow": {}, "ipfix": {}}
     found = []
     for datagram in datagrams:
-        # In hexadecimal: it takes octets that happen to be UTF-8 for a dump of that kind.
+        # in hexadecimal, because the library mistakes octets that are valid UTF-8 for such a dump
         packet = netflow_library.parse_packet(datagram.hex(), templates)
         for record in packet.flows:
             if "L4_SRC_PORT" in record.data:
@@ -42,7 +42,7 @@ def library_flows(datagrams: list[bytes]) -> list[Flow]:
 
 
 def python_ipfix_flows(datagrams: list[bytes]) -> list[Flow]:
-    """PyPI's ``ipfix``, of IPFIX."""
+    """Reads IPFIX with PyPI's ``ipfix``."""
     importlib.import_module("ipfix.ie").use_iana_default()
     reader = ipfix.reader.from_stream(io.BytesIO(b"".join(datagrams)))
     return [
@@ -58,7 +58,7 @@ def _milliseconds(record: dict[str, Any]) -> dict[str, int]:
 
 
 def _boot_ms(datagram: bytes) -> int:
-    """Unix milliseconds of sysUptime 0 (RFC 3954 section 5.1)."""
+    """Returns the Unix milliseconds of sysUptime 0 (RFC 3954 section 5.1)."""
     _, _, uptime_ms, seconds = struct.unpack_from("!HHII", datagram)
     return int(seconds) * 1000 - int(uptime_ms)
 
@@ -92,7 +92,7 @@ def _library_flow(data: dict[str, Any], boot_ms: int) -> Flow:
 
 
 def messages(octets: bytes) -> Iterator[bytes]:
-    """IPFIX messages of a stream."""
+    """Yields the IPFIX messages of a stream."""
     while octets:
         length = int.from_bytes(octets[2:4], "big")
         yield octets[:length]

@@ -1,4 +1,4 @@
-"""What travels between the two hosts of these tests, all ways to begin and to end at once."""
+"""Makes traffic between two hosts that begins and ends in all ways at once."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from tests.support.programs import Program, running
 
 _CHAT = Path(__file__).with_name("chat.py")
 
-#: Not the addresses of tests/kernel, whose traffic the probe sees when both run at the same time.
+#: Differs from the addresses of tests/kernel, which may run at the same time.
 INCLUDE = ("--include", "cidr=10.77.1.0/24", "--include", "cidr=fd78::/64")
 BULK_OCTETS = 20_000_000
 _SHORT_PORTS = {7001: (), 7002: ("--close", "first"), 7003: ("--close", "reset"),
                 7004: ("--close", "late")}  # fmt: skip
 _MANY = range(7020, 7040)
-#: (port, further options of the client)
+#: (port, more options of the client)
 _SHORT = ((7001, "--close", "first"), (7001, "--close", "reset"), (7002, "--close", "last"),
           (7003, "--close", "last"), (7004, "--close", "first"))  # fmt: skip
 
@@ -41,13 +41,13 @@ def _readdress(host: Host, number: int) -> None:
 
 
 def _play(host: Host, *arguments: object) -> None:
-    """``Host.traffic``, bounded in time."""
+    """Runs ``Host.traffic`` with a bound in time."""
     command = ("ip", "netns", "exec", host.name, sys.executable, TRAFFIC, *arguments)
     run(*map(str, command), timeout=180)
 
 
 class Workload:
-    """Servers on the second host (and a sink on the first); ``play`` is the traffic."""
+    """Servers on the second host and a sink on the first; ``play`` makes the traffic."""
 
     def __init__(self, hosts: tuple[Host, Host]) -> None:
         self.hosts = hosts
@@ -64,16 +64,16 @@ class Workload:
         self.begin()
 
     def begin(self) -> None:
-        """nft counts from here."""
+        """Resets the counters of nft."""
         for host in self.hosts:
             host.reset_counters()
 
     def play(self, count: int) -> None:
-        """``count`` short connections and datagrams of each kind; bulk in both directions."""
+        """Makes ``count`` short connections and datagrams of each kind, and bulk both ways."""
         self.short(count)
         self.bulk()
         self.datagrams(count)
-        time.sleep(0.5)  # late servers close
+        time.sleep(0.5)  # until late servers close
 
     def short(self, count: int) -> None:
         for port, *options in _SHORT:
@@ -96,7 +96,7 @@ class Workload:
 
     @contextlib.contextmanager
     def chatting(self, folder: Path) -> Iterator[Program]:
-        """One TCP connection and one UDP flow that last as long as the block."""
+        """Keeps one TCP connection and one UDP flow for as long as the block lasts."""
         command = ("ip", "netns", "exec", self.here.name, sys.executable, _CHAT, self.there.four,
                    7001, 7010)  # fmt: skip
         with running(command, folder, "chat") as chat:
@@ -105,6 +105,6 @@ class Workload:
             yield chat
 
     def truth(self, sender: Host, protocol: str) -> Counted:
-        """What nft saw arrive at the other host: after segmentation, and nothing was lost."""
+        """Returns what nft counted at the other host, after segmentation and without losses."""
         receiver = self.there if sender is self.here else self.here
         return receiver.counted()[f"{protocol}_in"]

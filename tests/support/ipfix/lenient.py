@@ -1,7 +1,7 @@
-"""What devices send against the letter of RFC 7011 and RFC 3954, put together by hand.
+"""Samples of what devices send against RFC 7011 and RFC 3954, made by hand.
 
-Each sample has two flows, that a collector must read, around one quirk. ``judges`` are those that
-read both as well: tests/interop/test_lenient_exporters.py asks them.
+Each sample has two flows around one quirk, and a collector must read both. ``judges`` are other
+collectors that read both; tests/interop/test_lenient_exporters.py checks that.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tests.support.ipfix.messages import (
 
 NOW_S = 1_767_323_045
 UPTIME_MS = 5_000_000
-#: Addresses, ports, protocol, octets and packets; v9 has times of the system's uptime besides.
+#: Addresses, ports, protocol, octets and packets; v9 adds times in the system's uptime.
 FIELDS = [(8, 4), (12, 4), (7, 2), (11, 2), (4, 1), (1, 4), (2, 4)]
 TIMES9, TIMES = [(22, 4), (21, 4)], [(152, 8), (153, 8)]
 ALL, TSHARK, NFDUMP, NOBODY = ("tshark", "nfdump"), ("tshark",), ("nfdump",), ()
@@ -28,7 +28,7 @@ ALL, TSHARK, NFDUMP, NOBODY = ("tshark", "nfdump"), ("tshark",), ("nfdump",), ()
 
 @dataclass(frozen=True)
 class Sample:
-    """``datagrams`` have flows 1 and 2, of which the later follows the quirk."""
+    """A sample; ``datagrams`` have flows 1 and 2, and flow 2 follows the quirk."""
 
     name: str
     datagrams: tuple[bytes, ...]
@@ -52,7 +52,7 @@ def _flow(number: int) -> bytes:
 
 
 def expected(number: int) -> tuple[object, ...]:
-    """Addresses, ports, protocol, octets and packets of a flow."""
+    """Returns addresses, ports, protocol, octets and packets of a flow."""
     ends = f"192.0.2.{number}", f"198.51.100.{number}"
     return (*ends, 40000 + number, 443, 6, 1500 + number, 3 + number)
 
@@ -63,19 +63,19 @@ def v9(*sets: tuple[int, bytes], count: int, sequence: int = 0, tail: bytes = b"
 
 
 def v10(*sets: tuple[int, bytes], sequence: int = 0, tail: bytes = b"", more: int = 0) -> bytes:
-    """``tail`` is of the message, ``more`` is added to its length."""
+    """Returns a message that ends with ``tail``; ``more`` is added to its length field."""
     octets = message(*sets, time_s=NOW_S, sequence=sequence) + tail
     return octets[:2] + struct.pack("!H", len(octets) + more) + octets[4:]
 
 
 def cut_set(number: int, body: bytes, missing: int) -> bytes:
-    """A Set that says to be longer than it is."""
+    """Returns a Set whose length field is too large."""
     return struct.pack("!HH", number, len(body) + 4 + missing) + body
 
 
 T9, T10 = template(256, *FIELDS, *TIMES9), template(256, *FIELDS, *TIMES)
 PADDED9 = b"\0" * (-len(flow9(1)) % 4)
-#: An Options Template with a scope of the whole system.
+#: An Options Template whose scope is the whole system.
 SYSTEM9 = options_template9(300, 1, (1, 4), (40, 4)) + b"\0\0"
 
 
@@ -224,7 +224,7 @@ SAMPLES = [
         "v9-count-of-flowsets",
         v9((0, T9), (256, flow9(1) + flow9(2)), count=2),
         odd=(Oddity.COUNT_OF_SETS,),
-        judges=TSHARK,  # nfdump takes the number for that of records, and reads no more
+        judges=TSHARK,  # nfdump reads the number as that of records, and stops there
     ),
     _sample(
         "v9-wrong-count",

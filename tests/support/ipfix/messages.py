@@ -1,4 +1,4 @@
-"""Messages of IPFIX and NetFlow v9 put together by hand, for tests of whatever reads them."""
+"""Makes messages of IPFIX and NetFlow v9 by hand, for tests of readers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Set = tuple[int, bytes]
 def message(
     *sets: Set, sequence: int = 0, odid: int = 1, version: int = 10, time_s: int = 0
 ) -> bytes:
-    """IPFIX (RFC 7011 section 3.1)."""
+    """Returns a message of IPFIX (RFC 7011 section 3.1)."""
     body = _sets(sets)
     return struct.pack("!HHIII", version, len(body) + 16, time_s, sequence, odid) + body
 
@@ -23,7 +23,7 @@ def packet(
     sequence: int = 0,
     source: int = 1,
 ) -> bytes:
-    """NetFlow v9 (RFC 3954 section 5.1)."""
+    """Returns a packet of NetFlow v9 (RFC 3954 section 5.1)."""
     return struct.pack("!HHIIII", 9, count, uptime_ms, time_s, sequence, source) + _sets(sets)
 
 
@@ -32,17 +32,17 @@ def _sets(sets: tuple[Set, ...]) -> bytes:
 
 
 def template(number: int, *fields: tuple[int, ...]) -> bytes:
-    """Template Record of fields (id, length) or (id, length, enterprise), for both protocols."""
+    """Returns a Template Record of fields (id, length) or (id, length, enterprise)."""
     return struct.pack("!HH", number, len(fields)) + _fields(fields)
 
 
 def options_template(number: int, scopes: int, *fields: tuple[int, ...]) -> bytes:
-    """IPFIX Options Template Record; the first ``scopes`` fields are the scope."""
+    """Returns an IPFIX Options Template Record; the first ``scopes`` fields are the scope."""
     return struct.pack("!HHH", number, len(fields), scopes) + _fields(fields)
 
 
 def options_template9(number: int, scopes: int, *fields: tuple[int, int]) -> bytes:
-    """The same of NetFlow v9 (RFC 3954 section 6.1), without padding."""
+    """Returns one of NetFlow v9 (RFC 3954 section 6.1), without padding."""
     rest = len(fields) - scopes
     return struct.pack("!HHH", number, 4 * scopes, 4 * rest) + _fields(fields)
 

@@ -1,4 +1,4 @@
-"""Export sessions of a profile, as IPFIX, as NetFlow v9 or with Biflows."""
+"""Makes export sessions of a profile, as IPFIX, as NetFlow v9 or with Biflows."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PROTOCOLS = ("ipfix", "netflow9", "biflow")
 
 @dataclass
 class ProfileSession:
-    """``now_s``: of its first message. It tells the interfaces and losses that a probe would."""
+    """A session with the options of a probe; ``now_s`` is the time of its first message."""
 
     profile: str
     protocol: str = "ipfix"
@@ -60,7 +60,7 @@ class ProfileSession:
         )
 
     def records(self, count: int, ip_version: int = 4, later_s: float = 0.0) -> Rows:
-        """Flows around the time of the session; two directions each where these are paired."""
+        """Returns flows around the time of the session, in both directions if these are paired."""
         records = flow_records(count, ip_version=ip_version)
         shift_ns = round((self.now_s + later_s - NOW_S) * 1e9)
         records["first_ns"] += shift_ns

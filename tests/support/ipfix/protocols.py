@@ -1,4 +1,4 @@
-"""The protocols that a session can speak, for tests that hold for each of them."""
+"""The protocols of a session, for tests that hold for each."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _BOOT_S = NOW_S - 3_000_000.0  # 34 days of uptime
 
 @dataclass(frozen=True)
 class Protocol:
-    """``fields``: how this protocol has the fields of a Template, None where it cannot."""
+    """A protocol; ``fields`` adapts the fields of a Template, or returns None if it cannot."""
 
     name: str
     wire: Wire

@@ -1,4 +1,4 @@
-"""Export sessions as the probe makes them, without its destinations."""
+"""Makes export sessions as the probe does, without destinations."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ BOOT_S = int(NOW_S) - 100_000
 
 
 def make_session(name: str = "full", odid: int = 7, **settings: float) -> ExportSession:
-    """Of a shipped Template, with the type information of RFC 5610 for its only option."""
+    """Returns a session of a shipped Template, with types (RFC 5610) as its only option."""
     elements = load_elements()
     encoder = Encoder(load_template(name, elements), owner_table())
     options = Options([load_options(elements)["types"]])
@@ -21,7 +21,7 @@ def make_session(name: str = "full", odid: int = 7, **settings: float) -> Export
 
 
 def make_session9(name: str = "full", odid: int = 7) -> ExportSession:
-    """The same for NetFlow v9, of a host that booted at BOOT_S."""
+    """Returns a session of NetFlow v9, of a host that booted at BOOT_S."""
     elements = load_elements()
     table = load_netflow9(elements)
     definition = load_template(name, elements).changed(

@@ -1,7 +1,7 @@
-"""The image that our Dockerfile begins with, made by debootstrap and not fetched from a registry.
+"""Makes the base image of our Dockerfile by debootstrap, without a registry.
 
-It finds packages as this machine does: apt's and pip's settings of how to reach them come along, so
-that a build behind a proxy, a mirror or a certificate of one's own needs nothing in the Dockerfile.
+The image has this machine's settings of apt and pip. So a build behind a proxy, a mirror or a
+private certificate needs nothing in the Dockerfile.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ NAME = "debian:12-slim"
 _SUITE = "bookworm"
 _APT = ("Acquire::Check-Valid-Until", "Acquire::Check-Date", "Acquire::http", "Acquire::https")
 _PIP = ("index-url", "extra-index-url", "trusted-host", "proxy")
-#: As Docker's official image: no documentation, no translations, no packages that are kept, and
-#: nothing waits for the disk.
+#: As in Docker's official image: no documentation, translations or cached packages, and no waits
+#: for the disk.
 _SLIM = {
     "dpkg/dpkg.cfg.d/slim": "force-unsafe-io\n"
     + "".join(f"path-exclude /usr/share/{name}/*\n" for name in ("doc", "info", "locale", "man")),
@@ -32,7 +32,7 @@ _USELESS = ("usr/share/doc", "usr/share/info", "usr/share/locale", "usr/share/ma
 
 
 def import_base_image(engine: Engine, directory: Path) -> None:
-    """``directory``: room for its files, which are gone again at the end."""
+    """Imports the image; its files are in ``directory`` meanwhile, and are removed at the end."""
     root = directory / "root"
     try:
         hasty = {**os.environ, "DPKG_FORCE": "unsafe-io"}
@@ -56,7 +56,7 @@ def _apt_settings() -> str:
 
 
 def _pip_settings(root: Path) -> str:
-    """Indices that are folders of this machine are none of the image's."""
+    """Returns pip's settings without indices that are folders of this machine."""
     lines = run(sys.executable, "-m", "pip", "config", "list").stdout.splitlines()
     pairs = [line.partition("=")[::2] for line in lines]
     values = {key.rpartition(".")[2]: value.strip("'\"") for key, value in pairs}

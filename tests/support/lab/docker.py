@@ -1,7 +1,7 @@
-"""A Docker daemon of our own, in a network namespace of its own: bridge, NAT and proxies included.
+"""Runs a Docker daemon in a network namespace of its own, with bridge, NAT and proxies.
 
-Its state is in a temporary directory and its mounts in a mount namespace, so that nothing of it
-outlives the tests, and no daemon of the host notices it.
+Its state is in a temporary directory and its mounts in a mount namespace. So nothing of it outlives
+the tests, and a daemon of the host is not disturbed.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from tests.support.lab.hosts import Host, run
 from tests.support.meters.actors import Actor
 
 IMAGE = "sockflow-test"
-#: The network namespace of the tests, which reaches what this machine reaches.
+#: The network namespace of the tests, which can reach what this machine reaches.
 _OURS = "/proc/self/ns/net"
 _Engine = TypeVar("_Engine", bound="Engine")
 _START_S = 30.0
 _STOP_S = 15.0
-#: Docker makes a parent for its containers in each hierarchy, and leaves it behind.
+#: The parents that Docker makes for its containers in each hierarchy, and does not remove.
 _CGROUPS = Path("/sys/fs/cgroup")
 
 
@@ -49,7 +49,7 @@ class Engine:
         _wait_until_up(self, self._daemon, self._directory)
 
     def stop_daemon(self) -> None:
-        """With all its containers."""
+        """Stops the daemon with all its containers."""
         _stop(self._daemon)
 
     def start_daemon(self) -> None:
@@ -57,7 +57,7 @@ class Engine:
         self.wait_until_up()
 
     def pause_daemon(self) -> None:
-        """Its socket accepts, and nothing answers."""
+        """Stops the daemon's process: its socket accepts, and nothing answers."""
         self._daemon.send_signal(signal.SIGSTOP)
 
     def resume_daemon(self) -> None:
@@ -69,18 +69,18 @@ class Engine:
 
 
 class Docker(Engine):
-    """With a bridge, on a host of the tests."""
+    """A daemon with a bridge, on a host of the tests."""
 
     def __init__(self, directory: Path, host: Host) -> None:
         self.host = host
         super().__init__(directory, f"/run/netns/{host.name}", "--bip", "172.31.250.1/24")
 
     def start(self, *arguments: str) -> str:
-        """``docker run -d``: the id, 64 hexadecimal digits."""
+        """Runs ``docker run -d``, and returns the id of 64 hexadecimal digits."""
         return self("run", "-d", *arguments)
 
     def python(self, name: str, *options: str) -> Actor:
-        """The system's Python in a container of that name."""
+        """Starts the system's Python in a container of that name."""
         mounts = (f"{path}:{path}:ro" for path in ("/usr", "/lib", "/lib64"))
         shared = [word for mount in mounts for word in ("-v", mount)]
         return Actor(*self._command, "run", "-i", "--rm", "--name", name, *shared, *options,
@@ -98,8 +98,10 @@ class Docker(Engine):
 
 @contextlib.contextmanager
 def docker_daemon(host: Host, directory: Path) -> Iterator[Docker]:
-    """Runs in the namespace of ``host`` until the context ends; has one image, busybox, and those
-    that were built in the same directory before."""
+    """Runs a daemon in the namespace of ``host`` until the context ends.
+
+    It has the image busybox, and those that were built in the same directory before.
+    """
     with _running(Docker(directory, host)) as docker:
         docker("import", "--change", 'ENTRYPOINT ["/bin/busybox"]', _root(directory), IMAGE)
         yield docker
@@ -107,8 +109,10 @@ def docker_daemon(host: Host, directory: Path) -> Iterator[Docker]:
 
 @contextlib.contextmanager
 def docker_builder(directory: Path) -> Iterator[Engine]:
-    """Builds images with ``--network host``: it has the network that the tests have, and changes
-    nothing there."""
+    """Runs a daemon that builds images with ``--network host``, the network of the tests.
+
+    It changes nothing in that network.
+    """
     aloof = ("--bridge", "none", "--iptables=false", "--ip6tables=false", "--ip-forward=false")
     with _running(Engine(directory, _OURS, *aloof)) as engine:
         yield engine
@@ -132,10 +136,10 @@ def _running(engine: _Engine) -> Iterator[_Engine]:
 def _start_daemon(
     directory: Path, namespace: str, options: tuple[str, ...]
 ) -> subprocess.Popen[bytes]:
-    """nsenter and not `ip netns exec`, which hides the cgroup file systems."""
+    """Starts the daemon by nsenter, because `ip netns exec` hides the cgroup file systems."""
     (directory / "daemon.json").write_text(json.dumps({"features": {"buildkit": False}}))
     command = [
-        "setpriv", "--pdeathsig", "TERM",  # it ends with the tests, however these end
+        "setpriv", "--pdeathsig", "TERM",  # the daemon ends with the tests, however these end
         "nsenter", f"--net={namespace}", "unshare", "--mount", "--propagation",
         "private", "dockerd", "--config-file", directory / "daemon.json",
         "--data-root", directory / "data", "--exec-root", directory / "exec",
@@ -161,7 +165,7 @@ def _wait_until_up(docker: Engine, daemon: subprocess.Popen[bytes], directory: P
 
 
 def _stop(daemon: subprocess.Popen[bytes]) -> None:
-    """dockerd ends its containerd and what runs under it; else its whole session is ended."""
+    """Stops dockerd, which stops its containerd; kills the session if that takes too long."""
     daemon.terminate()
     with contextlib.suppress(subprocess.TimeoutExpired):
         daemon.wait(_STOP_S)
@@ -171,7 +175,7 @@ def _stop(daemon: subprocess.Popen[bytes]) -> None:
 
 
 def _root(directory: Path) -> str:
-    """A file system with busybox, one user and one group, as a tar file."""
+    """Makes a tar file of a root with busybox, one user and one group."""
     path = directory / "root.tar"
     with tarfile.open(path, "w") as archive:
         archive.add("/bin/busybox", "bin/busybox")

@@ -1,6 +1,6 @@
-"""Two hosts in one: network namespaces joined by a veth, with nft counters as the outside truth.
+"""Makes two hosts of network namespaces joined by a veth; nft counters are the outside truth.
 
-Segmentation offload is off, so that what nft sees is what is on the link.
+Segmentation offload is off, so that nft counts the packets on the link.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ table inet truth {
 
 _CLONE_NEWNET = 0x40000000
 
-#: In front of the counters: what is dropped here was lost on the way.
+#: Drops packets before they are counted, as if they were lost on the way.
 _LOSS = """
 table inet loss {
   chain in {
@@ -77,7 +77,7 @@ class Host:
         self.exec(sys.executable, str(TRAFFIC), *map(str, arguments))
 
     def begin_traffic(self, *arguments: object) -> subprocess.Popen[str]:
-        """A client that runs on its own."""
+        """Starts a client, and returns at once."""
         process = subprocess.Popen(
             ["ip", "netns", "exec", self.name, sys.executable, str(TRAFFIC), *map(str, arguments)],
             stdout=subprocess.PIPE,
@@ -87,7 +87,7 @@ class Host:
         return process
 
     def start_traffic(self, *arguments: object) -> subprocess.Popen[str]:
-        """A server; returns once it listens."""
+        """Starts a server, and returns once it listens."""
         process = self.begin_traffic(*arguments)
         assert process.stdout
         assert process.stdout.readline() == "ready\n"
@@ -102,15 +102,15 @@ class Host:
         self._processes.clear()
 
     def counted(self) -> dict[str, Counted]:
-        """nft's counters: {'tcp_out', 'tcp_in', 'udp_out', 'udp_in'} of the IP layer."""
+        """Returns nft's counters of the IP layer: 'tcp_out', 'tcp_in', 'udp_out', 'udp_in'."""
         text = self.exec("nft", "-j", "list", "counters", "table", "inet", "truth")
         found = (entry.get("counter") for entry in json.loads(text)["nftables"])
         return {c["name"]: Counted(c["packets"], c["bytes"]) for c in found if c}
 
     def link(self) -> dict[str, Counted]:
-        """The veth's own counters since ``reset_counters``: {'out', 'in'}, IP layer.
+        """Returns the veth's counters of the IP layer since ``reset_counters``: 'out' and 'in'.
 
-        All protocols: what else is on the link (ARP, neighbour discovery) is a handful of packets.
+        They include a handful of packets of other protocols, such as ARP and neighbour discovery.
         """
         now = self._link_statistics()
         return {
@@ -127,7 +127,7 @@ class Host:
         }
 
     def lose(self, per_thousand: int) -> None:
-        """From now on loses that share of the packets that arrive."""
+        """Loses that share of the packets that arrive from now on."""
         run("ip", "netns", "exec", self.name, "nft", "-f", "-", input=_LOSS % per_thousand)
 
     def reset_counters(self) -> None:
@@ -155,7 +155,7 @@ def _set_up(host: Host) -> None:
 
 @contextlib.contextmanager
 def two_hosts(prefix: str = "sf") -> Iterator[tuple[Host, Host]]:
-    """A client's host and a server's, joined by a veth."""
+    """Makes the host of a client and that of a server, joined by a veth."""
     hosts = (Host(f"{prefix}a", 1), Host(f"{prefix}b", 2))
     a, b = hosts
     for host in hosts:
@@ -175,7 +175,7 @@ def two_hosts(prefix: str = "sf") -> Iterator[tuple[Host, Host]]:
 
 @contextlib.contextmanager
 def inside(namespace: str) -> Iterator[None]:
-    """This thread is in a network namespace, as ``os.setns`` of Python 3.12 would have it."""
+    """Moves this thread into a network namespace, as ``os.setns`` of Python 3.12 does."""
     setns = ctypes.CDLL(None, use_errno=True).setns
     ours, theirs = (
         os.open(path, os.O_RDONLY)

@@ -1,4 +1,4 @@
-"""Processes in cgroups as a kubelet makes them for the containers of Pods."""
+"""Puts processes into cgroups like those that a kubelet makes for containers of Pods."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from tests.support.meters.netlink import CGROUP
 
 WEB_POD, DB_POD = "2c48913c-b29f-41e7-9350-020968147796", "3d59a24d-c3a0-42f8-8461-131a79258807"
 NGINX, POSTGRES, SANDBOX = "a1" * 32, "b1" * 32, "99" * 32
-#: Of the container that the node is, as with kind: its part of the path is too far out for the
-#: kernel half.
+#: The cgroup of a node that is itself a container, as with kind. Its part of the path is further
+#: out than the kernel half reads.
 OUTER = "0123456789abcdef" * 4
 TOP = f"docker-{OUTER}.scope"
 
-#: (process, UID of a Pod, id of a container): moves the process into that container.
+#: Moves a process into a container: (process, UID of a Pod, id of the container).
 Enter = Callable[[Actor, str, str], None]
 
 
 def cgroup_of(pod: str, container: str) -> str:
-    """As a kubelet in a container makes it, with the systemd driver and containerd."""
+    """Returns the cgroup of a kubelet in a container, with the systemd driver and containerd."""
     uid = pod.replace("-", "_")
     return (
         f"{TOP}/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-burstable.slice/"
@@ -32,7 +32,7 @@ def cgroup_of(pod: str, container: str) -> str:
 
 @contextlib.contextmanager
 def entering() -> Iterator[Enter]:
-    """Removes the cgroups at the end."""
+    """Yields a function that moves processes; removes the cgroups at the end."""
 
     def move(actor: Actor, pod: str, container: str) -> None:
         folder = CGROUP / cgroup_of(pod, container)
@@ -48,7 +48,7 @@ def entering() -> Iterator[Enter]:
 
 
 def _remove(folder: Path) -> None:
-    """Its last process may still be on its way out."""
+    """Removes a cgroup, and waits for its last process to leave."""
     for _ in range(100):
         with contextlib.suppress(OSError):
             folder.rmdir()

@@ -1,6 +1,6 @@
-"""An exporter and a collector with a router between: links whose MTU changes, ICMP that is forged.
+"""Puts a router between an exporter and a collector, to change MTUs and to forge ICMP.
 
-The exporter is an object of the test: its socket is made in the exporter's network namespace.
+The exporter is an object of the test, with its socket in the exporter's network namespace.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Path:
         return self
 
     def _answers(self, address: str) -> bool:
-        """Nobody listens, so it refuses."""
+        """Returns True once the host refuses a connection, because nobody listens."""
         try:
             with inside(self.exporter):
                 socket.create_connection((address, 1), timeout=1).close()
@@ -76,12 +76,12 @@ class Path:
             subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False)
 
     def set_mtu(self, link: str, mtu: int) -> None:
-        """Of both ends."""
+        """Sets the MTU of both ends of a link."""
         for namespace in (self.exporter if link == "near" else self.collector, self.router):
             run("ip", "-n", namespace, "link", "set", link, "mtu", str(mtu))
 
     def fragments(self) -> int:
-        """Fragments made of IPv4 datagrams that the exporter's host or the router was given."""
+        """Returns how many fragments the exporter's host and the router made of IPv4 datagrams."""
         return sum(self._counter(one, "FragCreates") for one in (self.exporter, self.router))
 
     def _counter(self, namespace: str, name: str) -> int:
@@ -90,7 +90,7 @@ class Path:
         return int(values[names.index(name)])
 
     def forge(self, mtu: int, port: int) -> None:
-        """What says that a router could not forward a datagram of the exporter's ``port``."""
+        """Sends an ICMP error that a router could not forward a datagram of ``port``."""
         source, target = (socket.inet_aton(f"10.79.{number}.1") for number in (1, 2))
         inner = struct.pack("!BBHHHBBH", 0x45, 0, 1428, 1, 0x4000, 64, 17, 0) + source + target
         inner += struct.pack("!HHHH", port, PORT, 1408, 0)
@@ -111,7 +111,7 @@ def _checksum(octets: bytes) -> bytes:
 
 
 class Receiver:
-    """The collector: what it was sent, and what our decoder makes of it."""
+    """The collector: the datagrams that it got, and our decoder's records of them."""
 
     def __init__(self, path: Path, address: str) -> None:
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
@@ -139,7 +139,7 @@ class Receiver:
 
 
 def drive(stream: MessageSink, receiver: Receiver, until: Callable[[], object]) -> None:
-    """Pump and read, as the loop does, until it holds."""
+    """Pumps and reads, as the loop does, until a condition holds."""
     end = time.monotonic() + _PATIENCE_S
     while not until():
         assert time.monotonic() < end, "waited in vain"

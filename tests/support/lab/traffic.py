@@ -1,4 +1,4 @@
-"""Traffic for the tests, run inside namespaces and containers: only Python's standard library.
+"""Makes traffic inside namespaces and containers, with Python's standard library alone.
 
 traffic.py serve PORT [--six] [--close first|last|late|reset] [--reply N]
 traffic.py short HOST PORT COUNT [--close first|last|reset] [--request N] [--reply N] [--parallel N]

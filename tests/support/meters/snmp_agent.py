@@ -1,4 +1,4 @@
-"""A probe with its SNMP agent, and the answers of the programs that people ask it with."""
+"""Runs a probe with its SNMP agent, and asks it with the usual programs."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Probe:
     def __init__(self, config: str, folder: Path, *prefix: str) -> None:
         self.log = folder / "log"
         file = folder / "sockflow.toml"
-        file.touch(mode=0o600)  # it holds keys, of which the probe warns if everybody may read them
+        file.touch(mode=0o600)  # the probe warns of a file with keys that everybody may read
         file.write_text(config)
         target = f"file://{folder / 'flows.ipfix'}"
         with self.log.open("w") as log:
@@ -58,7 +58,7 @@ class Probe:
             )
 
     def agent(self) -> int:
-        """Its process id."""
+        """Returns the process id of the agent."""
         found = run("pgrep", "-P", str(self.process.pid), "-f", "probe.snmp").stdout.split()
         return int(found[0])
 
@@ -69,7 +69,7 @@ class Probe:
 
 
 def ask(tool: str, how: tuple[str, ...], *oids: str) -> list[tuple[str, str]]:
-    """(name, value) as the tool shows them."""
+    """Returns (name, value) as the tool shows them."""
     lines = run(tool, *how, "-On", "-Oe", "-OQ", f"127.0.0.1:{PORT}", *oids).stdout.splitlines()
     pairs = [line.lstrip(".").partition(" = ") for line in lines]
     return [(name, value.strip('"')) for name, _, value in pairs]
@@ -80,7 +80,7 @@ def column(oid: str, how: tuple[str, ...] = V2C, tool: str = "snmpbulkwalk") -> 
 
 
 def until(found: object, wanted: object = True, seconds: float = 120) -> None:
-    """Until ``found()`` is what is wanted; it may fail meanwhile."""
+    """Waits until ``found()`` returns what is wanted; it may fail meanwhile."""
     assert callable(found)
     deadline, last = time.monotonic() + seconds, None
     while time.monotonic() < deadline:
@@ -92,7 +92,7 @@ def until(found: object, wanted: object = True, seconds: float = 120) -> None:
 
 
 def statistics(*prefix: str) -> dict[int, dict[str, int | str]]:
-    """What ip(8) shows of each interface."""
+    """Returns what ip(8) shows of each interface."""
     found: dict[int, dict[str, int | str]] = {}
     for link in json.loads(run(*prefix, "ip", "-s", "-j", "link").stdout):
         octets = link["stats64"]

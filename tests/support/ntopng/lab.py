@@ -1,4 +1,4 @@
-"""A sink and a reader of it, for tests; the fixtures are in tests/unit/conftest.py."""
+"""Makes a sink and a reader of it; the fixtures are in tests/unit/conftest.py."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def pump_until(sink: ZmqSink, is_done: Callable[[], object]) -> None:
 
 
 def connected(open_: Open, listen: Listen, query: str = "", **options: Any) -> tuple[Any, Any]:
-    """A reader that binds, as ``ntopng -i tcp://127.0.0.1:5556c``, and a sink that connects."""
+    """Makes a reader that binds, like ``ntopng -i tcp://127.0.0.1:5556c``, and a sink."""
     reader = listen(bind=True, **options)
     sink = open_(f"zmq://127.0.0.1:{reader.port}{query}")
     reader.read_until(lambda: not sink.is_down, pump(sink))  # a SUB must look to subscribe

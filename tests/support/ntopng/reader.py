@@ -1,4 +1,4 @@
-"""What ntopng reads of a probe, from notes on ntopng's source and none of our encoder's code."""
+"""Reads as ntopng does, from notes on its source and without our encoder's code."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Record = dict[int | str, Item]
 
 
 class BadMessage(Exception):
-    """ntopng would not read it."""
+    """Raised for a message that ntopng would not read."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Header:
 
 
 def read_header(octets: bytes) -> Header:
-    """Of 28 octets (v2)."""
+    """Reads a header of 28 octets (version 2)."""
     if len(octets) != 28:
         raise BadMessage(f"a header of {len(octets)} octets")
     topic = octets[:16].partition(b"\0")[0]
@@ -105,7 +105,7 @@ class Tlv:
         return taken
 
 
-#: Names of the fields, by every key that may stand for one.
+#: Maps every key of a field to its name.
 _NAMES = {
     8: "IPV4_SRC_ADDR", 12: "IPV4_DST_ADDR", 27: "IPV6_SRC_ADDR", 28: "IPV6_DST_ADDR",
     7: "L4_SRC_PORT", 11: "L4_DST_PORT", 4: "PROTOCOL", 60: "IP_PROTOCOL_VERSION",
@@ -121,7 +121,7 @@ _U32 = ("IN_BYTES", "OUT_BYTES", "IN_PKTS", "OUT_PKTS")
 
 
 def read_flows(payload: bytes) -> list[dict[str, Any]]:
-    """Flows of a TLV payload, all keys by name."""
+    """Returns the flows of a TLV payload, with all keys by name."""
     flows = []
     for record in Tlv(payload).records():
         flow = {str(_NAMES.get(key, key)): value for key, value in record.items()}
@@ -136,7 +136,7 @@ def read_flows(payload: bytes) -> list[dict[str, Any]]:
 
 @dataclass
 class Reader:
-    """A SUB socket as ntopng's: ``bind`` is its ``c`` at the end of the address."""
+    """A SUB socket like ntopng's; ``bind`` is the ``c`` at the end of its address."""
 
     endpoint: str
     bind: bool = False
@@ -174,11 +174,11 @@ class Reader:
 
     @property
     def dropped(self) -> int:
-        """Messages that ntopng counts as lost: jumps of the id, also in the middle."""
+        """Returns how many messages ntopng would count as lost, by jumps of the id."""
         return sum(b - a - 1 for a, b in zip(self.ids, self.ids[1:], strict=False) if b > a)
 
     def read(self) -> int:
-        """Messages that were there."""
+        """Reads the messages that are there."""
         count = 0
         while self._socket.poll(0):
             frames = self._socket.recv_multipart()

@@ -1,4 +1,4 @@
-"""Datagrams of a capture file, in their order, by scapy."""
+"""Reads the datagrams of a capture file in their order, with scapy."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _MORE_FRAGMENTS = 1
 
 
 def read_capture(reader: StrictReader, file: Path, port: int) -> None:
-    """Feed all that went to a UDP port, and tell of fragments."""
+    """Feeds all datagrams to a UDP port, and reports fragments."""
     with PcapReader(str(file)) as packets:
         for packet in packets:
             if IP in packet and (packet[IP].frag or int(packet[IP].flags) & _MORE_FRAGMENTS):

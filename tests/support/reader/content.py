@@ -1,4 +1,4 @@
-"""What the values of one Data Record must be among themselves: times, counters, biflows."""
+"""Checks the values of one Data Record against each other: times, counters, biflows."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tests.support.reader.values import Say, Value
 from tests.support.reader.wire import Layout, Message
 
 Values = dict[str, Value]
-#: Elements whose definitions name their values.
+#: Elements whose definitions list their values.
 _RANGES = {
     "ipVersion": (4, 6), "flowDirection": (0, 1), "biflowDirection": (0, 3),
     "flowEndReason": (1, 5), "firewallEvent": (0, 5), "samplingAlgorithm": (0, 9),
@@ -24,14 +24,14 @@ _SPANS = (
     ("flowStartNanoseconds", "flowEndNanoseconds", 1),
 )
 _UPTIMES = "flowStartSysUpTime", "flowEndSysUpTime"
-#: The header has whole seconds.
+#: The time in the header has whole seconds.
 _SLACK_MS = 1000
 _IP_HEADER = 20
 
 
 @dataclass(frozen=True)
 class Record:
-    """A Data Record as it was read: elements by name."""
+    """A Data Record, with its elements by name."""
 
     domain: int
     template: int

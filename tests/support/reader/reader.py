@@ -1,6 +1,6 @@
 """A strict reader of IPFIX and NetFlow v9 that shares no code with ``probe``.
 
-It is fed what arrived, keeps every Data Record, and lists each rule of ``rules`` that was broken.
+It takes what arrived, keeps every Data Record, and lists each broken rule of ``rules``.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tests.support.reader.types import Announced, is_type_record
 from tests.support.reader.values import value_of
 from tests.support.reader.wire import VARIABLE, DataSet, Known, Layout, Message, Withdrawal
 
-#: Octets of a datagram in one packet of Ethernet, over IPv4.
+#: The most octets of a datagram in one packet of Ethernet, over IPv4.
 ROOM = 1500 - 20 - 8
 #: RFC 7011 section 8.4: a Template's lifetime is at least three times its refresh.
 _LIFETIMES = 3
@@ -27,7 +27,7 @@ _UPTIME_SLACK_MS = 2000
 
 @dataclass(frozen=True)
 class Finding:
-    """A broken rule, and in which message of all that were read."""
+    """A broken rule, and the number of the message that broke it."""
 
     rule: Rule
     text: str
@@ -41,7 +41,7 @@ class Finding:
 
 @dataclass
 class _Sent:
-    """A Template as it was last sent."""
+    """A Template and when it was last sent."""
 
     layout: Layout
     at_s: float
@@ -66,8 +66,11 @@ class _Session:
 
 
 class StrictReader:
-    """``refresh_s``: how long a Template may be used without being sent again; ``room``: octets of
-    a datagram. ``skew_s``: how late a message may arrive. ``oldest_s``: how old flows may be."""
+    """The reader.
+
+    ``refresh_s`` bounds how long a Template is used without being repeated; ``room`` bounds the
+    octets of a datagram, ``skew_s`` the delay of a message, and ``oldest_s`` the age of flows.
+    """
 
     def __init__(
         self,
@@ -89,7 +92,7 @@ class StrictReader:
     def feed(
         self, octets: bytes, at_s: float | None = None, peer: str = "peer", transport: str = "udp"
     ) -> None:
-        """A datagram, or some octets of a stream; ``at_s``: when they arrived."""
+        """Takes a datagram, or some octets of a stream, which arrived at ``at_s``."""
         session = self._sessions.setdefault((peer, transport), _Session(transport))
         if session.is_udp:
             if len(octets) > self._room:
@@ -105,15 +108,15 @@ class StrictReader:
             self._read(message, at_s, session)
 
     def fragmented(self, text: str) -> None:
-        """A datagram arrived as several IP packets."""
+        """Notes that a datagram arrived as several IP packets."""
         self._say("message.fragment", text)
 
     def read_file(self, path: Path) -> None:
-        """Of messages one after the other (RFC 5655)."""
+        """Reads a file of consecutive messages (RFC 5655)."""
         self.feed(path.read_bytes(), peer=str(path), transport="file")
 
     def finish(self) -> list[Finding]:
-        """All that was found, with what only the end can tell."""
+        """Returns all findings, with those that only the end can show."""
         for session in self._sessions.values():
             if session.waiting:
                 self._say("message.length", f"{len(session.waiting)} octets end the stream")
@@ -125,7 +128,7 @@ class StrictReader:
     # --- what is asked ------------------------------------------------------------------------
 
     def broken(self, *severities: Severity, but: Iterable[str] = ()) -> list[str]:
-        """What was found of these severities (of all where none is named), as text."""
+        """Returns the findings of these severities, or of all, as text."""
         wanted, meant = severities or tuple(Severity), set(but)
         found = [one for one in self.findings if one.rule.severity in wanted]
         return [str(one) for one in found if one.rule.name not in meant]
@@ -286,7 +289,7 @@ class StrictReader:
             kind = registry.type_of(one) or domain.announced.type_of(one)
             name = registry.name_of(one)
             if kind and one.length != VARIABLE and not registry.is_legal(kind, one.length):
-                kind = None  # said of its Template
+                kind = None  # reported for its Template already
             say = partial(self._say_of, name)
             values.setdefault(name, value_of(kind, octets, version == 9, say))
         return values

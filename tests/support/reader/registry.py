@@ -1,4 +1,4 @@
-"""What the reader knows of elements: IANA's registry, from python-ipfix, and legal lengths."""
+"""Elements that the reader knows: IANA's registry from python-ipfix, and legal lengths."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tests.support.reader.wire import Field
 
 REVERSE = 29305
 _LINE = re.compile(r"(\w+)\((\d+)\)<(\w+)>\[")
-#: python-ipfix ends at 433, with a name that IANA has changed since.
+#: Elements behind 433, where python-ipfix ends, and a name that IANA has changed since.
 _SINCE = """
 newConnectionDeltaCount(278)<unsigned32>[4]
 basicList(291)<basicList>[v]
@@ -18,7 +18,7 @@ subTemplateMultiList(293)<subTemplateMultiList>[v]
 httpStatusCode(457)<unsigned16>[2]
 sourceTransportPortsLimit(458)<unsigned16>[2]
 """
-#: Types by the numbers of informationElementDataType (RFC 5610 section 3.1).
+#: Types by their numbers in informationElementDataType (RFC 5610 section 3.1).
 _TYPES = """
 octetArray unsigned8 unsigned16 unsigned32 unsigned64 signed8 signed16 signed32 signed64 float32
 float64 boolean macAddress string dateTimeSeconds dateTimeMilliseconds dateTimeMicroseconds
@@ -34,7 +34,7 @@ _FIXED = {
 _IDENTIFIERS = {10, 14, 137, 138, 141, 142, 143, 144, 145, 148, 149}
 _CONFIGURATION = {130, 131, 173, *range(211, 218)}
 _STATISTICS = {40, 41, 42, *range(163, 169)}
-#: RFC 5103 section 6.1, by the sections of RFC 5102; the last two are named there.
+#: Elements without a reverse (RFC 5103 section 6.1), by section of RFC 5102.
 IRREVERSIBLE = _IDENTIFIERS | _CONFIGURATION | _STATISTICS | {210, 239}
 
 
@@ -48,13 +48,13 @@ _IANA = _read()
 
 
 def type_of(field: Field) -> str | None:
-    """Of IANA's elements and their reverses; None where the registry has no such number."""
+    """Returns the type of an IANA element or its reverse, None if the registry lacks it."""
     known = _IANA.get(field.number) if field.enterprise in (0, REVERSE) else None
     return known[1] if known else None
 
 
 def name_of(field: Field) -> str:
-    """``octetDeltaCount``, ``reverseOctetDeltaCount``, ``32473/1``, or the number of a v9 type."""
+    """Returns 'octetDeltaCount', 'reverseOctetDeltaCount', '32473/1' or the number of a v9 type."""
     known = _IANA.get(field.number)
     if field.enterprise == 0:
         return known[0] if known else str(field.number)
@@ -64,7 +64,7 @@ def name_of(field: Field) -> str:
 
 
 def is_legal(kind: str, length: int) -> bool:
-    """Whether a field of this type may have this length, reduced sizes included."""
+    """Returns True if a field of this type may have this length, or a reduced one."""
     if kind in _ANY:
         return True
     if kind in _FIXED:

@@ -1,4 +1,4 @@
-"""The rules that the strict reader holds a stream to: name, severity, where it stands, text."""
+"""The rules of the strict reader: name, severity, reference and text."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from enum import Enum
 
 
 class Severity(Enum):
-    #: A standard forbids it.
+    #: Severity: a standard forbids it.
     ERROR = "error"
-    #: No standard forbids it, but something is probably wrong.
+    #: Severity: no standard forbids it, but something is probably wrong.
     WARNING = "warning"
-    #: It is legal, and a collector in use reads it wrongly.
+    #: Severity: it is legal, but a collector in use reads it wrongly.
     ADVICE = "advice"
 
 
@@ -23,7 +23,8 @@ class Rule:
     text: str
 
 
-#: E: error, W: warning, A: advice. References are RFC and section, or a collector.
+#: Severities are E (error), W (warning) and A (advice). A reference is an RFC with its section, or
+#: a collector.
 _TABLE = """
 message.short        E 7011 3.1     | The message is shorter than its header.
 message.version      E 7011 3.1     | The version is 9 or 10, and stays so in a session.

@@ -1,4 +1,4 @@
-"""Streams put together by hand for tests of the strict reader: whole ones, to be broken."""
+"""Makes valid streams by hand, which tests of the strict reader then break."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from tests.support.reader.reader import StrictReader
 NOW_S = 1_767_323_045
 UPTIME_MS = 3_600_000
 VARIABLE = 65535
-PEN = 32473  # kept for documentation by RFC 5612
+PEN = 32473  # reserved for documentation (RFC 5612)
 REVERSE = 29305
 FLOW, TYPES, INTERFACES = 256, 300, 301
-#: Addresses, ports, protocol, ipVersion, times, octets, packets, a boolean, a string, ours.
+#: Addresses, ports, protocol, ipVersion, times, octets, packets, a boolean, a string, and our own.
 FIELDS: tuple[tuple[int, ...], ...] = (
     (8, 4), (12, 4), (7, 2), (11, 2), (4, 1), (60, 1), (152, 8), (153, 8), (1, 8), (2, 8),
     (276, 1), (82, VARIABLE), (1, VARIABLE, PEN),
 )  # fmt: skip
-#: The same in NetFlow v9: times since the boot, counters of 4 octets, strings of fixed length.
+#: The same in NetFlow v9: times since the boot, counters of 4 octets, fixed-length strings.
 FIELDS9: tuple[tuple[int, int], ...] = (
     (8, 4), (12, 4), (7, 2), (11, 2), (4, 1), (60, 1), (22, 4), (21, 4), (1, 4), (2, 4), (82, 8),
 )  # fmt: skip
@@ -30,7 +30,7 @@ _ADDRESSES = ipaddress.ip_address("192.0.2.1").packed + ipaddress.ip_address("19
 
 
 def text(octets: bytes) -> bytes:
-    """Of variable length."""
+    """Returns a string of variable length."""
     return bytes((len(octets),)) + octets
 
 
@@ -61,13 +61,13 @@ def type_record(
 
 
 def padded(octets: bytes) -> bytes:
-    """As NetFlow v9 wants it."""
+    """Returns octets padded as NetFlow v9 requires."""
     return octets + bytes(-len(octets) % 4)
 
 
 @dataclass
 class Stream:
-    """What is sent of IPFIX, straight into a reader."""
+    """A stream of IPFIX that is fed directly to a reader."""
 
     reader: StrictReader
     transport: str = "udp"
@@ -78,13 +78,13 @@ class Stream:
         self.reader.feed(octets, at_s, transport=self.transport)
 
     def send(self, *sets: Set, records: int = 0, time_s: int = NOW_S) -> None:
-        """``records``: how many Data Records are in it."""
+        """Sends a Set with ``records`` Data Records."""
         octets = message(*sets, sequence=self.sequence, odid=self.domain, time_s=time_s)
         self.sequence += records
         self.raw(octets, time_s)
 
     def begin(self) -> None:
-        """Types, their Template before them, then the Template of flows."""
+        """Sends the Template of types, the types, and the Template of flows."""
         self.send((3, options_template(TYPES, 2, *TYPE_FIELDS)))
         self.send((TYPES, type_record()), records=1)
         self.send((2, template(FLOW, *FIELDS)))
@@ -98,7 +98,7 @@ class Stream:
 
 @dataclass
 class Stream9:
-    """The same of NetFlow v9."""
+    """A stream of NetFlow v9."""
 
     reader: StrictReader
     sequence: int = 0

@@ -1,4 +1,4 @@
-"""What a Template may say of its elements (RFC 7011, 7012, 5103), and what collectors fear."""
+"""Checks Templates against RFC 7011, 7012 and 5103, and for what collectors misread."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def scope_name(field: Field) -> str:
 
 
 def is_scope9(layout: Layout, index: int, version: int) -> bool:
-    """Whether the field has one of NetFlow v9's scope types, and no element."""
+    """Returns True if the field has a scope type of NetFlow v9 instead of an element."""
     return version == 9 and layout.is_options and index < layout.scopes
 
 

@@ -1,4 +1,4 @@
-"""Type records of enterprises' elements (RFC 5610), of one Observation Domain."""
+"""Checks type records of enterprise elements (RFC 5610) in one Observation Domain."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def is_type_record(layout: Layout, values: Values) -> bool:
 
 @dataclass
 class Announced:
-    """What was told of elements, and which Templates and data used them."""
+    """The described elements, and the Templates and data that use elements."""
 
     types: dict[Key, tuple[str, str]] = field(default_factory=dict)
     in_templates: dict[Key, list[tuple[int, Field]]] = field(default_factory=dict)
@@ -32,7 +32,7 @@ class Announced:
         return known[0] if known else None
 
     def use(self, layout: Layout, say: Say) -> None:
-        """By a Template."""
+        """Notes that a Template uses an element."""
         for one in filter(_is_private, layout.fields):
             key = one.enterprise, one.number
             self.in_templates.setdefault(key, []).append((layout.number, one))
@@ -40,12 +40,12 @@ class Announced:
                 self._check_lengths(key, say, [(layout.number, one)])
 
     def use_in_data(self, layout: Layout) -> None:
-        """By Data Records."""
+        """Notes that Data Records use an element."""
         used = filter(_is_private, layout.fields)
         self.in_data.update((one.enterprise, one.number) for one in used)
 
     def take(self, layout: Layout, values: Values, say: Say) -> None:
-        """A type record."""
+        """Takes a type record."""
         key = int(values[_ENTERPRISE]), int(values[_ELEMENT])
         where, number = f"{key[0]}/{key[1]}", int(values[_TYPE])
         scope = {registry.name_of(one) for one in layout.fields[: layout.scopes]}

@@ -1,4 +1,4 @@
-"""Octets of a field to a value, and what RFC 7011 section 6.1 says of it."""
+"""Converts octets of a field to a value, and checks it by RFC 7011 section 6.1."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ _NTP_EPOCH_S = 2_208_988_800
 
 
 def value_of(kind: str | None, octets: bytes, is_padded: bool, say: Say) -> Value:
-    """Hex digits where the type is unknown. ``is_padded``: NULs end a string, as in NetFlow v9."""
+    """Returns the value, in hex digits if its type is unknown.
+
+    ``is_padded`` means that NULs end a string, as in NetFlow v9.
+    """
     match kind:
         case None | "octetArray" | "basicList" | "subTemplateList" | "subTemplateMultiList":
             return octets.hex()

@@ -1,7 +1,7 @@
-"""Messages to records as octets (RFC 7011 section 3, RFC 3954 section 5), none left over.
+"""Splits messages into records of octets, without a rest (RFC 7011 section 3, RFC 3954 section 5).
 
-This half of the reader knows no element. What breaks the structure ends the message: its ``broken``
-names the rule, and nothing of it is to be remembered. What is merely odd is listed beside it.
+This half of the reader knows no elements. A breach of the structure ends the message: ``broken``
+names the rule, and the reader forgets the message. Other oddities are listed besides.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _ENTERPRISE_BIT = 0x8000
 
 
 class Broken(Exception):
-    """Octets that belong to nothing, or less than what was announced."""
+    """Raised for octets that belong to nothing, or for fewer than were announced."""
 
     def __init__(self, rule: str, text: str = "") -> None:
         super().__init__(rule, text)
@@ -24,7 +24,7 @@ class Broken(Exception):
 
 @dataclass(frozen=True)
 class Field:
-    """``enterprise`` 0 is IANA."""
+    """A field of a Template; ``enterprise`` 0 is IANA."""
 
     enterprise: int
     number: int
@@ -47,7 +47,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class Withdrawal:
-    """Of one Template; of all of its kind where the number is that of the Set."""
+    """Withdraws one Template, or all of its kind if the number is that of the Set."""
 
     number: int
     is_options: bool
@@ -80,7 +80,7 @@ class Message:
         return [one for one in self.contents if isinstance(one, DataSet)]
 
     def record_count(self, is_options: bool) -> int:
-        """Data Records of Templates of this kind."""
+        """Returns the number of Data Records of Templates of this kind."""
         return sum(
             len(one.records)
             for one in self.data_sets()
@@ -93,12 +93,12 @@ class Message:
 
     @property
     def template_count(self) -> int:
-        """Template Records of both kinds, withdrawals too."""
+        """Returns the number of Template Records of both kinds, with withdrawals."""
         return len(self.contents) - len(self.data_sets())
 
 
 class Known:
-    """Layouts of one peer, by protocol version and Observation Domain."""
+    """The layouts of one peer, by protocol version and Observation Domain."""
 
     def __init__(self, is_reliable: bool = False) -> None:
         self.is_reliable = is_reliable
@@ -179,7 +179,7 @@ class Known:
 
 
 def _read_header(octets: bytes, message: Message) -> int:
-    """Where the first Set begins."""
+    """Reads the header, and returns the offset of the first Set."""
     if len(octets) < 2:
         raise Broken("message.short", f"{len(octets)} octets")
     message.version = _number(octets, 0, 2)
@@ -208,7 +208,7 @@ def _check_template_padding(length: int, is_options: bool, message: Message) -> 
 
 
 def _explained(broken: Broken, message: Message) -> Broken:
-    """What a Template of NetFlow v9 with IPFIX's enterprise numbers in it leaves is no Template."""
+    """Returns a plainer error if a Template of NetFlow v9 has enterprise numbers of IPFIX."""
     before = message.contents[-1] if message.contents else None
     if message.version == 9 and isinstance(before, Layout):
         for one in before.fields:
@@ -218,7 +218,7 @@ def _explained(broken: Broken, message: Message) -> Broken:
 
 
 def _read_template(body: bytes, at: int, is_options: bool, message: Message) -> tuple[Layout, int]:
-    """And where the next one begins."""
+    """Returns the Template, and the offset of the next one."""
     number, count, scopes = _part(body, at), _part(body, at + 2), 0
     version = message.version
     if number < 256:
@@ -243,7 +243,7 @@ def _read_template(body: bytes, at: int, is_options: bool, message: Message) -> 
 
 
 def _options_counts(body: bytes, at: int) -> tuple[int, int]:
-    """Of NetFlow v9, which tells octets: (scopes, fields)."""
+    """Returns (scopes, fields) of NetFlow v9, whose header has octets instead."""
     scope, rest = _part(body, at + 2), _part(body, at + 4)
     if scope % 4 or rest % 4 or at + 6 + scope + rest > len(body):
         raise Broken("flowset.options", f"Template {_part(body, at)}: {scope} and {rest} octets")
@@ -268,7 +268,7 @@ def _check_lengths(number: int, fields: list[Field], version: int) -> None:
 
 
 def _split(layout: Layout, body: bytes, message: Message) -> list[list[bytes]]:
-    """The records of a Data Set, each as octets of its fields."""
+    """Returns the records of a Data Set, each as the octets of its fields."""
     at, records = 0, []
     while len(body) - at >= layout.shortest:
         record = []
@@ -290,7 +290,7 @@ def _split(layout: Layout, body: bytes, message: Message) -> list[list[bytes]]:
 
 
 def _read_length(body: bytes, at: int, one: Field, message: Message) -> tuple[int, int]:
-    """Of a field of variable length, and where it begins."""
+    """Returns the length of a variable-length field, and the offset of its value."""
     if at + 1 > len(body):
         raise Broken("data.cut", f"element {one.number}")
     length, at = body[at], at + 1
@@ -305,7 +305,7 @@ def _read_length(body: bytes, at: int, one: Field, message: Message) -> tuple[in
 
 
 def _part(body: bytes, at: int, size: int = 2) -> int:
-    """A number of a Template Record."""
+    """Returns a number of a Template Record."""
     if at + size > len(body):
         raise Broken("template.cut")
     return _number(body, at, size)

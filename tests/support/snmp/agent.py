@@ -1,4 +1,4 @@
-"""A small agent with two interfaces that keeps every rule, for tests that break one of them."""
+"""A small agent with two interfaces that keeps every rule, so that tests can break one."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _STACK = (*IF_MIB, 1, 2, 1, 3, 1, 0)
 
 
 class Refused(Exception):
-    """(error status, error index)."""
+    """Raised with (error status, error index)."""
 
     def __init__(self, status: int, index: int = 1) -> None:
         super().__init__(status, index)
@@ -51,7 +51,7 @@ class Refused(Exception):
 
 
 class Agent:
-    """It is asked by calls; its clock is moved by who asks."""
+    """An agent that is asked by calls, and whose clock the caller moves."""
 
     def __init__(self) -> None:
         self.now_s = 1000.0

@@ -1,4 +1,4 @@
-"""Checks by name, and what one walk of an agent shows them."""
+"""The checks by name, and the walk of an agent that they look at."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ Rows = dict[int, bytes]
 
 @dataclass
 class Seen:
-    """What one walk of the agent showed."""
+    """The result of one walk of the agent."""
 
     manager: Manager
 
@@ -73,7 +73,7 @@ CHECKS: dict[str, Check] = {}
 
 
 def check(name: str) -> Callable[[Check], Check]:
-    """Of a function that is false, or raises, where the rule is broken."""
+    """Registers a check: a function that returns False or raises if a rule is broken."""
 
     def add(function: Check) -> Check:
         CHECKS[name] = function
@@ -83,7 +83,7 @@ def check(name: str) -> Callable[[Check], Check]:
 
 
 def broken(manager: Manager) -> list[str]:
-    """Names of the rules that the agent breaks."""
+    """Returns the names of the rules that the agent breaks."""
     seen = Seen(manager)
     return [name for name in CHECKS if not _holds(CHECKS[name], seen)]
 

@@ -1,4 +1,4 @@
-"""The half of the conformance check that is about the tables: RFC 2863, and walks through them."""
+"""Checks the tables (RFC 2863) and walks through them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.snmp.checks import (
 )
 from tests.support.snmp.wire import BULK, TIME_TICKS, Oid, unsigned
 
-#: ifInUnknownProtos and ifLinkUpDownTrapEnable, which not every interface has.
+#: ifInUnknownProtos and ifLinkUpDownTrapEnable, which an interface may lack.
 _OPTIONAL = {(IF_ENTRY, 15), (IF_X_ENTRY, 14)}
 _MOST = 2**32 - 1
 
@@ -150,7 +150,7 @@ def _(seen: Seen) -> object:
 
 @check("sysUpTime runs in hundredths of a second")
 def _(seen: Seen) -> object:
-    """Between what passed from answer to question, and from question to answer."""
+    """Checks that time advanced by at least answer to question, and at most question to answer."""
     clock = seen.manager.clock
     outer = clock()
     first, inner = seen.uptime(), clock()

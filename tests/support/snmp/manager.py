@@ -1,4 +1,4 @@
-"""Who asks an agent: one request at a time, and whole walks."""
+"""Asks an agent: one request at a time, or a whole walk."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from tests.support.snmp.wire import (
     decode,
 )
 
-#: The octets of a request to those of an answer; None: none came.
+#: Maps the octets of a request to those of its answer, None if there was none.
 Exchange = Callable[[bytes, float], bytes | None]
-#: An answer that will come has this long; where none is due, waiting is in vain by design.
+#: Seconds to wait for an answer. A check that expects none waits for all of them.
 PATIENCE_S = 30.0
 IN_VAIN_S = 1.0
 
 
 class Disorder(Exception):
-    """A walk that does not go forward."""
+    """Raised for a walk that does not go forward."""
 
 
 @dataclass
 class Manager:
-    """``clock`` and ``pause`` are the agent's world: a test of this manager has its own."""
+    """A manager; ``clock`` and ``pause`` are replaced in tests of the manager itself."""
 
     exchange: Exchange
     community: bytes = b"public"
@@ -54,7 +54,7 @@ class Manager:
         value: tuple[int, bytes] = (NULL, b""),
         patience_s: float = PATIENCE_S,
     ) -> Message | None:
-        """The answer; None where none came. Malformed where it is not one to this request."""
+        """Returns the answer, None if there was none. Raises Malformed if it fits no request."""
         self._request += 1
         community = self.community if community is None else community
         bound = [(name, *value) for name in names]
@@ -75,7 +75,7 @@ class Manager:
         return answer.varbinds
 
     def walk(self, root: Oid, kind: int = NEXT, repetitions: int = 0) -> list[Varbind]:
-        """All below ``root``. Disorder where a name is not behind the one before."""
+        """Returns all objects below ``root``. Raises Disorder if names do not ascend."""
         found: list[Varbind] = []
         at = root
         while True:

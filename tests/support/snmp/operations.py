@@ -1,4 +1,4 @@
-"""The half of the conformance check that is about requests: RFC 3416, RFC 2576 and large ones."""
+"""Checks requests: RFC 3416, RFC 2576, and large ones."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _CONTACT, _NAME = (*SYSTEM, 4, 0), (*SYSTEM, 5, 0)
 
 
 def _first(answer: Message | None) -> tuple[Oid, int]:
-    """Name and tag of an answer without error."""
+    """Returns name and tag of an answer without error."""
     if answer is None or answer.second:
         raise ValueError(answer)
     return answer.varbinds[0][:2]

@@ -1,4 +1,4 @@
-"""Messages of SNMP versions 1 and 2c as octets (RFC 3416, RFC 3417): made, and read strictly."""
+"""Makes messages of SNMP versions 1 and 2c, and reads them strictly (RFC 3416, RFC 3417)."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ V1, V2C = 0, 1
 
 
 class Malformed(Exception):
-    """Octets that are no message."""
+    """Raised for octets that are no message."""
 
 
 @dataclass
 class Message:
-    """``second`` and ``third``: error status and index, or what a GETBULK has in their places."""
+    """A message; ``second`` and ``third`` are error status and index, or a GETBULK's counts."""
 
     kind: int
     varbinds: list[Varbind]
@@ -38,7 +38,7 @@ class Message:
 
 
 def decode(octets: bytes) -> Message:
-    """Malformed where anything is left over or missing."""
+    """Decodes a message. Raises Malformed if octets are left over or missing."""
     (whole,) = _parts(octets, SEQUENCE)
     version, community, pdu = _children(whole[1])
     request, second, third, bound = _children(pdu[1])
@@ -69,7 +69,7 @@ def number(octets: bytes) -> int:
 
 
 def unsigned(octets: bytes) -> int:
-    """Counters may have a leading zero or none, which agents do both."""
+    """Decodes an unsigned number, with or without a leading zero, as agents do both."""
     return int.from_bytes(octets, "big")
 
 
@@ -113,7 +113,7 @@ def _parts(octets: bytes, tag: int) -> list[tuple[int, bytes]]:
 
 
 def _length(octets: bytes, at: int) -> tuple[int, int]:
-    """And where the value begins."""
+    """Returns the length, and the offset where the value begins."""
     if at >= len(octets):
         raise Malformed("no length")
     first = octets[at]
