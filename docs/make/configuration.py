@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from itertools import chain
 
+from docs.make.destinations import destination_tables
 from docs.make.text import code, made_by, table
 from probe.commands.cli import _parser
 from probe.config import SETTINGS, RunConfig, Setting
@@ -31,7 +32,7 @@ exclude = ["port=22", "user=root,protocol=udp"]
 users = false
 ```
 
-Options of a destination, such as `?profile=nfdump`, are on [Destinations](destinations.md).
+[Destinations](#destinations) are below.
 """
 _PRIVACY = """
 ## What leaves the host
@@ -81,6 +82,7 @@ def configuration_page() -> str:
         *table(
             ("flag", "key of the file", "value", "default", "meaning"), _run_rows(commands[_RUN])
         ),
+        *destination_tables(),
         _PRIVACY,
         *table(("key", "default", "what `false` keeps on this host"), _privacy_rows()),
         _SNMP,
