@@ -33,6 +33,9 @@ install = @missing=$$(for p in $(1); do dpkg-query -W -f='$${Status}' $$p 2>/dev
 			apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
 	fi
 
+# Tests wait more than they compute: tests/conftest.py tells which may run at the same time. ARGS=-n0 ends that.
+BESIDE := -n 3 --dist loadgroup
+
 .PHONY: build run test lint unit bench docs system system-test system-bench packages kernel clean
 
 build: system kernel $(VENV)/.installed
@@ -43,7 +46,7 @@ run: build
 test: build system-test $(VENV)/.installed-test lint
 	@caches=$$(mktemp -d); trap '$(SUDO) rm -rf $$caches' EXIT; \
 	$(AS_ROOT) CI=$${CI:-} HYPOTHESIS_STORAGE_DIRECTORY=$$caches/hypothesis \
-		$(VENV)/bin/python -m pytest -o cache_dir=$$caches/pytest $(ARGS)
+		$(VENV)/bin/python -m pytest -o cache_dir=$$caches/pytest $(BESIDE) $(ARGS)
 
 lint: $(VENV)/.installed-test
 	@$(AS_OWNER) $(VENV)/bin/ruff check --quiet .
@@ -51,7 +54,7 @@ lint: $(VENV)/.installed-test
 
 # Minutes, no root, no eBPF.
 unit: $(VENV)/.installed-test
-	@$(AS_OWNER) $(VENV)/bin/python -m pytest tests/unit $(ARGS)
+	@$(AS_OWNER) $(VENV)/bin/python -m pytest -n auto --dist loadgroup --maxprocesses 8 tests/unit $(ARGS)
 
 # The pages and pictures that are made of the code and of templates/.
 docs: $(VENV)/.installed-test

@@ -438,13 +438,16 @@ def test_only_what_is_in_a_pod_is_worth_waiting_for(ask: Ask) -> None:
 
 
 def test_it_ends(server: KubernetesServer, ask: Ask) -> None:
+    others = set(threading.enumerate())  # of earlier tests, too
     found = ask(remote=True)
     until(lambda: len(server.queries(SERVICES, watch=True)) == 1)
     until(lambda: found.find(WEB))
+    ours = {one for one in threading.enumerate() if "Kubernetes" in one.name} - others
+    assert ours
     found.close()
     server.put(PODS, recorded("db"))  # what wakes its threads up
     server.close_watches()
-    until(lambda: not any("Kubernetes" in one.name for one in threading.enumerate()))
+    until(lambda: not any(one.is_alive() for one in ours))
 
 
 def test_lists_of_a_cluster_come_in_pages(
