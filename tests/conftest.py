@@ -18,6 +18,7 @@ _TESTS = Path(__file__).resolve().parent
 _TOGETHER = ("kernel/test_compose.py", "kernel", "interop")
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads them
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if config.pluginmanager.hasplugin("xdist"):
         for item in items:

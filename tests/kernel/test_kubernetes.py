@@ -80,6 +80,10 @@ def of_port(records: list[Record], port: int = PORT) -> list[Record]:
     return [record for record in records if port in [record.get(end) for end in ends]]
 
 
+def to_port(records: list[Record]) -> list[Record]:
+    return [record for record in of_port(records) if record["destinationTransportPort"] == PORT]
+
+
 def told(record: Record, side: str) -> dict[str, Any]:
     """All that is told of the container at one side."""
     prefix = {"source": "SRC", "destination": "DST"}[side]
@@ -123,9 +127,9 @@ def test_both_ends_in_pods(
         server.remove(PODS, recorded("web"))
         client.do("s.close()")
         peer.do("c.close()")
-        time.sleep(1.5)
+        found.wait_for(lambda records: len(of_port(records)) == 2)
     records = of_port(found.finish())
-    to = [record for record in records if record["destinationTransportPort"] == PORT]
+    to = to_port(records)
     back = [record for record in records if record["sourceTransportPort"] == PORT]
     assert to
     assert back
@@ -206,10 +210,10 @@ def test_names_that_come_after_the_flow(
         peer.do("c.close()")
         time.sleep(1.2)
         server.put(PODS, recorded("web"))
-        time.sleep(4.5)
+        found.wait_for(lambda records: len(of_port(records)) == 2)
     records = of_port(found.finish())
     assert len(records) == 2
-    (to,) = [record for record in records if record["destinationTransportPort"] == PORT]
+    (to,) = to_port(records)
     assert told(to, "source") == WEB
     assert told(to, "destination") == {
         **DB, "id": SANDBOX, "ContainerName": "", "ContainerImage": ""
@@ -243,8 +247,9 @@ def test_filters_by_pod_of_short_lived_pods(
         for when, pod in due:
             time.sleep(max(0.0, when - time.monotonic()))
             server.put(PODS, pod)
-        time.sleep(3)
-    to = [r for r in of_port(found.finish()) if r["destinationTransportPort"] == PORT]
+        number = len(names[::2]) if flag == "--include" else len(names)
+        found.wait_for(lambda records: len(to_port(records)) >= number)
+    to = to_port(found.finish())
     told_names = sorted(record["sourcePodName"] for record in to)
     if flag == "--include":
         assert told_names == sorted(names[::2])
@@ -275,15 +280,16 @@ def test_pods_of_other_hosts(
     server.put(PODS, there)
     server.put(SERVICES, service)
     lines = tmp_path / "flows.jsonl"
-    found = shell("--kubernetes", str(server.kubeconfig(tmp_path)), *OPTIONS,
-                  "--kubernetes-remote", "-e", f"json://{lines}")  # fmt: skip
+    found = shell(
+        "--kubernetes", str(server.kubeconfig(tmp_path)), *OPTIONS, "--kubernetes-remote",
+        "--active-timeout", "1", "-e", f"json://{lines}",
+    )  # fmt: skip
     until(lambda: len(server.queries(PODS, watch=True)) == 2 and server.queries(SERVICES, True))
-    time.sleep(0.2)
     with actors(hosts[0]) as (client,):
         client.do("u = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)")
         for last in (77, 78, 79):
             client.do(f"u.sendto(b'hello', ('10.77.0.{last}', {PORT}))")
-        time.sleep(1.5)
+        found.wait_for(lambda records: len(of_port(records)) == 3)
     records = {r["destinationIPv4Address"]: r for r in of_port(found.finish(), PORT)}
     pod, web, nobody = (records[f"10.77.0.{last}"] for last in (77, 78, 79))
     assert told(pod, "destination") == {
@@ -315,11 +321,11 @@ def test_an_api_that_hangs(
         exchange(client, peer, str(hosts[1].four))
         client.do("s.close()")
         peer.do("c.close()")
-        time.sleep(0.5)
         began = time.monotonic()
+        found.wait_for(lambda records: len(of_port(records)) == 2)
         records = of_port(found.finish())
         assert time.monotonic() - began < 60
-    (to,) = [record for record in records if record["destinationTransportPort"] == PORT]
+    (to,) = to_port(records)
     assert (to["SRC_PROC_CONTAINER_ID"], to["sourcePodName"]) == (NGINX, "")
 
 

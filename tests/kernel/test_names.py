@@ -71,6 +71,10 @@ def flows(records: list[Record], port: int) -> list[Record]:
     ]
 
 
+def to_port(records: list[Record], port: int = 80) -> list[Record]:
+    return [one for one in flows(records, port) if one["destinationTransportPort"] == port]
+
+
 def names(record: Record) -> tuple[str, str]:
     return record["sourceContainerName"], record["destinationContainerName"]
 
@@ -117,7 +121,7 @@ def test_two_containers(docker: Docker, shell: Shells, tmp_path: Path) -> None:
     template.write_text("\n".join([(ROOT / "templates" / "full.txt").read_text(), *_MORE]))
     found = start(shell, docker, *BRIDGE, "--active-timeout", "1", "--template", str(template))
     docker("exec", "curl", "/bin/busybox", "nc", address, "80")
-    time.sleep(1.5)
+    found.wait_for(lambda records: len(flows(records, 80)) == 2)
     wanted, ours = (veth(docker, client), veth(docker, server)), link_names(docker)
     records = found.finish()
     to, back = sorted(flows(records, 80), key=lambda record: record["sourceTransportPort"] == 80)
@@ -142,7 +146,7 @@ def test_a_published_port(docker: Docker, shell: Shells, pair: tuple[Host, Host]
     found = start(shell, docker)
     with actors(pair[0]) as (client,):
         fetch(client, str(pair[1].four), 8080)
-        time.sleep(1.5)
+        found.wait_for(lambda records: to_port(records, 8080))
     wanted = veth(docker, server)
     records = flows(found.finish(), 8080)
     (to,) = [record for record in records if record["destinationTransportPort"] == 8080]
@@ -161,18 +165,17 @@ def test_a_published_port_through_the_proxy(docker: Docker, shell: Shells) -> No
                   "--include", "port=8081", "--active-timeout", "1")  # fmt: skip
     third = docker.start("--name", "late", "-p", "8082:80", *SERVE)  # and so is its proxy
     when_serving(docker, third)
-    time.sleep(1.5)
     with actors(docker.host) as (client,):
         for port in (8080, 8081, 8082):
             fetch(client, "127.0.0.1", port)
-        time.sleep(2.5)
+        found.wait_for(lambda records: len(to_port(records)) == 3)
     records = found.finish()
     for port, server, name in ((8080, one, "web"), (8081, other, "web-2")):
         outer = flows(records, port)
         (to,) = [record for record in outer if record["destinationTransportPort"] == port]
         assert (to["SRC_PROC_PID"], to["DST_PROC_NAME"]) == (client.pid, "docker-proxy")
         assert (names(to), to["DST_PROC_CONTAINER_ID"]) == (("", name), server)
-    inner = [record for record in flows(records, 80) if record["destinationTransportPort"] == 80]
+    inner = to_port(records)
     assert [record["SRC_PROC_NAME"] for record in inner] == ["docker-proxy"] * 3
     assert sorted(map(names, inner)) == [("late", "late"), ("web", "web"), ("web-2", "web-2")]
 
@@ -185,7 +188,7 @@ def test_networks_that_are_shared(docker: Docker, shell: Shells, pair: tuple[Hos
     docker.start("--name", "with-host", "--network", "host", IMAGE, "nc", address, "80")
     docker.start("--name", "with-web", "--network", "container:web", IMAGE, "nc", address, "80")
     docker("wait", "with-host", "with-web")
-    time.sleep(1.5)
+    found.wait_for(lambda records: len(flows(records, 80)) == 4)
     wanted = veth(docker, server)
     records = flows(found.finish(), 80)
     seen = {names(record): interfaces(record) for record in records}
@@ -208,9 +211,9 @@ def test_two_networks(docker: Docker, shell: Shells) -> None:
         with actors(docker.host) as (client,):
             fetch(client, one, 80)
             fetch(client, other, 80)
-        time.sleep(1.5)
+        found.wait_for(lambda records: len(to_port(records)) == 2)
         wanted = {one: veth(docker, server), other: veth(docker, server, "eth1")}
-        to = [r for r in flows(found.finish(), 80) if r["destinationTransportPort"] == 80]
+        to = to_port(found.finish())
         assert {r["destinationIPv4Address"]: r["egressInterface"] for r in to} == wanted
     finally:
         docker.remove_all()
@@ -228,10 +231,10 @@ def test_short_lived_containers(docker: Docker, shell: Shells) -> None:
 
     with ThreadPoolExecutor(4) as pool:
         ids = list(pool.map(short, range(SHORT_LIVED)))
-    time.sleep(2.5)
+    found.wait_for(lambda records: len(flows(records, 80)) >= 2 * SHORT_LIVED)
     wanted = {container: f"short-{number}" for number, container in enumerate(ids)}
     records = flows(found.finish(), 80)
-    to = [record for record in records if record["destinationTransportPort"] == 80]
+    to = to_port(records)
     back = [record for record in records if record["sourceTransportPort"] == 80]
     assert {r["SRC_PROC_CONTAINER_ID"]: r["sourceContainerName"] for r in to} == wanted
     assert {r["DST_PROC_CONTAINER_ID"]: r["destinationContainerName"] for r in back} == wanted
@@ -257,8 +260,9 @@ def test_filters_by_name_of_short_lived_containers(
 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(short, range(SHORT_LIVED)))
-    time.sleep(2.5)
-    to = [r for r in flows(found.finish(), 80) if r["destinationTransportPort"] == 80]
+    due = len(wanted) if flag == "--include" else SHORT_LIVED
+    found.wait_for(lambda records: len(to_port(records)) >= due)
+    to = to_port(found.finish())
     shorts = {f"short-{number}" for number in range(SHORT_LIVED)}
     told = Counter(record["sourceContainerName"] for record in to)
     if flag == "--include":
@@ -278,7 +282,7 @@ def test_a_daemon_that_starts_again(docker: Docker, shell: Shells) -> None:
     server = docker.start("--name", "after", *SERVE)
     address = when_serving(docker, server)
     docker("run", "--rm", "--name", "client", IMAGE, "nc", address, "80")
-    time.sleep(1.5)
+    found.wait_for(lambda records: len(flows(records, 80)) == 2)
     assert {names(record) for record in flows(found.finish(), 80)} == {
         ("client", "after"), ("after", "client"),
     }  # fmt: skip
@@ -292,7 +296,7 @@ def test_a_daemon_that_comes_later(docker: Docker, shell: Shells) -> None:
     server = docker.start("--name", "web", *SERVE)
     address = when_serving(docker, server)
     docker("run", "--rm", "--name", "client", IMAGE, "nc", address, "80")
-    time.sleep(1.5)
+    found.wait_for(lambda records: len(flows(records, 80)) == 2)
     assert {names(record) for record in flows(found.finish(), 80)} == {
         ("client", "web"), ("web", "client"),
     }  # fmt: skip
@@ -307,8 +311,8 @@ def test_a_daemon_that_hangs(docker: Docker, shell: Shells) -> None:
         found = start(shell, docker, *BRIDGE, "--active-timeout", "1")
         with actors(docker.host) as (client,):
             fetch(client, address, 80)
-        time.sleep(1)
         began = time.monotonic()
+        found.wait_for(lambda records: len(flows(records, 80)) == 2)
         records = flows(found.finish(), 80)
         assert time.monotonic() - began < 60
     finally:
@@ -348,7 +352,7 @@ def test_a_socket_that_nobody_listens_at(docker: Docker, shell: Shells, tmp_path
     url = f"unix://{tmp_path}/docker.sock"
     found = shell("--docker", url, *BRIDGE, probe=docker.host, sink=docker.host)
     docker("run", "--rm", IMAGE, "nc", address, "80")
-    time.sleep(1)
+    found.wait_for(lambda records: len(flows(records, 80)) == 2)
     records = flows(found.finish(), 80)
     assert {record["DST_PROC_CONTAINER_ID"] for record in records} > {server}
     assert {names(record) for record in records} == {("", "")}
@@ -359,11 +363,10 @@ def test_filter_by_name(docker: Docker, shell: Shells) -> None:
     chosen = docker.start("--name", "web", *SERVE)
     other = docker.start("--name", "web-2", *SERVE)
     found = start(shell, docker, "--include", "container=web")
-    time.sleep(1)
     with actors(docker.host) as (client,):
         for address in (when_serving(docker, chosen), when_serving(docker, other)):
             fetch(client, address, 80)
-        time.sleep(1.2)
+        found.wait_for(lambda records: len(flows(records, 80)) == 2)
     records = flows(found.finish(), 80)
     assert {name for record in records for name in names(record)} == {"web", ""}
 
@@ -492,10 +495,9 @@ def test_both_collectors_agree(docker: Docker, shell: Shells, tmp_path: Path) ->
             server.do("c.recv(30_000, socket.MSG_WAITALL); c.sendall(b'y' * 10_000)")
             client.do("s.recv(10_000, socket.MSG_WAITALL)")
             exchanges += 1
-            time.sleep(1)
+            time.sleep(0.5)
         client.do("s.close()")
         server.do("c.close()")
-        time.sleep(1.5)
         for probe in probes:
             probe.stop()
     ebpf, netlink = (whole_flow(path, address) for path in told.values())

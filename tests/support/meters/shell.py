@@ -69,6 +69,11 @@ class Command:
             assert time.monotonic() < deadline, found
             time.sleep(0.02)
 
+    def lines(self) -> list[str]:
+        """What it has written to standard output by now: whole lines."""
+        text = os.pread(self._files[0].fileno(), 1 << 26, 0).decode()
+        return text[: text.rfind("\n") + 1].splitlines()
+
     def wait_for_reading(self, port: int) -> None:
         """Until no datagram waits at the port."""
         queue = re.compile(rf"^ *\d+: \w+:{port:04X} \S+ \S+ \w+:(\w+)", re.MULTILINE)
@@ -110,6 +115,13 @@ class Shell:
         self.probe = start("run", "-e", f"ipfix://{target}", *options, host=probe)
         self.probe.wait_for(2)
         self.summary = ""
+
+    def wait_for(self, are_all: Callable[[list[Record]], object]) -> None:
+        """Until the collector has got what is waited for."""
+        deadline = time.monotonic() + 120
+        while not are_all(found := [json.loads(line) for line in self.collector.lines()]):
+            assert time.monotonic() < deadline, found
+            time.sleep(0.05)
 
     def finish(self) -> list[Record]:
         """Ends both; all records that arrived."""
