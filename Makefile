@@ -34,7 +34,7 @@ install = @missing=$$(for p in $(1); do dpkg-query -W -f='$${Status}' $$p 2>/dev
 	fi
 
 # Tests wait more than they compute: tests/conftest.py tells which may run at the same time. ARGS=-n0 ends that.
-BESIDE := -n 3 --dist loadgroup
+BESIDE := -n 3 --dist loadscope
 
 .PHONY: build run test lint unit bench docs system system-test system-bench packages kernel clean
 
@@ -54,7 +54,7 @@ lint: $(VENV)/.installed-test
 
 # Minutes, no root, no eBPF.
 unit: $(VENV)/.installed-test
-	@$(AS_OWNER) $(VENV)/bin/python -m pytest -n auto --dist loadgroup --maxprocesses 8 tests/unit $(ARGS)
+	@$(AS_OWNER) $(VENV)/bin/python -m pytest -n auto --dist loadscope --maxprocesses 8 tests/unit $(ARGS)
 
 # The pages and pictures that are made of the code and of templates/.
 docs: $(VENV)/.installed-test

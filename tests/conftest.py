@@ -13,24 +13,21 @@ from typing import Any
 
 import pytest
 
-_TESTS = Path(__file__).resolve().parent
 #: Folders and files whose tests follow each other.
-_TOGETHER = ("kernel/test_compose.py", "kernel", "interop")
+_TOGETHER = ("tests/kernel/test_compose.py", "tests/kernel", "tests/interop")
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads them
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if config.pluginmanager.hasplugin("xdist"):
-        for item in items:
-            item.add_marker(pytest.mark.xdist_group(_group(item.path)))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    from xdist.scheduler import LoadScopeScheduling
 
+    class ByFolder(LoadScopeScheduling):  # type: ignore[misc]  # not everybody has it
+        def _split_scope(self, nodeid: str) -> str:
+            file = Path(nodeid.partition("::")[0])
+            wholes = [name for name in _TOGETHER if Path(name) in (file, *file.parents)]
+            return wholes[0] if wholes else str(file)
 
-def _group(path: Path) -> str:
-    place = path.relative_to(_TESTS)
-    for name in _TOGETHER:
-        if place == Path(name) or Path(name) in place.parents:
-            return name
-    return str(place)
+    return ByFolder(config, log)
 
 
 @pytest.hookimpl(wrapper=True)
