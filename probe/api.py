@@ -28,7 +28,7 @@ from probe.flow.codes import EndReason, EventKind, Role
 from probe.flow.columns import EVENT_DTYPE, RECORD_DTYPE, SOCKET_DTYPE
 from probe.flow.owner import Owner, OwnerTable
 from probe.flow.rows import Rows
-from probe.interfaces.table import Link
+from probe.interfaces.interface import Interface
 from probe.run.loop import Loop
 from probe.run.probe import Probe
 from probe.stop import StopRequest
@@ -152,7 +152,7 @@ class _Inbox(LocalSink):
     def send_sockets(self, sockets: Rows, now_s: float) -> None:
         self._came["sockets"].append(sockets)
 
-    def send_interfaces(self, links: list[Link], now_s: float) -> None:
+    def send_interfaces(self, links: list[Interface], now_s: float) -> None:
         """They are no rows."""
 
     def take(self, owners: OwnerTable) -> Batch:

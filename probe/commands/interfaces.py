@@ -12,8 +12,8 @@ from typing import TextIO
 
 from probe.enrich.container_owners import ContainerOwners
 from probe.flow.label import names_label
+from probe.interfaces.interface import Counters, Interface
 from probe.interfaces.names import InterfaceList
-from probe.interfaces.table import Counters, Link
 from probe.interfaces.veth import VethMap, read_default_route
 from probe.jsonlines.interface_objects import interface_object
 from probe.jsonlines.sink import exporter_address
@@ -40,7 +40,7 @@ class Rates:
     def __init__(self) -> None:
         self._before: dict[tuple[int, float], tuple[float, Counters]] = {}
 
-    def take(self, links: Sequence[Link], now_s: float) -> dict[int, tuple[float, ...]]:
+    def take(self, links: Sequence[Interface], now_s: float) -> dict[int, tuple[float, ...]]:
         """By index; none for what was not there before. ``now_s``: of a clock that is never set."""
         found: dict[int, tuple[float, ...]] = {}
         before, self._before = self._before, {}
@@ -73,13 +73,13 @@ def show_interfaces(
         StopSignals() as stop,
         _open_screen(watch, as_json) as out,
     ):
-        read_ended = interfaces.links.ended.reader()
+        read_ended = interfaces.table.ended.reader()
         rates, end = Rates(), time.monotonic() + (duration_s or float("inf"))
         if not as_json:
-            rates.take(interfaces.links.read(), time.monotonic())
+            rates.take(interfaces.table.read(), time.monotonic())
             _wait(stop, interval_s)
         while not stop.received:
-            links = interfaces.links.read()
+            links = interfaces.table.read()
             found = rates.take(links, time.monotonic())
             out.show([*read_ended(), *links] if as_json else links, found)
             if not watch or time.monotonic() + interval_s > end:
@@ -87,7 +87,7 @@ def show_interfaces(
             _wait(stop, interval_s)
 
 
-def cells(link: Link, rate: tuple[float, ...] | None) -> tuple[str, ...]:
+def cells(link: Interface, rate: tuple[float, ...] | None) -> tuple[str, ...]:
     """The texts of COLUMNS; no rates where there are none yet."""
     container = names_label(link.container_id, link.names)
     in_octets, in_packets, out_octets, out_packets = rate or (None,) * 4
@@ -103,7 +103,7 @@ class _JsonLines:
         self._stream = stream
         self._address = exporter_address()
 
-    def show(self, links: Sequence[Link], rates: dict[int, tuple[float, ...]]) -> None:
+    def show(self, links: Sequence[Interface], rates: dict[int, tuple[float, ...]]) -> None:
         now_s = time.time()
         found = [interface_object(link, now_s, self._address) for link in links]
         write_lines(self._stream, map(json.dumps, found))
@@ -115,7 +115,7 @@ class _Lines:
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
-    def show(self, links: Sequence[Link], rates: dict[int, tuple[float, ...]]) -> None:
+    def show(self, links: Sequence[Interface], rates: dict[int, tuple[float, ...]]) -> None:
         rows = [cells(link, rates.get(link.index)) for link in links]
         write_lines(self._stream, aligned(COLUMNS, rows, _NUMBERS))
 
@@ -126,7 +126,7 @@ class _Live:
     def __init__(self) -> None:
         self._terminal = Terminal()
 
-    def show(self, links: Sequence[Link], rates: dict[int, tuple[float, ...]]) -> None:
+    def show(self, links: Sequence[Interface], rates: dict[int, tuple[float, ...]]) -> None:
         most = sorted(links, key=lambda link: -sum(rates.get(link.index, (0, 0, 0, 0))[::2]))
         fitting = most[: self._terminal.rows]
         rows = [cells(link, rates.get(link.index)) for link in fitting]
@@ -169,7 +169,7 @@ def _await_names(interfaces: InterfaceList) -> None:
     """Until all containers that there are now have theirs; threads have only just begun."""
     deadline = time.monotonic() + _NAMES_S
     while time.monotonic() < deadline:
-        if all(link.names for link in interfaces.links.read() if link.container_id):
+        if all(link.names for link in interfaces.table.read() if link.container_id):
             return
         time.sleep(_POLL_S)
 

@@ -9,8 +9,8 @@ from typing import Protocol
 
 from probe.export.transports.sender import Sender
 from probe.flow.label import names_label
+from probe.interfaces.interface import Interface
 from probe.interfaces.names import InterfaceList
-from probe.interfaces.table import Link
 from probe.ipfix.options import OptionRow, OptionValue
 
 _NO_ADDRESS = {"exporterIPv4Address": bytes(4), "exporterIPv6Address": bytes(16)}
@@ -47,7 +47,7 @@ class SelfReport:
         self._sender = sender
         self._odid = odid
         self._boot_ms = round(boot_s * 1000)
-        self._ended = interfaces.links.ended.reader()
+        self._ended = interfaces.table.ended.reader()
 
     def read(self) -> Mapping[str, Sequence[OptionRow]]:
         interfaces = self._interface_rows()
@@ -61,7 +61,7 @@ class SelfReport:
 
     def counters(self) -> list[OptionRow]:
         """Of each interface as they are now, and once the last ones of each that is gone."""
-        links = self._interfaces.links.read()
+        links = self._interfaces.table.read()
         return [_counters(link) for link in (*self._ended(), *links)]
 
     def _exporter(self) -> OptionRow:
@@ -108,7 +108,7 @@ class SelfReport:
         ]
 
 
-def _counters(link: Link) -> OptionRow:
+def _counters(link: Interface) -> OptionRow:
     """In is what a veth's container sends. IANA's elements are those of what comes in."""
     counters = link.counters
     name = names_label(link.container_id, link.names)

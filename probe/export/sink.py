@@ -9,7 +9,7 @@ from probe.export.transports.statistics import SendStatistics
 from probe.flow.rows import Rows
 
 if TYPE_CHECKING:
-    from probe.interfaces.table import Link
+    from probe.interfaces.interface import Interface
 
 
 class Sink(Protocol):
@@ -75,7 +75,7 @@ class EventSink(Sink, Protocol):
     def send_sockets(self, sockets: Rows, now_s: float) -> None:
         """SOCKET_DTYPE: those that came or went."""
 
-    def send_interfaces(self, links: Sequence[Link], now_s: float) -> None:
+    def send_interfaces(self, links: Sequence[Interface], now_s: float) -> None:
         """Counters of all interfaces that are shown."""
 
 

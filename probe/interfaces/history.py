@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from probe.netlink.rtnetlink import Interface
+from probe.netlink.rtnetlink import Link
 
 _IFF_UP = 0x1
 
@@ -17,14 +17,14 @@ class _Times:
     changed_s: float
 
 
-class LinkHistory:
+class InterfaceHistory:
     """Unix times, of what ``note`` was told."""
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
         self._times: dict[int, _Times] = {}
 
-    def note(self, before: Interface | None, now: Interface) -> None:
+    def note(self, before: Link | None, now: Link) -> None:
         """``before``: what had this index until now; None: nothing, or it was told to be gone."""
         times = self._times.get(now.index)
         if times is None or before is None or not is_same(before, now):
@@ -37,7 +37,7 @@ class LinkHistory:
         """The interface is gone: who has this index next is another one."""
         self._times.pop(index, None)
 
-    def keep(self, interfaces: Mapping[int, Interface]) -> None:
+    def keep(self, interfaces: Mapping[int, Link]) -> None:
         """Forgets all others."""
         for index in [index for index in self._times if index not in interfaces]:
             del self._times[index]
@@ -50,7 +50,7 @@ class LinkHistory:
         return self._times[index].changed_s if index in self._times else 0.0
 
 
-def is_same(one: Interface, other: Interface) -> bool:
+def is_same(one: Link, other: Link) -> bool:
     """Whether two that had the same index may be the same device, which keeps its kind and does not
     change both its name and its address at once."""
     if one.kind != other.kind or one.type != other.type:
@@ -58,5 +58,5 @@ def is_same(one: Interface, other: Interface) -> bool:
     return one.name == other.name or (bool(one.address) and one.address == other.address)
 
 
-def _status(interface: Interface) -> tuple[int, int]:
+def _status(interface: Link) -> tuple[int, int]:
     return interface.state, interface.flags & _IFF_UP

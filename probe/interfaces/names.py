@@ -1,4 +1,4 @@
-"""The interfaces of our network namespace, kept up to date by what rtnetlink tells.
+"""The list of the interfaces of our network namespace, kept up to date by rtnetlink's events.
 
 rtnetlink answers for the namespace of the caller; /sys/class/net shows the namespace in which sysfs
 was mounted, and no ioctl tells the alias.
@@ -14,12 +14,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from probe.flow.owner import ContainerNames
-from probe.interfaces.history import LinkHistory
-from probe.interfaces.table import LinkTable
+from probe.interfaces.history import InterfaceHistory
+from probe.interfaces.table import InterfaceTable
 from probe.netlink.rtnetlink import (
     Change,
-    Interface,
-    read_interfaces,
+    Link,
+    read_links,
     receive_changes,
     subscribe,
 )
@@ -27,17 +27,15 @@ from probe.netlink.rtnetlink import (
 if TYPE_CHECKING:  # numpy comes with it, which the SNMP agent's process has no use for
     from probe.interfaces.veth import VethMap
 
-__all__ = ["Interface", "InterfaceList", "read_interfaces"]
-
 log = logging.getLogger(__name__)
 
 
 class InterfaceList:
-    """``interfaces`` as of the last ``refresh``, the first of which reads them, by index.
+    """The links of our network namespace as of the last ``refresh``.
 
-    ``veths``: who is behind them, kept up to date as well; ``container_name``: id -> what a
-    container is called; ``find_names``: all that its runtime says. ``history``: since when they are
-    what they are; ``links``: their counters, and the rest of IF-MIB.
+    veths: finds who is behind them; ``refresh`` keeps it up to date. container_name: id -> what a
+    container is called. find_names: id -> all names of a container. history: since when each has
+    been the same device. table: their counters, and the rest of IF-MIB.
     """
 
     def __init__(
@@ -47,35 +45,34 @@ class InterfaceList:
         find_names: Callable[[str], ContainerNames | None] = lambda _: None,
     ) -> None:
         self.veths = veths
-        self.history = LinkHistory()
-        self.links = LinkTable(self, find_names)
+        self.history = InterfaceHistory()
+        self.table = InterfaceTable(self, find_names)
         self._container_name = container_name
-        self._by_index: dict[int, Interface] = {}
+        self._by_index: dict[int, Link] = {}
         self._events: socket.socket | None = None
         self._failed = False
 
     @property
-    def interfaces(self) -> list[Interface]:
+    def interfaces(self) -> list[Link]:
         return [self._by_index[index] for index in sorted(self._by_index)]
 
-    def described(self) -> list[Interface]:
-        """As ``interfaces``, a veth by the container behind it."""
+    def described(self) -> list[Link]:
+        """Returns ``interfaces``; a veth has its container's name as its description."""
         return [self._describe(interface) for interface in self.interfaces]
 
     def fileno(self) -> int:
-        """Readable when the kernel told of a change; -1 before the first ``refresh``."""
+        """Returns a descriptor that is readable after a change, -1 before the first ``refresh``."""
         return self._events.fileno() if self._events else -1
 
     def retry_at(self) -> float:
-        """When ``refresh`` may have news without an event (monotonic seconds)."""
+        """Returns when ``refresh`` may have news without an event (monotonic seconds)."""
         return self.veths.retry_at() if self.veths else float("inf")
 
     def refresh(self) -> bool:
-        """Whether an interface has come, is gone, or has another name than before.
+        """Returns True if an interface came, is gone, or has another name than before.
 
-        Costs one system call unless the kernel told of a change (it keeps the alias of an interface
-        that is down to itself until that is up). What goes wrong is warned of once; the old list
-        stays.
+        Costs one system call unless the kernel told of a change. Of a new alias the kernel tells
+        only when the interface is up. Warns once where the kernel fails, and keeps the old list.
         """
         before = self._by_index
         try:
@@ -101,7 +98,7 @@ class InterfaceList:
             self._events.close()
             self._events = None
 
-    def _describe(self, interface: Interface) -> Interface:
+    def _describe(self, interface: Link) -> Link:
         container_id = self.veths.container_id(interface.index) if self.veths else ""
         if not container_id:
             return interface
@@ -109,8 +106,8 @@ class InterfaceList:
 
     def _read_all(self) -> None:
         before = self._by_index
-        self._by_index = {interface.index: interface for interface in read_interfaces()}
-        self.links.keep(self._by_index.values())
+        self._by_index = {interface.index: interface for interface in read_links()}
+        self.table.keep(self._by_index.values())
         for index, interface in self._by_index.items():
             self.history.note(before.get(index), interface)
 
@@ -130,18 +127,18 @@ class InterfaceList:
         if has_overrun:  # not before all that is older was taken from the socket
             self._read_all()
 
-    def _apply(self, fresh: dict[int, Interface], change: Change) -> None:
-        one = change.interface
+    def _apply(self, fresh: dict[int, Link], change: Change) -> None:
+        one = change.link
         if change.nsid >= 0:
-            self.links.note_peer(change)
+            self.table.note_peer(change)
             return
         before = fresh.get(one.index)
         if change.is_gone:
             container_id = self.veths.release(one) if self.veths else ""
-            self.links.end(change, container_id)
+            self.table.end(change, container_id)
             self.history.end(one.index)
             fresh.pop(one.index, None)
         else:
-            self.links.note(change, is_new=before is None)
+            self.table.note(change, is_new=before is None)
             self.history.note(before, one)
             fresh[one.index] = one

@@ -7,11 +7,12 @@ import logging
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from probe.flow.owner import ContainerNames
-from probe.interfaces.ended import EndedLinks
-from probe.interfaces.history import is_same
+from probe.interfaces.ended import EndedInterfaces
+from probe.interfaces.history import InterfaceHistory, is_same
+from probe.interfaces.interface import Counters, Interface
 from probe.interfaces.types import if_type, oper_status, read_speed
 from probe.netlink.link_statistics import (
     COUNTERS,
@@ -20,10 +21,7 @@ from probe.netlink.link_statistics import (
     of_other_end,
     read_counters,
 )
-from probe.netlink.rtnetlink import Change, Interface, open_route, read_interface
-
-if TYPE_CHECKING:
-    from probe.interfaces.names import InterfaceList
+from probe.netlink.rtnetlink import Change, Link, open_route, read_link
 
 _log = logging.getLogger(__name__)
 
@@ -31,61 +29,39 @@ _IFF_UP = 0x1
 _NOT_PRESENT = 6  # ifOperStatus
 
 
-@dataclass(frozen=True, slots=True)
-class Counters:
-    """Of the host's side, as rtnetlink has them (struct rtnl_link_stats64): what comes in of a veth
-    is what its container sends. ``in_packets`` are all that came in, multicast included.
-    ``in_discards``: what the kernel dropped, and what the device had no room for."""
+class Veths(Protocol):
+    """Who is behind veths: ``VethMap``, which brings numpy, or nobody."""
 
-    in_octets: int = 0
-    in_packets: int = 0
-    in_multicast: int = 0
-    in_errors: int = 0
-    in_discards: int = 0
-    out_octets: int = 0
-    out_packets: int = 0
-    out_errors: int = 0
-    out_discards: int = 0
+    def container_id(self, index: int) -> str: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Link:
-    """An interface of our network namespace. ``type``, ``oper_status``: numbers of IANAifType-MIB
-    and of ifOperStatus; ``speed``: bits a second, 0 when unknown; ``kind``, ``peer``, ``peer_nsid``
-    as in ``Interface``; ``master``: the bridge that it is a port of, 0 for none; ``inner_name``: of
-    a veth, what its peer is called inside of the container; ``names``: of the container behind it,
-    None where nobody knows them. Unix times: when the status last changed, and since when the
-    counters count. ``is_gone``: these are its last counters, ``changed_s`` is when it went."""
+class Links(Protocol):
+    """The links of our network namespace: ``InterfaceList``, which owns this table."""
 
-    index: int
-    name: str
-    alias: str = ""
-    kind: str = ""
-    type: int = 1
-    mtu: int = 0
-    speed: int = 0
-    address: bytes = b""
-    is_admin_up: bool = False
-    oper_status: int = 4
-    is_promiscuous: bool = False
-    peer: int = 0
-    peer_nsid: int = -1
-    master: int = 0
-    inner_name: str = ""
-    container_id: str = ""
-    names: ContainerNames | None = None
-    changed_s: float = 0.0
-    since_s: float = 0.0
-    counters: Counters = Counters()
-    is_gone: bool = False
+    @property
+    def interfaces(self) -> list[Link]: ...
+    @property
+    def history(self) -> InterfaceHistory: ...
+    @property
+    def veths(self) -> Veths | None: ...
+
+    def refresh(self) -> bool: ...
 
 
-class LinkTable:
-    """``list_`` is kept up to date by whoever reads; ``find_names``: id of a container -> names."""
+class InterfaceTable:
+    """Interfaces with their counters.
+
+    Theory of operation. A dump gives the counters of all interfaces that exist. The last counters
+    of an interface come with the event of its end, and for a veth this event lacks what came in:
+    the peer sent it, and the peer is gone by then. So events before it, of the veth and of its
+    peer, are noted too, and the highest value of each counter is the last one.
+
+    list_: the links. It refreshes when the table is read. find_names: id of a container -> names.
+    """
 
     def __init__(
         self,
-        list_: InterfaceList,
+        list_: Links,
         find_names: Callable[[str], ContainerNames | None],
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -97,13 +73,13 @@ class LinkTable:
         self._told: dict[int, _Told] = {}
         #: (nsid, index) of the peer of a veth -> index of the veth.
         self._by_place: dict[tuple[int, int], int] = {}
-        #: Links that are gone, with their last counters: ``ended.reader()`` tells each once.
-        self.ended = EndedLinks(find_names)
+        #: Interfaces that are gone, with their last counters; ``ended.reader()`` gives each once.
+        self.ended = EndedInterfaces(find_names)
 
-    def read(self) -> list[Link]:
-        """All interfaces as of now, by index; what did not change is the same object as before.
+    def read(self) -> list[Interface]:
+        """Returns all interfaces as of now, by index. One that did not change is the same object.
 
-        What goes wrong is warned of once, and then the table is empty.
+        Returns none where the kernel fails, and warns once.
         """
         try:
             counters = read_counters()
@@ -116,11 +92,11 @@ class LinkTable:
         self._list.refresh()  # behind the counters: who has come since then has none
         interfaces = [one for one in self._list.interfaces if one.index in counters]
         self._learn(interfaces)
-        return [self._link(one, counters[one.index]) for one in interfaces]
+        return [self._read_one(one, counters[one.index]) for one in interfaces]
 
     def note(self, change: Change, is_new: bool) -> None:
-        """Keep what an event tells of counters: the last one may not have all of them."""
-        one = change.interface
+        """Notes the counters of an event, as the last event may lack some of them."""
+        one = change.link
         if not change.counters or one.kind != "veth":
             return
         told = None if is_new else self._told.get(one.index)
@@ -131,43 +107,45 @@ class LinkTable:
         self._place(one)
 
     def note_peer(self, change: Change) -> None:
-        """The same of the other end, in the namespace of a container."""
-        index = self._by_place.get((change.nsid, change.interface.index))
+        """Notes the counters of the other end of a veth, in the namespace of a container."""
+        index = self._by_place.get((change.nsid, change.link.index))
         if index is not None and change.counters:
             told = self._told.setdefault(index, _Told())
             told.counters = highest(told.counters, of_other_end(change.counters))
 
-    def keep(self, interfaces: Collection[Interface]) -> None:
-        """Forget what events told of all others: those of their ends were lost."""
+    def keep(self, interfaces: Collection[Link]) -> None:
+        """Forgets the counters of all other links: the events of their ends were lost."""
         indices = {one.index for one in interfaces}
         self._told = {index: told for index, told in self._told.items() if index in indices}
         self._by_place.clear()
         for one in interfaces:
             self._place(one)
 
-    def _place(self, one: Interface) -> None:
+    def _place(self, one: Link) -> None:
         if one.kind == "veth" and one.peer and one.peer_nsid >= 0:
             self._by_place[one.peer_nsid, one.peer] = one.index
 
     def end(self, gone: Change, container_id: str) -> None:
-        """Take the last counters of a link that is gone, before its history forgets it."""
-        one = gone.interface
+        """Takes the last counters of a link that is gone, before its history forgets it."""
+        one = gone.link
         told = self._told.pop(one.index, _Told())
         for place in [place for place, index in self._by_place.items() if index == one.index]:
             del self._by_place[place]
         known = self._known.pop(one.index, None)
-        if known is None or not is_same(known.interface, one):
+        if known is None or not is_same(known.link, one):
             known = _Known(one, "", 0)
-        if not gone.counters or (known.link is None and _is_passing(gone, told)):
+        if not gone.counters or (known.interface is None and _is_passing(gone, told)):
             return
         octets = highest(highest(gone.counters, told.counters), known.octets)
         since_s, now_s = self._list.history.since_s(one.index), self._clock()
-        link = self._make(one, known, octets, container_id, now_s, since_s)
-        self.ended.add(replace(link, is_admin_up=False, oper_status=_NOT_PRESENT, is_gone=True))
+        last = self._make(one, known, octets, container_id, now_s, since_s)
+        self.ended.add(replace(last, is_admin_up=False, oper_status=_NOT_PRESENT, is_gone=True))
 
     def containers(self) -> dict[int, tuple[str, ContainerNames | None, str]]:
-        """Of each veth with a container behind it: the container's id and names, and what the
-        interface is called inside. As of the last refresh of the list; no counter is read."""
+        """Returns id and names of the container behind each veth, and the veth's name inside.
+
+        The answer is as of the last refresh of the list. It reads no counter.
+        """
         interfaces, veths = self._list.interfaces, self._list.veths
         self._learn(interfaces)
         found: dict[int, tuple[str, ContainerNames | None, str]] = {}
@@ -178,8 +156,8 @@ class LinkTable:
                 found[one.index] = container_id, self._find_names(container_id), inner_name
         return found
 
-    def _learn(self, interfaces: list[Interface]) -> None:
-        """What takes another system call, of those that came or changed."""
+    def _learn(self, interfaces: list[Link]) -> None:
+        """Reads what takes another system call, for interfaces that came or changed."""
         fresh = [one for one in interfaces if not self._is_known(one)]
         if not fresh and len(self._known) == len(interfaces):
             return
@@ -190,37 +168,37 @@ class LinkTable:
                 inner_name = ""
                 with contextlib.suppress(OSError):  # refused, or gone
                     if one.kind == "veth" and one.peer_nsid >= 0:
-                        inner_name = read_interface(route, one.peer, one.peer_nsid).name
+                        inner_name = read_link(route, one.peer, one.peer_nsid).name
                 self._known[one.index] = _Known(one, inner_name, read_speed(one))
 
-    def _is_known(self, interface: Interface) -> bool:
-        """An event makes another object of it; the name inside changes only while it is down."""
-        known = self._known.get(interface.index)
-        return known is not None and known.interface is interface
+    def _is_known(self, link: Link) -> bool:
+        """Returns True if no event replaced the object. A name inside changes only while down."""
+        known = self._known.get(link.index)
+        return known is not None and known.link is link
 
-    def _link(self, one: Interface, octets: bytes) -> Link:
+    def _read_one(self, one: Link, octets: bytes) -> Interface:
         veths, history = self._list.veths, self._list.history
         container_id = veths.container_id(one.index) if veths and one.kind == "veth" else ""
         names = self._find_names(container_id) if container_id else None
         known = self._known.get(one.index) or _Known(one, "", 0)
         changed_s, since_s = history.changed_s(one.index), history.since_s(one.index)
         key = (octets, container_id, names, changed_s, since_s)
-        if known.link is None or known.key != key:
+        if known.interface is None or known.key != key:
             known.key, known.octets = key, octets
-            known.link = self._make(one, known, octets, container_id, changed_s, since_s)
-        return known.link
+            known.interface = self._make(one, known, octets, container_id, changed_s, since_s)
+        return known.interface
 
     def _make(
         self,
-        one: Interface,
+        one: Link,
         known: _Known,
         octets: bytes,
         container_id: str,
         changed_s: float,
         since_s: float,
-    ) -> Link:
+    ) -> Interface:
         names = self._find_names(container_id) if container_id else None
-        return Link(
+        return Interface(
             one.index, one.name, one.alias, one.kind, if_type(one), one.mtu, known.speed,
             one.address, bool(one.flags & _IFF_UP), oper_status(one), one.promiscuity > 0,
             one.peer, one.peer_nsid, one.master, known.inner_name, container_id, names,
@@ -230,26 +208,30 @@ class LinkTable:
 
 @dataclass(slots=True)
 class _Known:
-    interface: Interface
+    link: Link
     inner_name: str
     speed: int
     octets: bytes = b""
     key: tuple[object, ...] = ()
-    link: Link | None = None
+    interface: Interface | None = None
 
 
 @dataclass(slots=True)
 class _Told:
-    """The highest counters that events told of a veth. ``came_from_elsewhere``: it had some when it
-    came, so it was a link of another network namespace."""
+    """The highest counters that events told of a veth.
+
+    came_from_elsewhere: it had counted before it came, so it was in another network namespace.
+    """
 
     counters: bytes = b""
     came_from_elsewhere: bool = False
 
 
 def _is_passing(gone: Change, told: _Told) -> bool:
-    """A link that was never really here. Whoever makes a container makes both ends of its veth here
-    and moves one of them away; Docker moves it back here to delete it."""
+    """Returns True for a container's end of a veth, which only passed through our namespace.
+
+    A runtime makes both ends here and moves one away. Docker moves it back to delete it.
+    """
     return told.came_from_elsewhere or (gone.is_moved and not any(gone.counters[: COUNTERS.size]))
 
 

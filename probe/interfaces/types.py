@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
-from probe.netlink.rtnetlink import Interface
+from probe.netlink.rtnetlink import Link
 
 _SYSFS = Path("/sys/class/net")
 _IFF_UP, _IFF_LOWER_UP = 0x1, 0x10000
@@ -46,11 +46,11 @@ _UP, _DOWN = 1, 2
 _VETH_SPEED = 10_000_000_000
 
 
-def if_type(interface: Interface) -> int:
+def if_type(interface: Link) -> int:
     return _KINDS.get(interface.kind) or _TYPES.get(interface.type, _OTHER)
 
 
-def oper_status(interface: Interface) -> int:
+def oper_status(interface: Link) -> int:
     """A driver that tells no state, as that of the loopback, is up when its device is
     (Documentation/networking/operstates.rst)."""
     if interface.state:
@@ -60,7 +60,7 @@ def oper_status(interface: Interface) -> int:
     return _UP if interface.flags & _IFF_LOWER_UP else _STATUS[0]
 
 
-def read_speed(interface: Interface, sysfs: Path = _SYSFS) -> int:
+def read_speed(interface: Link, sysfs: Path = _SYSFS) -> int:
     """Bits a second, 0 when unknown: of hardware what its driver tells, of a veth 10 Gbit/s."""
     if interface.kind:
         return _VETH_SPEED if interface.kind == "veth" else 0

@@ -21,10 +21,10 @@ from probe.flow.record import LOOPBACK, stays_inside
 from probe.flow.rows import Rows
 from probe.interfaces.namespaces import NetworkNamespaces
 from probe.netlink.rtnetlink import (
-    Interface,
+    Link,
     open_route,
     read_addresses,
-    read_interface,
+    read_link,
     read_nsid,
 )
 
@@ -57,7 +57,7 @@ class Namespace:
 
 @dataclass(slots=True)
 class _Veth:
-    interface: Interface
+    interface: Link
     seen_ns: int
     seen_s: float
     behind: Namespace | None = None
@@ -79,13 +79,13 @@ class Kernel:
                     found[pid] = read_nsid(route, pid)
         return found
 
-    def read_interfaces(self, indices: Iterable[int]) -> dict[int, Interface]:
+    def read_links(self, indices: Iterable[int]) -> dict[int, Link]:
         """As they are now, without those that are gone."""
-        found: dict[int, Interface] = {}
+        found: dict[int, Link] = {}
         with contextlib.suppress(OSError), open_route() as route:
             for index in indices:
                 with contextlib.suppress(OSError):
-                    found[index] = read_interface(route, index)
+                    found[index] = read_link(route, index)
         return found
 
     def read_addresses(self, nsids: Iterable[int]) -> dict[str, int]:
@@ -117,12 +117,12 @@ class VethMap:
         self._veths: dict[int, _Veth] = {}
         self._by_inode: dict[int, list[Namespace]] = {}
         #: Who was behind veths that lost their peer and may still be told to be gone.
-        self._former: dict[int, tuple[Interface, Namespace]] = {}
+        self._former: dict[int, tuple[Link, Namespace]] = {}
         self._everything_at = 0.0
         self._retry_at = float("inf")
         self._is_first = True
 
-    def update(self, interfaces: Iterable[Interface]) -> bool:
+    def update(self, interfaces: Iterable[Link]) -> bool:
         """``interfaces``: all of ours, as of now. Whether it is known of more veths than before
         who is behind them."""
         found = {one.index: one for one in interfaces if one.kind == "veth" and one.peer_nsid >= 0}
@@ -149,7 +149,7 @@ class VethMap:
             self._ask_again(veth.behind)
         return veth.behind.container_id
 
-    def release(self, gone: Interface) -> str:
+    def release(self, gone: Link) -> str:
         """Id of the container that was behind an interface which is gone, '' where none was known.
 
         A container's network namespace has lost its id some moments before.
@@ -240,7 +240,7 @@ class VethMap:
         ids = self._kernel.read_nsids(found.values())
         by_nsid = {ids[pid]: (inode, pid) for inode, pid in found.items() if ids.get(pid, -1) >= 0}
         chosen = [veth for veth in waiting if veth.interface.peer_nsid in by_nsid]
-        fresh = self._kernel.read_interfaces(veth.interface.index for veth in chosen)
+        fresh = self._kernel.read_links(veth.interface.index for veth in chosen)
         for veth in chosen:
             inode, pid = by_nsid[veth.interface.peer_nsid]
             again = fresh.get(veth.interface.index)

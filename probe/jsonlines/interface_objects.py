@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from probe.flow.label import names_label
 from probe.flow.owner import ContainerNames, Pod
-from probe.interfaces.table import Link
+from probe.interfaces.interface import Interface
 
 
 def interface_object(
-    link: Link, now_s: float, exporter_address: str, key: str = "KUBE"
+    link: Interface, now_s: float, exporter_address: str, key: str = "KUBE"
 ) -> dict[str, object]:
     """``now_s``: Unix time. LOCAL_CONTAINER is there where a container is behind the interface;
     ``key`` is what its Pod is told under. In is what the container sends. EXPORTER_IPV4_ADDRESS is

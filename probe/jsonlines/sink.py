@@ -22,7 +22,7 @@ from probe.owners.kubernetes import node_name
 from probe.units import octets as in_octets
 
 if TYPE_CHECKING:
-    from probe.interfaces.table import Link
+    from probe.interfaces.interface import Interface
 
 
 class ObjectSink:
@@ -59,7 +59,7 @@ class ObjectSink:
             columns = socket_columns(sockets, now_s)
             self._put(self._lines.sockets(columns), columns)
 
-    def send_interfaces(self, links: Sequence[Link], now_s: float) -> None:
+    def send_interfaces(self, links: Sequence[Interface], now_s: float) -> None:
         found = [interface_object(link, now_s, self._address, self._pod_key) for link in links]
         self._put([self._lines.interface(one) for one in found], {})
 

@@ -86,7 +86,7 @@ class _NsidMessage(nlmsg):  # type: ignore[misc]
 
 
 @dataclass(frozen=True, slots=True)
-class Interface:
+class Link:
     """As IF-MIB has them: ifIndex, ifName, ifAlias (the name where no alias is set).
 
     ``kind``: rtnetlink's, as 'veth' or 'bridge', '' for hardware. ``peer``: the index of the
@@ -120,7 +120,7 @@ class Change:
     that the interface is in, -1 for ours.
     """
 
-    interface: Interface
+    link: Link
     counters: bytes = b""
     is_gone: bool = False
     is_moved: bool = False
@@ -155,7 +155,7 @@ def subscribe() -> socket.socket:
     return events
 
 
-def read_interfaces() -> list[Interface]:
+def read_links() -> list[Link]:
     """Returns the interfaces of our network namespace, by index. Raises OSError."""
     request = _LinkMessage()
     request["attrs"] = [("IFLA_EXT_MASK", _SKIP_STATISTICS)]
@@ -214,7 +214,7 @@ def read_nsid(route: socket.socket, pid: int) -> int:
     return _UNASSIGNED
 
 
-def read_interface(route: socket.socket, index: int, nsid: int = _UNASSIGNED) -> Interface:
+def read_link(route: socket.socket, index: int, nsid: int = _UNASSIGNED) -> Link:
     """Returns one interface as it is now, in our namespace or in the one with that nsid.
 
     Raises OSError where it is gone, or where that namespace may not be looked into.
@@ -298,10 +298,10 @@ class _Attributes:
         return _Attributes({"attrs": []} if slot is None else slot.nla)
 
 
-def _read_link(message: Any, attributes: _Attributes) -> Interface:
+def _read_link(message: Any, attributes: _Attributes) -> Link:
     """Returns what we need of some forty attributes."""
     name, alias = attributes.get_text("IFLA_IFNAME"), attributes.get_text("IFLA_IFALIAS")
-    return Interface(
+    return Link(
         index=message["index"],
         name=name,
         description=alias or name,

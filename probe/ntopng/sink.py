@@ -47,7 +47,7 @@ from probe.ntopng.tlv import TlvEncoder, TlvPayload
 from probe.units import octets
 
 if TYPE_CHECKING:
-    from probe.interfaces.table import Link
+    from probe.interfaces.interface import Interface
 
 #: ntopng forgets a probe that is silent for ten seconds.
 STATUS_S = 3.0
@@ -143,7 +143,7 @@ class ZmqSink:
     def send_sockets(self, sockets: Rows, now_s: float) -> None:
         self._ports.observe(sockets)
 
-    def send_interfaces(self, links: Sequence[Link], now_s: float) -> None:
+    def send_interfaces(self, links: Sequence[Interface], now_s: float) -> None:
         """At most every five seconds, and only to who is there: they are totals.
 
         The last counters of links that are gone are told whenever they come.

@@ -11,17 +11,17 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from probe import __version__
-from probe.interfaces.names import Interface
 from probe.ipfix.elements import ElementTable
 from probe.jsonlines.interface_objects import container_object
 from probe.jsonlines.owner_objects import POD_KEYS
+from probe.netlink.rtnetlink import Link
 from probe.ntopng.tlv import EXPORTER_IPV4_ADDRESS
 from probe.ntopng.tlv_columns import ADDRESSES, NUMBERS
 from probe.ntopng.tlv_items import FLOAT, KINDS
 from probe.ntopng.tlv_owners import OWNER_ITEMS
 
 if TYPE_CHECKING:
-    from probe.interfaces.table import Link
+    from probe.interfaces.interface import Interface
 
 NTOP_PEN = 35632
 #: Elements of ours that say what the extra fields say.
@@ -53,7 +53,7 @@ def probe_object(source_id: int, address: str) -> Object:
     }
 
 
-def counter_object(link: Link, address: str, samples: int) -> Object:
+def counter_object(link: Interface, address: str, samples: int) -> Object:
     """``samples``: another number each time."""
     counted = link.counters
     found: Object = {
@@ -80,7 +80,7 @@ def counter_object(link: Link, address: str, samples: int) -> Object:
     return found
 
 
-def interface_names(address: str, interfaces: Sequence[Interface]) -> Object:
+def interface_names(address: str, interfaces: Sequence[Link]) -> Object:
     return {address: {str(one.index): one.name for one in interfaces}}
 
 

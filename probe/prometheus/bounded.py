@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from operator import attrgetter
 
-from probe.interfaces.table import Counters, Link
+from probe.interfaces.interface import Counters, Interface
 
 _values = attrgetter(*Counters.__slots__)
 _ZERO: tuple[int, ...] = _values(Counters())
 
 
-class BoundedLinks:
+class BoundedInterfaces:
     """An interface that has series of its own keeps them until it is gone; first come,
     first served.
 
@@ -44,7 +44,7 @@ class BoundedLinks:
     def others(self) -> Counters:
         return Counters(*self._others)
 
-    def select(self, links: Sequence[Link]) -> list[Link]:
+    def select(self, links: Sequence[Interface]) -> list[Interface]:
         """Those with series of their own; the rest goes into ``others``."""
         self._own &= {_identity(link) for link in links}
         chosen, rest = [], []
@@ -61,7 +61,7 @@ class BoundedLinks:
         self._leaving = [_values(link.counters) for link in chosen if link.is_gone]
         return chosen
 
-    def _fold(self, rest: Sequence[Link]) -> None:
+    def _fold(self, rest: Sequence[Interface]) -> None:
         now = {_identity(link): _values(link.counters) for link in rest}
         brief = {_identity(link): _ZERO for link in rest if link.is_gone and link.since_s}
         self._others = _sum([self._others, *_increments(now, brief | self._last)])
@@ -80,6 +80,6 @@ def _increments(
         yield tuple(max(0, new - old) for new, old in zip(counters, before, strict=True))
 
 
-def _identity(link: Link) -> tuple[int, float]:
+def _identity(link: Interface) -> tuple[int, float]:
     """``since_s`` moves when an index returns for another device."""
     return link.index, link.since_s

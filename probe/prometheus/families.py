@@ -16,8 +16,8 @@ from prometheus_client.samples import Sample
 
 from probe import __version__
 from probe.flow.owner import Container, ContainerNames
-from probe.interfaces.table import Link
-from probe.prometheus.bounded import BoundedLinks
+from probe.interfaces.interface import Interface
+from probe.prometheus.bounded import BoundedInterfaces
 from probe.prometheus.durations import BOUNDS_S
 from probe.prometheus.snapshot import DestinationFigures, Snapshot
 from probe.prometheus.texts import (
@@ -38,15 +38,15 @@ _MICRO = 1e-6
 Labels = dict[str, str]
 
 
-def families(snapshot: Snapshot, bounded: BoundedLinks) -> Iterator[Metric]:
+def families(snapshot: Snapshot, bounded: BoundedInterfaces) -> Iterator[Metric]:
     """``bounded`` remembers from scrape to scrape which interfaces have series of their own."""
-    yield from _interfaces(snapshot.links, bounded)
+    yield from _interfaces(snapshot.interfaces, bounded)
     yield from _containers(snapshot)
     yield from _destinations(snapshot.destinations)
     yield from _health(snapshot)
 
 
-def _interfaces(links: Sequence[Link], bounded: BoundedLinks) -> Iterator[Metric]:
+def _interfaces(links: Sequence[Interface], bounded: BoundedInterfaces) -> Iterator[Metric]:
     chosen = list({link.name: link for link in bounded.select(links)}.values())
     labelled = [({"interface": text(link.name), **_of_container(link)}, link) for link in chosen]
     others = {"interface": OTHERS.container, **_labels(ContainerLabels())}
@@ -81,7 +81,7 @@ def _interfaces(links: Sequence[Link], bounded: BoundedLinks) -> Iterator[Metric
     )
 
 
-def _details(link: Link) -> Labels:
+def _details(link: Interface) -> Labels:
     return {
         "ifindex": str(link.index),
         "kind": link.kind,
@@ -91,7 +91,7 @@ def _details(link: Link) -> Labels:
     }
 
 
-def _of_container(link: Link) -> Labels:
+def _of_container(link: Interface) -> Labels:
     names = link.names or ContainerNames()
     return _labels(container_labels(Container(link.container_id, name=names.name), names.pod))
 

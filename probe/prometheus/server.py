@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 from probe.errors import ConfigError
-from probe.prometheus.bounded import BoundedLinks
+from probe.prometheus.bounded import BoundedInterfaces
 from probe.prometheus.snapshot import Snapshot
 
 _log = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ class MetricsServer:
         """``limit``: of interfaces; ``take`` is called by ``answer`` only."""
         self._host, self._port = parse_address(address)
         self._take = take
-        self._bounded = BoundedLinks(limit)
+        self._bounded = BoundedInterfaces(limit)
         self._snapshot: Snapshot | None = None
         self._asked, self._wake = socket.socketpair()
         self._answered = threading.Event()

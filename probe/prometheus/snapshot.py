@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from probe.interfaces.table import Link
+from probe.interfaces.interface import Interface
 from probe.prometheus.traffic import ContainerLabels
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class Snapshot:
     """``containers``: values of ``traffic.COLUMNS``; ``losses``: by cause, before a Flow Record;
     ``ticks``, ``tick_delays``: counts of ``durations.BOUNDS_S`` and their sum in seconds."""
 
-    links: Sequence[Link]
+    interfaces: Sequence[Interface]
     containers: Mapping[ContainerLabels, tuple[int, ...]]
     folded_records: int
     collector: str
@@ -56,14 +56,14 @@ class Snapshot:
     notices: Mapping[str, int] = field(default_factory=dict)
 
 
-def take_snapshot(probe: Probe, read_ended: Callable[[], Sequence[Link]]) -> Snapshot:
-    """``read_ended``: links that are gone since the last scrape."""
+def take_snapshot(probe: Probe, read_ended: Callable[[], Sequence[Interface]]) -> Snapshot:
+    """``read_ended``: interfaces that are gone since the last scrape."""
     excluded_packets, excluded_octets = probe.ignored()
     exported = probe.exported
-    links = probe.links.read()
+    interfaces = probe.interface_table.read()
     ended = read_ended()
     return Snapshot(
-        links=[*ended, *links],
+        interfaces=[*ended, *interfaces],
         containers=probe.traffic.sums() if probe.traffic else {},
         folded_records=probe.traffic.folded if probe.traffic else 0,
         collector=type(probe.collector).__name__.removesuffix("Source").lower(),

@@ -17,13 +17,14 @@ from probe.flow.codes import TCP, UDP
 from probe.flow.owner import OwnerTable
 from probe.flow.rows import Rows
 from probe.guard import Guard, Part
-from probe.interfaces.names import Interface, InterfaceList
+from probe.interfaces.names import InterfaceList
+from probe.netlink.rtnetlink import Link
 from probe.run.destinations import open_sink, parse_destination
 from probe.run.outlet import Outlet
 from probe.run.own_traffic import OwnSocket
 
 if TYPE_CHECKING:
-    from probe.interfaces.table import Link
+    from probe.interfaces.interface import Interface
 
 
 class Exporter:
@@ -43,7 +44,7 @@ class Exporter:
         self._guard = guard or Guard()
         self._groups: list[tuple[list[Outlet], ShareGroup | None]] = []
         self._interfaces = interfaces or InterfaceList()
-        self._announced: list[Interface] = []
+        self._announced: list[Link] = []
         self._burst: Burst | None = None
         self.outlets: list[Outlet] = []
         self.sinks: list[Sink] = []
@@ -99,7 +100,7 @@ class Exporter:
         for outlet in self.outlets:
             outlet.send_sockets(sockets, now_s)
 
-    def send_interfaces(self, links: Sequence[Link], now_s: float) -> None:
+    def send_interfaces(self, links: Sequence[Interface], now_s: float) -> None:
         for outlet in self.outlets:
             outlet.send_interfaces(links, now_s)
 

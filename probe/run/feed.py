@@ -13,7 +13,7 @@ from probe.enrich.container_owners import ContainerOwners
 from probe.flow.columns import SOCKET_DTYPE
 from probe.flow.filter import FlowFilter
 from probe.flow.rows import Rows
-from probe.interfaces.table import Link
+from probe.interfaces.interface import Interface
 from probe.owners.users import Users
 
 if TYPE_CHECKING:
@@ -32,10 +32,10 @@ class Feed:
         owners: ContainerOwners,
         users: Users,
         command_lines: bool,
-        read_links: Callable[[], list[Link]],
+        read_links: Callable[[], list[Interface]],
         interface_interval_s: float,
         chosen: FlowFilter | None = None,
-        read_ended: Callable[[], list[Link]] = list,
+        read_ended: Callable[[], list[Interface]] = list,
     ) -> None:
         self._exporter = exporter
         self._owners = owners
@@ -61,7 +61,7 @@ class Feed:
         told = self._chosen.choose(changes, self._owners.nameless(now))
         if len(told):
             self._exporter.send_sockets(told, time.time())
-        links: list[Link] = []
+        links: list[Interface] = []
         if now >= self._links_at:
             self._links_at = now + self._interval_s
             links = self._read_links()
@@ -72,7 +72,7 @@ class Feed:
         if self._sockets is not None:
             self._tell_links([])
 
-    def _tell_links(self, links: list[Link]) -> None:
+    def _tell_links(self, links: list[Interface]) -> None:
         """Those that are gone at once: who is told of them may be about to stop."""
         if told := [*self._read_ended(), *links]:
             self._exporter.send_interfaces(told, time.time())

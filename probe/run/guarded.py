@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 from probe.enrich.container_owners import ContainerOwners
 from probe.flow.owner import ContainerNames
 from probe.guard import Part
+from probe.interfaces.interface import Interface
 from probe.interfaces.names import InterfaceList
-from probe.interfaces.table import Link, LinkTable
+from probe.interfaces.table import InterfaceTable
 from probe.owners.runtime import Runtime
 
 
@@ -50,16 +51,16 @@ class GuardedOwners(ContainerOwners):
         return np.zeros(0, np.int64) if found is None else found
 
 
-class GuardedLinks(LinkTable):
+class GuardedInterfaces(InterfaceTable):
     """Counters of interfaces that stay what they were once reading them has broken."""
 
     def __init__(self, interfaces: InterfaceList, owners: ContainerOwners, part: Part) -> None:
         super().__init__(interfaces, owners.find_names)
         self._part = part
-        self._latest: list[Link] = []
+        self._latest: list[Interface] = []
         self._behind: dict[int, tuple[str, ContainerNames | None, str]] = {}
 
-    def read(self) -> list[Link]:
+    def read(self) -> list[Interface]:
         found = self._part.call(super().read)
         self._latest = self._latest if found is None else found
         return self._latest

@@ -18,7 +18,7 @@ from probe.run.own_traffic import Endpoint
 
 if TYPE_CHECKING:
     from probe.export.transports.statistics import SendStatistics
-    from probe.interfaces.table import Link
+    from probe.interfaces.interface import Interface
 
 _log = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ class Outlet:
         if isinstance(self.sink, EventSink):
             self.do(self.sink.send_sockets, sockets, now_s)
 
-    def send_interfaces(self, links: Sequence[Link], now_s: float) -> None:
+    def send_interfaces(self, links: Sequence[Interface], now_s: float) -> None:
         if isinstance(self.sink, EventSink):
             self.do(self.sink.send_interfaces, links, now_s)
 

@@ -37,7 +37,7 @@ from probe.run.causes import split
 from probe.run.event_feed import EventFeed
 from probe.run.exporter import Exporter
 from probe.run.feed import Feed
-from probe.run.guarded import GuardedLinks, GuardedOwners, GuardedRuntime
+from probe.run.guarded import GuardedInterfaces, GuardedOwners, GuardedRuntime
 from probe.run.heap import keep_freed
 from probe.run.loop import Loop
 from probe.run.own_traffic import OwnTraffic
@@ -92,8 +92,8 @@ class Probe:
         self._closing = contextlib.ExitStack()
         veths = VethMap(self.owners.container_of, read_default_route)
         self.interfaces = InterfaceList(veths, self._container_name, self.owners.find_names)
-        self.links = GuardedLinks(self.interfaces, self.owners, self.links_part)
-        self.interfaces.links = self.links
+        self.interface_table = GuardedInterfaces(self.interfaces, self.owners, self.links_part)
+        self.interfaces.table = self.interface_table
         self.exporter = Exporter(config, self.owners, self, self.interfaces, guard)
         self.exported = Exported()
         self.nat: Nat | None = None
@@ -154,10 +154,10 @@ class Probe:
             self.owners,
             users,
             self.config.privacy.command_lines,
-            self.links.read,
+            self.interface_table.read,
             self.config.interface_interval,
             self.filter,
-            self.links.ended.reader(),
+            self.interface_table.ended.reader(),
         )
         self._at_close("open sockets", self.feed.close)
         self._sweep_at = 0.0
@@ -272,7 +272,7 @@ class Probe:
             "packets_after_end": self.cache.lost_packets,
             "late_packets": self.cache.late_packets - self.cache.lost_packets,
             "flows_evicted": self.cache.evicted,
-            "ended_interfaces_untold": self.links.ended.untold,
+            "ended_interfaces_untold": self.interface_table.ended.untold,
         }
         if self.nat:
             asked = self.nat.statistics
@@ -341,7 +341,7 @@ class Probe:
             self.links_part.call(self.exporter.announce_interfaces)
 
     def _tell_snmp(self, snmp: SnmpAgent) -> None:
-        snmp.tell(self.links.containers())
+        snmp.tell(self.interface_table.containers())
 
     def _at_close(self, name: str, close: Callable[[], object]) -> None:
         self._closing.callback(close_quietly, name, close)
@@ -372,7 +372,7 @@ class Probe:
         from probe.prometheus.server import MetricsServer
 
         self.traffic = ContainerTraffic(self.owners, limit)
-        read_ended = self.links.ended.reader()
+        read_ended = self.interface_table.ended.reader()
         self.metrics = MetricsServer(address, limit, lambda: take_snapshot(self, read_ended))
         self._at_close("Prometheus", self.metrics.close)
         self.metrics.open()

@@ -42,7 +42,7 @@ async def _serve(
     interfaces.refresh()
     attach_gate(source, settings.communities, bool(settings.users))
     view = AgentView(
-        settings, interfaces.links.read, told["pen"], count_refused=lambda: count_refused(source)
+        settings, interfaces.table.read, told["pen"], count_refused=lambda: count_refused(source)
     )
     view.tree()  # interfaces of this moment count as older than the agent
     answering = Answering(view, settings.communities, bool(settings.users))

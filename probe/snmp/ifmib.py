@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from probe.interfaces.table import Link
+from probe.interfaces.interface import Interface
 from probe.snmp.ber import (
     COUNTER32,
     COUNTER64,
@@ -43,7 +43,7 @@ _STACKED_KINDS = frozenset({"vlan", "macvlan", "macvtap", "ipvlan", "ipvtap", "v
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    link: Link
+    link: Interface
     behind: Behind
 
 
@@ -59,7 +59,7 @@ Ticks = Callable[[float], int]
 
 
 def build_columns(
-    links: Sequence[Link], behind: Mapping[int, Behind], ticks: Ticks, changes: Changes
+    links: Sequence[Interface], behind: Mapping[int, Behind], ticks: Ticks, changes: Changes
 ) -> list[Column]:
     """Returns the columns of ``links``, which ascend by index.
 
@@ -84,7 +84,7 @@ def build_columns(
     return columns
 
 
-def find_stack(links: Sequence[Link]) -> list[Oid]:
+def find_stack(links: Sequence[Interface]) -> list[Oid]:
     """Returns the rows (higher, lower) of ifStackTable, ascending.
 
     Bridges are above their ports, VLANs above their devices. 0 is above the highest and below the

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from probe import __version__
-from probe.interfaces.table import Link
+from probe.interfaces.interface import Interface
 from probe.snmp.ber import (
     COUNTER32,
     OBJECT_IDENTIFIER,
@@ -61,7 +61,7 @@ class AgentView:
     def __init__(
         self,
         settings: SnmpSettings,
-        read_links: Callable[[], Sequence[Link]],
+        read_links: Callable[[], Sequence[Interface]],
         pen: int,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
@@ -118,7 +118,7 @@ class AgentView:
         columns = build_columns(links, self._behind, self._ticks_of_row, self._changes)
         return Tree([*self._system(), *columns, *self._snmp()])
 
-    def _is_shown(self, link: Link) -> bool:
+    def _is_shown(self, link: Interface) -> bool:
         return any(
             pattern == "all" or pattern == link.kind or fnmatch.fnmatchcase(link.name, pattern)
             for pattern in self._settings.interfaces
@@ -128,7 +128,7 @@ class AgentView:
         """Returns sysUpTime of a row's change, 0 for rows that are older than the agent."""
         return 0 if time_s <= self._began_s else self.ticks(time_s)
 
-    def _note_changes(self, links: Sequence[Link]) -> None:
+    def _note_changes(self, links: Sequence[Interface]) -> None:
         """Notes changes with the time of their rtnetlink message, not that of a request."""
         rows, stack = {link.index: link.since_s for link in links}, find_stack(links)
         table = self._changes.table if rows == self._rows else self._told_at

@@ -31,7 +31,7 @@ from probe.view.flow_views import View
 from probe.view.terminal import Drawn, Terminal
 
 if TYPE_CHECKING:
-    from probe.interfaces.table import Link
+    from probe.interfaces.interface import Interface
 
 _OF_CONTAINERS = (EventKind.CONTAINER_START, EventKind.CONTAINER_STOP)
 
@@ -55,7 +55,7 @@ class EventView(View):
     def send_sockets(self, sockets: Rows, now_s: float) -> None:
         """SOCKET_DTYPE."""
 
-    def send_interfaces(self, links: Sequence[Link], now_s: float) -> None:
+    def send_interfaces(self, links: Sequence[Interface], now_s: float) -> None:
         """Nobody asked for them."""
 
     def forget(self, owners: list[int]) -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from probe.interfaces.names import Interface, InterfaceList, read_interfaces
+from probe.interfaces.names import InterfaceList
+from probe.netlink.rtnetlink import Link, read_links
 from tests.support.lab.hosts import inside, run
 
 NAME = "sxa"
@@ -36,16 +37,16 @@ def add(name: str, alias: str = "") -> None:
 
 def described() -> dict[str, str]:
     with inside(NAME):
-        return {found.name: found.description for found in read_interfaces()}
+        return {found.name: found.description for found in read_links()}
 
 
 def test_the_hosts_interfaces_are_those_of_ip() -> None:
     shown = json.loads(run("ip", "-j", "link").stdout)
     wanted = [
-        Interface(one["ifindex"], one["ifname"], one.get("ifalias", one["ifname"])) for one in shown
+        Link(one["ifindex"], one["ifname"], one.get("ifalias", one["ifname"])) for one in shown
     ]
-    assert read_interfaces() == sorted(wanted, key=lambda interface: interface.index)
-    assert Interface(1, "lo", "lo") in wanted
+    assert read_links() == sorted(wanted, key=lambda interface: interface.index)
+    assert Link(1, "lo", "lo") in wanted
 
 
 def test_an_alias_is_the_description(namespace: str) -> None:

@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
+from probe.interfaces.interface import Interface
 from probe.interfaces.names import InterfaceList
-from probe.interfaces.table import Link
-from probe.netlink.rtnetlink import open_route, read_interface
+from probe.netlink.rtnetlink import open_route, read_link
 from tests.support.lab.docker import IMAGE, docker_daemon
 from tests.support.lab.hosts import Host, inside, run, two_hosts
 from tests.support.programs import ROOT, Program, wait_until
@@ -46,16 +46,16 @@ def send(here: Host, there: Host, count: int) -> None:
                 sender.sendto(bytes(100), (str(there.four), 9))
 
 
-def read(known: InterfaceList, namespace: str) -> dict[str, Link]:
+def read(known: InterfaceList, namespace: str) -> dict[str, Interface]:
     with inside(namespace):
-        return {link.name: link for link in known.links.read()}
+        return {link.name: link for link in known.table.read()}
 
 
 def shown(namespace: str) -> dict[str, dict[str, Any]]:
     return {one["ifname"]: one for one in json.loads(ip(namespace, "-s", "-d", "-j", "link"))}
 
 
-def assert_equal(link: Link, one: dict[str, Any]) -> None:
+def assert_equal(link: Interface, one: dict[str, Any]) -> None:
     got, sent, counters = one["stats64"]["rx"], one["stats64"]["tx"], link.counters
     assert (counters.in_octets, counters.in_packets) == (got["bytes"], got["packets"])
     assert (counters.in_errors, counters.in_multicast) == (got["errors"], got["multicast"])
@@ -92,7 +92,7 @@ def test_everything_is_as_ip_shows_it(pair: tuple[Host, Host]) -> None:
         known.close()
 
 
-def _agreeing(known: InterfaceList, namespace: str) -> dict[str, Link]:
+def _agreeing(known: InterfaceList, namespace: str) -> dict[str, Interface]:
     """What ``ip`` showed both before and after: a neighbour's packet may come at any time."""
     for _ in range(50):
         before = shown(namespace)
@@ -123,9 +123,9 @@ def test_the_name_inside_is_found_without_entering(pair: tuple[Host, Host]) -> N
         assert (down.is_admin_up, down.oper_status) == (False, 2)
         assert down.changed_s > link.since_s == down.since_s
         with inside(here.name), open_route() as route:
-            assert read_interface(route, link.peer, link.peer_nsid).name == "inner0"
+            assert read_link(route, link.peer, link.peer_nsid).name == "inner0"
             with pytest.raises(OSError, match="Invalid argument"):
-                read_interface(route, link.peer, 4711)
+                read_link(route, link.peer, 4711)
     finally:
         known.close()
 
@@ -199,7 +199,7 @@ def test_a_veth_that_lives_between_two_readings_is_told_once(
     known = InterfaceList()
     try:
         refresh(known, here.name)
-        ended, other = known.links.ended.reader(), known.links.ended.reader()
+        ended, other = known.table.ended.reader(), known.table.ended.reader()
         for number in range(5):
             brief_pair(here, there, f"brief{number}", "index", "77")
             frames(there.name, "eth9", 10 + number)
@@ -232,7 +232,7 @@ def test_the_last_counters_are_no_lower_than_those_told_before(pair: tuple[Host,
     known = InterfaceList()
     try:
         refresh(known, here.name)
-        ended = known.links.ended.reader()
+        ended = known.table.ended.reader()
         brief_pair(here, there, "before")
         frames(there.name, "eth9", 30)
         told = read(known, here.name)["before"]
@@ -257,7 +257,7 @@ def test_a_link_that_moves_away_is_told_and_one_in_passing_is_not(pair: tuple[Ho
     known = InterfaceList()
     try:
         refresh(known, here.name)
-        ended = known.links.ended.reader()
+        ended = known.table.ended.reader()
         ip(here.name, "link", "add", "docked", "type", "veth", "peer", "name", "inner")
         ip(here.name, "link", "set", "inner", "netns", there.name)
         ip(here.name, "link", "set", "docked", "up")

@@ -22,7 +22,7 @@ from probe.flow.codes import EventKind
 from probe.flow.columns import EVENT_DTYPE, SOCKET_DTYPE
 from probe.flow.filter import Choice
 from probe.flow.owner import Container, ContainerNames, Owner, OwnerTable, Pod, Process
-from probe.interfaces.table import Link
+from probe.interfaces.interface import Interface
 from probe.ipfix.decode import Decoded, Record
 from probe.printable import printable
 from probe.view import event_views, flow_views, groups
@@ -133,16 +133,16 @@ def test_listening(one: Owner) -> None:
 
 
 LINKS = [
-    Link(1, NASTY),
-    Link(2, "veth1", inner_name=NASTY, container_id=NASTY),
-    Link(3, "veth2", inner_name="eth0", container_id="a", names=ContainerNames(NASTY)),
-    Link(4, "dummy0", alias=NASTY),
+    Interface(1, NASTY),
+    Interface(2, "veth1", inner_name=NASTY, container_id=NASTY),
+    Interface(3, "veth2", inner_name="eth0", container_id="a", names=ContainerNames(NASTY)),
+    Interface(4, "dummy0", alias=NASTY),
 ]
 
 
 @pytest.mark.parametrize("link", LINKS)
 @pytest.mark.parametrize("as_json", [False, True])
-def test_interfaces(link: Link, as_json: bool) -> None:
+def test_interfaces(link: Interface, as_json: bool) -> None:
     stream = io.StringIO()
     lines = interfaces._JsonLines(stream) if as_json else interfaces._Lines(stream)
     lines.show([link], {})

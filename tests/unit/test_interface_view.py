@@ -7,9 +7,9 @@ from dataclasses import replace
 
 from probe.commands.interfaces import COLUMNS, Rates, _Lines, _rate, cells
 from probe.flow.owner import ContainerNames, Pod
-from probe.interfaces.table import Counters, Link
+from probe.interfaces.interface import Counters, Interface
 
-WEB = Link(
+WEB = Interface(
     7, "veth7", inner_name="eth0", container_id="c" * 64, oper_status=1,
     names=ContainerNames("web", pod=Pod("shop-1", "shop")),
     counters=Counters(in_octets=1000, in_packets=10, out_octets=2000, out_packets=20),
@@ -32,7 +32,7 @@ def test_a_row() -> None:
         "state": "up", "in bit/s": "1M", "in p/s": "1.5", "out bit/s": "0", "out p/s": "0",
         "in": "1 kB", "out": "2 kB",
     }  # fmt: skip
-    alone = Link(1, "lo", alias="loop", container_id="")
+    alone = Interface(1, "lo", alias="loop", container_id="")
     assert cells(alone, None)[2:7] == ("", "loop", "unknown", "", "")
     assert cells(replace(WEB, names=None), None)[3] == "c" * 12
 
@@ -45,7 +45,7 @@ def test_numbers_of_three_digits() -> None:
 
 def test_columns_of_text_are_aligned() -> None:
     out = io.StringIO()
-    _Lines(out).show([WEB, Link(1234, "lo")], {})
+    _Lines(out).show([WEB, Interface(1234, "lo")], {})
     lines = out.getvalue().splitlines()
     assert [
         line.index(word) for line, word in zip(lines, ("interface", "veth7", "lo"), strict=True)

@@ -26,7 +26,7 @@ from probe.export.local import LocalSink
 from probe.flow.owner import ContainerNames
 from probe.flow.rows import Rows
 from probe.guard import Guard
-from probe.interfaces.table import LinkTable
+from probe.interfaces.table import InterfaceTable
 from probe.owners.kubernetes.tenures import RemoteNames
 from probe.owners.runtime import KnownContainers
 from probe.run.loop import Loop
@@ -267,7 +267,7 @@ def _break_interfaces(run: Run) -> None:
 
 
 def _break_link_counters(run: Run) -> None:
-    run.patch.setattr(LinkTable, "read", broken)
+    run.patch.setattr(InterfaceTable, "read", broken)
     run.probe.feed._links_at = 0.0
 
 

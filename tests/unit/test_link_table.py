@@ -13,18 +13,18 @@ import pytest
 
 from probe.flow.owner import ContainerNames, Pod
 from probe.interfaces import names, table
-from probe.interfaces.ended import EndedLinks
-from probe.interfaces.history import LinkHistory, is_same
+from probe.interfaces.ended import EndedInterfaces
+from probe.interfaces.history import InterfaceHistory, is_same
+from probe.interfaces.interface import Counters, Interface
 from probe.interfaces.names import InterfaceList
-from probe.interfaces.table import Counters, Link
 from probe.interfaces.types import if_type, oper_status, read_speed
 from probe.jsonlines.interface_objects import interface_object
 from probe.netlink import link_statistics as counters
 from probe.netlink import wire
 from probe.netlink.link_statistics import COUNTERS, highest, of_other_end
-from probe.netlink.rtnetlink import Interface
+from probe.netlink.rtnetlink import Link
 
-VETH = Interface(7, "veth7", "veth7", kind="veth", peer=2, peer_nsid=0, flags=0x11043, state=6,
+VETH = Link(7, "veth7", "veth7", kind="veth", peer=2, peer_nsid=0, flags=0x11043, state=6,
                  mtu=1400, address=b"\2\0\0\0\0\7")  # fmt: skip
 
 
@@ -36,7 +36,7 @@ def octets(*values: int, missed: int = 0) -> bytes:
 
 @dataclass
 class Kernel:
-    interfaces: list[Interface]
+    interfaces: list[Link]
     counters: dict[int, bytes]
 
 
@@ -69,10 +69,10 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
             raise
 
     monkeypatch.setattr(names, "subscribe", Events)
-    monkeypatch.setattr(names, "read_interfaces", lambda: list(found.interfaces))
+    monkeypatch.setattr(names, "read_links", lambda: list(found.interfaces))
     monkeypatch.setattr(names, "receive_changes", receive)
     monkeypatch.setattr(table, "read_counters", lambda: dict(found.counters))
-    monkeypatch.setattr(table, "read_interface", lambda *_: Interface(2, "eth0", "eth0"))
+    monkeypatch.setattr(table, "read_link", lambda *_: Link(2, "eth0", "eth0"))
     return found
 
 
@@ -89,50 +89,50 @@ class Veths:
 def test_a_link_has_all_of_it(kernel: Kernel) -> None:
     web = ContainerNames("web", pod=Pod("shop-1", "shop"))
     known = InterfaceList(Veths(), find_names={"abc123": web}.get)  # type: ignore[arg-type]
-    (link,) = known.links.read()
-    assert replace(link, changed_s=0.0, since_s=0.0) == Link(
+    (link,) = known.table.read()
+    assert replace(link, changed_s=0.0, since_s=0.0) == Interface(
         7, "veth7", "", "veth", 6, 1400, 10_000_000_000, b"\2\0\0\0\0\7", True, 1, False, 2, 0, 0,
         "eth0", "abc123", web, counters=Counters(300, 1, 9, 5, 17, 400, 2, 6, 8),
     )  # fmt: skip
-    assert known.links.read() == [link]
+    assert known.table.read() == [link]
 
 
 def test_what_did_not_change_is_the_same_object(kernel: Kernel) -> None:
     known = InterfaceList()
-    (before,) = known.links.read()
-    assert known.links.read()[0] is before
+    (before,) = known.table.read()
+    assert known.table.read()[0] is before
     kernel.counters[7] = octets(2)
-    (after,) = known.links.read()
+    (after,) = known.table.read()
     assert (after.counters.in_packets, after.since_s) == (2, before.since_s)
 
 
 def test_an_index_that_returns_for_another_device(kernel: Kernel) -> None:
     known = InterfaceList()
-    (before,) = known.links.read()
+    (before,) = known.table.read()
     kernel.interfaces = [replace(VETH, name="veth9", address=b"\2\0\0\0\0\x09")]
-    (after,) = known.links.read()
+    (after,) = known.table.read()
     assert after.since_s > before.since_s
     assert after.changed_s == after.since_s
 
 
 def test_a_status_that_changes_and_a_name_that_does(kernel: Kernel) -> None:
     known = InterfaceList()
-    (before,) = known.links.read()
+    (before,) = known.table.read()
     kernel.interfaces = [replace(VETH, name="uno")]
-    (renamed,) = known.links.read()
+    (renamed,) = known.table.read()
     assert (renamed.name, renamed.changed_s) == ("uno", before.changed_s)
     kernel.interfaces = [replace(VETH, name="uno", state=2)]
-    (down,) = known.links.read()
+    (down,) = known.table.read()
     assert down.oper_status == 2
     assert down.changed_s > before.changed_s == down.since_s
 
 
 def test_who_is_gone_has_no_row(kernel: Kernel) -> None:
     known = InterfaceList()
-    kernel.interfaces = [VETH, Interface(8, "new", "new")]
-    assert [link.index for link in known.links.read()] == [7], "it came after the counters"
+    kernel.interfaces = [VETH, Link(8, "new", "new")]
+    assert [link.index for link in known.table.read()] == [7], "it came after the counters"
     kernel.interfaces = []
-    assert known.links.read() == []
+    assert known.table.read() == []
     assert known.history.since_s(7) == 0
 
 
@@ -145,14 +145,14 @@ def test_a_kernel_that_does_not_answer_is_warned_of_once(
     known = InterfaceList()
     with monkeypatch.context() as patch:
         patch.setattr(table, "read_counters", refuse)
-        assert [known.links.read(), known.links.read()] == [[], []]
+        assert [known.table.read(), known.table.read()] == [[], []]
     assert len(caplog.records) == 1
-    assert len(known.links.read()) == 1
+    assert len(known.table.read()) == 1
 
 
 def test_an_interface_that_is_gone_and_back_begins_anew() -> None:
     now = iter((10.0, 20.0))
-    history = LinkHistory(lambda: next(now))
+    history = InterfaceHistory(lambda: next(now))
     history.note(None, VETH)
     history.note(None, VETH)
     assert history.since_s(7) == 20.0
@@ -173,7 +173,7 @@ def test_which_devices_may_be_the_same() -> None:
      ("sit", 776, 131), ("wireguard", 65534, 131), ("", 4711, 1), ("bond", 1, 161)],
 )  # fmt: skip
 def test_types(kind: str, hardware: int, wanted: int) -> None:
-    assert if_type(Interface(1, "x", "x", kind, type=hardware)) == wanted
+    assert if_type(Link(1, "x", "x", kind, type=hardware)) == wanted
 
 
 @pytest.mark.parametrize(
@@ -190,12 +190,12 @@ def test_speed_is_that_of_the_same_device(tmp_path: Path) -> None:
     device.mkdir()
     (device / "ifindex").write_text("3\n")
     (device / "speed").write_text("2500\n")
-    assert read_speed(Interface(3, "eth0", "eth0"), tmp_path) == 2_500_000_000
-    assert read_speed(Interface(4, "eth0", "eth0"), tmp_path) == 0, "another namespace's"
+    assert read_speed(Link(3, "eth0", "eth0"), tmp_path) == 2_500_000_000
+    assert read_speed(Link(4, "eth0", "eth0"), tmp_path) == 0, "another namespace's"
     (device / "speed").write_text("-1\n")
-    assert read_speed(Interface(3, "eth0", "eth0"), tmp_path) == 0
-    assert read_speed(Interface(3, "eth9", "eth9"), tmp_path) == 0
-    assert read_speed(Interface(3, "eth0", "eth0", "bridge"), tmp_path) == 0
+    assert read_speed(Link(3, "eth0", "eth0"), tmp_path) == 0
+    assert read_speed(Link(3, "eth9", "eth9"), tmp_path) == 0
+    assert read_speed(Link(3, "eth0", "eth0", "bridge"), tmp_path) == 0
 
 
 def reply(datagram: bytes) -> wire.Reply:
@@ -224,7 +224,7 @@ def test_an_answer_of_the_kernel_with_a_filler_before_the_counters() -> None:
 def test_the_object_of_the_talk() -> None:
     counted = Counters(1, 2, 3, 4, 5, 6, 7, 8, 9)
     web = ContainerNames("web", pod=Pod("shop-1", "shop"))
-    link = Link(7, "veth7", container_id="abc123" * 8, names=web, counters=counted)
+    link = Interface(7, "veth7", container_id="abc123" * 8, names=web, counters=counted)
     assert interface_object(link, 1.5, "192.0.2.7") == {
         "timestamp": "1.500000", "ifName": "veth7", "ifIndex": 7,
         "LOCAL_CONTAINER": {"KUBE": {"NAME": "web", "POD": "shop-1", "NS": "shop"}},
@@ -237,24 +237,24 @@ def test_the_object_of_the_talk() -> None:
 
 
 def test_a_link_that_is_gone_says_so_as_of_its_end() -> None:
-    link = Link(7, "veth7", changed_s=3.25, is_gone=True)
+    link = Interface(7, "veth7", changed_s=3.25, is_gone=True)
     found = interface_object(link, 9.5, "")
     assert (found["timestamp"], found["ifOperStatus"]) == ("3.250000", "notPresent")
 
 
 def test_ended_links_are_kept_for_those_who_read() -> None:
     names: dict[str, ContainerNames] = {}
-    ended = EndedLinks(names.get)
-    ended.add(Link(1, "unread"))
+    ended = EndedInterfaces(names.get)
+    ended.add(Interface(1, "unread"))
     read = ended.reader()
     assert read() == []
-    ended.add(Link(2, "veth2", container_id="abc"))
+    ended.add(Interface(2, "veth2", container_id="abc"))
     names["abc"] = ContainerNames("web")  # it came late
     late = ended.reader()
     assert [(one.name, one.names) for one in read()] == [("veth2", ContainerNames("web"))]
     assert read() == late() == []
     for index in range(5000):
-        ended.add(Link(index, f"veth{index}"))
+        ended.add(Interface(index, f"veth{index}"))
     found = read()
     assert len(found) == 4096
     assert found[-1].index == 4999
@@ -272,9 +272,9 @@ def test_of_two_counters_the_higher_counts() -> None:
 
 
 def test_containers_without_a_pod_and_without_a_name() -> None:
-    link = Link(7, "veth7", container_id="abc123" * 8, names=ContainerNames("web"))
+    link = Interface(7, "veth7", container_id="abc123" * 8, names=ContainerNames("web"))
     found = interface_object(link, 0, "")
     assert found["LOCAL_CONTAINER"] == {"DOCKER": {"NAME": "web"}}
     found = interface_object(replace(link, names=None), 0, "")
     assert found["LOCAL_CONTAINER"] == {"DOCKER": {"NAME": "abc123abc123"}}
-    assert "LOCAL_CONTAINER" not in interface_object(Link(1, "lo"), 0, "")
+    assert "LOCAL_CONTAINER" not in interface_object(Interface(1, "lo"), 0, "")

@@ -15,7 +15,7 @@ from probe.flow.codes import EventKind
 from probe.flow.columns import EVENT_DTYPE, RECORD_DTYPE, SOCKET_DTYPE
 from probe.flow.owner import Container, ContainerNames, Node, Owner, OwnerTable, Pod, Process
 from probe.flow.rows import Rows
-from probe.interfaces.table import Counters, Link
+from probe.interfaces.interface import Counters, Interface
 from probe.jsonlines.agent_objects import AgentLines
 from probe.jsonlines.ecs import EcsLines
 from probe.jsonlines.interface_objects import interface_object
@@ -235,9 +235,9 @@ def interfaces(lines: ObjectLines) -> list[str]:
     counters = Counters(in_octets=5, out_packets=6, in_discards=7)
     names = ContainerNames("web", pod=Pod("web-1", "shop"))
     links = [
-        Link(2, "eth0", counters=counters),
-        Link(7, "veth1", container_id="ab" * 32, names=ContainerNames("db")),
-        Link(8, "veth2", container_id="cd" * 32, names=names),
+        Interface(2, "eth0", counters=counters),
+        Interface(7, "veth1", container_id="ab" * 32, names=ContainerNames("db")),
+        Interface(8, "veth2", container_id="cd" * 32, names=names),
     ]
     return [lines.interface(interface_object(link, NOW_S, "192.0.2.1")) for link in links]
 

@@ -25,9 +25,9 @@ from probe.errors import ConfigError
 from probe.export.transports.statistics import SendStatistics
 from probe.flow.codes import EndReason
 from probe.flow.owner import Container, ContainerNames, Owner, OwnerTable, Pod, Process
-from probe.interfaces.table import Counters, Link
+from probe.interfaces.interface import Counters, Interface
 from probe.prometheus import server as server_module
-from probe.prometheus.bounded import BoundedLinks
+from probe.prometheus.bounded import BoundedInterfaces
 from probe.prometheus.durations import BOUNDS_S, Durations
 from probe.prometheus.families import families
 from probe.prometheus.server import MetricsServer, parse_address
@@ -38,11 +38,11 @@ from tests.support.records import flow_records
 DASHBOARD = Path(__file__).resolve().parents[2] / "deploy" / "grafana" / "sockflow.json"
 WEB = ContainerLabels("web", "shop-1", "shop")
 LINKS = [
-    Link(1, "lo", oper_status=1, counters=Counters(in_octets=2**63)),
-    Link(7, "veth7", inner_name="eth0", container_id="c" * 64,
+    Interface(1, "lo", oper_status=1, counters=Counters(in_octets=2**63)),
+    Interface(7, "veth7", inner_name="eth0", container_id="c" * 64,
          names=ContainerNames("web", pod=Pod("shop-1", "shop")),
          counters=Counters(1, 2, 3, 4, 5, 6, 7, 8, 9)),
-    Link(8, 'odd"\\\n\ud800', alias='a "b"', container_id="d" * 64),
+    Interface(8, 'odd"\\\n\ud800', alias='a "b"', container_id="d" * 64),
 ]  # fmt: skip
 DESTINATION = DestinationFigures("ipfix://192.0.2.7:4739", 1, 2, 3, 4, 5, 6, 7, True)
 SNAPSHOT = Snapshot(
@@ -56,7 +56,7 @@ Series = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
 class Scraped:
     def __init__(self, snapshot: Snapshot, limit: int = 100) -> None:
-        self.snapshot, self.bounded = snapshot, BoundedLinks(limit)
+        self.snapshot, self.bounded = snapshot, BoundedInterfaces(limit)
         self.registry = CollectorRegistry()
         self.registry.register(self)
 
@@ -147,7 +147,7 @@ def test_openmetrics_accepts_it_too() -> None:
 
 
 def test_every_metric_has_a_help_that_says_something() -> None:
-    for family in families(SNAPSHOT, BoundedLinks(9)):
+    for family in families(SNAPSHOT, BoundedInterfaces(9)):
         assert family.name.startswith("sockflow_")
         assert len(family.documentation) > 7
         if "_receive_bytes" in family.name:
@@ -171,12 +171,12 @@ def test_the_dashboard_asks_for_metrics_that_there_are() -> None:
 
 
 # -- bounds ---------------------------------------------------------------------------------------
-def link(index: int, octets: int, since_s: float = 0.0) -> Link:
-    return Link(index, f"v{index}", since_s=since_s, counters=Counters(in_octets=octets))
+def link(index: int, octets: int, since_s: float = 0.0) -> Interface:
+    return Interface(index, f"v{index}", since_s=since_s, counters=Counters(in_octets=octets))
 
 
 def test_interfaces_beyond_the_limit_are_one_series_that_never_falls() -> None:
-    bounded = BoundedLinks(2)
+    bounded = BoundedInterfaces(2)
     assert bounded.select([link(1, 5), link(2, 5), link(3, 50), link(4, 60)])[1:] == [link(2, 5)]
     assert (bounded.folded, bounded.others.in_octets) == (2, 0)
     bounded.select([link(1, 5), link(2, 5), link(3, 53), link(4, 67)])
@@ -188,19 +188,19 @@ def test_interfaces_beyond_the_limit_are_one_series_that_never_falls() -> None:
 
 
 def test_an_index_that_returns_for_another_device_is_not_the_old_one() -> None:
-    bounded = BoundedLinks(0)
+    bounded = BoundedInterfaces(0)
     bounded.select([link(3, 50)])
     bounded.select([link(3, 70, since_s=9.0)])
     bounded.select([link(3, 71, since_s=9.0)])
     assert bounded.others.in_octets == 1
 
 
-def gone(index: int, octets: int) -> Link:
+def gone(index: int, octets: int) -> Interface:
     return replace(link(index, octets, since_s=5.0), is_gone=True)
 
 
 def test_a_link_that_is_gone_is_shown_once_more_and_then_summed_up() -> None:
-    bounded = BoundedLinks(9)
+    bounded = BoundedInterfaces(9)
     assert bounded.select([link(1, 5)]) == [link(1, 5)]
     assert bounded.select([gone(1, 8), gone(2, 70)]) == [gone(1, 8), gone(2, 70)]
     assert (bounded.ended.in_octets, bounded.ended_links) == (0, 0), "they are shown by themselves"
@@ -211,7 +211,7 @@ def test_a_link_that_is_gone_is_shown_once_more_and_then_summed_up() -> None:
 
 
 def test_a_link_that_came_and_went_between_scrapes_is_among_the_others() -> None:
-    bounded = BoundedLinks(0)
+    bounded = BoundedInterfaces(0)
     bounded.select([link(1, 5)])
     bounded.select([link(1, 6), gone(2, 70)])
     assert (bounded.folded, bounded.others.in_octets) == (1, 71)
@@ -223,7 +223,7 @@ def test_folded_interfaces_are_counted_and_shown() -> None:
     scraped = Scraped(SNAPSHOT, limit=1)
     scraped.series()
     more = [replace(one, counters=Counters(10**6)) for one in LINKS[1:]]
-    scraped.snapshot = replace(SNAPSHOT, links=[LINKS[0], *more])
+    scraped.snapshot = replace(SNAPSHOT, interfaces=[LINKS[0], *more])
     series = scraped.series()
     assert one(series, "sockflow_interfaces_folded") == 2
     folded = one(series, "sockflow_interface_receive_bytes_total", interface=OTHERS.container)

@@ -19,7 +19,7 @@ from probe.flow.columns import EVENT_DTYPE, SOCKET_DTYPE
 from probe.flow.filter import FlowFilter, parse_rule
 from probe.flow.owner import Container, ContainerNames, Owner, Process
 from probe.flow.rows import Rows
-from probe.interfaces.table import Link
+from probe.interfaces.interface import Interface
 from probe.owners.runtime import KnownContainers
 from probe.owners.users import UserNames
 from probe.run.exporter import Exporter
@@ -52,7 +52,7 @@ def test_streams_get_flows_and_sinks_of_events_get_all(tmp_path: Path) -> None:
     sockets["ip_version"] = 6
     exporter.send_events(events, NOW_S)
     exporter.send_sockets(sockets, NOW_S)
-    exporter.send_interfaces([Link(1, "lo")], NOW_S)
+    exporter.send_interfaces([Interface(1, "lo")], NOW_S)
     drain(exporter)
     exporter.close()
     found = [check_line(line) for line in path.read_text().splitlines()]
@@ -114,7 +114,7 @@ def test_the_feed_tells_of_interfaces_in_its_interval(tmp_path: Path) -> None:
     owners = ContainerOwners()
     exporter = Exporter(RunConfig(), owners, Metering())
     exporter.open([f"json://{path}"])
-    feed = Feed(exporter, owners, UserNames(), False, lambda: [Link(1, "lo")], 60.0)
+    feed = Feed(exporter, owners, UserNames(), False, lambda: [Interface(1, "lo")], 60.0)
     for now in (1000.0, 1030.0, 1061.0):
         feed.tick(now)
     drain(exporter)

@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from probe.interfaces.table import Link
+from probe.interfaces.interface import Interface
 from probe.snmp.answering import Answering
 from probe.snmp.ber import (
     NULL,
@@ -136,11 +136,11 @@ def test_what_is_not_whole_does_not_reach_pysnmp(datagram: bytes, reason: str) -
 
 def test_changes_are_of_when_the_kernel_told_of_them() -> None:
     """Not of when somebody asked for the first time since."""
-    links: list[Link] = []
+    links: list[Interface] = []
     now = 50.0
     view = AgentView(SnmpSettings(), lambda: links, 1, lambda: now, lambda: now)
     assert _table_change(view) == encode_integer(0, TIME_TICKS)
-    links.append(Link(4, "veth4"))
+    links.append(Interface(4, "veth4"))
     now = 57.0
     view.invalidate()
     now = 99.0

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from probe.interfaces.table import Counters, Link
+from probe.interfaces.interface import Counters, Interface
 from probe.snmp.ber import SEQUENCE, Oid, Reader, decode_oid, encode, encode_integer
 from probe.snmp.ifmib import IF_ENTRY, IF_X_ENTRY, Changes, build_columns, find_stack
 from probe.snmp.message import GET, GET_BULK, GET_NEXT, SET, V1, V2C, Request
@@ -153,15 +153,15 @@ def test_nothing_can_be_written() -> None:
 
 
 LINKS = [
-    Link(1, "lo", type=24, mtu=65536, is_admin_up=True, oper_status=1,
+    Interface(1, "lo", type=24, mtu=65536, is_admin_up=True, oper_status=1,
          address=bytes(6)),
-    Link(3, "br0", kind="bridge", type=209),
-    Link(7, "veth7", kind="veth", type=6, speed=10_000_000_000, master=3, peer=2, peer_nsid=0,
+    Interface(3, "br0", kind="bridge", type=209),
+    Interface(7, "veth7", kind="veth", type=6, speed=10_000_000_000, master=3, peer=2, peer_nsid=0,
          address=bytes(range(6)), since_s=50.0, changed_s=60.0,
          counters=Counters(2**33 + 5, 2**32 + 9, 4, 1, 2, 2**34 + 6, 8, 3, 4)),
-    Link(9, "eth0", type=6, speed=1_000_000_000, is_promiscuous=True, alias="uplink"),
-    Link(12, "eth0.5", kind="vlan", type=135, peer=9),
-    Link(13, "sit0", kind="sit", type=131, address=bytes((192, 0, 2, 1))),
+    Interface(9, "eth0", type=6, speed=1_000_000_000, is_promiscuous=True, alias="uplink"),
+    Interface(12, "eth0.5", kind="vlan", type=135, peer=9),
+    Interface(13, "sit0", kind="sit", type=131, address=bytes((192, 0, 2, 1))),
 ]  # fmt: skip
 
 

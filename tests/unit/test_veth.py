@@ -11,7 +11,7 @@ from probe.flow.columns import RECORD_DTYPE
 from probe.flow.rows import Rows
 from probe.interfaces.namespaces import NetworkNamespaces
 from probe.interfaces.veth import Kernel, VethMap
-from probe.netlink.rtnetlink import Interface
+from probe.netlink.rtnetlink import Link
 
 SECOND = 1_000_000_000
 
@@ -26,9 +26,9 @@ class Host(NetworkNamespaces):
         self.containers: dict[int, str] = {}
         self.routes: dict[int, int] = {}
         self.now_ns = 0
-        self.told: dict[int, Interface] = {}
+        self.told: dict[int, Link] = {}
         self.addresses: dict[int, str] = {}  # by nsid
-        self.now: dict[int, Interface] = {}  # where it is another one than we were told
+        self.now: dict[int, Link] = {}  # where it is another one than we were told
 
     def map(self) -> VethMap:
         return VethMap(
@@ -42,7 +42,7 @@ class Host(NetworkNamespaces):
     def is_in(self, pid: int, inode: int) -> bool:
         return self.processes.get(inode) == pid
 
-    def update(self, veths: VethMap, interfaces: list[Interface]) -> bool:
+    def update(self, veths: VethMap, interfaces: list[Link]) -> bool:
         self.told = {interface.index: interface for interface in interfaces}
         return veths.update(interfaces)
 
@@ -60,15 +60,15 @@ class Rtnetlink(Kernel):
     def read_nsids(self, pids: Iterable[int]) -> dict[int, int]:
         return {pid: self.host.ids[pid] for pid in pids if pid in self.host.ids}
 
-    def read_interfaces(self, indices: Iterable[int]) -> dict[int, Interface]:
+    def read_links(self, indices: Iterable[int]) -> dict[int, Link]:
         return {index: self.host.now.get(index, self.host.told[index]) for index in indices}
 
     def read_addresses(self, nsids: Iterable[int]) -> dict[str, int]:
         return {self.host.addresses[nsid]: nsid for nsid in nsids if nsid in self.host.addresses}
 
 
-def veth(index: int, peer: int, nsid: int) -> Interface:
-    return Interface(index, f"veth{index}", f"veth{index}", "veth", peer, nsid)
+def veth(index: int, peer: int, nsid: int) -> Link:
+    return Link(index, f"veth{index}", f"veth{index}", "veth", peer, nsid)
 
 
 def record(source: tuple[int, int], destination: tuple[int, int], at_s: float = 5) -> Rows:
@@ -97,7 +97,7 @@ def test_containers_behind_veths() -> None:
     veths = host.map()
     assert host.update(veths, [
         veth(11, 2, 0), veth(12, 2, 1), veth(13, 2, 5), veth(14, 15, -1),
-        Interface(16, "vlan", "", "macvlan", 2, 1),
+        Link(16, "vlan", "", "macvlan", 2, 1),
     ])  # fmt: skip
     assert [veths.container_id(index) for index in (11, 12, 13, 14, 16, 99)] == [
         "aa", "bb", "", "", "", "",

@@ -12,18 +12,18 @@ import sys
 import pytest
 
 from probe.netlink import wire
-from probe.netlink.rtnetlink import open_route, read_interface, read_interfaces, read_nsid
+from probe.netlink.rtnetlink import open_route, read_link, read_links, read_nsid
 
 _WHAT_IS_LOADED = """
 import json, sys
-from probe.netlink.rtnetlink import read_interfaces
-assert read_interfaces()
+from probe.netlink.rtnetlink import read_links
+assert read_links()
 ours = [name for name in sys.modules if name.split(".")[0] in ("pyroute2", "asyncio")]
 from pyroute2 import IPRoute
 import pyroute2.netlink.rtnl
 with IPRoute() as route:
     theirs = {one["index"]: one.get_attr("IFLA_IFNAME") for one in route.get_links()}
-print(json.dumps([ours, theirs == {one.index: one.name for one in read_interfaces()}]))
+print(json.dumps([ours, theirs == {one.index: one.name for one in read_links()}]))
 """
 
 
@@ -47,10 +47,10 @@ def test_the_kernel_says_what_it_dislikes() -> None:
 def test_what_is_not_there() -> None:
     with open_route() as route:
         with pytest.raises(OSError, match="No such device"):
-            read_interface(route, 2**30)
+            read_link(route, 2**30)
         with pytest.raises(ProcessLookupError):
             read_nsid(route, 2**30)
-        assert read_interface(route, 1) == read_interfaces()[0], "the socket still works"
+        assert read_link(route, 1) == read_links()[0], "the socket still works"
 
 
 @pytest.mark.parametrize("size", [0, 3, 15, 200, 2**32 - 1])

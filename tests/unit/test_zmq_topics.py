@@ -9,8 +9,8 @@ import numpy as np
 
 from probe.flow.columns import EVENT_DTYPE, SOCKET_DTYPE
 from probe.flow.owner import ContainerNames, Pod
+from probe.interfaces.interface import Counters, Interface
 from probe.interfaces.names import InterfaceList
-from probe.interfaces.table import Counters, Link
 from tests.support.ntopng.lab import Listen, Open, connected, pump
 from tests.support.records import NOW_S, flow_records
 
@@ -48,9 +48,9 @@ def test_the_status_comes_again_before_ntopng_forgets(open_: Open, listen: Liste
     reader.read_until(lambda: reader.seen["event"] >= 10)
 
 
-def link(index: int, **changes: Any) -> Link:
+def link(index: int, **changes: Any) -> Interface:
     counters = Counters(1, 2, 0, 4, 5, 6, 7, 8, 9)
-    return Link(
+    return Interface(
         index, f"veth{index}", speed=10**10, is_admin_up=True, oper_status=1, counters=counters,
         **changes,
     )  # fmt: skip
