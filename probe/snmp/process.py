@@ -84,7 +84,7 @@ class SnmpAgent:
         self.pump()
 
     def tell(self, containers: Mapping[int, tuple[str, ContainerNames | None, str]]) -> None:
-        """Sends the containers behind interfaces (``InterfaceTable.containers``) if they changed."""
+        """Sends who is behind interfaces (``InterfaceTable.containers``), if that changed."""
         texts = {
             str(index): [names_label(container_id, names), inner_name]
             for index, (container_id, names, inner_name) in containers.items()
