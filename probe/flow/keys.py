@@ -27,7 +27,7 @@ Words = U64
 
 _LOOPBACK_INDEX = 1  # LOOPBACK_IFINDEX in include/net/flow.h
 _WORDS = 6
-_PLACE, _LOCAL, _REMOTE, _PORTS = 0, slice(1, 3), slice(3, 5), 5
+_NAMESPACE, _LOCAL, _REMOTE, _PORTS = 0, slice(1, 3), slice(3, 5), 5
 _HALF, _QUARTER, _NIBBLE = np.uint64(32), np.uint64(16), np.uint64(4)
 _TURN, _FOLD = np.uint64(33), np.uint64(29)
 _HIGH_PORT, _LOW_PORT = np.uint64(0xFFFF << 48), np.uint64(0xFFFF << 32)
@@ -64,7 +64,7 @@ def end_words(rows: Rows) -> Words:
     is_group = (rows["mark"] & np.uint8(Mark.GROUP)) != 0
     if is_group.any():
         netns[is_group], link[is_group] = ~np.uint64(15), 0
-    words[_PLACE] |= netns
+    words[_NAMESPACE] |= netns
     words[_PORTS] |= link
     return words
 
@@ -83,7 +83,7 @@ def join_words(rows: Rows) -> tuple[Words, Words]:
     """Returns the words of ends that are joined by 5-tuple, and those of their peers."""
     own = _tuple_words(rows)
     netns = rows["netns"].astype(np.uint64) << _NIBBLE
-    own[_PLACE] |= netns * _is_inside(own, rows["ifindex"])
+    own[_NAMESPACE] |= netns * _is_inside(own, rows["ifindex"])
     return own, mirrored(own)
 
 
@@ -116,8 +116,8 @@ def are_equal(a: Words, b: Words) -> Flags:
 def _tuple_words(rows: Rows) -> Words:
     """Returns the 5-tuple and the version of IP, without namespace and interface."""
     words = np.empty((_WORDS, len(rows)), np.uint64)
-    words[_PLACE] = (rows["protocol"] == 6).astype(np.uint64) << np.uint64(3)
-    words[_PLACE] |= rows["ip_version"] & np.uint8(7)
+    words[_NAMESPACE] = (rows["protocol"] == 6).astype(np.uint64) << np.uint64(3)
+    words[_NAMESPACE] |= rows["ip_version"] & np.uint8(7)
     words[_LOCAL], words[_REMOTE] = words_of(rows, "local").T, words_of(rows, "remote").T
     local, remote = (rows[f"{side}_port"].astype(np.uint64) for side in ("local", "remote"))
     words[_PORTS] = local << np.uint64(48) | remote << _HALF
@@ -150,5 +150,5 @@ def _is_on_link(words: Words) -> Flags:
 
 
 def _is_version_4(words: Words) -> Flags:
-    is_four: Flags = words[_PLACE] & np.uint64(7) == 4
+    is_four: Flags = words[_NAMESPACE] & np.uint64(7) == 4
     return is_four
