@@ -54,7 +54,7 @@ lint: $(VENV)/.installed-test
 
 # Minutes, no root, no eBPF.
 unit: $(VENV)/.installed-test
-	@$(AS_OWNER) $(VENV)/bin/python -m pytest -n auto --dist loadscope --maxprocesses 8 tests/unit $(ARGS)
+	@$(AS_OWNER) $(VENV)/bin/python -m pytest -n auto --maxprocesses 8 --dist loadscope tests/unit $(ARGS)
 
 # The pages and pictures that are made of the code and of templates/.
 docs: $(VENV)/.installed-test
