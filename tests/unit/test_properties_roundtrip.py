@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from probe.flow.columns import RECORD_DTYPE
-from probe.flow.owner import Owner, OwnerTable
+from probe.flow.owner import Container, Owner, OwnerTable, Process
 from probe.flow.rows import Rows
 from probe.ipfix.decode import Record
 from probe.ipfix.template import Field, TemplateDefinition
@@ -58,11 +58,13 @@ ids = st.one_of(st.none(), st.integers(0, 0xFFFFFFFF))
 
 
 def owners_with(text: st.SearchStrategy[str]) -> st.SearchStrategy[Owner]:
-    return st.builds(
-        Owner, pid=ids, process_name=text, process_path=text,
-        path_source=st.sampled_from(["", "walked", "exec"]), parent_pid=ids, parent_name=text,
-        parent_path=text, uid=ids, gid=ids, user_name=text, command_line=text, container_id=text,
+    process = st.builds(
+        Process, pid=ids, name=text, path=text, uid=ids, gid=ids, user_name=text,
+        path_source=st.sampled_from(["", "walked", "exec"]), command_line=text,
     )  # fmt: skip
+    parent = st.builds(Process, pid=ids, name=text, path=text)
+    container = st.builds(Container, id=text)
+    return st.builds(Owner, process=process, parent=parent, container=container)
 
 
 @st.composite
