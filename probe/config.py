@@ -15,8 +15,9 @@ from probe.errors import ConfigError
 from probe.mapping import Privacy
 from probe.opening import warn_if_readable
 from probe.snmp.settings import SnmpSettings, check_snmp
+from probe.sources.registry import find_source, source_names
 
-COLLECTORS = ("auto", "ebpf", "netlink", "ebpf+netlink")
+COLLECTORS = source_names()
 
 #: Active timeout where nobody set one and the flows are shown live: news every two seconds.
 LIVE_ACTIVE_TIMEOUT_S = 2.0
@@ -129,8 +130,9 @@ def build(flags: Mapping[str, object], path: str | None = None) -> RunConfig:
     in_file = values.get("snmp")
     values |= check(flags)
     values["snmp"] = _merge_snmp(in_file, values.get("snmp"))
-    if values.get("events") and values.get("collector") == "netlink":
-        raise ConfigError("events need the collector ebpf: Netlink does not tell of them")
+    source = find_source(values.get("collector", ""))
+    if values.get("events") and source and not source.tells_events:
+        raise ConfigError(f"events need the collector ebpf: {source.title} does not tell of them")
     if not values.get("destinations"):
         values.setdefault("active_timeout", LIVE_ACTIVE_TIMEOUT_S)
     return RunConfig(**values)

@@ -9,7 +9,7 @@ from itertools import chain
 
 from docs.make.destinations import destination_tables
 from docs.make.text import code, made_by, table
-from probe.commands.cli import _parser
+from probe.commands.cli import build_parser
 from probe.config import SETTINGS, RunConfig, Setting
 from probe.mapping import Privacy
 from probe.snmp.settings import AUTHENTICATIONS, PRIVACIES
@@ -76,7 +76,7 @@ def configuration_page() -> str:
     """Returns the text of docs/configuration.md."""
     commands = _commands()
     return "\n".join([
-        made_by("probe/commands/cli.py and probe/config.py"),
+        made_by("probe/commands/ and probe/config.py"),
         _INTRODUCTION.strip(),
         "\n## Settings of `sockflow run`\n",
         *table(
@@ -93,7 +93,7 @@ def configuration_page() -> str:
 
 
 def _commands() -> Mapping[str, argparse.ArgumentParser]:
-    for action in _parser()._actions:
+    for action in build_parser()._actions:
         if isinstance(action, argparse._SubParsersAction):
             return dict(action.choices)
     raise ValueError("the command line has no commands")

@@ -1,4 +1,4 @@
-"""The flags of ``sockflow flows`` and ``sockflow events``, and what they ask for."""
+"""Flags that ``sockflow flows`` and ``sockflow events`` share, and what they ask for."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import argparse
 from collections.abc import Mapping
 from typing import Any
 
-from probe.config import COLLECTORS, LIVE_ACTIVE_TIMEOUT_S, RunConfig, build
+from probe.commands.subcommand import ONLY_GIVEN
+from probe.config import RunConfig, build
 from probe.errors import ConfigError
 from probe.flow.codes import EventKind
 from probe.flow.filter import KEYS, combine, parse_rule
@@ -26,47 +27,10 @@ _RUN_SETTINGS = ("collector", "duration", "active_timeout", "docker", "kubernete
                  "kubernetes_cluster")  # fmt: skip
 #: Between two looks at what happened; a snapshot still takes at most 1 % of one core.
 _EVENT_INTERVAL_S = 0.2
-_ORDERS = ("latest", "octets", "sent", "received", "packets", "rtt", "resent", "age", "client",
+ORDERS = ("latest", "octets", "sent", "received", "packets", "rtt", "resent", "age", "client",
            "server", "process", "user", "container")  # fmt: skip
-_GROUP_ORDERS = ("octets", "sent", "received", "packets", "flows", "rtt", "name")
-_GROUPS = ("container", "pod", "process", "user")
-
-
-def add_flows(commands: Any) -> argparse.ArgumentParser:
-    flows = _add_command(commands, "flows", "this host's flows, live, without a collector")
-    shape = flows.add_mutually_exclusive_group()
-    shape.add_argument(
-        "--tree", dest="as_tree", action="store_true", default=False,
-        help="host, parent and process at both ends of each flow",
-    )  # fmt: skip
-    shape.add_argument(
-        "--by", choices=_GROUPS, default="",
-        help="sums for each, as client and as server; without a terminal: once, at the end",
-    )  # fmt: skip
-    shape.add_argument(
-        "--listening", action="store_true", default=False,
-        help="sockets that wait for peers instead of flows: TCP in LISTEN, UDP",
-    )  # fmt: skip
-    flows.add_argument(
-        "--sort", dest="order", default="", metavar="KEY",
-        help=f"{', '.join(_ORDERS)} (default: latest); with --by {', '.join(_GROUP_ORDERS)} "
-        "(default: octets)",
-    )  # fmt: skip
-    flows.add_argument(
-        "--active-timeout", type=float, metavar="S",
-        help=f"news of a live flow this often (default {LIVE_ACTIVE_TIMEOUT_S:g})",
-    )  # fmt: skip
-    flows.add_argument("--collector", choices=COLLECTORS, help="as of run")
-    return flows
-
-
-def add_events(commands: Any) -> argparse.ArgumentParser:
-    events = _add_command(commands, "events", "what happens to flows and containers, live")
-    events.add_argument(
-        "--kind", action="append", default=[], metavar="KIND,...",
-        help=f"only these: {', '.join(kind.name for kind in EventKind)}",
-    )  # fmt: skip
-    return events
+GROUP_ORDERS = ("octets", "sent", "received", "packets", "flows", "rtt", "name")
+GROUPS = ("container", "pod", "process", "user")
 
 
 def settings(options: Mapping[str, Any], **more: object) -> RunConfig:
@@ -93,7 +57,7 @@ def request(options: Mapping[str, Any]) -> Any:
         as_tree=as_tree,
         listening=options.get("listening", False),
         by=by,
-        order=_order(options.get("order", ""), _GROUP_ORDERS if by else _ORDERS),
+        order=_order(options.get("order", ""), GROUP_ORDERS if by else ORDERS),
     )
 
 
@@ -113,12 +77,17 @@ def _order(key: str, known: tuple[str, ...]) -> str:
     return key or known[0]
 
 
-def _add_command(commands: Any, name: str, text: str) -> argparse.ArgumentParser:
-    command: argparse.ArgumentParser = commands.add_parser(
-        name, help=text, argument_default=argparse.SUPPRESS, allow_abbrev=False,
-        description=f"{text}. Filters: all must hold, of one that is repeated any value suffices. "
-        "A flow is shown where one of its ends matches.",
-    )  # fmt: skip
+def view_parser(text: str) -> Mapping[str, Any]:
+    """Returns the arguments of the parser of a view, which ``text`` says what it shows."""
+    return {
+        **ONLY_GIVEN,
+        "description": f"{text}. Filters: all must hold, of one that is repeated any value "
+        "suffices. A flow is shown where one of its ends matches.",
+    }
+
+
+def add_filters(command: argparse.ArgumentParser) -> None:
+    """Adds the flags that all views have."""
     command.add_argument(
         "--json", dest="as_json", action="store_true", default=False,
         help="one JSON object a line (docs/json.md)",
@@ -133,4 +102,3 @@ def _add_command(commands: Any, name: str, text: str) -> argparse.ArgumentParser
     )  # fmt: skip
     command.add_argument("--duration", type=float, metavar="S", help="stop after so many seconds")
     command.add_argument("-v", "--verbose", action="count", default=0)
-    return command

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from probe.commands.subcommand import Subcommand
+from probe.config import RunConfig, check
 from probe.errors import ConfigError
 from probe.ipfix.elements import DOCUMENTATION_PEN, Element, ElementTable
 from probe.ipfix.template import Field, TemplateDefinition
@@ -168,3 +172,49 @@ def _aligned(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         yield "  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
+
+
+def _run(options: dict[str, Any]) -> None:
+    checked = check({key: options[key] for key in ("pen",) if key in options})
+    pen: Any = checked.get("pen", RunConfig().pen)
+    request = Request(
+        options["name"], options["collector"], options["netflow9"], options["biflow"], pen,
+        options["enterprise"],
+    )  # fmt: skip
+    print(describe(request), end="")
+
+
+def _add_flags(templates: argparse.ArgumentParser) -> None:
+    templates.add_argument(
+        "name", nargs="?", default="", metavar="NAME", help="profile; without: list them all"
+    )
+    for flag, text in (
+        ("--netflow9", "as NetFlow v9 sends it"),
+        ("--biflow", "with the reverse elements of biflows (RFC 5103)"),
+    ):
+        templates.add_argument(flag, action="store_true", help=text)
+    chosen = templates.add_mutually_exclusive_group()
+    for collector, text in (
+        ("pmacct", "write the file for pmacct's aggregate_primitives"),
+        ("goflow2", "write the file for goflow2 -mapping"),
+        ("wireshark", "write a Lua dissector for Wireshark and tshark"),
+        ("libfds", "write the XML of one enterprise's elements for ipfixcol2"),
+        ("telegraf", "write private_enterprise_number_files for Telegraf's inputs.netflow"),
+    ):
+        chosen.add_argument(
+            f"--{collector}", dest="collector", action="store_const", const=collector,
+            default="", help=text,
+        )  # fmt: skip
+    templates.add_argument(
+        "--pen", type=int, metavar="N", default=argparse.SUPPRESS,
+        help="enterprise number of Sockflow's own elements",
+    )  # fmt: skip
+    templates.add_argument(
+        "--enterprise", type=int, metavar="N", default=0,
+        help="with --libfds: whose elements, if not Sockflow's own (ntop: 35632, Antrea: 56506)",
+    )  # fmt: skip
+
+
+COMMAND = Subcommand(
+    "templates", "what a profile sends, and files for collectors", _add_flags, _run
+)

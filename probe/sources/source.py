@@ -11,6 +11,7 @@ from probe.flow.batch import FlowBatch
 from probe.flow.owner import OwnerTable
 from probe.flow.rows import Rows
 from probe.owners.users import Users
+from probe.sources.registry import SOURCES, SourceContext, SourceKind, find_source
 
 log = logging.getLogger(__name__)
 
@@ -66,45 +67,28 @@ def open_source(
     command_lines: bool,
     events: bool = False,
 ) -> Source:
-    """``ebpf``, ``netlink``, ``ebpf+netlink``, or ``auto``: eBPF where it can run, else Netlink,
-    saying why.
+    """Returns the source of this name, open. ``auto`` takes the first that this host can run.
 
-    ``events`` are asked for; Netlink goes on without them, since flows are what a probe is for.
-    Raises KernelError.
+    A source that tells no events is opened all the same, with a warning if ``events`` are wanted:
+    flows matter most. Raises KernelError where no source can run.
     """
-    if name == "ebpf+netlink":
-        return _open_both(owners, users, command_lines, events)
-    if name != "netlink":
-        from probe.sources.ebpf import EbpfSource
-
-        source: Source = EbpfSource(owners, users, command_lines=command_lines, events=events)
+    context = SourceContext(owners, users, command_lines, events)
+    chosen = find_source(name)
+    kinds = [chosen] if chosen else [kind for kind in SOURCES if kind.is_automatic]
+    for kind, next_kind in zip(kinds, [*kinds[1:], None], strict=True):
         try:
-            source.open()
+            return _open(kind, context)
         except KernelError as error:
-            if name == "ebpf":
+            if next_kind is None:
                 raise
-            log.warning("no eBPF here, metering by Netlink instead: %s", error)
-        else:
-            return source
-    if events:
-        log.warning("no events: Netlink tells of sockets, not of what happens to them")
-    from probe.sources.netlink import NetlinkSource
-
-    source = NetlinkSource(owners, users, command_lines=command_lines)
-    source.open()
-    return source
+            text = "no %s here, metering by %s instead: %s"
+            log.warning(text, kind.title, next_kind.title, error)
+    raise KernelError(f"there is no source {name}")
 
 
-def _open_both(owners: OwnerTable, users: Users, command_lines: bool, events: bool) -> Source:
-    from probe.sources.ebpf import EbpfSource
-    from probe.sources.merged import Claims, MergedSource
-    from probe.sources.netlink import NetlinkSource
-
-    claims = Claims()
-    source = MergedSource(
-        EbpfSource(owners, users, command_lines=command_lines, events=events),
-        NetlinkSource(owners, users, command_lines, claims.are_known),
-        claims,
-    )
+def _open(kind: SourceKind, context: SourceContext) -> Source:
+    if context.events and not kind.tells_events:
+        log.warning("no events: %s does not tell what happens to sockets", kind.title)
+    source = kind.make(context)
     source.open()
     return source

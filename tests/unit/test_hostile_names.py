@@ -16,7 +16,7 @@ from rich.console import Console
 
 from probe import log
 from probe.collector.output import JsonLines, Live, Printed
-from probe.commands import interfaces
+from probe.commands import interface_screen as interfaces
 from probe.commands.cli import main
 from probe.flow.codes import EventKind
 from probe.flow.columns import EVENT_DTYPE, SOCKET_DTYPE
@@ -198,7 +198,13 @@ def test_tracebacks(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 #: What may write for people: the two places that clean, and what has no names in it.
-_MAY_WRITE = {"log.py", "view/text.py", "view/terminal.py", "commands/cli.py"}
+_MAY_WRITE = {
+    "log.py",
+    "view/text.py",
+    "view/terminal.py",
+    "commands/cli.py",
+    "commands/templates.py",
+}
 
 
 def test_nothing_is_shown_elsewhere() -> None:

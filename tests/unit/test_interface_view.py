@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from dataclasses import replace
 
-from probe.commands.interfaces import COLUMNS, Rates, _Lines, _rate, cells
+from probe.commands.interface_screen import COLUMNS, Rates, _Lines, _rate, cells
 from probe.flow.owner import ContainerNames, Pod
 from probe.interfaces.interface import Counters, Interface
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from kubernetes.client import models
 
-from probe.commands.cli import _parser
+from probe.commands.cli import build_parser
 from probe.config import build
 from probe.kernel import host
 from probe.owners.kubernetes import KubernetesNames
@@ -100,8 +100,8 @@ def test_no_more_capabilities_than_are_needed(pod: dict[str, Any]) -> None:
 
 def test_its_arguments_are_ours(pod: dict[str, Any]) -> None:
     (container,) = pod["containers"]
-    options = vars(_parser().parse_args(container["args"]))
-    assert options.pop("command") == "run"
+    options = vars(build_parser().parse_args(container["args"]))
+    assert options.pop("command").name == "run"
     del options["version"]
     config = build(options)
     assert (config.kubernetes, config.docker) == ("auto", False)

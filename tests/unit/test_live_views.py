@@ -179,9 +179,9 @@ def test_sorted(key: str) -> None:
 
 
 def test_the_command_offers_what_there_is() -> None:
-    assert set(options._ORDERS) == set(order.FLOW_ORDERS)
-    assert set(options._GROUP_ORDERS) == set(groups.GROUP_ORDERS)
-    assert set(options._GROUPS) == set(groups.GROUPS)
+    assert set(options.ORDERS) == set(order.FLOW_ORDERS)
+    assert set(options.GROUP_ORDERS) == set(groups.GROUP_ORDERS)
+    assert set(options.GROUPS) == set(groups.GROUPS)
 
 
 # -- groups ----------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ import pytest
 from docs.make.__main__ import DOCS, MADE, stale
 from docs.make.elements import in_flows, in_options, read_sentences, read_values
 from docs.make.picture import shown_text
-from probe.commands.cli import _parser
+from probe.commands.cli import build_parser
 from probe.config import build, check
 from probe.flow.codes import UNCONFIRMED, UNCONFIRMED_PATH, EndReason, OwnerSource, Role
 from probe.flow.owner import OwnerTable
@@ -150,8 +150,8 @@ def test_commands_are_commands(page: Path, tmp_path: Path) -> None:
     for command in commands(page):
         if command.startswith("--version"):
             continue
-        options = vars(_parser().parse_args(words(command)))
-        if options.pop("command") == "run":
+        options = vars(build_parser().parse_args(words(command)))
+        if options.pop("command").name == "run":
             del options["version"]
             options.pop("config", None)
             for destination in build(options).destinations:

@@ -1,0 +1,112 @@
+"""The registry of sources: one line a source. Help, errors and pages read it.
+
+The opener of a source imports its module, so that only the one in use takes memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from probe.flow.owner import OwnerTable
+from probe.owners.users import Users
+
+if TYPE_CHECKING:
+    from probe.sources.source import Source
+
+
+@dataclass(frozen=True, slots=True)
+class SourceContext:
+    """What a source is made of: where it puts owners, and what the user wants to know."""
+
+    owners: OwnerTable
+    users: Users
+    command_lines: bool
+    events: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SourceKind:
+    """One source. ``make`` returns it not yet open.
+
+    title: how texts name it. help: when to choose it, in one line.
+    tells_events: whether it knows what happens to sockets.
+    is_automatic: whether ``auto`` tries it, in the order of SOURCES.
+    """
+
+    name: str
+    title: str
+    help: str
+    make: Callable[[SourceContext], Source]
+    tells_events: bool
+    is_automatic: bool = True
+
+
+def _make_ebpf(context: SourceContext) -> Source:
+    from probe.sources.ebpf import EbpfSource
+
+    return EbpfSource(
+        context.owners,
+        context.users,
+        command_lines=context.command_lines,
+        events=context.events,
+    )
+
+
+def _make_netlink(context: SourceContext) -> Source:
+    from probe.sources.netlink import NetlinkSource
+
+    return NetlinkSource(context.owners, context.users, command_lines=context.command_lines)
+
+
+def _make_both(context: SourceContext) -> Source:
+    from probe.sources.ebpf import EbpfSource
+    from probe.sources.merged import Claims, MergedSource
+    from probe.sources.netlink import NetlinkSource
+
+    claims = Claims()
+    return MergedSource(
+        EbpfSource(
+            context.owners,
+            context.users,
+            command_lines=context.command_lines,
+            events=context.events,
+        ),
+        NetlinkSource(context.owners, context.users, context.command_lines, claims.are_known),
+        claims,
+    )
+
+
+SOURCES: tuple[SourceKind, ...] = (
+    SourceKind("ebpf", "eBPF", "TCP and UDP, needs privileges", _make_ebpf, tells_events=True),
+    SourceKind("netlink", "Netlink", "TCP only, any user", _make_netlink, tells_events=False),
+    SourceKind(
+        "ebpf+netlink",
+        "eBPF and Netlink",
+        "run both; Netlink covers sockets that eBPF cannot track",
+        _make_both,
+        tells_events=True,
+        is_automatic=False,
+    ),
+)
+#: The name that stands for the first source that this host can run.
+AUTO = "auto"
+
+
+def source_names() -> tuple[str, ...]:
+    """Returns all names that ``--collector`` takes."""
+    return (AUTO, *(kind.name for kind in SOURCES))
+
+
+def find_source(name: str) -> SourceKind | None:
+    """Returns the source of this name, or None for ``auto`` and for unknown names."""
+    return next((kind for kind in SOURCES if kind.name == name), None)
+
+
+def describe_sources() -> Iterator[str]:
+    """Yields what the help says of each name that ``--collector`` takes."""
+    order = ", else ".join(kind.name for kind in SOURCES if kind.is_automatic)
+    yield f"{AUTO}: {order}"
+    for kind in SOURCES:
+        yield f"{kind.name}: {kind.help}"
