@@ -1,10 +1,15 @@
-"""Containers behind veths: for each veth of ours whose peer is in another network namespace, that
-namespace and the container in it.
+"""Finds the container behind each veth of ours whose peer is in another network namespace.
 
-The kernel tells of a veth the index of its peer and the id (nsid) of the peer's namespace, and of a
-process the id of the namespace that it is in. So no namespace is entered, and no descriptor of one
-is opened. What became of a veth is remembered for as long as records may ask: inodes of namespaces
-are given anew as soon as they are free, so it is said when each one held.
+Theory of operation. The kernel tells three things by request, so no namespace is entered or opened:
+
+    veth of ours --> index of its peer, nsid of the peer's namespace     (event or RTM_GETLINK)
+    process      --> nsid of its namespace                               (RTM_GETNSID by pid)
+    process      --> inode of its namespace, and its container           (/proc)
+
+A veth and a process with the same nsid belong together: the veth is tied to the inode and to the
+container. The kernel gives nsids and inodes anew as soon as they are free. So what was read first
+is read again at the end, and each tie remembers from when until when it held. A record names an
+inode and a time, and finds the tie that held then, for as long as records may come.
 """
 
 from __future__ import annotations
@@ -30,18 +35,21 @@ from probe.netlink.rtnetlink import (
 
 _KEPT = 4096  # namespaces
 _KEPT_OF_AN_INODE = 8
-#: A whole look at all processes, where a veth has nobody behind it that we know.
+#: How often all processes are looked at while a veth has no known process behind it.
 _EVERYTHING_S = 10.0
-#: A runtime may make the veth before there is a process behind it: so often we look, for so long.
+#: A runtime may make the veth before there is a process behind it. So we look so often, so long.
 _RETRY_S, _RETRIED_S = 0.03, 3.0
-#: And as long, whether a process is in a container yet; later, so seldom.
+#: For _RETRIED_S a process is asked each time whether it is in a container yet, then so seldom.
 _ASKED_AGAIN_S = 30.0
 
 
 @dataclass(slots=True)
 class Namespace:
-    """Veths by the index of their peer: interface inside -> interface of ours. ``since_ns`` and
-    ``gone_ns`` (Unix times): when the first of them was seen, and when the last was gone."""
+    """A network namespace with veths of ours.
+
+    veths: index of the peer inside -> index of ours. since_ns: Unix time when the first of them was
+    seen. gone_ns: Unix time when the last one was gone, None while one is there.
+    """
 
     inode: int
     nsid: int
@@ -68,10 +76,10 @@ class _Veth:
 
 
 class Kernel:
-    """What is asked of rtnetlink: pure requests, by process id and by index."""
+    """Asks rtnetlink, by process id and by index."""
 
     def read_nsids(self, pids: Iterable[int]) -> dict[int, int]:
-        """Process id -> id of its network namespace in ours, without those that are gone."""
+        """Returns the nsid of each process that still lives."""
         found: dict[int, int] = {}
         with contextlib.suppress(OSError), open_route() as route:
             for pid in pids:
@@ -80,7 +88,7 @@ class Kernel:
         return found
 
     def read_links(self, indices: Iterable[int]) -> dict[int, Link]:
-        """As they are now, without those that are gone."""
+        """Returns links by index as they are now, without those that are gone."""
         found: dict[int, Link] = {}
         with contextlib.suppress(OSError), open_route() as route:
             for index in indices:
@@ -89,7 +97,7 @@ class Kernel:
         return found
 
     def read_addresses(self, nsids: Iterable[int]) -> dict[str, int]:
-        """Address -> id of the network namespace that has it."""
+        """Returns the nsid of the namespace that has each address."""
         found: dict[str, int] = {}
         with contextlib.suppress(OSError), open_route() as route:
             for nsid in nsids:
@@ -99,8 +107,11 @@ class Kernel:
 
 
 class VethMap:
-    """``container_of``: process id -> id of its container, '' for none; ``default_route``: process
-    id -> index of the interface that the default route in its namespace leads to, 0: none."""
+    """Keeps the ties between veths and containers.
+
+    container_of: process id -> id of its container, '' for none. default_route: process id -> index
+    of the interface that the default route in its namespace leads to, 0 for none.
+    """
 
     def __init__(
         self,
@@ -116,15 +127,14 @@ class VethMap:
         self._clock_ns = clock_ns
         self._veths: dict[int, _Veth] = {}
         self._by_inode: dict[int, list[Namespace]] = {}
-        #: Who was behind veths that lost their peer and may still be told to be gone.
+        #: The ties of veths that lost their peer. The events of their ends may still come.
         self._former: dict[int, tuple[Link, Namespace]] = {}
         self._everything_at = 0.0
         self._retry_at = float("inf")
         self._is_first = True
 
     def update(self, interfaces: Iterable[Link]) -> bool:
-        """``interfaces``: all of ours, as of now. Whether it is known of more veths than before
-        who is behind them."""
+        """Takes all our links as of now. Returns True if more veths are tied than before."""
         found = {one.index: one for one in interfaces if one.kind == "veth" and one.peer_nsid >= 0}
         for index, veth in list(self._veths.items()):
             if index not in found or veth.place != (found[index].peer, found[index].peer_nsid):
@@ -137,11 +147,11 @@ class VethMap:
         return self._resolve()
 
     def retry_at(self) -> float:
-        """When to ``update`` again without an event (monotonic seconds), infinite: not at all."""
+        """Returns when to ``update`` without an event (monotonic seconds), infinity for never."""
         return self._retry_at
 
     def container_id(self, index: int) -> str:
-        """Of the container behind an interface of ours, '' where there is none."""
+        """Returns the id of the container behind an interface of ours, '' where there is none."""
         veth = self._veths.get(index)
         if veth is None or veth.behind is None:
             return ""
@@ -150,9 +160,9 @@ class VethMap:
         return veth.behind.container_id
 
     def release(self, gone: Link) -> str:
-        """Id of the container that was behind an interface which is gone, '' where none was known.
+        """Returns the id of the container that was behind an interface which is gone, or ''.
 
-        A container's network namespace has lost its id some moments before.
+        The container's network namespace loses its nsid some moments before the interface ends.
         """
         container_id = self.container_id(gone.index)
         former, space = self._former.pop(gone.index, (None, None))
@@ -161,8 +171,10 @@ class VethMap:
         return space.container_id
 
     def addresses(self) -> dict[str, str]:
-        """Address -> id of the container that has it, of those behind our veths. It takes a
-        request for each of them."""
+        """Returns the container that has each address, of those behind our veths.
+
+        Costs a request for each container.
+        """
         for veth in self._veths.values():
             self.container_id(veth.interface.index)
         here = [veth.behind for veth in self._veths.values() if veth.behind]
@@ -204,14 +216,14 @@ class VethMap:
             records[column][at[held]] = space.veths.get(ifindex or self._default(space), 0)
 
     def _default(self, space: Namespace) -> int:
-        """Of several interfaces inside the one that leads out."""
+        """Returns the interface inside that leads out, where there are several."""
         if space.default is None:
             inside = list(space.veths)
             space.default = inside[0] if len(inside) == 1 else self._default_route(space.pid)
         return space.default
 
     def _forget(self, index: int) -> None:
-        """The interface is gone; records of its flows may still come."""
+        """Takes note that an interface is gone. Records of its flows may still come."""
         veth = self._veths.pop(index)
         if veth.behind:
             self._former[index] = veth.interface, veth.behind
@@ -231,8 +243,11 @@ class VethMap:
         return any(veth.behind for veth in waiting)
 
     def _look(self, waiting: list[_Veth], now: float) -> None:
-        """Ties what can be tied. Ids of namespaces are given anew while the veths of their former
-        bearers still fade away: so what was read first is read again at the end."""
+        """Ties veths to the processes with the same nsid.
+
+        An nsid may pass to a new namespace while veths of the former one still end. So each veth
+        and each process is read again before it is tied.
+        """
         everything = now >= self._everything_at
         if everything:
             self._everything_at = now + _EVERYTHING_S
@@ -262,7 +277,7 @@ class VethMap:
             del self._by_inode[next(iter(self._by_inode))]
 
     def _is_over(self, space: Namespace, nsid: int, container_id: str) -> bool:
-        """What has its inode now is another namespace."""
+        """Returns True if another namespace has the inode now."""
         if space.gone_ns is not None or space.nsid != nsid:
             return True
         is_other = bool(container_id) and container_id != space.container_id
@@ -272,7 +287,7 @@ class VethMap:
 def _groups(
     inodes: NDArray[np.uint32], ifindices: NDArray[np.uint32]
 ) -> Iterator[tuple[NDArray[np.int64], int, int]]:
-    """(positions, inode, ifindex) for each pair that there is; inode 0 is nobody."""
+    """Yields (positions, inode, ifindex) for each pair. Inode 0 means unknown and is left out."""
     present = np.flatnonzero(inodes)
     pairs = inodes[present].astype(np.uint64) << np.uint64(32) | ifindices[present]
     order = np.argsort(pairs, kind="stable")
@@ -283,7 +298,7 @@ def _groups(
 
 
 def read_default_route(pid: int) -> int:
-    """Index of the interface that the IPv4 default route of a process's namespace leads to."""
+    """Returns the index of the interface of the IPv4 default route, as a process sees it."""
     try:
         with open(f"/proc/{pid}/net/route") as routes:
             name = next((line.split()[0] for line in routes if line.split()[1] == "00000000"), "")

@@ -1,8 +1,17 @@
-"""What each socket has reported so far: totals of dumps and final messages become deltas.
+"""Turns totals of dumps and of final messages into deltas.
 
-One slot per socket in flat arrays, found by namespace number and cookie. A socket is known from
-the first dump that shows it until its final message; who vanished without one stays for a while,
-so that a late message counts only what is left.
+Theory of operation. A dump tells what a socket has counted since it was made. The ledger keeps the
+totals that it has reported of each socket; a new row holds the difference.
+
+    not known --first dump--> live --final message--> gone: the rest is counted, the slot is free
+                               |                       ^
+                        missed in two dumps            | late final message
+                               +----> vanished --------+--- or dropped: 16 384 are kept
+
+Each socket has a slot in flat arrays, found by namespace number and cookie. A socket may vanish
+without a final message: its last row is made then. Its slot stays, the oldest ones excepted, so
+that a late message counts only what is left. A socket that is older than the probe counts
+from its first dump on, as its totals so far are no traffic that the probe has seen.
 """
 
 from __future__ import annotations
@@ -43,7 +52,7 @@ _UNLIMITED = np.uint64(2**64 - 1)
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """What rows say of a namespace. ``is_counted_whole``: nothing in it is older than the probe."""
+    """The namespace that rows name. is_counted_whole: nothing in it is older than the probe."""
 
     number: int
     cookie: int
@@ -52,7 +61,10 @@ class Place:
 
 
 class Ledger:
-    """All times are CLOCK_MONOTONIC. ``rows``: the latest row of each slot, with totals."""
+    """Keeps what was reported of each socket. All times are CLOCK_MONOTONIC.
+
+    rows: the latest row of each slot, with totals.
+    """
 
     def __init__(self, first_id: int) -> None:
         self.rows: Rows = np.zeros(1024, ROW_DTYPE)
@@ -68,11 +80,11 @@ class Ledger:
         return len(self._index)
 
     def begin(self) -> None:
-        """A new round of dumps."""
+        """Begins a new round of dumps."""
         self._tick += 1
 
     def find_changed(self, messages: Messages) -> NDArray[np.intp]:
-        """Which messages of a dump tell something new; the others are marked as seen."""
+        """Returns which messages of a dump tell something new, and marks all others as seen."""
         slots = self._index.find(messages.keys())
         out, into = messages.segments()
         seen = self.seen
@@ -85,9 +97,9 @@ class Ledger:
     def observe(
         self, sockets: Sockets, place: Place, is_listened: Flags, now_ns: int
     ) -> tuple[Rows, Slots]:
-        """Rows with deltas, of sockets of one namespace that a dump shows, and their slots.
+        """Returns rows with deltas, and slots, of the sockets of one namespace in a dump.
 
-        Sockets older than the probe count from here: they have no row yet.
+        A socket that is older than the probe counts from here on and has no row yet.
         """
         sockets, is_listened = _distinct(sockets, is_listened)
         slots = self._index.find(np.ascontiguousarray(sockets["key"]))
@@ -114,7 +126,7 @@ class Ledger:
         return np.concatenate([closing, rows]), np.concatenate([np.zeros_like(again), slots])
 
     def end(self, sockets: Sockets, place: Place, is_listened: Flags, now_ns: int) -> Rows:
-        """Last rows, from final messages of one namespace. Their sockets are forgotten."""
+        """Returns last rows, from final messages of one namespace, and forgets their sockets."""
         sockets, is_listened = _distinct(sockets, is_listened)
         slots = self._index.find(np.ascontiguousarray(sockets["key"]))
         brief = np.flatnonzero(slots == 0)
@@ -130,7 +142,7 @@ class Ledger:
         return known
 
     def finish(self, dumped: list[int], now_ns: int) -> Rows:
-        """After a round of dumps of those namespaces: last rows of what is gone without a word."""
+        """Ends a round of dumps. Returns last rows of sockets that vanished meanwhile."""
         self._since_ns = now_ns
         seen = self.seen
         absent = np.flatnonzero((seen["tick"] != self._tick) & seen["is_live"])
@@ -143,18 +155,18 @@ class Ledger:
         return rows
 
     def leave(self, number: int) -> Rows:
-        """Last rows of all that a namespace held."""
+        """Returns last rows of all sockets of a namespace, and forgets them."""
         slots = np.flatnonzero(self.seen["namespace"] == number)
         rows = self._close(slots[self.seen["is_live"][slots]])
         self._forget(slots)
         return rows
 
     def renew(self, slots: Slots) -> Rows:
-        """Rows without traffic, of those that have had rows: their owner is known now."""
+        """Returns rows without traffic, which tell the owners of sockets that have had rows."""
         return self._bare_rows(slots[self.seen["is_reported"][slots]])
 
     def unowned(self, slots: Slots, source: int) -> Slots:
-        """Those whose owner was not found in that way yet, and that a process may hold."""
+        """Returns the slots whose owner this way has not found yet, and that a process may hold."""
         wanting = self.rows["owner_source"][slots] != source
         found: Slots = slots[wanting & (self.seen["inode"][slots] > 0)]
         return found
@@ -193,7 +205,7 @@ class Ledger:
 
     # -- sockets -----------------------------------------------------------------------------------
     def _is_another(self, sockets: Sockets, slots: Slots) -> Flags:
-        """The same socket was disconnected and is used again: its counters began anew."""
+        """Returns True for sockets that were disconnected and used again: counters began anew."""
         seen, rows = self.seen, self.rows
         back = sockets["sent"] < seen["sent"][slots]
         back |= sockets["received"] < seen["received"][slots]
@@ -204,7 +216,7 @@ class Ledger:
     def _open(
         self, slots: Slots, sockets: Sockets, place: Place, is_listened: Flags, now_ns: int
     ) -> None:
-        """Start slots with what never changes, and no counters."""
+        """Begins slots, with what never changes and without counters."""
         if not len(slots):
             return
         seen = np.zeros(len(slots), _SEEN)
@@ -229,7 +241,7 @@ class Ledger:
         put_rows(self.rows, slots, rows)
 
     def _count(self, slots: Slots, sockets: Sockets, now_ns: int) -> Rows:
-        """Bring slots up to date; rows with what came since the last time."""
+        """Brings slots up to date, and returns rows with what came since the last time."""
         seen, known = take_rows(self.seen, slots), take_rows(self.rows, slots)
         for name in ("segments_out", "segments_in"):  # 32 bits that run over in long transfers
             seen[name] += (sockets[name] - seen[name]) % _U32
@@ -255,7 +267,7 @@ class Ledger:
         return rows
 
     def _describe(self, rows: Rows, sockets: Sockets, now_ns: int) -> None:
-        """What changes and is no counter."""
+        """Writes the columns that change and are no counters."""
         _, last = read_times(sockets, now_ns)
         floor = np.maximum(rows["start_ns"], min(self._since_ns, now_ns)).astype(np.int64)
         rows["last_ns"] = np.clip(last, floor, now_ns)
@@ -269,7 +281,7 @@ class Ledger:
         rows["tx_flags"], rows["rx_flags"] = control_bits(sockets, rows["role"])
 
     def _close(self, slots: Slots) -> Rows:
-        """Last rows of sockets without a final message: they bring no traffic."""
+        """Returns last rows, without traffic, of sockets that had no final message."""
         self.seen["is_live"][slots] = False
         rows = self._bare_rows(slots[self.seen["is_reported"][slots]])
         rows["mark"] |= np.uint8(Mark.CLOSED)
@@ -283,7 +295,7 @@ class Ledger:
 
 
 def _distinct(sockets: Sockets, is_listened: Flags) -> tuple[Sockets, Flags]:
-    """A dump may show a socket twice that moves while it walks: the latest counts."""
+    """Keeps the latest of two messages. A dump may show a socket that moves meanwhile twice."""
     order = np.argsort(sockets["key"], kind="stable")
     keys = sockets["key"][order]
     repeated = keys[:-1] == keys[1:]
