@@ -14,6 +14,7 @@ from bench.workload import Workload
 from probe.config import RunConfig
 from probe.export.message_sink import MessageSink
 from probe.export.sink_factory import SinkFactory
+from probe.figures import Figures
 from probe.flow.columns import RECORD_DTYPE
 from probe.flow.owner import Container, Owner, OwnerTable, Process
 from probe.flow.rows import Rows
@@ -30,13 +31,8 @@ _START_NS = 1_700_000_000_000_000_000
 class Metering:
     """Stands for the Metering Process that the options describe."""
 
-    observed_flows = 0
-
-    def ignored(self) -> tuple[int, int]:
-        return 0, 0
-
-    def losses(self) -> dict[str, int]:
-        return {}
+    def figures(self) -> Figures:
+        return Figures()
 
 
 def measure(load: Workload, seconds: float) -> str:

@@ -23,6 +23,7 @@ import numpy as np
 from probe.config import build
 from probe.errors import ConfigError, KernelError, SockflowError
 from probe.export.local import LocalSink
+from probe.figures import Figures
 from probe.flow.biflow import pair_directions
 from probe.flow.codes import EndReason, EventKind, Role
 from probe.flow.columns import EVENT_DTYPE, RECORD_DTYPE, SOCKET_DTYPE
@@ -31,6 +32,7 @@ from probe.flow.rows import Rows
 from probe.interfaces.interface import Interface
 from probe.run.loop import Loop
 from probe.run.probe import Probe
+from probe.run.wiring import open_probe
 from probe.stop import StopRequest
 from probe.view.describe import address_text
 
@@ -84,27 +86,28 @@ class Metering:
     def __init__(self, **settings: object) -> None:
         self._config = build(settings)
         self._stop = StopRequest()
-        self._probe = Probe(self._config, is_guest=True)
+        self._probe: Probe | None = None
         self._inbox = _Inbox()
-        self._is_open = self._has_begun = False
+        self._has_begun = False
 
     def __enter__(self) -> Metering:
         try:
-            self._probe.open(self._config.destinations, [self._inbox])
+            self._probe = open_probe(
+                self._config, self._config.destinations, lambda _: [self._inbox], is_guest=True
+            )
         except BaseException:
             self.close()
             raise
-        self._is_open = True
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
     def __iter__(self) -> Iterator[Batch]:
-        if not self._is_open or self._has_begun:
+        if self._probe is None or self._stop.fileno() < 0 or self._has_begun:
             raise SockflowError("iterate over a Metering once, inside of its with statement")
         self._has_begun = True
-        return self._batches()
+        return self._batches(self._probe)
 
     def stop(self) -> None:
         """From any thread: the iteration ends after what is left; before it began, at once."""
@@ -112,22 +115,25 @@ class Metering:
 
     def losses(self) -> Mapping[str, int]:
         """What never became a row, by cause, never reset."""
-        return self._probe.losses()
+        return self._figures().losses
 
     def notices(self) -> Mapping[str, int]:
         """What came late, twice or with less detail, and is no loss, by cause, never reset."""
-        return self._probe.notices()
+        return self._figures().notices
 
     def close(self) -> None:
         """Detach; what was not iterated over is lost. In the thread that iterates, or after it."""
         if self._stop.fileno() >= 0:
-            self._is_open = False
-            self._probe.close()
+            if self._probe:
+                self._probe.close()
             self._stop.close()
 
-    def _batches(self) -> Iterator[Batch]:
-        for _ in Loop(self._probe, self._stop).steps(self._config.duration):
-            yield self._inbox.take(self._probe.owners)
+    def _figures(self) -> Figures:
+        return self._probe.figures() if self._probe else Figures()
+
+    def _batches(self, probe: Probe) -> Iterator[Batch]:
+        for _ in Loop(probe, self._stop).steps(self._config.duration):
+            yield self._inbox.take(probe.owners)
 
 
 def address(row: Any, end: str) -> str:

@@ -23,7 +23,7 @@ _FILTER_HELP = (
 def _run(options: dict[str, Any]) -> None:
     config = build(options, options.pop("config", None))
     log.configure(config.verbose)
-    from probe.run.probe import run
+    from probe.run.foreground import run
 
     run(config)
 

@@ -13,8 +13,8 @@ from probe.flow.filter import Choice, Rule
 from probe.flow.owner import OwnerTable
 from probe.log import say
 from probe.run.loop import Loop
-from probe.run.probe import Probe
 from probe.run.summary import lost_line, notice_line
+from probe.run.wiring import open_probe
 from probe.stop import StopSignals
 from probe.view.event_views import Events, Listening, ListeningOnScreen
 from probe.view.flow_views import (
@@ -53,12 +53,16 @@ def show_events(config: RunConfig, request: Request, kinds: Collection[EventKind
 
 
 def _show(config: RunConfig, make: Callable[[OwnerTable], View]) -> None:
-    probe = Probe(config)
-    view = make(probe.owners)
+    views: list[View] = []
+
+    def make_view(owners: OwnerTable) -> list[View]:
+        views.append(make(owners))
+        return views
+
+    probe = open_probe(config, make_sinks=make_view)
+    (view,), (outlet,) = views, probe.exporter.outlets
     failure: MeteringError | None = None
     try:
-        probe.open((), [view])
-        (outlet,) = probe.exporter.outlets
         with StopSignals() as stop:
             try:
                 for _ in Loop(probe, stop).steps(config.duration):
@@ -66,13 +70,13 @@ def _show(config: RunConfig, make: Callable[[OwnerTable], View]) -> None:
             except MeteringError as error:
                 failure = error
         outlet.do(view.end)
-        losses = probe.losses()
     finally:
         probe.close()
-    if noticed := notice_line(probe.notices()):
+    figures = probe.figures()
+    if noticed := notice_line(figures.notices):
         say(noticed)
     ended = f", ended by {outlet.part.error}" if outlet.part.error else ""
-    say(f"{view.summary()} shown{ended}, {lost_line(losses)}")
+    say(f"{view.summary()} shown{ended}, {lost_line(figures.losses)}")
     if failure:
         raise failure
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from probe.export.transports.sender import Sender
+from probe.figures import Figures
 from probe.flow.label import names_label
 from probe.interfaces.interface import Interface
 from probe.interfaces.names import InterfaceList
@@ -17,16 +18,10 @@ _NO_ADDRESS = {"exporterIPv4Address": bytes(4), "exporterIPv6Address": bytes(16)
 
 
 class Metering(Protocol):
-    """What the Metering Process knows of itself."""
+    """Tells what the Metering Process has counted."""
 
-    @property
-    def observed_flows(self) -> int: ...
-
-    def ignored(self) -> tuple[int, int]:
-        """Packets and octets that the filters left out."""
-
-    def losses(self) -> Mapping[str, int]:
-        """What was lost before it became a Flow Record, by cause."""
+    def figures(self) -> Figures:
+        """Returns the counts until now."""
 
 
 class SelfReport:
@@ -51,10 +46,11 @@ class SelfReport:
 
     def read(self) -> Mapping[str, Sequence[OptionRow]]:
         interfaces = self._interface_rows()
+        figures = self._metering.figures()
         return {
             "exporter": [self._exporter()],
-            "statistics": [self._statistics()],
-            "losses": self._losses(),
+            "statistics": [self._statistics(figures)],
+            "losses": self._losses(figures),
             "interfaces": interfaces,
             "nfdump-interfaces": interfaces,
         }
@@ -73,27 +69,26 @@ class SelfReport:
             **_addresses(self._sender.local_address()),
         }
 
-    def _statistics(self) -> OptionRow:
+    def _statistics(self, figures: Figures) -> OptionRow:
         sent = self._sender.statistics
-        packets, octets = self._metering.ignored()
         return {
             "exportingProcessId": self._odid,
             "exportedMessageTotalCount": sent.sent_messages,
             "exportedOctetTotalCount": sent.sent_octets,
             "exportedFlowRecordTotalCount": sent.sent_flow_records,
-            "observedFlowTotalCount": self._metering.observed_flows,
-            "ignoredPacketTotalCount": packets,
-            "ignoredOctetTotalCount": octets,
+            "observedFlowTotalCount": figures.flows,
+            "ignoredPacketTotalCount": figures.excluded_packets,
+            "ignoredOctetTotalCount": figures.excluded_octets,
             "notSentFlowTotalCount": sent.dropped_flow_records,
             "notSentPacketTotalCount": sent.dropped_packets,
             "notSentOctetTotalCount": sent.dropped_octets,
         }
 
-    def _losses(self) -> list[OptionRow]:
+    def _losses(self, figures: Figures) -> list[OptionRow]:
         """Also the causes that never struck: a zero is news too."""
         return [
             {"meteringProcessId": self._odid, "lossCause": cause, "lossTotalCount": count}
-            for cause, count in self._metering.losses().items()
+            for cause, count in figures.losses.items()
         ]
 
     def _interface_rows(self) -> list[OptionRow]:

@@ -41,7 +41,7 @@ class Status:
 
     def read(self, now_s: float) -> dict[str, Any]:
         """Totals since the start, and averages since the last status (Unix time)."""
-        losses = self._metering.losses()
+        losses = self._metering.figures().losses
         timeout = round(self._config.active_timeout)
         return {
             "time": int(now_s),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from bisect import bisect_left
 
+from probe.figures import DurationFigures
+
 #: Upper bounds, in seconds.
 BOUNDS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 
@@ -19,5 +21,6 @@ class Durations:
         self.counts[bisect_left(BOUNDS_S, seconds)] += 1
         self.sum_s += seconds
 
-    def copy(self) -> tuple[tuple[int, ...], float]:
-        return tuple(self.counts), self.sum_s
+    def copy(self) -> DurationFigures:
+        """Returns the counts until now, as values that do not change."""
+        return DurationFigures(tuple(self.counts), self.sum_s)

@@ -15,11 +15,12 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.samples import Sample
 
 from probe import __version__
+from probe.figures import DestinationFigures, Figures
 from probe.flow.owner import Container, ContainerNames
 from probe.interfaces.interface import Interface
 from probe.prometheus.bounded import BoundedInterfaces
 from probe.prometheus.durations import BOUNDS_S
-from probe.prometheus.snapshot import DestinationFigures, Snapshot
+from probe.prometheus.snapshot import Snapshot
 from probe.prometheus.texts import (
     CONTAINERS,
     DESTINATIONS,
@@ -42,8 +43,8 @@ def families(snapshot: Snapshot, bounded: BoundedInterfaces) -> Iterator[Metric]
     """``bounded`` remembers from scrape to scrape which interfaces have series of their own."""
     yield from _interfaces(snapshot.interfaces, bounded)
     yield from _containers(snapshot)
-    yield from _destinations(snapshot.destinations)
-    yield from _health(snapshot)
+    yield from _destinations(snapshot.figures.destinations)
+    yield from _health(snapshot.figures)
 
 
 def _interfaces(links: Sequence[Interface], bounded: BoundedInterfaces) -> Iterator[Metric]:
@@ -146,43 +147,45 @@ def _destinations(destinations: Sequence[DestinationFigures]) -> Iterator[Metric
     )
 
 
-def _health(snapshot: Snapshot) -> Iterator[Metric]:
+def _health(figures: Figures) -> Iterator[Metric]:
     for name, (column, help_) in TOTALS.items():
-        yield _counter(name, help_, [({}, getattr(snapshot, column))])
+        yield _counter(name, help_, [({}, getattr(figures, column))])
     yield _counter(
         "sockflow_lost",
         "What was lost before it became a flow record, by cause.",
-        [({"cause": cause}, count) for cause, count in snapshot.losses.items()],
+        [({"cause": cause}, count) for cause, count in figures.losses.items()],
     )
     yield _counter(
         "sockflow_notices",
         "What came late or with less detail, and was not lost, by cause.",
-        [({"cause": cause}, count) for cause, count in snapshot.notices.items()],
+        [({"cause": cause}, count) for cause, count in figures.notices.items()],
     )
     yield _gauge(
         "sockflow_failed_parts",
         "Parts of the probe that an error of their own has ended: destinations, runtimes, others.",
-        [({}, len(snapshot.failed_parts))],
+        [({}, len(figures.failed_parts))],
     )
+    failed = dict.fromkeys(part.name for part in figures.failed_parts)
     yield _gauge(
         "sockflow_failed_part",
         "1 for each part that an error of its own has ended.",
-        [({"part": text(name)}, 1.0) for name in dict.fromkeys(snapshot.failed_parts)],
+        [({"part": text(name)}, 1.0) for name in failed],
     )
     for name, help_, value in (
-        ("sockflow_cache_flows", "Flows in the cache.", snapshot.cache_flows),
-        ("sockflow_cache_limit_flows", "The most that the cache holds.", snapshot.cache_limit),
+        ("sockflow_cache_flows", "Flows in the cache.", figures.cache_flows),
+        ("sockflow_cache_limit_flows", "The most that the cache holds.", figures.cache_limit),
         ("sockflow_waiting_records", "Flow records that wait for the name of a container.",
-         snapshot.waiting_records),
+         figures.waiting_records),
     ):  # fmt: skip
         yield _gauge(name, help_, [({}, value)])
     yield InfoMetricFamily(
-        "sockflow_collector", "The source of flows.", value={"collector": snapshot.collector}
+        "sockflow_collector", "The source of flows.", value={"collector": figures.source}
     )
     yield InfoMetricFamily("sockflow_build", "Version.", value={"version": __version__})
     for name, (column, help_) in DURATIONS.items():
-        counts, sum_s = getattr(snapshot, column)
-        yield HistogramMetricFamily(name, help_, buckets=_cumulated(counts), sum_value=sum_s)
+        took = getattr(figures, column)
+        buckets = _cumulated(took.counts)
+        yield HistogramMetricFamily(name, help_, buckets=buckets, sum_value=took.sum_s)
 
 
 def _cumulated(counts: Sequence[int]) -> list[tuple[str, float]]:

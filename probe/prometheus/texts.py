@@ -43,7 +43,7 @@ CONTAINERS = {
     )
 }
 
-#: Columns of ``snapshot.DestinationFigures``.
+#: Fields of ``probe.figures.DestinationFigures``.
 DESTINATIONS = {
     f"sockflow_destination_{name}": (column, help_)
     for name, column, help_ in (
@@ -56,7 +56,7 @@ DESTINATIONS = {
     )
 }
 
-#: Columns of ``snapshot.Snapshot``: counters, and histograms of seconds.
+#: Fields of ``probe.figures.Figures``: counters, and histograms of seconds.
 TOTALS = {
     f"sockflow_{name}": (column, help_)
     for name, column, help_ in (

@@ -3,6 +3,8 @@ none, and does not break with it."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -41,7 +43,9 @@ class GuardedRuntime:
 class GuardedOwners(ContainerOwners):
     """Owners of which none gets another name once naming has broken."""
 
-    part: Part
+    def __init__(self, part: Part, find_addresses: Callable[[], dict[str, str]]) -> None:
+        super().__init__(find_addresses=find_addresses)
+        self.part = part
 
     def refresh(self) -> list[int]:
         return self.part.call(super().refresh) or []

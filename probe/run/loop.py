@@ -14,10 +14,11 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Protocol
 
 from probe.errors import MeteringError, SockflowError
-from probe.guard import Part, error_text
+from probe.guard import Guard, Part, error_text
+from probe.prometheus.durations import Durations
 
 if TYPE_CHECKING:
-    from probe.run.probe import Probe
+    from probe.run.exporter import Exporter
     from probe.run.shown import Shown
 
 _log = logging.getLogger(__name__)
@@ -39,14 +40,42 @@ class Stop(Protocol):
         """Take what made it readable."""
 
 
-class _Readable(Protocol):
+class Readable(Protocol):
+    """What has a descriptor to wait for."""
+
     def fileno(self) -> int: ...
+
+
+#: What to wait for, the part that it belongs to (None: metering), what to do when it is readable.
+Watched = tuple[Readable, Part | None, Callable[[], object]]
+
+
+class Metered(Protocol):
+    """What the loop needs of a probe."""
+
+    @property
+    def guard(self) -> Guard: ...
+    @property
+    def exporter(self) -> Exporter: ...
+    @property
+    def source(self) -> Readable: ...
+    @property
+    def tick_delays(self) -> Durations: ...
+    @property
+    def has_purpose(self) -> bool: ...
+
+    def watched(self) -> Iterator[Watched]: ...
+    def refresh_interfaces(self, now: float) -> float: ...
+    def interval_s(self) -> float: ...
+    def tick(self) -> None: ...
+    def read_last(self) -> None: ...
+    def finish(self) -> Iterator[int]: ...
 
 
 class Loop:
     """Ticks, sockets and the screen by time and readiness, in one thread."""
 
-    def __init__(self, probe: Probe, stop: Stop, shown: Shown | None = None) -> None:
+    def __init__(self, probe: Metered, stop: Stop, shown: Shown | None = None) -> None:
         self._probe = probe
         self._stop = stop
         self._shown = shown
@@ -70,7 +99,7 @@ class Loop:
         end = float("inf") if duration_s is None else started + duration_s
         with select.epoll() as self._epoll:
             self._watch_all()
-            collector = self._probe.collector.fileno()
+            collector = self._probe.source.fileno()
             try:
                 yield from self._meter(end)
                 # what would come after the last snapshot would only be counted, or never end
@@ -104,17 +133,13 @@ class Loop:
             yield
 
     def _watch_all(self) -> None:
-        probe = self._probe
         self._watch(self._stop, None, self._stop.drain)
-        self._watch(probe.collector, None, probe.drain)
-        if probe.interfaces.fileno() >= 0:
-            self._watch(probe.interfaces, probe.links_part, probe.interfaces.refresh)
-        if probe.metrics:
-            self._watch(probe.metrics, probe.metrics_part, probe.metrics.answer)
+        for watched in self._probe.watched():
+            self._watch(*watched)
         if self._shown:
             self._watch(self._shown.source, self._view, self._shown.read)
 
-    def _watch(self, source: _Readable, part: Part | None, action: Callable[[], object]) -> None:
+    def _watch(self, source: Readable, part: Part | None, action: Callable[[], object]) -> None:
         self._epoll.register(source.fileno(), select.EPOLLIN)
         self._actions[source.fileno()] = part, action
 
@@ -142,12 +167,10 @@ class Loop:
                 self._probe.tick()
                 yield
                 tick_at = max(tick_at + self._probe.interval_s(), time.monotonic())
-            if now >= self._probe.retry_interfaces_at():
-                self._probe.links_part.call(self._probe.interfaces.refresh)
+            retry_at = self._probe.refresh_interfaces(now)
             if self._shown and now >= refresh_at:
                 self._view.call(self._shown.refresh)
                 refresh_at = now + _REFRESH_S
-            retry_at = self._probe.retry_interfaces_at()
             self._wait(min(tick_at, end, retry_at, refresh_at if self._shown else end))
 
     def _check_purpose(self) -> None:

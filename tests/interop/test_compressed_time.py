@@ -16,6 +16,7 @@ from probe.export.sink_factory import SinkFactory
 from probe.export.transports.destination import Destination
 from probe.export.transports.sender import Sender
 from probe.export.transports.statistics import SendStatistics
+from probe.figures import Figures
 from probe.flow.biflow import pair_directions
 from probe.flow.owner import Container, Owner, OwnerTable, Process
 from probe.flow.rows import Rows
@@ -94,13 +95,13 @@ class StreamRecorder(Recorder):
 class Metered:
     """Some figures for the options."""
 
-    observed_flows = 12345
-
-    def ignored(self) -> tuple[int, int]:
-        return 3, 4000
-
-    def losses(self) -> dict[str, int]:
-        return {"ring_full": 0, "map_full": 1 << 40}
+    def figures(self) -> Figures:
+        return Figures(
+            flows=12345,
+            excluded_packets=3,
+            excluded_octets=4000,
+            losses={"ring_full": 0, "map_full": 1 << 40},
+        )
 
 
 def owners() -> OwnerTable:

@@ -19,6 +19,7 @@ from probe.interfaces.names import InterfaceList
 from probe.run.feed import Feed
 from probe.run.loop import Loop
 from probe.run.probe import Probe
+from probe.run.wiring import open_probe
 from probe.stop import StopRequest
 
 PORT = 7391
@@ -67,9 +68,9 @@ _PARTS: dict[str, Callable[[Probe], tuple[object, str]]] = {
 def test_the_rest_goes_on(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     path, kept, stop = tmp_path / "flows.json", Kept(), StopRequest()
     config = build({"interval": 0.2, "docker": False, "include": [f"port={PORT}"]})
-    probe = Probe(config, is_guest=True)
+    urls = [f"json://{path}", f"file://{tmp_path}/flows.ipfix"]
+    probe = open_probe(config, urls, lambda _: [kept], is_guest=True)
     try:
-        probe.open([f"json://{path}", f"file://{tmp_path}/flows.ipfix"], [kept])
         for step, _ in enumerate(Loop(probe, stop).steps(120)):
             if stop.received:
                 continue
@@ -78,7 +79,7 @@ def test_the_rest_goes_on(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: 
             connect(_EACH)
             if step + 1 == _STEPS:
                 stop.request()
-        losses = probe.losses()
+        losses = probe.figures().losses
     finally:
         probe.close()
         stop.close()

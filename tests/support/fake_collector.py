@@ -1,4 +1,4 @@
-"""A probe whose collector makes rows up: for what the loop does, and not what the kernel says."""
+"""A source of flows that makes rows up: for what the loop does, and not what the kernel says."""
 
 from __future__ import annotations
 
@@ -10,13 +10,11 @@ from collections.abc import Collection
 import numpy as np
 import pytest
 
-from probe.config import RunConfig
 from probe.flow.batch import FlowBatch
 from probe.flow.codes import EventKind, Mark
 from probe.flow.columns import EVENT_DTYPE, ROW_DTYPE
 from probe.flow.owner import Container, Owner, OwnerTable, Process
 from probe.flow.rows import Rows
-from probe.run.probe import Probe
 
 
 class FakeSource:
@@ -26,8 +24,7 @@ class FakeSource:
     CONTAINER = "c0" * 32
     tells_events = True
 
-    def __init__(self, owners: OwnerTable, each_read: int = 5) -> None:
-        self.owners = owners
+    def __init__(self, each_read: int = 5) -> None:
         self.hooks: list[str] = []
         self.each_read = each_read
         self.snapshot_ns = self.snapshot_cpu_ns = 0
@@ -37,9 +34,9 @@ class FakeSource:
         self._reader, self._writer = os.pipe()
         self._owner = 0
 
-    def open(self) -> None:
+    def open(self, owners: OwnerTable) -> None:
         owner = Owner(Process(77, "curl", user_name="ada"), container=Container(self.CONTAINER))
-        self._owner = self.owners.add(owner)
+        self._owner = owners.add(owner)
 
     def fileno(self) -> int:
         return self._reader
@@ -102,14 +99,13 @@ class FakeSource:
         return rows
 
 
-def fake_probe(patch: pytest.MonkeyPatch, config: RunConfig) -> tuple[Probe, FakeSource]:
-    """To be opened: its collector is the other one."""
-    probe = Probe(config)
-    collector = FakeSource(probe.owners)
+def fake_source(patch: pytest.MonkeyPatch) -> FakeSource:
+    """Returns the source that every probe gets that is opened from now on."""
+    source = FakeSource()
 
-    def open_fake(*_: object, **__: object) -> FakeSource:
-        collector.open()
-        return collector
+    def open_fake(_: str, owners: OwnerTable, *__: object) -> FakeSource:
+        source.open(owners)
+        return source
 
-    patch.setattr("probe.run.probe.open_source", open_fake)
-    return probe, collector
+    patch.setattr("probe.run.wiring.open_source", open_fake)
+    return source

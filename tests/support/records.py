@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from probe.figures import Figures
 from probe.flow.columns import RECORD_DTYPE
 from probe.flow.owner import Container, Owner, OwnerTable, Process
 from probe.flow.rows import Rows
@@ -16,13 +17,8 @@ NOW_NS = int(NOW_S) * 1_000_000_000
 class Metering:
     """The figures of a probe that has done nothing, for options."""
 
-    observed_flows = 0
-
-    def ignored(self) -> tuple[int, int]:
-        return 0, 0
-
-    def losses(self) -> dict[str, int]:
-        return {}
+    def figures(self) -> Figures:
+        return Figures()
 
 
 def owner_table(count: int = 4) -> OwnerTable:

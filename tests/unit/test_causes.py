@@ -18,8 +18,9 @@ from probe.flow.rows import Rows
 from probe.run.causes import NOTICES, split
 from probe.run.loop import Loop
 from probe.run.summary import summarize
+from probe.run.wiring import open_probe
 from probe.stop import StopRequest
-from tests.support.fake_collector import fake_probe
+from tests.support.fake_collector import fake_source
 
 ROOT = Path(__file__).resolve().parents[2]
 S = 10**9
@@ -41,18 +42,20 @@ def test_summary_and_metering_tell_them_apart(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     counts = {"flow_ring_full": 4, "snapshot_full": 3, "udp_peers_full": 0}
-    probe, collector = fake_probe(monkeypatch, build({"interval": 0.05, "docker": False}))
+    collector = fake_source(monkeypatch)
     monkeypatch.setattr(collector, "losses", lambda: counts)
-    probe.open([f"json://{tmp_path}/flows"])
+    config = build({"interval": 0.05, "docker": False})
+    probe = open_probe(config, [f"json://{tmp_path}/flows"])
     stop = StopRequest()
     for _ in Loop(probe, stop).steps(60):
         stop.request()
-    losses, notices = probe.losses(), probe.notices()
     probe.close()
+    figures = probe.figures()
+    losses, notices = figures.losses, figures.notices
     assert (losses["flow_ring_full"], losses["packets_after_end"]) == (4, 0)
     assert notices["snapshot_full"] == 3
     assert not losses.keys() & NOTICES.keys()
-    *_, noticed, lost = summarize(probe, losses, None)
+    *_, noticed, lost = summarize(figures)
     assert lost == "lost: flow_ring_full 4"
     assert noticed == "late, or with less detail, but not lost: snapshot_full 3"
     assert json.dumps([losses, notices])  # plain integers

@@ -21,7 +21,7 @@ from probe.owners.container import is_container
 from probe.owners.users import UserNames
 from probe.run.event_feed import EventFeed
 from probe.run.own_traffic import OwnTraffic
-from probe.run.probe import Probe
+from probe.run.wiring import open_probe
 from probe.sources.container_events import (
     CGROUP_ENTERED,
     CGROUP_MADE,
@@ -274,7 +274,5 @@ def test_netlink_has_none() -> None:
 
 @pytest.mark.parametrize("url", ["file://{}/flows", "zmq://127.0.0.1:1"])
 def test_no_destination_takes_them(tmp_path: Path, url: str) -> None:
-    probe = Probe(RunConfig(events=True))
     with pytest.raises(ConfigError, match="no destination that takes them"):
-        probe.open([url.format(tmp_path)])
-    probe.close()
+        open_probe(RunConfig(events=True), [url.format(tmp_path)])

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from probe.config import RunConfig, build
+from probe.config import build
 from probe.enrich.container_owners import ContainerOwners
 from probe.enrich.enrichers import Enrichers
 from probe.enrich.nat import Nat
@@ -26,6 +26,7 @@ from probe.export.local import LocalSink
 from probe.flow.owner import ContainerNames
 from probe.flow.rows import Rows
 from probe.guard import Guard
+from probe.interfaces.names import InterfaceList
 from probe.interfaces.table import InterfaceTable
 from probe.owners.kubernetes.tenures import RemoteNames
 from probe.owners.runtime import KnownContainers
@@ -33,8 +34,9 @@ from probe.run.loop import Loop
 from probe.run.outlet import Outlet
 from probe.run.probe import Probe
 from probe.run.summary import summarize
+from probe.run.wiring import open_probe
 from probe.stop import StopRequest, StopSignals
-from tests.support.fake_collector import FakeSource, fake_probe
+from tests.support.fake_collector import FakeSource, fake_source
 from tests.support.records import flow_records
 
 _READS = 6  # of which the second breaks what is to be broken
@@ -79,14 +81,16 @@ class Run:
         self.path = tmp_path / "flows.json"
         self.patch = patch
         config = build({"interval": 0.05, "idle_timeout": 2, "docker": False, **settings})
-        self.probe, self.collector = fake_probe(patch, config)
+        self.collector = fake_source(patch)
+        self.config = config
+        self.probe: Probe
         self.kept, self.second = Kept(), Kept("second")
         self.reads = _READS
         self.error: Exception | None = None
 
     def open(self, *destinations: str) -> Run:
         urls = destinations or (f"json://{self.path}", f"file://{self.path}.ipfix")
-        self.probe.open(urls, [self.kept, self.second])
+        self.probe = open_probe(self.config, urls, lambda _: [self.kept, self.second])
         return self
 
     def run(self, breaks: Callable[[], None] = lambda: None) -> Run:
@@ -101,13 +105,13 @@ class Run:
                         stop.request()
             except MeteringError as error:
                 self.error = error
-            self.losses = self.probe.losses()
+            self.losses = self.probe.figures().losses
             self.probe.close()
             stop.close()
         return self
 
     def summary(self) -> str:
-        lines = summarize(self.probe, self.losses, None)
+        lines = summarize(self.probe.figures())
         return "\n".join(f"sockflow: {line}" for line in lines)
 
     def outlet(self, name: str) -> Outlet:
@@ -168,7 +172,7 @@ def test_a_destination_that_raises_ends_alone(
 
     def breaks() -> None:
         run.patch.setattr(holder, name, broken)
-        run.probe._sweep_at = run.probe.feed._links_at = 0.0
+        run.probe.sweep_at = run.probe.feed._links_at = 0.0
 
     run.run(breaks)
     assert run.error is None
@@ -248,8 +252,8 @@ class Runtime(KnownContainers):
 def test_a_runtime_that_raises_ends_alone(run: Run, member: str) -> None:
     """Names stay away; the flows do not, and the other runtime still names."""
     docker, kubernetes = Runtime(), Runtime()
-    run.patch.setattr("probe.run.probe.open_docker", lambda _: docker)
-    run.patch.setattr("probe.run.probe.open_kubernetes", lambda _: kubernetes)
+    run.patch.setattr("probe.run.wiring.open_docker", lambda _: docker)
+    run.patch.setattr("probe.run.wiring.open_kubernetes", lambda _: kubernetes)
     run.patch.setattr(kubernetes, "remote", None, raising=False)
     run.patch.setattr(docker, member, broken)
     kubernetes.add(FakeSource.CONTAINER, ContainerNames("web"))
@@ -283,8 +287,7 @@ def _break_nat(run: Run) -> None:
 def _break_remote(run: Run) -> None:
     remote = RemoteOwners(RemoteNames(), run.probe.owners)
     run.patch.setattr(remote, "apply", broken)
-    run.probe.remote = remote
-    run.probe.enrichers = Enrichers(tuple(run.probe._enrichers()))
+    run.probe.enrichers = Enrichers(((run.probe.parts.remote, remote),))
 
 
 def _break_events(run: Run) -> None:
@@ -366,7 +369,7 @@ def test_a_scrape_that_breaks_does_not_end_the_probe(
     run = Run(monkeypatch, tmp_path, prometheus="127.0.0.1:0").open()
     assert run.probe.metrics
     port = run.probe.metrics.port
-    run.patch.setattr("probe.run.probe.take_snapshot", broken)
+    run.patch.setattr("probe.run.wiring.take_snapshot", broken)
     run.reads = 40
 
     def scrape() -> None:
@@ -391,7 +394,7 @@ def test_a_collector_that_raises_ends_metering_after_what_it_gave_was_sent(
 
     def breaks() -> None:
         run.patch.setattr(run.collector, member, broken)
-        run.probe._sweep_at = 0.0
+        run.probe.sweep_at = 0.0
 
     run.run(breaks)
     assert isinstance(run.error, MeteringError)
@@ -405,7 +408,7 @@ def test_losses_of_a_broken_collector_are_the_latest_known(run: Run) -> None:
     run.open()
 
     def breaks() -> None:
-        run.probe.losses()
+        run.probe.figures()
         run.patch.setattr(run.collector, "losses", broken)
 
     run.run(breaks)
@@ -421,7 +424,7 @@ def test_a_cache_that_breaks_ends_metering_with_an_error(run: Run) -> None:
 
 
 def test_where_nobody_is_left_to_tell_metering_ends(run: Run) -> None:
-    run.probe.open([f"file://{run.path}"])
+    run.probe = open_probe(run.config, [f"file://{run.path}"])
     sink: Any = run.outlet("file:").sink
     run.run(lambda: run.patch.setattr(sink, "send", broken))
     assert "nothing is left that takes flows" in str(run.error)
@@ -464,7 +467,6 @@ def test_running_out_of_memory_is_an_error_like_any_other(run: Run) -> None:
 def test_a_destination_that_cannot_be_opened_is_an_error_at_the_start(run: Run) -> None:
     with pytest.raises(ConfigError, match="No such file"):
         run.open(f"json://{run.path.parent}/missing/flows")
-    run.probe.close()
 
 
 def test_all_are_closed_though_each_raises(run: Run) -> None:
@@ -479,8 +481,8 @@ def test_all_are_closed_though_each_raises(run: Run) -> None:
 
     run.patch.setattr(run.collector, "close", close_badly("collector"))
     run.patch.setattr("probe.run.feed.Feed.close", close_badly("feed"))
+    run.patch.setattr(InterfaceList, "close", close_badly("interfaces"))
     run.open()
-    run.patch.setattr(run.probe.interfaces, "close", close_badly("interfaces"))
     run.patch.setattr(run.kept, "close", close_badly("kept"))
     run.patch.setattr(run.second, "close", close_badly("second"))
     assert isinstance(run.probe.nat, Nat)
@@ -501,8 +503,3 @@ def test_sighup_while_metering_ends_nothing(run: Run) -> None:
     run.probe.close()
     assert len(reads) >= 4
     assert run.outlet("file:").statistics.sent_flow_records == run.made
-
-
-def test_run_config_is_what_it_was() -> None:
-    """The probe is inert until it is opened."""
-    Probe(RunConfig()).close()

@@ -28,7 +28,7 @@ LAYERS = [
     {"flow"},
     {"ipfix"},
     {"guard", "log", "opening", "stop"},
-    {"errors", "printable", "units"},
+    {"errors", "figures", "printable", "units"},
 ]  # fmt: skip
 PURE = ("flow", "ipfix")
 FORBIDDEN = {"socket", "time", "asyncio", "os", "select", "selectors", "threading"}

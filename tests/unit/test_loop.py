@@ -13,8 +13,9 @@ from probe.config import build
 from probe.flow.owner import ContainerNames
 from probe.owners.runtime import KnownContainers
 from probe.run.loop import Loop
+from probe.run.wiring import open_probe
 from probe.stop import StopRequest
-from tests.support.fake_collector import FakeSource, fake_probe
+from tests.support.fake_collector import FakeSource, fake_source
 
 
 @pytest.mark.parametrize(
@@ -23,8 +24,8 @@ from tests.support.fake_collector import FakeSource, fake_probe
 def test_a_costly_snapshot_delays_the_next_one_within_bounds(
     monkeypatch: pytest.MonkeyPatch, cpu_s: float, interval_s: float
 ) -> None:
-    probe, collector = fake_probe(monkeypatch, build({"docker": False}))
-    probe.open(())
+    collector = fake_source(monkeypatch)
+    probe = open_probe(build({"docker": False}))
     collector.snapshot_cpu_ns = round(cpu_s * 1e9)
     collector.snapshot_ns = 10**11  # on a machine that others keep busy
     assert probe.interval_s() == interval_s
@@ -32,8 +33,8 @@ def test_a_costly_snapshot_delays_the_next_one_within_bounds(
 
 
 def test_an_interval_that_was_asked_for_is_not_shortened(monkeypatch: pytest.MonkeyPatch) -> None:
-    probe, collector = fake_probe(monkeypatch, build({"docker": False, "interval": 20}))
-    probe.open(())
+    collector = fake_source(monkeypatch)
+    probe = open_probe(build({"docker": False, "interval": 20}))
     collector.snapshot_cpu_ns = 10**9
     assert probe.interval_s() == 20
     probe.close()
@@ -51,9 +52,9 @@ def test_flows_that_leave_between_ticks_have_the_names_of_that_moment(
 ) -> None:
     """The name comes after the only tick, and before the connections have ended."""
     docker, path, stop = Runtime(), tmp_path / "flows.json", StopRequest()
-    monkeypatch.setattr("probe.run.probe.open_docker", lambda _: docker)
-    probe, collector = fake_probe(monkeypatch, build({"docker": False, "interval": 600}))
-    probe.open([f"json://{path}"])
+    monkeypatch.setattr("probe.run.wiring.open_docker", lambda _: docker)
+    collector = fake_source(monkeypatch)
+    probe = open_probe(build({"docker": False, "interval": 600}), [f"json://{path}"])
 
     def later() -> None:
         deadline = time.monotonic() + 60

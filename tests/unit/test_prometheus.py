@@ -23,6 +23,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 
 from probe.errors import ConfigError
 from probe.export.transports.statistics import SendStatistics
+from probe.figures import DestinationFigures, DurationFigures, FailedPart, Figures
 from probe.flow.codes import EndReason
 from probe.flow.owner import Container, ContainerNames, Owner, OwnerTable, Pod, Process
 from probe.interfaces.interface import Counters, Interface
@@ -31,8 +32,9 @@ from probe.prometheus.bounded import BoundedInterfaces
 from probe.prometheus.durations import BOUNDS_S, Durations
 from probe.prometheus.families import families
 from probe.prometheus.server import MetricsServer, parse_address
-from probe.prometheus.snapshot import DestinationFigures, Snapshot, _figures
+from probe.prometheus.snapshot import Snapshot
 from probe.prometheus.traffic import COLUMNS, OTHERS, ContainerLabels, ContainerTraffic
+from probe.run.figures import destination_figures
 from tests.support.records import flow_records
 
 DASHBOARD = Path(__file__).resolve().parents[2] / "deploy" / "grafana" / "sockflow.json"
@@ -45,11 +47,14 @@ LINKS = [
     Interface(8, 'odd"\\\n\ud800', alias='a "b"', container_id="d" * 64),
 ]  # fmt: skip
 DESTINATION = DestinationFigures("ipfix://192.0.2.7:4739", 1, 2, 3, 4, 5, 6, 7, True)
-SNAPSHOT = Snapshot(
-    LINKS, {WEB: tuple(range(1, 12)), ContainerLabels("db"): (0,) * 11}, 9, "ebpf", 10, 11, 12, 13,
-    14, 15, 16, 17, 18, 20, {"flow_ring_full": 19}, [DESTINATION], ((1, *[0] * 10, 2), 6.0),
-    ((0, 4, *[0] * 10), 0.008), ["NAT"],
+FIGURES = Figures(
+    source="ebpf", flows=10, records=11, packets=12, octets=13, excluded_packets=14,
+    excluded_octets=15, cache_flows=16, cache_limit=17, waiting_records=18, agent_deaths=20,
+    losses={"flow_ring_full": 19}, destinations=(DESTINATION,),
+    ticks=DurationFigures((1, *[0] * 10, 2), 6.0),
+    tick_delays=DurationFigures((0, 4, *[0] * 10), 0.008), failed_parts=(FailedPart("NAT", "x"),),
 )  # fmt: skip
+SNAPSHOT = Snapshot(FIGURES, LINKS, {WEB: tuple(range(1, 12)), ContainerLabels("db"): (0,) * 11}, 9)
 
 Series = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
@@ -337,7 +342,10 @@ def test_destinations_of_the_same_name_are_told_apart() -> None:
         is_down = False
         statistics = SendStatistics()
 
-    found = _figures([Same(), Same(), Same()])  # type: ignore[list-item]
+        def summary(self) -> str:
+            return ""
+
+    found = list(destination_figures([Same(), Same(), Same()]))  # type: ignore[list-item]
     assert [one.name for one in found] == ["ipfix://h:1", "ipfix://h:1#2", "ipfix://h:1#3"]
 
 

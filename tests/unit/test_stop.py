@@ -13,8 +13,9 @@ import pytest
 from probe.config import build
 from probe.run.loop import Loop
 from probe.run.probe import Probe
+from probe.run.wiring import open_probe
 from probe.stop import StopRequest
-from tests.support.fake_collector import FakeSource, fake_probe
+from tests.support.fake_collector import FakeSource, fake_source
 
 _SLOW_S = 3.0  # much longer than what a stop takes by itself
 
@@ -53,9 +54,9 @@ class CollectorOfOctets:
 def run(patch: pytest.MonkeyPatch, url: str, at_stop: Callable[[], None]) -> tuple[Probe, float]:
     """Some megabytes for ``url``; ``at_stop`` is called when the stop is asked for. The probe when
     it is closed, and how long the stop took."""
-    probe, collector = fake_probe(patch, build({"interval": 0.05, "docker": False}))
+    collector = fake_source(patch)
     collector.each_read = 4000
-    probe.open([url])
+    probe = open_probe(build({"interval": 0.05, "docker": False}), [url])
     stop, began_s = StopRequest(), 0.0
     for _ in Loop(probe, stop).steps(60):
         if collector.reads >= 8 and not stop.received:
@@ -115,8 +116,9 @@ def test_a_collector_that_stays_away_costs_fifteen_seconds_and_is_counted(
 ) -> None:
     monkeypatch.setattr("probe.run.loop._FLUSH_S", 3.0)
     silent = CollectorOfOctets(listens=False)
-    probe, collector = fake_probe(monkeypatch, build({"interval": 0.05, "docker": False}))
-    probe.open([f"ipfix+tcp://127.0.0.1:{silent.port}"])
+    collector = fake_source(monkeypatch)
+    config = build({"interval": 0.05, "docker": False})
+    probe = open_probe(config, [f"ipfix+tcp://127.0.0.1:{silent.port}"])
     stop = StopRequest()
     for _ in Loop(probe, stop).steps(60):
         if collector.reads >= 4:
@@ -131,8 +133,9 @@ def test_waiting_for_a_collector_costs_no_processor_time(monkeypatch: pytest.Mon
     """A stop that another thread asked for stays readable: that must not keep the loop turning."""
     monkeypatch.setattr("probe.run.loop._FLUSH_S", 3.0)
     silent = CollectorOfOctets(listens=False)
-    probe, collector = fake_probe(monkeypatch, build({"interval": 0.05, "docker": False}))
-    probe.open([f"ipfix+tcp://127.0.0.1:{silent.port}"])
+    collector = fake_source(monkeypatch)
+    config = build({"interval": 0.05, "docker": False})
+    probe = open_probe(config, [f"ipfix+tcp://127.0.0.1:{silent.port}"])
     stop, began_ns = StopRequest(), 0
     for _ in Loop(probe, stop).steps(60):
         if collector.reads >= 4 and not stop.received:

@@ -11,6 +11,7 @@ import pytest
 
 from probe.config import RunConfig
 from probe.export.sink_factory import SinkFactory
+from probe.figures import Figures
 from probe.interfaces.names import InterfaceList
 from probe.ntopng.sink import ZmqSink
 from probe.run.destinations import open_sink, parse_destination
@@ -21,13 +22,8 @@ CONFIG = RunConfig(active_timeout=60, idle_timeout=15, template_refresh=600)
 
 
 class _Metering:
-    observed_flows = 0
-
-    def ignored(self) -> tuple[int, int]:
-        return 0, 0
-
-    def losses(self) -> dict[str, int]:
-        return {"flows_evicted": 3, "packets_after_end": 2, "rows_lost": 1}
+    def figures(self) -> Figures:
+        return Figures(losses={"flows_evicted": 3, "packets_after_end": 2, "rows_lost": 1})
 
 
 Open = Callable[[str], ZmqSink]
