@@ -32,7 +32,7 @@ from probe.flow.rows import Rows
 from probe.interfaces.interface import Interface
 from probe.run.loop import Loop
 from probe.run.probe import Probe
-from probe.run.wiring import open_probe
+from probe.run.wiring import make_filter, open_probe
 from probe.stop import StopRequest
 from probe.view.describe import address_text
 
@@ -85,6 +85,7 @@ class Metering:
 
     def __init__(self, **settings: object) -> None:
         self._config = build(settings)
+        make_filter(self._config)  # raises ConfigError for a rule here, and not in __enter__
         self._stop = StopRequest()
         self._probe: Probe | None = None
         self._inbox = _Inbox()

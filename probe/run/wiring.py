@@ -88,7 +88,7 @@ class _Wiring:
         self._table = GuardedInterfaces(self._interfaces, self._owners, self._parts.links)
         self._interfaces.table = self._table
         self._exporter = Exporter(config, self._owners, self.told, self._interfaces, self._guard)
-        self._filter = _filter(config)
+        self._filter = make_filter(config)
 
     def open_destinations(self, destinations: Sequence[str], make_sinks: MakeSinks) -> None:
         """Raises ConfigError where one cannot be opened, or none takes the events asked for."""
@@ -258,7 +258,8 @@ def _read_links(
     return [*read_ended(), *present]
 
 
-def _filter(config: RunConfig) -> FlowFilter:
+def make_filter(config: RunConfig) -> FlowFilter:
+    """Returns the filter of the configured rules. Raises ConfigError for a rule that is none."""
     include, exclude = (
         [parse_rule(text) for text in texts] for texts in (config.include, config.exclude)
     )
