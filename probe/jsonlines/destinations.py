@@ -8,22 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from probe.export.kind import DestinationKind, Option, absolute_path, choice, end_point
 from probe.export.transports.destination import STDOUT, Destination
+from probe.jsonlines.kafka_settings import KAFKA_SETTINGS
 
 if TYPE_CHECKING:
     from probe.export.sink import Sink
     from probe.export.sink_factory import SinkFactory
 
 _KAFKA_PORT = 9092
-#: Settings of librdkafka that a Kafka URL may have; the file of ``config=FILE`` may hold all.
-_SETTINGS = """
-    acks batch.size client.id compression.codec compression.level compression.type
-    enable.ssl.certificate.verification linger.ms message.max.bytes message.timeout.ms
-    queue.buffering.max.kbytes queue.buffering.max.messages reconnect.backoff.max.ms
-    request.timeout.ms sasl.mechanism sasl.mechanisms sasl.username security.protocol
-    socket.keepalive.enable socket.timeout.ms ssl.ca.location ssl.certificate.location
-    ssl.endpoint.identification.algorithm ssl.key.location
-"""
-KAFKA_SETTINGS = frozenset(_SETTINGS.split())
 _TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
 _FORMAT = choice(
     "format",

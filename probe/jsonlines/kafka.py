@@ -19,7 +19,7 @@ from probe.export.share import flow_hash
 from probe.export.transports.destination import Destination
 from probe.export.transports.statistics import SendStatistics
 from probe.flow.owner import OwnerTable
-from probe.jsonlines.destinations import KAFKA_SETTINGS
+from probe.jsonlines.kafka_settings import KAFKA_SETTINGS
 from probe.jsonlines.local_remote import flow_key
 from probe.jsonlines.sink import ObjectSink
 from probe.opening import warn_if_readable
