@@ -132,7 +132,7 @@ def test_options_of_a_destination(query: str, named: str) -> None:
     ("url", "named"),
     [("netflow9://127.0.0.1?biflow=rfc5103", "NetFlow v9 has no reverse elements"),
      ("netflow9://127.0.0.1?profile=full&max_message=512", "does not fit into messages of 512"),
-     ("ipfix+tls://127.0.0.1", "cert=FILE and key=FILE are needed"),
+     ("ipfix+tls://127.0.0.1", "cert=FILE and key=FILE must be given"),
      ("ipfix+tls://127.0.0.1?cert=/nowhere/c.pem&key=/nowhere/k.pem", "/nowhere/c.pem"),
      ("ipfix+tls://127.0.0.1?cert=/etc/hostname&key=/etc/hostname", "PEM"),
      ("ipfix+tcp://127.0.0.1?pace=1000", "pace"),

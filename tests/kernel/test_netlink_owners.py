@@ -61,7 +61,7 @@ import json, os, socket, sys, time
 sys.path.insert(0, os.environ["ROOT"])
 import logging
 logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.INFO)
-from probe.sources.netlink import collector as inside
+from probe.sources.netlink import source as inside
 from probe.sources.source import open_source
 from probe.flow.owner import OwnerTable
 from probe.owners.users import UserNames
