@@ -1,12 +1,12 @@
-"""Which flow ends are metered: the rules of ``flow.rules`` on both sides of the cache.
+"""Decides which flow ends are metered, by the rules of ``flow.rules`` before and after the cache.
 
-Rules see one flow end at a time: ``process=nginx`` keeps (or drops) nginx's end of a connection,
-and what it says of both directions, while its local peer's end is judged by its own owner.
+Rules see one flow end at a time. ``process=nginx`` keeps or drops nginx's end of a connection, in
+both directions. The owner of the other end decides about that end.
 
-In front of the cache a row is dropped where its verdict is certain. A rule may ask for an owner
-that is not known yet, or for a name that may still come. Such an end goes through the cache, and
-its records are judged when they leave, after they have waited for the name. An end that the cache
-knows stays there, so that all of it is judged at once.
+Before the cache, the filter drops a row only if the decision is certain. A rule may ask for an
+owner that is not known yet, or for a name that may still come. Such an end passes the cache, and
+its records are decided on when they leave, after they have waited for the name. An end that is in
+the cache stays there, so that one decision covers all of it.
 """
 
 from __future__ import annotations
@@ -34,26 +34,29 @@ from probe.flow.rules import (
 __all__ = ["KEYS", "Choice", "FlowFilter", "LateNames", "Rule", "combine", "parse_rule"]
 
 _SIDES = ("source", "destination")
-#: What a record has of the end itself.
+#: Columns of a record that describe the end itself.
 _OF_AN_END = ("owner", "owner_source", "netns", "netns_inode", "ifindex")
 _SPREAD = np.uint64(0x9E3779B97F4A7C15)
 
 
 @dataclass(frozen=True, slots=True)
 class LateNames:
-    """``nameless``: owners that may still get a name. ``are_metered``: which rows are of ends in
-    the cache."""
+    """Names that may come late.
+
+    ``nameless`` has the owners that may still get a name. ``are_metered`` tells which rows are of
+    ends in the cache.
+    """
 
     nameless: NDArray[np.int64]
     are_metered: Callable[[Rows], Flags]
 
 
 class FlowFilter:
-    """Keeps what is the ``Choice`` of its rules.
+    """Keeps what the ``Choice`` of its rules keeps.
 
     ``excluded_*`` count what was dropped; packets and octets are those sent and received.
-    ``excluded_rows`` are rows and records; ``excluded_flows`` are flow ends, each counted once
-    while it is remembered.
+    ``excluded_rows`` counts rows and records. ``excluded_flows`` counts flow ends, each once while
+    it is remembered.
     """
 
     def __init__(self, include: Sequence[Rule] = (), exclude: Sequence[Rule] = ()) -> None:
@@ -66,20 +69,23 @@ class FlowFilter:
 
     @property
     def asks_for_owners(self) -> bool:
-        """Whether names that come late matter."""
+        """Returns True if names that come late can change a decision."""
         return self._choice.asks_for_owners
 
     @property
     def forgotten_flows(self) -> int:
-        """Excluded flow ends that are counted once more if they go on: there was no room."""
+        """Returns how many excluded flow ends were forgotten for lack of room.
+
+        Such an end is counted once more if it goes on.
+        """
         return self._seen.forgotten
 
     def select(
         self, batch: FlowBatch, owners: OwnerTable, late: LateNames | None = None
     ) -> FlowBatch:
-        """The rows to meter; the batch itself if there is nothing to drop.
+        """Returns the rows to meter; the batch itself if there is nothing to drop.
 
-        Without ``late`` all owners and names are taken for final.
+        Without ``late``, all owners and names count as final.
         """
         if not len(batch) or not self._choice:
             return batch
@@ -93,8 +99,10 @@ class FlowFilter:
         return FlowBatch(take_rows(rows, np.flatnonzero(kept)))
 
     def select_records(self, records: Rows, owners: OwnerTable) -> Rows:
-        """Those that are told. A local end that the rules drop is unknown in the records of its
-        peer that they keep."""
+        """Returns the records to export.
+
+        If the rules drop a local end and keep its peer, the records of the peer do not name it.
+        """
         if not len(records) or not self.asks_for_owners:
             return records
         ends = record_ends(records)
@@ -114,19 +122,22 @@ class FlowFilter:
         return told
 
     def select_events(self, events: Rows, owners: OwnerTable) -> Rows:
-        """EVENT_DTYPE by the same rules; those of containers have neither address nor port."""
+        """Returns the events (EVENT_DTYPE) that the same rules keep.
+
+        Events of containers have neither address nor port.
+        """
         if not len(events) or not self._choice:
             return events
         return _take(events, self._choice.matches(events, owners))
 
     def select_sockets(self, sockets: Rows, owners: OwnerTable) -> Rows:
-        """SOCKET_DTYPE, by ``Choice.matches_sockets``."""
+        """Returns the sockets (SOCKET_DTYPE) that ``Choice.matches_sockets`` keeps."""
         if not len(sockets) or not self._choice:
             return sockets
         return _take(sockets, self._choice.matches_sockets(sockets, owners))
 
     def _are_open(self, rows: Rows, at: NDArray[np.intp], late: LateNames) -> Flags:
-        """Which rows ``at`` may be chosen later."""
+        """Returns which of the rows ``at`` a later name may choose."""
         doubtful = take_rows(np.ascontiguousarray(rows), at)
         may = (doubtful["owner"] == 0) | np.isin(doubtful["owner"], late.nameless)
         may = (may | late.are_metered(doubtful)) & self._choice.may_match(doubtful)
@@ -147,10 +158,10 @@ class FlowFilter:
             self.excluded_rows += len(theirs)
             self.excluded_packets += int(theirs["packets"].sum())
             self.excluded_octets += int(theirs["octets"].sum())
-            # the same for both directions, and another one for the other end
+            # equal for both directions of an end, different for the other end
             keys = theirs["flow_id"] * _SPREAD + theirs[f"{side}_port"]
             self.excluded_flows += self._seen.note(keys)
-            # The record of the other direction comes in the same call.
+            # the record of the other direction comes in the same call
         for side, flags in zip(_SIDES, dropped, strict=True):
             ended = flags & (records["end_reason"] != EndReason.ACTIVE_TIMEOUT)
             keys = records["flow_id"][ended] * _SPREAD + records[f"{side}_port"][ended]

@@ -1,8 +1,8 @@
-"""Rules over addresses, ports, protocols and owners, and what they match.
+"""Parses rules over addresses, ports, protocols and owners, and matches flows against them.
 
-A rule is a conjunction of terms, ``cidr=10.0.0.0/8,port=53``; a list of rules is a disjunction.
-``flow.filter`` applies them to what the probe meters, one flow end at a time. Views look at whole
-flows, which match where one of their ends does.
+All terms of a rule must match, as in ``cidr=10.0.0.0/8,port=53``; of a list of rules, one must.
+``flow.filter`` applies rules to one flow end at a time. Views apply them to whole flows, which
+match if one of their ends does.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from probe.flow.rows import Flags, Rows
 _PROTOCOLS = {"tcp": 6, "udp": 17}
 KEYS = ("cidr", "port", "protocol", "container", "pod", "namespace", "user", "process")
 
-_ANYWHERE = "is_anywhere"  # a column of sockets that are bound to all addresses
-#: Rows of flow ends, or columns with the same names (addresses, ports, protocol, ip_version).
+_ANYWHERE = "is_anywhere"  # the column that marks sockets bound to all addresses
+#: Rows of flow ends, or columns with these names: addresses, ports, protocol, ip_version.
 Ends = Rows | Mapping[str, NDArray[Any]]
 _RowTest = Callable[[Ends], Flags]
 _OwnerTest = Callable[[Owner], bool]
@@ -32,21 +32,21 @@ _OwnerTest = Callable[[Owner], bool]
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """All tests must hold. Owner tests run once per distinct owner of a batch."""
+    """A rule, whose tests must all hold. Owner tests run once for each owner of a batch."""
 
     text: str
     row_tests: tuple[_RowTest, ...]
     owner_tests: tuple[_OwnerTest, ...]
 
     def may_match(self, rows: Ends) -> Flags:
-        """Whether the rule matches for some owner, whoever that is."""
+        """Returns which rows match the rule if their owner may be anyone."""
         matched = np.ones(len(rows["protocol"]), bool)
         for test in self.row_tests:
             matched &= test(rows)
         return matched
 
     def matches(self, rows: Ends, owners: OwnerTable, ends: Sequence[str] = ("owner",)) -> Flags:
-        """``ends``: columns of owners, one of whom has to match."""
+        """Returns which rows match; ``ends`` are columns of owners, one of which has to match."""
         matched = self.may_match(rows)
         if self.owner_tests and matched.any():
             verdicts = [self._owner_matches(rows[name], owners) for name in ends]
@@ -62,9 +62,9 @@ class Rule:
 
 
 def parse_rule(text: str) -> Rule:
-    """A rule from ``key=value,key=value`` with keys of KEYS.
+    """Returns the rule that ``key=value,key=value`` describes, with keys of KEYS.
 
-    Raises ConfigError, naming the part that cannot be used.
+    Raises ConfigError that names the part that cannot be used.
     """
     terms: list[tuple[str, str]] = []
     for term in text.split(","):
@@ -79,9 +79,9 @@ def parse_rule(text: str) -> Rule:
 
 
 def combine(values: Mapping[str, Sequence[str]]) -> list[Rule]:
-    """Rules that hold where of each key of ``values`` one value does; none without any key.
+    """Returns rules that match if one value of every key of ``values`` does.
 
-    Raises ConfigError.
+    Returns no rules without any key. Raises ConfigError.
     """
     choices = [[(key, value) for value in several] for key, several in values.items() if several]
     found = map(list, product(*choices)) if choices else ()
@@ -97,23 +97,26 @@ def _rule(text: str, terms: Sequence[tuple[str, str]]) -> Rule:
 
 
 class Choice:
-    """What matches an include rule (or anything, if there are none) and no exclude rule."""
+    """Chooses what matches an include rule and no exclude rule.
+
+    Without include rules, everything is included.
+    """
 
     def __init__(self, include: Sequence[Rule] = (), exclude: Sequence[Rule] = ()) -> None:
         self._include = tuple(include)
         self._exclude = tuple(exclude)
 
     def __bool__(self) -> bool:
-        """Whether there is any rule."""
+        """Returns True if there is any rule."""
         return bool(self._include or self._exclude)
 
     @property
     def asks_for_owners(self) -> bool:
-        """Whether it matters who an end's owner is."""
+        """Returns True if the owner of an end can change the choice."""
         return any(rule.owner_tests for rule in (*self._include, *self._exclude))
 
     def may_match(self, rows: Ends) -> Flags:
-        """What matches for some owner, whoever that is."""
+        """Returns which rows are chosen if their owner may be anyone."""
         kept = np.full(len(rows["protocol"]), not self._include)
         for rule in self._include:
             kept |= rule.may_match(rows)
@@ -123,7 +126,7 @@ class Choice:
         return kept
 
     def matches(self, rows: Ends, owners: OwnerTable, ends: Sequence[str] = ("owner",)) -> Flags:
-        """``ends`` as of ``Rule.matches``."""
+        """Returns which rows are chosen, with ``ends`` as in ``Rule.matches``."""
         kept = np.full(len(rows["protocol"]), not self._include)
         for rule in self._include:
             kept |= rule.matches(rows, owners, ends)
@@ -132,11 +135,11 @@ class Choice:
         return kept
 
     def matches_sockets(self, sockets: Rows, owners: OwnerTable) -> Flags:
-        """Of SOCKET_DTYPE: ``port`` is the port that a socket waits at, ``cidr`` the address that
-        it is bound to.
+        """Returns which sockets (SOCKET_DTYPE) are chosen.
 
-        One that is bound to all addresses waits at those of any network, and at others, too: where
-        a network is included it is kept, and where a network is excluded it is not left out.
+        ``port`` is the port at which a socket waits, ``cidr`` the address to which it is bound. A
+        socket bound to all addresses belongs to every network: an included network keeps it, and
+        an excluded network does not drop it.
         """
         ends = _socket_ends(sockets)
         kept = np.full(len(sockets), not self._include)
@@ -149,7 +152,7 @@ class Choice:
 
 
 def record_ends(records: Rows) -> Mapping[str, NDArray[Any]]:
-    """Columns of RECORD_DTYPE as rules want them, for which both ends are alike."""
+    """Returns columns of RECORD_DTYPE under the names of rules, which treat both ends alike."""
     ends = {
         f"{end}_{name}": records[f"{side}_{name}"]
         for end, side in (("local", "source"), ("remote", "destination"))
@@ -160,7 +163,7 @@ def record_ends(records: Rows) -> Mapping[str, NDArray[Any]]:
 
 
 def _socket_ends(sockets: Rows) -> dict[str, NDArray[Any]]:
-    """Columns of SOCKET_DTYPE: without a peer both ends are the local one."""
+    """Returns columns of SOCKET_DTYPE under the names of rules; both ends are the local one."""
     ends = {
         f"{end}_{name}": sockets[f"local_{name}"]
         for end in ("local", "remote")
@@ -184,7 +187,7 @@ def _cidr_test(text: str, value: str) -> _RowTest:
         )
         matched: Flags = within & (local | remote)
         if isinstance(rows, Mapping) and _ANYWHERE in rows:
-            # The IPv6 address that stands for all takes IPv4 as well.
+            # the IPv6 address for all addresses includes those of IPv4
             is_of_family = (rows["ip_version"] == network.version) | (rows["ip_version"] == 6)
             matched |= rows[_ANYWHERE] & is_of_family
         return matched
@@ -193,7 +196,7 @@ def _cidr_test(text: str, value: str) -> _RowTest:
 
 
 def _words(octets: bytes | NDArray[np.uint8]) -> NDArray[np.uint64]:
-    """Addresses, padded with zeros to 16 octets, as two words each."""
+    """Returns addresses, padded with zeros to 16 octets, as two words each."""
     if isinstance(octets, bytes):
         return np.frombuffer(octets.ljust(16, b"\0"), np.uint64)
     return np.ascontiguousarray(octets).view(np.uint64)
@@ -226,12 +229,12 @@ def _number(text: str, value: str, highest: int) -> int:
 
 
 def _container_test(value: str) -> _OwnerTest:
-    """By the beginning of the container id, as docker does, or by its whole name."""
+    """Matches the beginning of the container id, as docker does, or the whole name."""
     return lambda owner: owner.container.id.startswith(value) or owner.container.name == value
 
 
 def _pod_test(value: str) -> _OwnerTest:
-    """By its name, or NAMESPACE/NAME."""
+    """Matches the name of a Pod, or NAMESPACE/NAME."""
     namespace, separator, name = value.rpartition("/")
     return lambda owner: (
         owner.pod.name == name and (not separator or owner.pod.namespace == namespace)
@@ -243,7 +246,7 @@ def _namespace_test(value: str) -> _OwnerTest:
 
 
 def _user_test(value: str) -> _OwnerTest:
-    """By uid, or by a name that the host gives: a container may call its users anything."""
+    """Matches a uid, or a name of the host: a container may give its users any name."""
     uid = _digits(value)
     return lambda owner: (
         uid == owner.process.uid
@@ -252,13 +255,13 @@ def _user_test(value: str) -> _OwnerTest:
 
 
 def _process_test(value: str) -> _OwnerTest:
-    """By name or by pid."""
+    """Matches the name or the pid of a process."""
     pid = _digits(value)
     return lambda owner: value == owner.process.name or pid == owner.process.pid
 
 
 def _digits(value: str) -> int:
-    """The number, or -1, which nobody has."""
+    """Returns the number, or -1, which no process has."""
     return int(value) if value.isascii() and value.isdigit() else -1
 
 
