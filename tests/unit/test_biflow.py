@@ -1,4 +1,4 @@
-"""One record per flow out of one per direction, whichever of them there are."""
+"""Tests that the records of a flow's directions become one record, whichever of them exist."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from probe.flow.rows import Rows
 from tests.support.records import flow_records
 
 CLIENT, SERVER = (10, 0, 0, 1), (10, 0, 0, 2)
-#: Distinct in all that has a side, so that a mistake shows.
+#: Every value that belongs to a side is distinct, so that a mix-up shows.
 SIDES: dict[str, tuple[Any, Any]] = {
     "address": (CLIENT, SERVER),
     "port": (40000, 443),
@@ -25,7 +25,7 @@ SIDES: dict[str, tuple[Any, Any]] = {
 
 
 def directions(flow: int = 1, both_local: bool = True) -> Rows:
-    """The initiator's record and the responder's; without ``both_local`` the server is remote."""
+    """Returns the records of both directions. Without ``both_local`` the server is remote."""
     records = np.zeros(2, RECORD_DTYPE)
     records["flow_id"] = flow
     records["ip_version"], records["protocol"] = 4, 6
@@ -84,7 +84,7 @@ def test_times_are_those_of_each_direction() -> None:
 
 
 def test_the_initiator_alone() -> None:
-    """The other direction is there with 0 packets, and at no time of its own."""
+    """The other direction has 0 packets and the times of the first one."""
     (biflow,) = pair_directions(directions()[:1])
     assert_client_is_source(biflow)
     assert (biflow["packets"], biflow["reverse_packets"], biflow["reverse_octets"]) == (3, 0, 0)
@@ -108,7 +108,7 @@ def test_the_responder_alone_is_turned_round(both_local: bool) -> None:
 
 
 def test_a_remote_initiator_makes_an_ingress_flow() -> None:
-    """A server of ours that answers somebody out there, and whose question is not in the batch."""
+    """A local server answers a remote client. The batch lacks the record of the request."""
     records = directions()[1:]
     for name in ("owner", "owner_source", "netns", "netns_inode"):
         records[f"destination_{name}"] = 0
@@ -162,7 +162,7 @@ def test_an_estimate_in_either_direction_marks_the_whole() -> None:
 
 
 def test_many_flows_in_any_order() -> None:
-    """Nothing is lost or doubled, and what is equal in every record stays with its flow."""
+    """Nothing is lost or counted twice, and each flow keeps its own values."""
     random = np.random.default_rng(5)
     parts = [directions(flow)[: 1 + flow % 2] for flow in range(1, 1000)]
     records = np.concatenate(parts)

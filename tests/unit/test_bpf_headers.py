@@ -1,4 +1,4 @@
-"""The headers of bpf/ compile alone, include what they use, and call in one direction."""
+"""Tests that each header of bpf/ compiles alone and that headers call in one direction."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 BPF = Path(__file__).resolve().parents[2] / "bpf"
 HEADERS = sorted(BPF.glob("*.h"))
-#: Headers of declarations. Each header may include them without showing what it needs of them.
+#: Headers of declarations. Other headers may include them without using any name of them.
 DECLARATIONS = {"kernel.h", "flow.h"}
 
 _COMMENT = re.compile(r"/\*.*?\*/|//[^\n]*", re.DOTALL)
@@ -27,16 +27,16 @@ _PROGRAM = re.compile(r"^int BPF_PROG\((\w+)", re.MULTILINE)
 _PROTOTYPE = re.compile(
     r"^(?:static|extern|__noinline|void|int|struct \w+)\b[^;{}=\n]*\w+\([^;{}]*\);", re.MULTILINE
 )
-_WORD = re.compile(r"(?<!->)(?<!\.)\b[A-Za-z_]\w+\b")  # but no member
+_WORD = re.compile(r"(?<!->)(?<!\.)\b[A-Za-z_]\w+\b")  # but not a member
 
 
 def code(text: str) -> str:
-    """``text`` without comments and strings."""
+    """Returns ``text`` without comments and strings."""
     return re.sub(r'"[^"\n]*"', '""', _COMMENT.sub(" ", text))
 
 
 def defined(text: str) -> set[str]:
-    """Names that a header defines at file scope, its include guard left out."""
+    """Returns the names that a header defines at file scope, without its include guard."""
     text = _COMMENT.sub("", text)
     kinds = (_MACRO, _FUNCTION, _PROGRAM, _MAP, _TYPE, _VARIABLE, _ENUMERATOR)
     found = {name for kind in kinds for name in kind.findall(text)}
@@ -44,7 +44,7 @@ def defined(text: str) -> set[str]:
 
 
 def faults(texts: Mapping[str, str]) -> list[str]:
-    """What is wrong with headers given as {name: text}."""
+    """Returns what is wrong with the headers {name: text}."""
     includes = {name: set(_INCLUDE.findall(text)) for name, text in texts.items()}
     found = _circles(includes)
     owners: dict[str, str] = {}
@@ -81,7 +81,7 @@ def test_headers_include_what_they_use_and_call_down() -> None:
 
 
 def test_names_are_found() -> None:
-    """The check above sees nothing in a header whose definitions it cannot read."""
+    """``defined`` reads every header; the checks above miss a header that it cannot read."""
     headers = read_headers()
     assert len(headers) > 20
     for name in headers.keys() - {"protocols.h"}:
@@ -113,7 +113,7 @@ def test_faults_are_seen(name: str, added: str, expected: str) -> None:
 
 
 def compiles(tmp_path: Path, *names: str, folder: Path = BPF) -> str:
-    """What the compiler says to a source that includes just these, in this order."""
+    """Returns the compiler's errors for a source that includes these headers in this order."""
     source = tmp_path / "headers.bpf.c"
     source.write_text("".join(f'#include "{folder / name}"\n' for name in names))
     return subprocess.run(

@@ -1,4 +1,4 @@
-"""FlowCache: one test per rule, on rows written out by hand."""
+"""Tests FlowCache with one test for each rule, on rows written by hand."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ HOST = 77
 
 
 def end(identity: int, **columns: Any) -> dict[str, Any]:
-    """An open TCP end with 3 packets sent and 2 received, seen at second 10."""
+    """Returns an open TCP end with 3 packets sent and 2 received, seen at second 10."""
     row: dict[str, Any] = {
         "id": identity, "local_address": A, "remote_address": B,
         "local_port": 1000, "remote_port": 80, "protocol": TCP, "start_ns": 9 * S,
@@ -31,7 +31,7 @@ def end(identity: int, **columns: Any) -> dict[str, Any]:
 
 
 def other(identity: int, **columns: Any) -> dict[str, Any]:
-    """The same connection at B."""
+    """Returns the other end of the same connection, at B."""
     mirrored = {"local_address": B, "remote_address": A, "local_port": 80, "remote_port": 1000,
                 "tx_packets": 2, "tx_octets": 200,
                 "rx_packets": 3, "rx_octets": 300}  # fmt: skip
@@ -75,7 +75,7 @@ PAIR = (end(1, **isn(7, 9)), other(2, **isn(9, 7)))
         (A, A, HOST, 0, 1),  # its own address
         (A, B, HOST, 0, 0),
         (A, A, HOST, 3, 3),
-        ("127.0.0.1", "127.0.0.1", 78, 0, 0),  # the loopback interface of a container
+        ("127.0.0.1", "127.0.0.1", 78, 0, 0),  # within a container, over its loopback interface
     ],
 )
 def test_a_lone_end_on_loopback_has_its_interface(
@@ -333,7 +333,7 @@ def test_a_thousand_flows_cost_little_memory() -> None:
 
 @pytest.mark.parametrize("protocol", [TCP, UDP])
 def test_many_connections_at_once(protocol: int) -> None:
-    """More than one growth of every table, both ends new in the same batch, twice."""
+    """Every table grows more than once. Both ends are new in the same batch, twice."""
     count = 5000
     rows: Rows = np.repeat(batch(*(row | {"protocol": protocol} for row in PAIR)).rows, count)
     n = np.arange(count, dtype=np.uint32)
@@ -360,11 +360,14 @@ def test_many_connections_at_once(protocol: int) -> None:
 
 
 def test_every_record_tells_when_its_flow_began() -> None:
-    """Not when the record did; of both ends the earlier one, whichever was seen first."""
+    """Each record has the start of its flow, not its own.
+
+    It is the start of the end that began earlier, whichever end was seen first.
+    """
     cache = FlowCache(active_timeout_ns=5 * S, idle_timeout_ns=60 * S, host_netns=HOST)
     cache.observe(batch(end(1, **isn(5, 6))), 10 * S)
     first = cache.expire(15 * S, 1000)
-    # a collector that knows of a socket no more than its latest row says when that was
+    # some sources know only the time of a socket's latest row, and give that as its start
     cache.observe(batch(end(1, **isn(5, 6), start_ns=16 * S, last_ns=17 * S)), 17 * S)
     second = cache.expire(22 * S, 1000)
     for records in (first, second):

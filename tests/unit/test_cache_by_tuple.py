@@ -1,4 +1,4 @@
-"""TCP ends of collectors that see no sequence numbers: joined by 5-tuple, each direction once."""
+"""Tests TCP ends of sources without sequence numbers: they are joined by their 5-tuple."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Flow Keys: compared whole, with their place; and who talks to whom where keys are the same."""
+"""Tests that Flow Keys are compared whole, and that ends with equal keys find their peers."""
 
 from __future__ import annotations
 
@@ -29,13 +29,16 @@ def records(*batches: FlowBatch) -> Rows:
 
 
 def parties(found: Rows) -> list[tuple[Any, ...]]:
-    """Who sent how much to whom."""
+    """Returns (source owner, destination owner, packets) of each record."""
     return shown(found, "source_owner", "destination_owner", "packets")
 
 
-# -- what a hash found is compared --------------------------------------------------------------
+# -- keys are compared, not only their hashes -----------------------------------------------------
 def test_peers_whose_octets_add_up_to_the_same_are_three_flows() -> None:
-    """Address and port were added once, so a stranger could choose to be in somebody's flow."""
+    """Three peers with the same sum of address and port are three flows.
+
+    Keys were such sums once, so a stranger could join the flow of another.
+    """
     peers = [("10.1.0.1", 1000), ("10.2.0.1", 744), ("11.1.0.1", 999)]
     ends = [
         end(9, protocol=UDP, netns=3, remote_address=address, remote_port=port)
@@ -47,7 +50,7 @@ def test_peers_whose_octets_add_up_to_the_same_are_three_flows() -> None:
 
 
 def _weak(words: Any) -> Any:
-    """As little as a hash can tell."""
+    """Returns the same hash for all keys."""
     return np.full(words.shape[1], 5, np.uint64)
 
 
@@ -66,7 +69,7 @@ def test_ends_with_one_hash_stay_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     assert by_port == {2000 + n: 3 * (1 + (n < 20) + (n % 2 == 0)) for n in range(40)}
 
 
-# -- the place is a part of the key -------------------------------------------------------------
+# -- the network namespace is part of the key -----------------------------------------------------
 @pytest.mark.parametrize("mark", [UDP_ONLY, BY_TUPLE], ids=["udp", "tcp by tuple"])
 @pytest.mark.parametrize(
     "place",
@@ -116,9 +119,12 @@ def test_other_addresses_are_not_of_a_link() -> None:
     assert cache.entries == 1
 
 
-# -- crowds -------------------------------------------------------------------------------------
+# -- many ends with one tuple ---------------------------------------------------------------------
 def twins(began_ms: Sequence[tuple[float, float]], **columns: Any) -> list[dict[str, Any]]:
-    """Pairs with one tuple in namespaces of their own, each with 10 packets more to the server."""
+    """Returns pairs with one tuple, each pair in its own namespaces.
+
+    Each pair sends 10 packets more to its server than the pair before.
+    """
     ends = []
     for n, (client, server) in enumerate(began_ms):
         sent = {"tx_packets": 10 * n + 5, "tx_octets": 100, "rx_packets": 10 * n + 4}
@@ -157,7 +163,7 @@ def test_pairs_that_come_one_after_the_other() -> None:
 
 @pytest.mark.parametrize("extra", [0, 1], ids=["client", "server"])
 def test_an_end_without_a_peer_here_stays_alone_among_pairs(extra: int) -> None:
-    """Its peer is another host, with addresses that are used here, too."""
+    """Its peer is on another host and has an address that is used here, too."""
     ends = twins([(0, 0.02), (50, 50.02), (100, 100.02)])
     del ends[4 + (1 - extra)]
     found = records(batch(*ends))
@@ -167,7 +173,7 @@ def test_an_end_without_a_peer_here_stays_alone_among_pairs(extra: int) -> None:
 
 
 def test_by_what_they_counted_when_they_began_too_close_to_each_other() -> None:
-    """A busy host delivers late: the times of both pairs are mixed."""
+    """The pairs are told apart by their counters, because their start times overlap."""
     ends = twins([(0, 3), (1, 2)], last_ns=10 * S)
     for row in ends[2:]:
         row["last_ns"] = 10 * S - 300 * MS
@@ -189,7 +195,7 @@ def test_what_nothing_tells_apart_is_counted_once(
     assert cache.late_packets == 0
 
 
-# -- groups -------------------------------------------------------------------------------------
+# -- groups ---------------------------------------------------------------------------------------
 GROUP = "239.1.1.1"
 
 
@@ -208,7 +214,7 @@ def sender(packets: int, **columns: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("together", [True, False])
 def test_what_many_receive_was_sent_once(together: bool) -> None:
-    """Two receivers in one namespace and one in another."""
+    """Two receivers are in one namespace, and one is in another."""
     copies = [receiver(5, 50, 500), receiver(6, 50, 500), receiver(7, 70, 500)]
     cache = FlowCache()
     for rows in [[sender(500), *copies]] if together else [[sender(500), copies[0]], copies[1:]]:
@@ -242,9 +248,9 @@ def test_another_receiver_counts_when_the_first_one_does_not_any_more(how: str) 
     assert int(found["packets"].sum()) == 47
 
 
-# -- translated tuples -----------------------------------------------------------------------------
+# -- translated tuples ----------------------------------------------------------------------------
 def find_peers(entries: dict[int, dict[str, Any]], asked: list[int]) -> Any:
-    """Connection tracking that knows, by the port of an end, what its peer sees."""
+    """Returns a look-up that knows, by an end's port, the tuple that its peer sees."""
 
     def find(rows: Rows, packets: Any) -> Any:
         ports = rows["local_port"].tolist()
@@ -270,7 +276,7 @@ CLIENT_SEES = {
 @pytest.mark.parametrize("mark", [UDP_ONLY, BY_TUPLE], ids=["udp", "tcp by tuple"])
 @pytest.mark.parametrize("order", [(0, 1), (1, 0), (0,), (1,)], ids=str)
 def test_ends_whose_tuples_nat_made_different(order: tuple[int, ...], mark: dict[str, Any]) -> None:
-    """Whoever of both is asked about, and whoever comes first."""
+    """Both ends are joined in either order, and whichever of them has an entry."""
     rows = [
         end(1, netns=5, owner=1, **mark, **CLIENT_SEES),
         other(2, netns=6, owner=2, **mark, **SERVER_SEES),
@@ -304,7 +310,7 @@ def test_a_peer_with_another_tuple_than_nat_told_is_no_peer() -> None:
 
 
 def test_the_two_halves_of_a_socket_whose_own_host_translates() -> None:
-    """What it sends is metered behind the translation, what it receives before it."""
+    """Sent packets are metered after the translation, received packets before it."""
     sent = {
         "local_address": "10.0.0.9", "local_port": 41000, "remote_address": "10.0.0.2",
         "remote_port": 80, "rx_packets": 0, "rx_octets": 0,
@@ -328,10 +334,13 @@ def test_the_two_halves_of_a_socket_whose_own_host_translates() -> None:
         assert len(cache._finder._ids) == len(cache._waiting) == len(cache._table) == 0
 
 
-# -- floods ----------------------------------------------------------------------------------------
+# -- floods ---------------------------------------------------------------------------------------
 @pytest.mark.parametrize("step", [(1, 0), (1, -1), (0, 1), (256, 255), (1 << 16, 1)], ids=str)
 def test_peers_that_somebody_chose_are_found_as_fast_as_others(step: tuple[int, int]) -> None:
-    """Counted in cells. (1, -1): what address and port add up to stays the same."""
+    """The longest probe stays short, counted in cells.
+
+    With (1, -1) the sum of address and port is constant.
+    """
     count = 20_000
     rows: Rows = np.repeat(batch(end(9, protocol=UDP, netns=3)).rows, count)
     n = np.arange(count)

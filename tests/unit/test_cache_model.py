@@ -1,4 +1,4 @@
-"""FlowCache against a naive model that does one row, one end and one direction at a time."""
+"""Tests FlowCache against a naive model that handles one row, end and direction at a time."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class End:
 
 
 class Model:
-    """TCP only, sequence numbers known from the first row."""
+    """A naive flow cache for TCP whose sequence numbers are known from the first row."""
 
     def __init__(self) -> None:
         self.ends: dict[int, End] = {}
@@ -126,7 +126,7 @@ class Model:
         return 2 if now - end.armed >= ACTIVE else 0
 
     def _directions(self, end: End, reason: int, last: int) -> list[Record]:
-        """What this end sent, and what it received if nobody local sent it."""
+        """Returns what this end sent, and what it received unless its sender is local."""
         row, first = end.row, min(end.since, last)
         other_out = end.peer.rx_out if end.peer else [0, 0]
         delta = [max(0, end.tx[i] - end.tx_out[i] - other_out[i]) for i in (0, 1)]
@@ -154,7 +154,10 @@ def as_tuples(records: Rows) -> list[Record]:
 
 
 class Traffic:
-    """Connections that open, talk, fall silent, close; ends seen late, twice, or never."""
+    """Connections that open, talk, fall silent and close.
+
+    Some ends are seen late, twice or never.
+    """
 
     def __init__(self, seed: int) -> None:
         self.random = np.random.default_rng(seed)

@@ -1,4 +1,4 @@
-"""A UDP flow that goes from one owner to the next: a record for each, and each packet once."""
+"""Tests UDP flows that change their owner: one record for each, and each packet once."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def server(got: int, sent: int, at_s: float, **columns: Any) -> dict[str, Any]:
 
 
 def told(*parts: Rows) -> list[tuple[int, ...]]:
-    """Sums of packets and octets by (source, destination)."""
+    """Returns sums of packets and octets by (source, destination)."""
     sums: Counter[tuple[int, int, str]] = Counter()
     for records in parts:
         for record in records:
@@ -73,7 +73,10 @@ def test_clients_that_follow_each_other(together: bool, local: bool) -> None:
 
 
 def test_a_reply_that_the_server_told_after_the_end_is_its_receivers() -> None:
-    """A snapshot reads the server's counters before the client's last row leaves the ring."""
+    """A reply belongs to its receiver although it is reported after the receiver's end.
+
+    A snapshot reads the server's counters before the client's last row leaves the ring.
+    """
     cache, now = FlowCache(), 11 * S
     cache.observe(batch(client(1, 2, 2, 10, **CLOSED), server(2, 1, 10)), now)
     found = [cache.expire(now + 2 * S, 0)]
@@ -129,7 +132,7 @@ def test_owners_of_both_ends_change_in_one_read() -> None:
 
 @pytest.mark.parametrize("seed", range(20))
 def test_each_packet_once_whatever_comes(seed: int) -> None:
-    """Random owners, reads and exports; the sender's counters are the truth."""
+    """Owners, reads and exports are random. The sum of all records equals the sender's counters."""
     chance = random.Random(seed)
     cache = FlowCache(active_timeout_ns=2 * S)
     sent: Counter[int] = Counter()

@@ -1,4 +1,4 @@
-"""A peer that is started again with its old address in another network namespace."""
+"""Tests peers that restart with their old address in another network namespace."""
 
 from __future__ import annotations
 
@@ -17,7 +17,11 @@ def restarted(owner: int, sent: int, got: int, at_s: float, **columns: Any) -> d
 
 @pytest.mark.parametrize("apart_s", [0.0, 0.4, 1.5, 3.0])
 def test_a_client_in_a_new_namespace(apart_s: float) -> None:
-    """In one read, before the first one's end is told, while it lingers, and when that is over."""
+    """The second client may appear at any time after the first one.
+
+    It appears in the same read, before the first one's end is reported, during its linger, or
+    later.
+    """
     cache, found = FlowCache(), []
     rows = [restarted(1, 3, 3, 10, **CLOSED), server(3, 3, 10)]
     later = 10.2 + apart_s
@@ -43,7 +47,7 @@ def test_a_client_in_a_new_namespace(apart_s: float) -> None:
 
 @pytest.mark.parametrize("last", [CLOSED, {}], ids=["closed", "silent"])
 def test_a_server_in_a_new_namespace_while_its_client_goes_on(last: dict[str, int]) -> None:
-    """Of a server's socket only the end of its first peer is seen to close."""
+    """Of the first server's socket, only the end with its first peer is seen to close."""
     cache, found = FlowCache(), []
     for at in range(10, 20):
         rows = [client(1, 10, 10, at)]
@@ -63,7 +67,10 @@ def test_a_server_in_a_new_namespace_while_its_client_goes_on(last: dict[str, in
 
 
 def test_an_isolated_conversation_takes_nobodys_peer() -> None:
-    """Equal addresses elsewhere: the first client has closed when the second one begins."""
+    """Another namespace uses the same addresses.
+
+    The first client has closed when the second begins.
+    """
     cache, found = FlowCache(), []
     cache.observe(batch(restarted(1, 3, 3, 10, **CLOSED), server(3, 3, 10)), 10 * S)
     cache.observe(batch(restarted(2, 5, 5, 10.5)), int(10.5 * S))

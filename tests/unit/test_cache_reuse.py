@@ -1,4 +1,4 @@
-"""A UDP port that one socket gives back and another takes over: one flow, each packet once."""
+"""Tests UDP ports that pass from one socket to another: one flow, each packet counted once."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ NETNS = {"netns": 5}
 
 
 def totals(*parts: Rows) -> dict[int, int]:
-    """Packets by source port."""
+    """Returns packets by source port."""
     found: dict[int, int] = {}
     for records in parts:
         for port, packets in shown(records, "source_port", "packets"):
@@ -32,7 +32,7 @@ def second(**columns: int) -> dict[str, int]:
 
 
 def server(packets: int) -> dict[str, int]:
-    """The server's end sees no difference between the two: ``packets`` each way."""
+    """Returns the server's end with ``packets`` each way. It cannot tell the two clients apart."""
     row: dict[str, int] = other(
         9, protocol=UDP, tx_packets=packets, rx_packets=packets, netns=6, last_ns=11 * S
     )
@@ -41,7 +41,11 @@ def server(packets: int) -> dict[str, int]:
 
 @pytest.mark.parametrize("apart_s", [0, 0.5, 2, 3.5])
 def test_each_packet_once(apart_s: float) -> None:
-    """In one read, while the first waits for its end, while it lingers, and after."""
+    """The second socket may appear at any time after the first one.
+
+    It appears in the same read, before the first one's end is reported, during its linger, or
+    later.
+    """
     cache = FlowCache()
     now = 11 * S
     begun = batch(first(rx_packets=3), server(3))
@@ -62,7 +66,7 @@ def test_each_packet_once(apart_s: float) -> None:
 
 
 def test_a_port_taken_over_is_open() -> None:
-    """It does not end with the socket that gave it back."""
+    """The flow does not end with the socket that gave the port back."""
     cache = FlowCache()
     taken = second(rx_packets=3, last_ns=11 * S)
     cache.observe(batch(first(rx_packets=3), taken, server(6)), 11 * S)

@@ -1,4 +1,4 @@
-"""Connections that began and ended between two reads: the same records as by the long way."""
+"""Tests that connections within one read give the same records as long ones."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ _SIZES = {"u1": 4, "u2": 50000, "u4": 1000, "u8": 100_000}
 
 
 def closed_pairs(count: int, seed: int = 1) -> Rows:
-    """``count`` connections, row i and row count + i the two ends; what they say is random."""
+    """Returns both ends of ``count`` connections with random values.
+
+    Rows i and count + i are the two ends of a connection.
+    """
     random = np.random.default_rng(seed)
     rows: Rows = np.zeros(2 * count, ROW_DTYPE)
     for name in ROW_DTYPE.names or ():
@@ -75,7 +78,7 @@ def test_lasting_flows_of_the_same_batch_stay() -> None:
 
 @pytest.mark.parametrize("known", [[0], [1], [0, 1]])
 def test_a_connection_that_was_seen_before_goes_on(known: list[int]) -> None:
-    """Deltas of both batches are in one record per direction, with the first flow's times."""
+    """Each direction has one record with the deltas of both batches and the first flow's times."""
     last = closed_pairs(1)
     last["tx_packets"] = 5, 8
     first = last.copy()

@@ -1,4 +1,4 @@
-"""Losses are told apart from what came late or with less detail, in every output."""
+"""Tests that every output separates losses from what came late or with less detail."""
 
 from __future__ import annotations
 
@@ -27,7 +27,10 @@ S = 10**9
 
 
 def test_every_notice_is_a_cause_that_is_counted() -> None:
-    """A name that nobody counts by would turn its cause into a loss."""
+    """Each notice names a counter that exists.
+
+    A name without a counter would turn its cause into a loss.
+    """
     sources = [ROOT / "bpf" / "flow.h", *(ROOT / "probe").rglob("*.py")]
     texts = [path.read_text() for path in sources if path.name != "causes.py"]
     for cause in NOTICES:
@@ -83,7 +86,7 @@ def test_what_an_end_sends_after_the_last_record_is_lost() -> None:
     cache.observe(FlowBatch(np.concatenate([end(1, True), end(2, False, mark=0)])), 10 * S)
     assert len(cache.expire(11 * S, 0)) == 2
     cache.observe(FlowBatch(end(2, False)), 12 * S)
-    assert (cache.late_packets, cache.lost_packets) == (5, 3)  # of the 2 received the peer told
+    assert (cache.late_packets, cache.lost_packets) == (5, 3)  # the peer reported the 2 received
 
 
 def test_options_have_room_for_the_kernels_causes() -> None:

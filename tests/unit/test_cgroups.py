@@ -1,4 +1,7 @@
-"""Cgroup ids of sockets -> containers and units, on folders: the ids are inodes there, too."""
+"""Tests the way from sockets' cgroup ids to containers and units.
+
+Folders stand in for cgroups: both have inodes as ids.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +57,7 @@ def test_a_look_costs_and_so_is_rare(tmp_path: Path, monkeypatch: pytest.MonkeyP
     (tmp_path / "a.service").rmdir()
     now[0] += 2 * 10**9
     assert paths.find(second) == "/b.service"
-    assert paths.find(first) == "/a.service"  # its last connections may end after it
+    assert paths.find(first) == "/a.service"  # a unit's last connections may end after the unit
 
 
 def test_owners_that_nothing_names_are_forgotten(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Which sequence numbers a socket of the Netlink collector gets from its peer in eBPF's rows."""
+"""Tests which sequence numbers a Netlink socket takes from its peer in eBPF's rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command line: one clear line and exit status 2 for whatever cannot be used."""
+"""Tests the command line: bad input gives one clear line and exit status 2."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ COMMANDS = [["templates"], ["--version"], ["interfaces"], ["interfaces", "--json
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("to", [">&-", "2>&-", ">&- 2>&-", ">/dev/full"])
 def test_no_output_to_write_to(command: list[str], to: str) -> None:
-    """A standard stream that is closed, or a full disk behind it: nothing is raised."""
+    """A closed standard stream or a full disk behind it raises no traceback."""
     shell = ["sh", "-c", f'exec "$@" {to}', "sh", sys.executable, "-m", "probe", *command]
     done = subprocess.run(shell, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert "Traceback" not in done.stderr
@@ -106,7 +106,7 @@ def test_no_output_to_write_to(command: list[str], to: str) -> None:
 
 
 def test_no_descriptor_left() -> None:
-    """One line that says what to do, wherever the last one went."""
+    """When descriptors run out, one line says what to do, wherever the last one went."""
     for limit in range(4, 24, 3):
         done = subprocess.run(
             [sys.executable, "-c", FEW.format(limit)], cwd=ROOT, capture_output=True, text=True,

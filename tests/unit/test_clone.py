@@ -1,4 +1,4 @@
-"""The tree as somebody clones it: it refers to nothing outside, and its tests are found."""
+"""Tests that a clone refers to nothing outside of it, and that pytest finds its tests."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ import pytest
 
 from tests.support.tree import ROOT, copy_tree
 
-#: What no clone has beside it, and paths and hosts that no user has. This file names them.
+#: Folders, paths and hosts that exist on developers' machines only. This file names them.
 _OUTSIDE = re.compile(
     r"\.\./shared|shared/(tools|cases|facts|hooks)|/root/|/work/|deb\.debian\.org|pypi\.org"
     r"|pythonhosted\.org|registry\.npmjs"
 )
 _PARENTS = re.compile(r"__file__.*\.parents\[(\d+)\]")
-#: It runs the validator beside a checkout where there is one.
+#: This file runs a validator that may stand beside a checkout.
 _MAY = {Path(".ci/run"), Path(__file__).resolve().relative_to(ROOT)}
 
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """In a folder that has nothing beside it."""
+    """Returns a copy of the tree in an otherwise empty folder."""
     return copy_tree(tmp_path_factory.mktemp("empty") / "sockflow")
 
 
@@ -43,14 +43,14 @@ def test_no_file_refers_to_what_is_outside(clone: Path) -> None:
 
 
 def test_no_path_leaves_the_tree(clone: Path) -> None:
-    """``parents[n]`` of a file that is n folders deep is the tree's root."""
+    """For a file that is n folders deep, ``parents[n]`` is the root of the tree."""
     for path, text in texts(clone):
         for level in _PARENTS.findall(text):
             assert int(level) < len(path.parts), f"{path}: parents[{level}]"
 
 
 def test_its_tests_are_found(clone: Path) -> None:
-    """All of them, by an interpreter that knows no other tree than this one."""
+    """An interpreter that knows no other tree finds all of them."""
     command = (sys.executable, "-P", "-m", "pytest", "--collect-only", "-q", "-p",
                "no:cacheprovider")  # fmt: skip
     environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}

@@ -1,4 +1,4 @@
-"""What ``sockflow collect --listen`` accepts."""
+"""Tests which addresses ``sockflow collect --listen`` accepts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Exporters that connect: TCP and TLS on loopback, whole, slow, broken and unwanted."""
+"""Tests exporters that connect over TCP and TLS on loopback: whole, slow, broken and unwanted."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def data(*counts: int, sequence: int = 0) -> bytes:
 
 
 class Collector(CollectorConnections):
-    """Remembers all that it received."""
+    """A collector that remembers all records that it received."""
 
     def __init__(self, listen: Listen) -> None:
         self.process = collecting_process(32473)
@@ -163,7 +163,7 @@ def test_an_end_within_a_message_is_counted(collector: Collector) -> None:
 
 
 def test_too_many_are_refused(collector: Collector, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As long as those that are there have sent something."""
+    """New connections are refused while the present ones have all sent something."""
     monkeypatch.setattr(admission, "MAX_CONNECTIONS", 3)
     exporters = [collector.connect() for _ in range(3)]
     for exporter in exporters:
@@ -218,7 +218,10 @@ def test_silent_connections_are_closed(
 
 
 def test_without_a_descriptor_for_a_newcomer(collector: Collector) -> None:
-    """It is refused, and does not wake the collector up for ever."""
+    """A connection is refused if no descriptor is left.
+
+    It does not wake the collector again and again.
+    """
     newcomer = socket.socket()
     newcomer.settimeout(PATIENCE_S)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -261,7 +264,10 @@ def test_whose_place_it_is() -> None:
 
 
 def test_records_come_in_pieces(collector: Collector) -> None:
-    """A message of 65 000 records of an octet takes twenty megabytes when it is read."""
+    """The collector reads a bounded number of records at a time.
+
+    A message of 65 000 records of one octet takes twenty megabytes once it is read.
+    """
     known = message((2, template(256, (4, 1))))
     one = message((256, bytes(65_000)))
     most = total = 0
@@ -279,7 +285,7 @@ def test_records_come_in_pieces(collector: Collector) -> None:
 
 
 class Authority:
-    """Signs certificates for 127.0.0.1; ``write`` gives a file with certificate and key."""
+    """An authority for 127.0.0.1; ``write`` writes a file with certificate and key."""
 
     def __init__(self, folder: Path, name: str) -> None:
         self._folder, self._name = (
@@ -334,7 +340,7 @@ def secure(authority: Authority) -> Iterator[Collector]:
 
 
 def shake_hands(collector: Collector, certificate: Path | None) -> ssl.SSLSocket:
-    """A TLS connection from a client in this thread, whose handshake is done."""
+    """Returns the client's TLS connection, in this thread, with its handshake done."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     if certificate:
@@ -385,7 +391,10 @@ def test_plain_tcp_where_tls_is_spoken(secure: Collector) -> None:
 
 
 def test_reset_before_it_is_accepted(secure: Collector) -> None:
-    """Python's ssl raises where it wraps such a connection; it once ended the collector."""
+    """A connection that is reset early does not end the collector.
+
+    Python's ssl raises an error where it wraps such a connection.
+    """
     with socket.create_connection(secure.address) as stranger:
         stranger.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     secure.read_until(lambda: secure.failed_handshakes)

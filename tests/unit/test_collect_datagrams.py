@@ -1,4 +1,4 @@
-"""The collector's UDP socket: bounded by records; closed to strangers where it has an owner."""
+"""Tests the collector's UDP socket: its reads are bounded, and it can be closed to strangers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ FLOW = message((2, template(256, (1, 4))), (256, bytes(4)))
 
 
 def test_records_come_in_pieces() -> None:
-    """60 datagrams of 60 000 records of an octet once took 1.1 GB at a time."""
+    """Reads are bounded by records.
+
+    60 datagrams of 60 000 records of one octet once took 1.1 GB.
+    """
     collector = CollectorSocket("127.0.0.1", 0, 32473)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as exporter:
         exporter.connect(collector.address)
@@ -32,7 +35,7 @@ def test_records_come_in_pieces() -> None:
 
 
 def test_only_its_own_exporter_is_heard() -> None:
-    """What a stranger sent before is counted; afterwards the kernel takes no more of it."""
+    """Earlier datagrams of strangers are counted; later ones are refused by the kernel."""
     collector = CollectorSocket("127.0.0.1", 0, 32473)
     kinds = socket.AF_INET, socket.SOCK_DGRAM
     with socket.socket(*kinds) as exporter, socket.socket(*kinds) as stranger:
@@ -83,7 +86,7 @@ def test_small_messages_come_together() -> None:
 
 
 def test_octets_at_a_time() -> None:
-    """A record of 15 000 fields counts as one, and 200 of them once took 250 MB at a time."""
+    """Reads are bounded by octets, too. 200 records of 15 000 fields each once took 250 MB."""
     collector = CollectorSocket("127.0.0.1", 0, 32473)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as exporter:
         exporter.connect(collector.address)

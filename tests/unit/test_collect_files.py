@@ -1,4 +1,4 @@
-"""``sockflow collect --read``: files of messages, whole, cut and with garbage in them."""
+"""Tests ``sockflow collect --read`` on files of messages: whole, cut, and with garbage in them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The schema of flow columns: what the kernel object declares, and what follows from it."""
+"""Tests that the schema of flow columns agrees with the kernel object's BTF."""
 
 from __future__ import annotations
 
@@ -44,7 +44,10 @@ def btf() -> Iterator[Btf]:
 
 
 def lengths(dtype: np.dtype[Any], *without: str) -> dict[str, tuple[int, tuple[int, ...]]]:
-    """Octets of an element and shape of each column; the kernel's times have no sign."""
+    """Returns {column: (octets of an element, shape)}.
+
+    Signs are left out, since the kernel's times have none.
+    """
     fields = {name: dtype[name] for name in dtype.names or () if name not in without}
     return {name: (kind.base.itemsize, kind.shape) for name, kind in fields.items()}
 
@@ -88,7 +91,7 @@ def test_a_known_column_says_what_tells_that_it_is_known() -> None:
 
 
 def some_rows(count: int, seed: int) -> Rows:
-    """Rows of TCP ends with anything in them, which came one after the other."""
+    """Returns random rows of TCP ends in the order in which they came."""
     random = np.random.default_rng(seed)
     rows: Rows = np.zeros(count, ROW_DTYPE)
     for name in ROW_KINDS:
@@ -103,7 +106,7 @@ def some_rows(count: int, seed: int) -> Rows:
 
 @pytest.mark.parametrize("seed", range(20))
 def test_rows_merged_in_a_batch_are_rows_merged_in_the_table(seed: int) -> None:
-    """The same rows, read at once or one by one, leave the same behind."""
+    """Rows read at once leave the same state as rows read one by one."""
     rows = some_rows(4, seed)
     tables = [EndTable(), EndTable()]
     slots = [table.allocate(1) for table in tables]
@@ -121,7 +124,7 @@ def test_rows_merged_in_a_batch_are_rows_merged_in_the_table(seed: int) -> None:
 
 
 def test_every_counter_and_gauge_comes_out_of_the_cache() -> None:
-    """A value of its own in each column of a row is in the records of both directions."""
+    """Each column of a row has its own value, which comes out in the records of both directions."""
     cache = FlowCache(host_netns=7)
     rows: Rows = np.zeros(2, ROW_DTYPE)
     for number, name in enumerate(ROW_KINDS):

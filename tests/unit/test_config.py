@@ -1,4 +1,4 @@
-"""Settings: bounds, unknown keys, and who wins."""
+"""Tests settings: their bounds, unknown keys, and which source of a setting wins."""
 
 from __future__ import annotations
 

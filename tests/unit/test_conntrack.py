@@ -1,4 +1,4 @@
-"""ctnetlink messages: requests and answers against octets that a kernel (6.18) took and gave."""
+"""Tests ctnetlink messages against octets that a kernel (6.18) accepted and sent."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from probe.netlink.conntrack import (
     encode_requests,
 )
 
-#: UDP 127.0.0.1:40100 to 127.0.0.2:100; translated to 127.0.0.9 and 127.0.0.5; sequence 3.
+#: UDP from 127.0.0.1:40100 to 127.0.0.2:100, translated to 127.0.0.9 and 127.0.0.5, sequence 3.
 ANSWERED = bytes.fromhex(
     "a400000000010200030000001d440000020000003400018014000180080001007f000001080002007f000002"
     "1c0002800500010011000000060002009ca4000006000300006400003400028014000180080001007f000005"
@@ -28,7 +28,7 @@ ANSWERED = bytes.fromhex(
     "080008000000000008000c0021634bca08000b0000000002080007000000001d"
 )
 ABSENT = bytes.fromhex("2400000002000001030000001d440000feffffff48000000010101000300000000000000")
-#: How nft's zone 7 shows: CTA_ZONE behind the tuples.
+#: The attribute of nft's zone 7: CTA_ZONE follows the tuples.
 ZONE = bytes.fromhex("0800120000000007")
 
 
@@ -58,7 +58,7 @@ def with_sequence(datagram: bytes, sequence: int) -> bytes:
 
 
 def test_a_request_is_what_the_kernel_took() -> None:
-    """The kernel's own tuple in a message of the length, type and flags that it answers."""
+    """A request has the length, type and flags that the kernel accepts, and its form of a tuple."""
     request = encode_requests(ORIGINAL, 3)
     assert request[:20] == struct.pack("=IHHIIBBH", 72, 0x101, 1, 3, 0, 2, 0, 0)
     assert request[20:] == ANSWERED[20:72]
@@ -80,7 +80,7 @@ def test_an_answer_has_both_directions() -> None:
 
 
 def test_answers_find_their_request() -> None:
-    """Out of order, with one missing, over the end of the numbers."""
+    """Answers come out of order, one is missing, and the sequence numbers wrap."""
     given = answers(
         with_sequence(ABSENT, 1), with_sequence(ANSWERED, 0), with_sequence(ABSENT, 2**32 - 1)
     )
@@ -106,7 +106,7 @@ def test_attributes_behind_the_tuples_do_not_matter() -> None:
 
 @pytest.mark.parametrize("at", [4, 20, 22, 24, 28, 36, 44, 48, 56, 64, 72, 74, 76, 100, 116])
 def test_another_layout_is_not_misread(at: int) -> None:
-    """Any attribute header that is not where it should be."""
+    """An answer with an attribute header at an unexpected place is counted as unread."""
     broken = bytearray(ANSWERED)
     broken[at] ^= 0x04
     found, unread, error = decode_answers(answers(bytes(broken)), 3, 1)
@@ -128,7 +128,7 @@ def test_a_refusal_is_told() -> None:
 
 
 class FakeSocket:
-    """Answers what ``given`` holds: octets, or an error number to fail with."""
+    """A socket that gives what ``given`` holds: octets, or an error number to fail with."""
 
     def __init__(self, *given: bytes | int) -> None:
         self._given = list(given)
@@ -175,7 +175,7 @@ def opened(
 def test_answers_that_did_not_fit_are_counted(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Two of four come: the kernel says so first, and then nothing more waits."""
+    """Two of four answers come. The kernel reports the overflow first, then nothing more waits."""
     given = (errno.ENOBUFS, with_sequence(ABSENT, 1), with_sequence(ANSWERED, 4))
     tracked, fake = opened(monkeypatch, tmp_path, *given)
     found = tracked.look_up(np.repeat(ORIGINAL, 4))
@@ -191,7 +191,7 @@ def test_another_error_is_the_callers(monkeypatch: pytest.MonkeyPatch, tmp_path:
 
 
 def test_the_number_of_connections(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """As the kernel answered; what an earlier look-up left behind is passed over."""
+    """The kernel's answer is read; a late answer of an earlier look-up is ignored."""
     answer = bytes.fromhex(
         "2400000005010200090000001d4400000000000008000100000027100800020000040000"
     )
@@ -210,7 +210,7 @@ def test_no_count_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
 
 
 def test_nothing_is_loaded_by_looking(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Without connection tracking no socket is made: that would load its modules."""
+    """Without connection tracking no socket is made, because it would load the kernel's modules."""
     made: list[object] = []
     monkeypatch.setattr(conntrack, "_LOADED", tmp_path / "absent")
     monkeypatch.setattr("socket.socket", lambda *kind: made.append(kind))

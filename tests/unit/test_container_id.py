@@ -1,4 +1,4 @@
-"""Ids of containers and Pods from the cgroup paths that runtimes and cgroup drivers make."""
+"""Tests that ids of containers and Pods are read from the paths of cgroups."""
 
 from __future__ import annotations
 
@@ -50,10 +50,8 @@ KUBERNETES = {
     f"kubelet-kubepods-burstable.slice/kubelet-{_POD_SLICE}/cri-containerd-{ID}.scope",
     "systemd inside": f"/kubepods.slice/{_POD_SLICE}/cri-containerd-{ID}.scope/init.scope",
 }
-STATIC = (
-    "8d0d37e6d8dc0e2f6ee8a2f5f2b5b6c3"  # a Pod of /etc/kubernetes/manifests: a digest for its UID
-)
-IN_POD = {  # what is in a Pod and in none of its containers, or on the way to one
+STATIC = "8d0d37e6d8dc0e2f6ee8a2f5f2b5b6c3"  # the UID of a static Pod is a digest
+IN_POD = {  # cgroups that prove a Pod but no container in it -> its UID
     f"/kubepods/burstable/pod{POD}": POD,
     f"/kubepods.slice/kubepods-burstable.slice/{_POD_SLICE}": POD,
     f"/kubepods.slice/kubepods-burstable.slice/{_POD_SLICE}/crio-conmon-{ID}.scope": POD,
@@ -90,7 +88,7 @@ NAMED = {
 ALLOCATION = "4744f0ea-7616-ab3a-a420-8e25056e3861"
 HANDLE = "2f57368b-0eda-4e52-64d8-af5c"
 BUILD = "k3v5b9l2m8n4p6q7r1s0t3u5w"
-#: Path of a cgroup -> id, of runtimes that most hosts do not have.
+#: Path of a cgroup -> id, for runtimes that few hosts have.
 OTHERS = {
     "/default/redis": "redis",  # ctr run IMAGE redis
     "/default/redis/init.scope": "redis",
@@ -196,7 +194,7 @@ def test_other_runtimes(path: str, name: str) -> None:
 
 
 def test_a_virtual_machine_around_the_container_of_a_pod() -> None:
-    """Kata's is known by its sandbox, in the Pod that it is."""
+    """Kata's virtual machine is known by its sandbox, which is in the Pod."""
     assert read_place(f"/kubepods/pod{POD}/kata_{ID}") == Place(ID, "", POD)
 
 
@@ -272,10 +270,10 @@ UNITS = {
         r"postgresql@15\x2dmain.service"
     ),
     "/system.slice/docker.service": "docker.service",
-    "/system.slice/containerd.service/kubelet": "containerd.service",  # a cgroup of its own making
+    "/system.slice/containerd.service/kubelet": "containerd.service",  # below the unit
     "/system.slice/ssh.socket": "ssh.socket",
     "/system.slice/mnt-backup.mount": "mnt-backup.mount",
-    "/system.slice/_cpu.service": "cpu.service",  # cg_escape() of systemd
+    "/system.slice/_cpu.service": "cpu.service",  # escaped by systemd's cg_escape()
     "/init.scope": "init.scope",
     "/user.slice/user-1000.slice/session-3.scope": "session-3.scope",
     "/user.slice/user-1000.slice/user@1000.service/init.scope": "user@1000.service",

@@ -1,4 +1,4 @@
-"""Names of containers for owners and records, whenever they come."""
+"""Tests that owners and records get names of containers, however late the names come."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ WEB = ContainerNames("web", "nginx:1", "shop", "front")
 
 
 class Known(KnownContainers):
-    """As a runtime that is patient for two seconds."""
+    """A runtime whose names may come two seconds late."""
 
     def patience_s(self, in_pod: bool = False) -> float:
         return 2.0
@@ -128,7 +128,7 @@ def test_not_more_records_wait_than_there_is_room() -> None:
 
 
 def test_one_node_has_one_name() -> None:
-    """The API's, and not the kernel's; what is on other nodes has theirs."""
+    """This node has the API's name instead of the kernel's; other nodes keep their own."""
     owners = ContainerOwners()
     owners.node = "node-3"
     owners.set_runtimes((), {"node-3": "eu-1a"}.get)  # type: ignore[arg-type]
@@ -139,7 +139,7 @@ def test_one_node_has_one_name() -> None:
 
 
 def test_a_pod_whose_cgroups_have_another_uid() -> None:
-    """As one of a manifest file: it is told by the API's, and found by that of the cgroup."""
+    """A static Pod is found by its cgroup's UID, and is shown with the API's."""
     runtime = Known()
     cgroup = "/kubepods/burstable/pod8d0d37e6d8dc0e2f6ee8a2f5f2b5b6c3"
     digest = cgroup.rpartition("pod")[2]
@@ -160,7 +160,7 @@ def test_a_pod_whose_cgroups_have_another_uid() -> None:
 
 
 def test_a_pod_of_another_node_is_nobody_to_confirm() -> None:
-    """The API that told of it has named it already."""
+    """The API has already named a Pod of another node, so no runtime confirms it."""
     owners = ContainerOwners((Known(),))
     there = Owner(pod=Pod("x", "y", "2c48913c"))
     assert owners[owners.add(there)] == there

@@ -1,4 +1,4 @@
-"""What a file of messages goes on with."""
+"""Tests with which sequence number a file of messages continues."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from probe.export.transports.contents import next_sequence, read_contents
 from probe.mapping import load_profiles
 from tests.support.ipfix.profiles import ProfileSession
 
-_DOMAIN = 3  # of ProfileSession
+_DOMAIN = 3  # the domain of ProfileSession
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def test_an_empty_file_begins_at_0(file: BinaryIO) -> None:
 
 @pytest.mark.parametrize("profile", load_profiles())
 def test_after_each_message_comes_the_number_of_the_next(file: BinaryIO, profile: str) -> None:
-    """Templates, options and records of fixed and of variable length."""
+    """The messages hold Templates, options, and records of fixed and of variable length."""
     session = ProfileSession(profile, max_message=700)
     messages = list(session.messages(session.records(60)))
     assert len({sequence_of(message) for message in messages}) > 4

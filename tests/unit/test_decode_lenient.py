@@ -1,4 +1,4 @@
-"""Exporters that are lenient: what can be read is read, and counted by its kind."""
+"""Tests lenient exporters: what can be read is read, and each oddity is counted."""
 
 from __future__ import annotations
 
@@ -148,7 +148,10 @@ def test_whole_records_before_one_that_is_cut(process: CollectingProcess) -> Non
 
 
 def test_fields_without_octets_cost_nothing(process: CollectingProcess) -> None:
-    """16 000 of them in a Template, whose records have one octet: no record has them."""
+    """A Template has 16 000 fields without octets and one of one octet.
+
+    Records leave the empty fields out.
+    """
     known = 0, template(256, *[(82, 0)] * 16_000, (4, 1))
     process.decode(packet(known), "peer")
     records = process.decode(packet((256, bytes(60_000))), "peer")

@@ -1,4 +1,4 @@
-"""The Collecting Process on NetFlow v9 (RFC 3954)."""
+"""Tests the Collecting Process on NetFlow v9 (RFC 3954)."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_the_uptime_wraps(
 
 
 def test_ipfix_with_an_uptime(collector: CollectingProcess) -> None:
-    """As softflowd: the start of the system is in an option, or in the record itself."""
+    """IPFIX like softflowd's has the start of the system in an option or in the record itself."""
     init = struct.pack("!IQ", 7, NOW_S * 1000 - 5000)
     options = options_template(300, 1, (143, 4), (160, 8))
     body = (2, template(256, (22, 4))), (256, struct.pack("!I", 1000))

@@ -1,4 +1,4 @@
-"""Templates in the Collecting Process: withdrawals, broken messages, floods and bounds."""
+"""Tests Templates in the Collecting Process: withdrawals, broken messages, floods and bounds."""
 
 from __future__ import annotations
 
@@ -18,13 +18,16 @@ OCTETS, PACKETS = (1, 8), (2, 8)
 
 
 def resident() -> int:
-    """Octets of memory that this process has."""
+    """Returns the resident memory of this process in octets."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 @pytest.fixture
 def collector() -> CollectingProcess:
-    """Knows Templates 256 and 257 and Options Template 300 of a stream, 256 of a UDP peer."""
+    """Returns a collector that knows some Templates.
+
+    A stream has Templates 256 and 257 and Options Template 300, a UDP peer has 256.
+    """
     found = CollectingProcess(load_elements())
     known = (2, template(256, OCTETS) + template(257, PACKETS))
     options = (3, options_template(300, 1, (149, 4), (41, 8)))
@@ -50,7 +53,7 @@ def test_one_template_is_withdrawn(collector: CollectingProcess) -> None:
 def test_all_templates_are_withdrawn(
     collector: CollectingProcess, set_id: int, left: list[bool]
 ) -> None:
-    """RFC 7011 section 8.1: of the kind whose Set says so."""
+    """RFC 7011 section 8.1: the Set withdraws all Templates of its own kind."""
     collector.decode(message((set_id, template(set_id))), "stream", is_reliable=True)
     assert [is_known(collector, number) for number in (256, 257, 300)] == left
 
@@ -66,7 +69,7 @@ def test_withdrawn_and_defined_again_in_one_message(collector: CollectingProcess
 
 
 def test_over_udp_withdrawals_are_ignored(collector: CollectingProcess) -> None:
-    """RFC 7011 section 8.4."""
+    """RFC 7011 section 8.4: withdrawals over UDP are errors."""
     collector.decode(message((2, template(256) + template(2))), "udp")
     assert is_known(collector, 256, "udp")
     assert collector.statistics.template_errors == 2
@@ -79,7 +82,7 @@ def test_over_udp_withdrawals_are_ignored(collector: CollectingProcess) -> None:
 def test_an_exporter_at_fault_is_counted(
     collector: CollectingProcess, given: tuple[int, bytes]
 ) -> None:
-    """RFC 7011 section 8.1: withdrawals of what is not there, other meanings without one."""
+    """RFC 7011 section 8.1: a withdrawn Template must exist, and one in use must not change."""
     collector.decode(message(given), "stream", is_reliable=True)
     assert collector.statistics.template_errors == 1
     assert is_known(collector, 256)
@@ -123,7 +126,7 @@ def test_garbage_pushes_nobody_out(collector: CollectingProcess) -> None:
 
 
 def test_data_before_its_template(collector: CollectingProcess) -> None:
-    """Over UDP it may overtake it, and who begins to listen waits for the next refresh."""
+    """Over UDP, data may overtake its Template, and a new collector waits for the next refresh."""
     for sequence in range(3):
         data = message((400, struct.pack("!Q", sequence)), sequence=sequence, odid=9, time_s=1000)
         assert collector.decode(data, "udp") == []
@@ -153,7 +156,7 @@ TEMPLATE, DATA = (2, template(256, OCTETS)), (256, bytes(8))
 @pytest.mark.parametrize("with_data", [False, True])
 @pytest.mark.parametrize("from_many", [False, True])
 def test_a_flood_takes_its_own_place(with_data: bool, from_many: bool) -> None:
-    """Template floods of one source, and of sources that somebody made up."""
+    """A flood of domains from one or many sources does not evict a regular exporter."""
     collector = CollectingProcess(load_elements())
     good = ("192.0.2.1", 4739)
     for sequence in range(2):
@@ -197,7 +200,10 @@ def test_senders_of_garbage_cannot_fill_memory(collector: CollectingProcess) -> 
 
 
 def test_readers_are_bounded_too(collector: CollectingProcess) -> None:
-    """Of Templates that are used, which costs who floods at least an octet a field."""
+    """Readers exist for Templates in use.
+
+    Each field of one costs the sender of a flood at least one octet.
+    """
     names = [(1, 1, 64000 + number) for number in range(7000)]
     before = resident()
     for source in range(20):
@@ -209,7 +215,10 @@ def test_readers_are_bounded_too(collector: CollectingProcess) -> None:
 
 
 def test_no_message_takes_long() -> None:
-    """Each makes something grow with the product of two of its numbers, if that were done badly."""
+    """No message takes long to decode.
+
+    Naive code would need time in proportion to the product of two of its numbers.
+    """
     collector = CollectingProcess(load_elements())
     for number in range(256, 1280):
         fields = [(1, 8, 64000)] * 31

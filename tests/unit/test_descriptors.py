@@ -1,4 +1,4 @@
-"""Processes and their descriptors in a /proc of our own."""
+"""Tests how processes and their descriptors are read from a /proc of the test's own."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from probe.owners.users import Names, Namespaces
 
 
 class Numbers:
-    """Users whose names are their numbers."""
+    """A source of user names in which each name is the number."""
 
     def find(self, pid: int, uid: int, gid: int, spaces: Namespaces, container: str = "") -> Names:
         return Names(str(uid), str(gid))

@@ -1,4 +1,4 @@
-"""Destinations as the user writes them."""
+"""Tests destinations as the user writes them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Docker's API as it may be: slow, broken, hanging, gone; a small server in its place."""
+"""Tests Docker's API when it is slow, broken, hanging or gone, with a small server as Docker."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Answer = Callable[[socket.socket, str], None]
 
 
 class Api:
-    """Serves one connection at a time in a thread each; ``answer`` gets the path."""
+    """A server with a thread for each connection; ``answer`` gets the connection and the path."""
 
     def __init__(self, path: Path, answer: Answer) -> None:
         self.url, self.asked = f"unix://{path}", list[str]()
@@ -95,7 +95,7 @@ def send_event(connection: socket.socket, action: str, number: str, **attributes
 
 
 class Daemon:
-    """A Docker that does as it should; ``stream`` is that of its events."""
+    """A Docker without faults; ``stream`` is the connection for its events."""
 
     def __init__(self) -> None:
         self.containers: list[dict[str, Any]] = [WEB]
@@ -124,7 +124,10 @@ def until(condition: Callable[[], object], seconds: float = 120) -> None:
 
 
 def said(caplog: pytest.LogCaptureFixture, url: str) -> list[str]:
-    """Of this API: a thread of an earlier test may have a last word about its own."""
+    """Returns the warnings about this API only.
+
+    A thread of an earlier test may still log about its own.
+    """
     return [text for text in caplog.messages if url in text]
 
 
@@ -180,7 +183,7 @@ def test_list_and_events(serve: Callable[[Answer], Api], ask: Callable[..., Dock
 def test_pods_of_a_kubelet_that_runs_them_in_docker(
     serve: Callable[[Answer], Api], ask: Callable[..., DockerNames]
 ) -> None:
-    """cri-dockerd tells of the Pod in labels; what holds it is called POD."""
+    """cri-dockerd names the Pod in labels. The container that holds the Pod is called POD."""
     daemon = Daemon()
     names = ask(serve(daemon).url)
     for number, container in (("bb", "nginx"), ("cc", "POD")):
@@ -194,7 +197,7 @@ def test_pods_of_a_kubelet_that_runs_them_in_docker(
     found = [names.find(number, "2c48913c") for number in ("bb", "cc")]
     assert [names_label("", one) for one in found if one] == ["shop/web-1/nginx", "shop/web-1"]
     assert found[0] == ContainerNames("nginx", "x", pod=Pod("web-1", "shop", "2c48913c"))
-    for uid in ("", "another"):  # any image may have these labels; the cgroup says that it is none
+    for uid in ("", "another"):  # labels alone do not prove a Pod
         assert names.find("bb", uid) == ContainerNames("k8s_nginx_web-1_shop_2c48913c_0", "x")
 
 
@@ -224,7 +227,7 @@ def test_an_api_that_never_answers(
     serve: Callable[[Answer], Api], ask: Callable[..., DockerNames],
     caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
-    """It costs nobody anything, it is said once, and it is picked up when it answers."""
+    """It delays nothing and is reported once. Names are read as soon as it answers."""
     caplog.set_level(logging.WARNING)
     api = serve(lambda connection, path: None)
     names = ask(api.url, answer_s=0.2)

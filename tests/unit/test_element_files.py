@@ -1,4 +1,7 @@
-"""Elements for Telegraf and libfds, against their declarations and against what these two read."""
+"""Tests the elements for Telegraf and libfds.
+
+They must agree with their declarations and with what these programs read.
+"""
 
 from __future__ import annotations
 
@@ -14,24 +17,27 @@ from probe.mapping.collector_files import snake_case
 
 _DECLARATIONS = Path(__file__).parents[2] / "templates" / "elements.txt"
 _PEN = 4711
-#: Of Telegraf (plugins/inputs/netflow/mappings.go), with the types that each may stand for.
+#: Telegraf's types (plugins/inputs/netflow/mappings.go), with the types that each may stand for.
 _TELEGRAF = {
     "uint": re.compile(r"unsigned(8|16|32|64)|boolean|dateTime(Seconds|Milliseconds)"),
     "string": re.compile("string"),
     "ip": re.compile("ipv[46]Address"),
     "hex": re.compile("octetArray|macAddress|dateTime(Micro|Nano)seconds"),
 }
-#: Of libfds (src/iemgr/iemgr_common.cpp).
+#: Types of libfds (src/iemgr/iemgr_common.cpp).
 _SEMANTICS = {"default", "quantity", "totalCounter", "deltaCounter", "identifier", "flags", "list",
               "snmpCounter", "snmpGauge"}  # fmt: skip
 _UNITS = {"none", "bits", "octets", "packets", "flows", "seconds", "milliseconds", "microseconds",
           "nanoseconds", "4-octet words", "messages", "hops", "entries", "frames"}  # fmt: skip
-#: What src/iemgr/iemgr.cpp knows in an element; it refuses others.
+#: Members of an element that src/iemgr/iemgr.cpp accepts; it refuses others.
 _TAGS = {"id", "name", "dataType", "dataSemantics", "units", "status", "biflowId"}
 
 
 def declared() -> dict[tuple[int, int], list[str]]:
-    """Enterprise and number to name, type, semantics and units, of what is not IANA's."""
+    """Returns [name, type, semantics, units] by enterprise and number.
+
+    IANA's own elements are left out.
+    """
     found = {}
     for line in _DECLARATIONS.read_text().splitlines():
         words = line.partition("#")[0].split()
@@ -49,7 +55,7 @@ def shown(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 
 def telegraf(text: str) -> dict[tuple[int, int], tuple[str, str]]:
-    """As Telegraf reads it: comments begin a line, each key is there once."""
+    """Reads the file as Telegraf does: comments begin a line, and each key exists once."""
     found = {}
     for key, name, kind in csv.reader(
         [line for line in text.splitlines() if not line.startswith("#")]
@@ -67,7 +73,7 @@ def test_telegraf_has_every_element_of_an_enterprise(capsys: pytest.CaptureFixtu
     for number, (name, kind) in found.items():
         assert name == snake_case(expected[number][0])
         assert _TELEGRAF[kind].fullmatch(expected[number][1]), number
-        # It takes this bit for the mark of a reverse element.
+        # libfds takes this bit for the mark of a reverse element.
         assert not number[1] & 0x4000
     assert len({name for name, _ in found.values()}) == len(found)
     assert found[35632, 169] == ("src_proc_name", "string")
@@ -83,7 +89,7 @@ def test_telegraf_of_one_profile(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def libfds(text: str) -> tuple[str, int, dict[int, dict[str, str]]]:
-    """Prefix, enterprise and elements, refused where libfds would refuse the file."""
+    """Returns prefix, enterprise and elements; fails where libfds would refuse the file."""
     root = Tree.fromstring(text.encode())
     assert root.tag == "ipfix-elements"
     (scope,) = root.findall("scope")

@@ -1,4 +1,7 @@
-"""Events on their way from the kernel half's rows to destinations, and what is said without any."""
+"""Tests events from the kernel half's rows to destinations.
+
+Containers' events are made from those of cgroups.
+"""
 
 from __future__ import annotations
 
@@ -45,12 +48,12 @@ def rows(*values: dict[str, Any]) -> Rows:
 
 
 def told(events: Rows) -> list[tuple[str, int, int]]:
-    """(kind, time, owner)"""
+    """Returns (kind, time, owner) of each event."""
     return [(EventKind(e["kind"]).name, int(e["time_ns"]), int(e["owner"])) for e in events]
 
 
 class Cgroups:
-    """What the kernel half tells of them; ``now_ns`` goes on by one with each."""
+    """Feeds events of cgroups to ContainerEvents; ``now_ns`` grows by one with each."""
 
     def __init__(self) -> None:
         self.owners = OwnerTable()
@@ -58,7 +61,7 @@ class Cgroups:
         self.now_ns = 0
 
     def observe(self, *happened: tuple[int, str, int | None]) -> list[tuple[str, int, int]]:
-        """(kind, cgroup, pid of who entered it)"""
+        """Takes (kind, cgroup, pid of the process that entered it); returns what was reported."""
         came = []
         for kind, cgroup, pid in happened:
             self.now_ns += 1
@@ -71,7 +74,7 @@ class Cgroups:
 
 
 def test_a_container_from_start_to_stop() -> None:
-    """The process is the one that was executed first, at both ends."""
+    """Start and stop both name the process that was executed first."""
     seen, path = Cgroups(), f"/docker/{ID}"
     assert seen.observe((CGROUP_MADE, path, None)) == []
     assert seen.events.owners_in_use() == {1}
@@ -90,7 +93,10 @@ def test_a_container_between_two_reads() -> None:
 
 
 def test_parts_of_a_container_are_none() -> None:
-    """Podman and systemd make cgroups below that of the container, and execute in those."""
+    """Podman and systemd run processes in cgroups below the container's.
+
+    These are no containers.
+    """
     seen = Cgroups()
     outer = f"/machine.slice/libpod-{ID}.scope"
     inner = f"{outer}/container"
@@ -121,7 +127,7 @@ def test_one_that_was_there_before_has_an_end() -> None:
 
 
 def test_events_are_sorted_by_time() -> None:
-    """The end of a socket is told when its worker closes it, with the time of the end."""
+    """A socket's end is reported when its worker closes it, but has the time of the end."""
     came = rows({"kind": 1, "time_ns": 9}, {"kind": 4, "time_ns": 3}, {"kind": 3, "time_ns": 9})
     found = ContainerEvents(OwnerTable()).observe(came, 10)
     assert told(found) == [("CLOSE", 3, 0), ("CONNECT", 9, 0), ("ACCEPT", 9, 0)]
@@ -186,7 +192,7 @@ class Feed:
         )  # fmt: skip
 
     def pass_on(self, *values: dict[str, Any], may_wait: bool = True) -> list[list[int]]:
-        """Numbers of the flows of what was sent, by call."""
+        """Returns the flow ids of the events that were sent, by call."""
         self.collector.came.append(rows(*values))
         self.feed.pass_on(may_wait)
         sent, self.exporter.sent = self.exporter.sent, []
@@ -221,7 +227,7 @@ def test_own_traffic_is_no_event() -> None:
 
 
 def test_events_wait_for_the_name_of_their_container() -> None:
-    """And only then rules by name are asked; those of other containers do not wait."""
+    """Rules by name are applied only then. Events of other containers do not wait."""
     runtime = Known()
     feed = Feed("container=web", "user=root", runtime=runtime)
     web = feed.owners.add(Owner(container=Container("aa")))
@@ -236,7 +242,7 @@ def test_events_wait_for_the_name_of_their_container() -> None:
 
 
 def test_the_other_end_is_named_as_records_are() -> None:
-    """By address and time; events of containers have no other end."""
+    """The other end is named by its address and time. Events of containers have no other end."""
     asked: list[Rows] = []
 
     def name(records: Rows) -> None:

@@ -1,4 +1,4 @@
-"""FlowFilter: what each term keeps, what is counted, and what is refused."""
+"""Tests FlowFilter: what each term keeps, what is counted, and what is refused."""
 
 from __future__ import annotations
 
@@ -132,14 +132,17 @@ def test_a_flow_matches_by_one_of_its_ends() -> None:
     columns["other"] = np.array([2, 0, 0], np.uint64)
     rule = parse_rule("process=nginx,port=1-60000")
     assert rule.matches(columns, owners(), ("owner", "other")).tolist() == [True, True, False]
-    both = parse_rule("process=nginx,user=ada")  # of the same end
+    both = parse_rule("process=nginx,user=ada")  # both terms must hold for the same end
     assert not both.matches(columns, owners(), ("owner", "other")).any()
     choice = Choice(exclude=[rule])
     assert choice.matches(columns, owners(), ("owner", "other")).tolist() == [False, False, True]
 
 
 def test_more_excluded_ends_than_are_remembered() -> None:
-    """Peers of UDP sockets never close; one that does must not end the probe."""
+    """A close of a forgotten end must not end the probe.
+
+    Peers of UDP sockets never close, so ends are forgotten.
+    """
     flow_filter, table = FlowFilter(exclude=[parse_rule("port=53")]), owners()
 
     def exclude(first: int, count: int, mark: int = 0) -> None:
@@ -161,7 +164,7 @@ SECOND = 10**9
 
 
 class Late:
-    """A filter in front of and behind a cache, with ends of which one is in a container."""
+    """A filter in front of a cache and behind it. The process of one end is in a container."""
 
     def __init__(self, include: str = "", exclude: str = "") -> None:
         parsed = [[parse_rule(text)] if text else [] for text in (include, exclude)]
@@ -191,7 +194,7 @@ class Late:
 
 
 def end(number: int, owner: int, is_client: bool = True, mark: int = Mark.CLOSED) -> Rows:
-    """One end of a TCP connection between ports 40000 and 80, 3 packets out and 2 in."""
+    """Returns one end of a TCP connection between ports 40000 and 80, 3 packets out and 2 in."""
     rows: Rows = np.zeros(1, ROW_DTYPE)
     rows["id"], rows["owner"], rows["owner_source"], rows["mark"] = number, owner, 1, mark
     rows["ip_version"], rows["protocol"], rows["netns"] = 4, 6, 5
@@ -216,7 +219,7 @@ def end(number: int, owner: int, is_client: bool = True, mark: int = Mark.CLOSED
 def test_rules_by_name_wait_for_the_name(
     include: str, exclude: str, name: str, records: int
 ) -> None:
-    """The end and the flow are over before the name of the container comes."""
+    """The end and its flow are over before the container's name comes."""
     late = Late(include, exclude)
     late.observe(end(1, late.job))
     late.name(name)
@@ -229,16 +232,16 @@ def test_a_flow_is_judged_once_although_its_name_comes_in_the_midst() -> None:
     late = Late(exclude="container=blink")
     late.observe(end(1, late.job, mark=0))
     late.name("blink")
-    late.observe(end(1, late.job))  # known to the cache, so it goes there
+    late.observe(end(1, late.job))  # the cache knows this end, so its rows go there
     assert not len(late.records())
     assert late.excluded() == (1, 10, 1000)
-    late.observe(end(2, late.job))  # one that the cache does not know is dropped at once
+    late.observe(end(2, late.job))  # the cache does not know this end, so it is dropped at once
     assert late.cache.entries == 0
     assert late.excluded() == (2, 15, 1500)
 
 
 def test_an_owner_that_is_found_late_counts() -> None:
-    """The Netlink collector may find who has a socket some reads later."""
+    """The Netlink source may find the owner of a socket some reads later."""
     late = Late(include="process=nginx")
     late.observe(end(1, 0, mark=0))
     late.observe(end(1, late.nginx))
@@ -249,13 +252,13 @@ def test_an_owner_that_is_found_late_counts() -> None:
 
 @pytest.mark.parametrize("is_joined", [False, True])
 def test_the_end_of_a_peer_keeps_its_own_verdict(is_joined: bool) -> None:
-    """Of a connection within the host the rules keep nginx's end, and say nothing of the other."""
+    """In a connection within the host the rules keep nginx's end and exclude the other."""
     late = Late(exclude="container=blink")
     ends = [end(1, late.job), end(2, late.nginx, is_client=False)]
     if is_joined:
         late.observe(*ends)
         late.name("blink")
-    else:  # as it is where the name is there from the beginning
+    else:  # the name is known from the beginning
         late.name("blink")
         late.observe(*ends)
     told = late.records()
