@@ -93,9 +93,9 @@ last = ended[(ended["local_port"] == port) | (ended["remote_port"] == port)]
 print(json.dumps({
     "uid": os.getuid(), "pid": os.getpid(), "octets": int(mine["tx_octets"].max()),
     "others": [[int(row["owner_source"]), owners[int(row["owner"])].unit,
-                owners[int(row["owner"])].pid, int(row["tx_octets"] + row["rx_octets"])]
+                owners[int(row["owner"])].process.pid, int(row["tx_octets"] + row["rx_octets"])]
                for row in rows if other in (row["local_port"], row["remote_port"])],
-    "owners": [owners[int(one)].pid for one in mine["owner"]],
+    "owners": [owners[int(one)].process.pid for one in mine["owner"]],
     "ended": len(last), "kind": type(collector).__name__, "losses": collector.losses(),
     "unreadable": collector.losses()["owners_unreadable"] - before["owners_unreadable"],
 }))
