@@ -34,7 +34,8 @@ from probe.run.figures import CauseCounts, ReadFigures
 from probe.run.guarded import GuardedInterfaces, GuardedOwners, GuardedRuntime
 from probe.run.own_traffic import OwnTraffic
 from probe.run.probe import Parts, Probe
-from probe.sources.source import Source, open_source
+from probe.sources.registry import open_source
+from probe.sources.source import Source
 
 if TYPE_CHECKING:
     from probe.export.sink import Sink

@@ -5,15 +5,16 @@ The opener of a source imports its module, so that only the one in use takes mem
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from probe.errors import KernelError
 from probe.flow.owner import OwnerTable
 from probe.owners.users import Users
+from probe.sources.source import Source
 
-if TYPE_CHECKING:
-    from probe.sources.source import Source
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,3 +111,37 @@ def describe_sources() -> Iterator[str]:
     yield f"{AUTO}: {order}"
     for kind in SOURCES:
         yield f"{kind.name}: {kind.help}"
+
+
+def open_source(
+    name: str,
+    owners: OwnerTable,
+    users: Users,
+    command_lines: bool,
+    events: bool = False,
+) -> Source:
+    """Returns the source of this name, open. ``auto`` takes the first that this host can run.
+
+    A source that tells no events is opened all the same, with a warning if ``events`` are wanted:
+    flows matter most. Raises KernelError where no source can run.
+    """
+    context = SourceContext(owners, users, command_lines, events)
+    chosen = find_source(name)
+    kinds = [chosen] if chosen else [kind for kind in SOURCES if kind.is_automatic]
+    for kind, next_kind in zip(kinds, [*kinds[1:], None], strict=True):
+        try:
+            return _open(kind, context)
+        except KernelError as error:
+            if next_kind is None:
+                raise
+            text = "no %s here, metering by %s instead: %s"
+            log.warning(text, kind.title, next_kind.title, error)
+    raise KernelError(f"there is no source {name}")
+
+
+def _open(kind: SourceKind, context: SourceContext) -> Source:
+    if context.events and not kind.tells_events:
+        log.warning("no events: %s does not tell what happens to sockets", kind.title)
+    source = kind.make(context)
+    source.open()
+    return source

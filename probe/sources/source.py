@@ -1,19 +1,13 @@
-"""What every source of flow ends is, and which one a host gets."""
+"""What every source of flow ends is."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Collection
 from typing import Protocol
 
-from probe.errors import KernelError
 from probe.flow.batch import FlowBatch
 from probe.flow.owner import OwnerTable
 from probe.flow.rows import Rows
-from probe.owners.users import Users
-from probe.sources.registry import SOURCES, SourceContext, SourceKind, find_source
-
-log = logging.getLogger(__name__)
 
 
 class Source(Protocol):
@@ -58,37 +52,3 @@ class Source(Protocol):
         """Forgets owners that are gone and that nothing names; their indices."""
 
     def close(self) -> None: ...
-
-
-def open_source(
-    name: str,
-    owners: OwnerTable,
-    users: Users,
-    command_lines: bool,
-    events: bool = False,
-) -> Source:
-    """Returns the source of this name, open. ``auto`` takes the first that this host can run.
-
-    A source that tells no events is opened all the same, with a warning if ``events`` are wanted:
-    flows matter most. Raises KernelError where no source can run.
-    """
-    context = SourceContext(owners, users, command_lines, events)
-    chosen = find_source(name)
-    kinds = [chosen] if chosen else [kind for kind in SOURCES if kind.is_automatic]
-    for kind, next_kind in zip(kinds, [*kinds[1:], None], strict=True):
-        try:
-            return _open(kind, context)
-        except KernelError as error:
-            if next_kind is None:
-                raise
-            text = "no %s here, metering by %s instead: %s"
-            log.warning(text, kind.title, next_kind.title, error)
-    raise KernelError(f"there is no source {name}")
-
-
-def _open(kind: SourceKind, context: SourceContext) -> Source:
-    if context.events and not kind.tells_events:
-        log.warning("no events: %s does not tell what happens to sockets", kind.title)
-    source = kind.make(context)
-    source.open()
-    return source

@@ -17,7 +17,8 @@ from probe.flow.rows import Rows
 from probe.owners.users import UserNames
 from probe.sources.ebpf import EbpfSource
 from probe.sources.merged import MergedSource
-from probe.sources.source import Source, open_source
+from probe.sources.registry import open_source
+from probe.sources.source import Source
 from tests.support.lab.hosts import Host, run
 from tests.support.meters.actors import TCP, Actor, actors
 

@@ -62,7 +62,7 @@ sys.path.insert(0, os.environ["ROOT"])
 import logging
 logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.INFO)
 from probe.sources.netlink import source as inside
-from probe.sources.source import open_source
+from probe.sources.registry import open_source
 from probe.flow.owner import OwnerTable
 from probe.owners.users import UserNames
 if os.environ["CONTAINERS_IN_V2"]:

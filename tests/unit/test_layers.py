@@ -39,7 +39,7 @@ LAYERS = [
 ]
 FLOORS = Floors("probe", [sorted(names) for names in LAYERS], ("probe.bpf", "probe.templates"))
 #: Faults that are known and wait for their cure. One that is cured has to leave the list.
-KNOWN = {"circle: probe.sources.registry, probe.sources.source"}
+KNOWN: set[str] = set()
 PURE = ("flow", "ipfix")
 FORBIDDEN = {"socket", "time", "asyncio", "os", "select", "selectors", "threading"}
 
