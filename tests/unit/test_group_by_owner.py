@@ -1,4 +1,4 @@
-"""Records with the same owners are encoded together, and nothing else about them changes."""
+"""Tests that records with the same owners are encoded together, and nothing else changes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from probe.mapping.group_by_owner import group_by_owner
 from tests.support.records import flow_records
 from tests.unit.test_mapping import decoded, encoder_of
 
-#: The strings before, between and behind the numbers.
+#: The strings stand before, between and behind the numbers.
 TEMPLATES = (
     "full",
     "flowId octetDeltaCount SRC_PROC_NAME tcpState DST_PROC_NAME protocolIdentifier",
@@ -19,7 +19,7 @@ TEMPLATES = (
 
 
 def frequent(count: int) -> Rows:
-    """Of three keys many, mixed with each other and with few of others."""
+    """Returns records of three frequent keys, mixed with a few records of other keys."""
     records = flow_records(count)
     place = np.arange(count)
     records["source_owner"] = np.where(place % 50 == 7, 4, place % 3)

@@ -1,4 +1,4 @@
-"""What a kernel offers, read from files."""
+"""Tests what a kernel offers, as read from files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from probe.kernel import host
 def test_a_kernel_function_is_found_wherever_its_name_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: int
 ) -> None:
-    """Also across the pieces that the file is read in."""
+    """The name may cross the border of two pieces in which the file is read."""
     types = tmp_path / "vmlinux"
     types.write_bytes(b"x" * before + b"\0bpf_something\0" + b"y" * 1000)
     monkeypatch.setattr(host, "_BTF", types)

@@ -1,4 +1,4 @@
-"""Names that others chose, in every place where Sockflow shows them: none drives the terminal."""
+"""Tests that no name that others chose controls the terminal, wherever Sockflow shows it."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ from tests.support.records import NOW_NS, NOW_S
 from tests.unit.test_live_views import record
 from tests.unit.test_view import record as decoded_record
 
-#: Clear the screen, C1's CSI, DEL, a line of its own, back to the left, a change of direction,
-#: half a surrogate, no width, a variation selector.
+#: Clear screen, C1's CSI, DEL, line feed, carriage return, change of direction, half a surrogate,
+#: zero width, variation selector.
 NASTY = "\x1b[2J\x9b1m\x7f\nFORGED\r\v\u2028\u202egpj.\u2066\ud83d\u200b\u200d\ufeff\u3164\ufe0fend"
 _ALLOWED = {"\n"}
 
 
 def is_safe(output: str) -> bool:
-    """Written from Unicode's categories, not by what ``printable`` does."""
+    """Returns True if ``output`` is harmless. It uses Unicode's categories, not ``printable``."""
     kinds = {unicodedata.category(one) for one in set(output) - _ALLOWED}
     invisible = set(output) & set("\u034f\u115f\u1160\u3164\uffa0\ufe0f\u2800")
     return not invisible and not kinds & {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
@@ -61,7 +61,7 @@ def owner(**more: Any) -> Owner:
     return Owner(**(parts | more))
 
 
-#: With a name from a runtime; only with what a cgroup is called; in a Pod.
+#: Owners with a name from a runtime, with the name of a cgroup only, and in a Pod.
 OWNERS = [
     owner(),
     owner(container=Container(f"end{NASTY}")),
@@ -146,7 +146,7 @@ def test_interfaces(link: Interface, as_json: bool) -> None:
     stream = io.StringIO()
     lines = interfaces._JsonLines(stream) if as_json else interfaces._Lines(stream)
     lines.show([link], {})
-    if not (as_json and (link.alias or link.inner_name == NASTY)):  # JSON has neither of them
+    if not (as_json and (link.alias or link.inner_name == NASTY)):  # JSON has neither
         assert_safe(stream.getvalue(), 1 if as_json else 2)
     if as_json and link.name == NASTY:
         assert json.loads(stream.getvalue())["ifName"] == NASTY
@@ -165,7 +165,7 @@ def test_what_was_collected(output: Any, capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    """rich writes escapes of its own there: none of those in the names may be among them."""
+    """rich writes its own escapes there. None of the names' escapes may be among them."""
     drawn = Drawn(NASTY, ("process", NASTY), [(NASTY, f"[red]{NASTY}[/red]")], (), ())
     print_table(stream := io.StringIO(), drawn)
     assert_safe(stream.getvalue())
@@ -197,7 +197,7 @@ def test_tracebacks(capsys: pytest.CaptureFixture[str]) -> None:
     assert_safe(capsys.readouterr().err)
 
 
-#: What may write for people: the two places that clean, and what has no names in it.
+#: Files that may write for people: the two that clean names, and those that write no names.
 _MAY_WRITE = {
     "log.py",
     "view/text.py",
@@ -208,7 +208,7 @@ _MAY_WRITE = {
 
 
 def test_nothing_is_shown_elsewhere() -> None:
-    """Whoever writes to the terminal by himself would have to remember to clean."""
+    """No other file writes to the terminal, because it would have to clean names itself."""
     folder = Path(log.__file__).parent
     for path in folder.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
@@ -231,7 +231,7 @@ def test_output_that_lacks_a_character(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class _Drawn:
-    """What ``Terminal`` gives to rich."""
+    """A live display that keeps what ``Terminal`` gives to rich."""
 
     is_started = True
 

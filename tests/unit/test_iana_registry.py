@@ -1,4 +1,4 @@
-"""IANA's registry as it is shipped: the list of another agrees, and collected records use it."""
+"""Tests IANA's registry as shipped: another's list agrees, and collected records use it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an identity proves: who may have made a cgroup, what is confirmed, and how it is told."""
+"""Tests what an identity proves: who may make a cgroup, what is confirmed, and how it is shown."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ POD = "2c48913c-b29f-11e7-9350-020968147796"
     [
         (f"/system.slice/docker-{ID}.scope", 0, False),
         (f"/docker/{ID}", 0, False),
-        # its own cgroup, and what is in it, may be given to it
+        # its own cgroup, and those below, may be delegated to it
         (f"/system.slice/docker-{ID}.scope", 1, False),
         (f"/system.slice/docker-{ID}.scope/init.scope", 1, False),
         (f"/system.slice/docker-{ID}.scope/init.scope", 2, False),
         ("/lxc.payload.web", 1, False),
-        # a user may make any in his own
+        # a user may make any cgroup in his own
         (f"/user.slice/user-1000.slice/user@1000.service/docker-{ID}.scope", 1, False),
         (f"/user.slice/user-1000.slice/user@1000.service/docker-{ID}.scope", 2, True),
         (f"/user.slice/user-1000.slice/user@1000.service/app.slice/docker-{ID}.scope", 3, True),
@@ -49,7 +49,7 @@ POD = "2c48913c-b29f-11e7-9350-020968147796"
         (f"/mine/kubepods/pod{POD}", 2, True),
         (f"/kubepods/burstable/pod{POD}/{ID}", 1, False),
         (f"/kubepods/burstable/pod{POD}/{ID}", 2, False),
-        # and a container, too
+        # so may a container
         (f"/docker/{OTHER}/docker/{ID}", 0, True),
         ("/user.slice/user-1000.slice/session-1.scope", 2, False),
         ("/", 0, False),
@@ -65,7 +65,7 @@ def test_the_part_of_a_path_that_is_the_container() -> None:
 
 
 class Placed(Known):
-    """A runtime that knows where it has put its containers."""
+    """A runtime that knows in which cgroups it has put its containers."""
 
     def __init__(self, **cgroups: str) -> None:
         super().__init__()
@@ -135,7 +135,7 @@ def test_it_is_confirmed_as_soon_as_the_runtime_knows() -> None:
 
 
 def test_it_is_told_in_records() -> None:
-    """Beside how the owner was found."""
+    """Records show doubt beside the way in which the owner was found."""
     owners = ContainerOwners((Known(),))
     plain = owners.add(Owner(Process(1)))
     strange = owners.add(Owner(Process(2), container=Container("aa")))
@@ -192,7 +192,7 @@ def test_the_live_view_shows_it() -> None:
 
 
 class Here(Daemon):
-    """Its containers run in our own process."""
+    """A Docker whose containers run in this process."""
 
     def __call__(self, connection: Any, path: str) -> None:
         if path.endswith("/aa/json"):
@@ -220,7 +220,7 @@ def test_docker_is_asked_where_a_container_is(
 
 
 def owner_row(**columns: Any) -> Any:
-    """A struct owner_row with what is read of it."""
+    """Returns a struct owner_row with the columns that are read."""
     text = {"path": 256, "parent_path": 256, "cgroup": 256, "name": 16, "parent_name": 16}
     numbers = ("pid", "start_ns", "parent_pid", "uid", "gid", "parent_uid", "parent_gid", "vm_size",
                "vm_peak", "parent_vm_size", "parent_vm_peak", "path_source", "cgroup_delegated",
@@ -246,7 +246,7 @@ def own_start_ns() -> int:
 
 
 def test_a_path_that_a_process_may_have_overwritten(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The kernel's own is asked for while the process lives; a short one is of a later exec."""
+    """The kernel's path is read while the process lives. A short path belongs to a later exec."""
     here = {
         "pid": os.getpid(), "start_ns": own_start_ns(), "path_source": 2, "path": "/usr/sbin/sshd",
         "name": Path("/proc/self/comm").read_text().strip(),

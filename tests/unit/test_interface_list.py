@@ -1,4 +1,4 @@
-"""The list of interfaces when the kernel does not answer."""
+"""Tests the list of interfaces when the kernel does not answer."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_the_old_list_stays_and_one_warning_is_enough(
     monkeypatch.setattr(names, "receive_changes", receive)
     known = InterfaceList()
     assert known.refresh()
-    assert not known.refresh()  # the socket for changes fails: it is opened anew
+    assert not known.refresh()  # the socket for changes fails and is reopened
     assert [known.refresh(), known.refresh()] == [False, False]
     assert known.interfaces == [Link(1, "lo", "lo")]
     assert len(caplog.records) == 1

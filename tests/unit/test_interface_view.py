@@ -1,4 +1,4 @@
-"""The table of interfaces for people."""
+"""Tests the table of interfaces for people."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Collecting Process on messages that are valid, foreign, late or garbage."""
+"""Tests the Collecting Process on messages that are valid, foreign, late or garbage."""
 
 from __future__ import annotations
 

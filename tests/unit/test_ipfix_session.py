@@ -1,4 +1,4 @@
-"""Messages as the Exporting Process makes them, read back by scapy and by our own decoder."""
+"""Tests the Exporting Process' messages, read by scapy and by our own decoder."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from tests.support.records import NOW_S, flow_records, owner, owner_table
 
 
 def make_plain_session() -> ExportSession:
-    """IANA's elements only: scapy takes no notice of enterprise numbers."""
+    """Returns a session with IANA's elements only, because scapy ignores enterprise numbers."""
     definition = load_template("full", load_elements())
     positions = tuple(pair for pair in definition.positions if not pair[0].element.pen)
     return ExportSession(Encoder(TemplateDefinition("plain", positions), owner_table()))
 
 
 def header(message: bytes) -> tuple[int, ...]:
-    """version, length, export time, sequence, odid, set id, set length."""
+    """Returns version, length, export time, sequence, odid, set id and set length."""
     return struct.unpack_from("!HHIIIHH", message)
 
 
@@ -47,7 +47,7 @@ def test_templates_and_types_come_before_data() -> None:
     messages = messages_of(session.messages(flow_records(3), NOW_S))
     types, ipv4, *_ = (template.id for template in session.templates)
     sets = [header(message)[5] for message in messages]
-    described = sets.count(types)  # of enterprise elements: more than one message holds
+    described = sets.count(types)  # type records: more than one message holds
     assert described > 1
     assert sets == [3, *[types] * described, 2, 2, 2, ipv4]
 
@@ -65,7 +65,7 @@ def test_sequence_counts_data_records_only() -> None:
     session = make_session("numeric")
     first = messages_of(session.messages(flow_records(25), NOW_S))
     types = session.statistics.option_records
-    # 11 records of 120 octets fit beside 20 octets of headers; type records are Data Records too.
+    # 11 records of 120 octets fit beside 20 octets of headers. Type records are Data Records too.
     sequences = [header(message)[3] for message in first]
     assert sequences[:2] == [0, 0]
     assert 0 < sequences[2] < types, "two messages of types"
@@ -142,7 +142,7 @@ def test_a_message_size_without_room_is_refused() -> None:
 def test_a_path_without_room_for_a_record_is_not_followed(
     make: Callable[[], ExportSession],
 ) -> None:
-    """Then a message is longer than the path takes, and not lost: it leaves in fragments."""
+    """A message may exceed the path's limit. It is not lost, but leaves in fragments."""
     session = make()
     session.max_message = 300
     least = session.max_message
@@ -158,7 +158,7 @@ def test_a_path_without_room_for_a_record_is_not_followed(
     ("make", "octets"), [(make_session, 700), (make_session, 0), (make_session9, 1000)]
 )
 def test_messages_that_wait_are_cut_anew(make: Callable[[], ExportSession], octets: int) -> None:
-    """Every record once, in its order, with the packets and octets that it stands for."""
+    """Every record leaves once and in order, with its packets and octets counted."""
     session = make()
     sent = session.messages(flow_records(50), NOW_S)
     waiting = session.messages(flow_records(300), NOW_S)
@@ -225,7 +225,7 @@ def test_a_record_without_room_is_a_bug() -> None:
 
 
 def test_types_are_announced_for_every_enterprise_element() -> None:
-    """RFC 5610: an exporter's own elements get their names from the stream alone."""
+    """RFC 5610: a collector learns the names of an exporter's elements from the stream alone."""
     messages = messages_of(make_session().messages(flow_records(1), NOW_S))
     without_own = load_elements()
     for name in [element.name for element in without_own if element.pen]:

@@ -89,7 +89,7 @@ def test_a_bad_template_is_refused(elements: ElementTable, text: str, reason: st
 
 
 def test_template_record_on_the_wire(elements: ElementTable) -> None:
-    """RFC 7011 sections 3.2 and 3.4.1: the enterprise bit and number follow where there is one."""
+    """RFC 7011 sections 3.2 and 3.4.1: an enterprise element has the enterprise bit and number."""
     definition = parse_template("octetDeltaCount\nownThing\nuserName", "t", elements)
     assert IPFIX.encode(Template(300, definition.fields(4))).hex(" ", 2) == (
         "012c 0003 0001 0008 8005 0004 0000 1267 0173 ffff"  # 4711 is 0x1267

@@ -43,5 +43,5 @@ def test_cut_keeps_what_fits() -> None:
     ],
 )
 def test_variable_length_forms(length: int, prefix: bytes) -> None:
-    """RFC 7011 section 7: one octet below 255, else three."""
+    """RFC 7011 section 7: the length takes one octet below 255, else three."""
     assert encode_variable(b"x" * length) == prefix + b"x" * length

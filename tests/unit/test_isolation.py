@@ -1,4 +1,4 @@
-"""What one part of the probe raises ends that part and no other; what it loses is counted."""
+"""Tests that an error in one part of the probe ends only that part, and that losses are counted."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ from probe.stop import StopRequest, StopSignals
 from tests.support.fake_collector import FakeSource, fake_source
 from tests.support.records import flow_records
 
-_READS = 6  # of which the second breaks what is to be broken
-_PER_READ = 10  # records: 5 connections of 2 directions
+_READS = 6  # the second one breaks a part
+_PER_READ = 10  # records: 5 connections, 2 directions
 
 
 class Kept(LocalSink):
@@ -75,7 +75,7 @@ def broken(*_: object, **__: object) -> Any:
 
 
 class Run:
-    """A probe with destinations and a fake collector, and a loop that reads ``_READS`` times."""
+    """A probe with destinations, a fake source and a loop that reads ``_READS`` times."""
 
     def __init__(self, patch: pytest.MonkeyPatch, tmp_path: Path, **settings: object) -> None:
         self.path = tmp_path / "flows.json"
@@ -94,7 +94,7 @@ class Run:
         return self
 
     def run(self, breaks: Callable[[], None] = lambda: None) -> Run:
-        """``breaks`` is called after the second read."""
+        """Runs the loop and calls ``breaks`` after the second read."""
         stop = StopRequest()
         with pytest.MonkeyPatch.context():
             try:
@@ -119,7 +119,7 @@ class Run:
         return found
 
     def lines(self) -> int:
-        """Flows in the JSON file."""
+        """Returns the number of flows in the JSON file."""
         texts = self.path.read_text().splitlines()
         return sum(json.loads(text).get("EVENT_TYPE") == "FLOW" for text in texts)
 
@@ -129,7 +129,7 @@ class Run:
 
     @property
     def made(self) -> int:
-        """Records of all flows, one for each direction."""
+        """Returns the number of records of all flows, one for each direction."""
         return 2 * self.collector.made
 
 
@@ -150,7 +150,7 @@ def test_without_a_fault_all_get_everything(run: Run) -> None:
 
 _METHODS = ["send", "pump", "finish", "local_address", "flush", "close"]
 _EVENT_METHODS = ["send_events", "send_interfaces"]
-#: What the loop calls of each kind of destination in such a run.
+#: Methods of each kind of destination that the loop calls in such a run.
 _CALLED = [
     *(("file:", name) for name in (*_METHODS, "owners_in_use", "session.messages",
                                    "sender.enqueue", "sender.pump")),
@@ -218,7 +218,7 @@ def test_of_destinations_that_share_flows_the_others_take_its_part(run: Run) -> 
     assert not first.part.is_on
     sent = sum(one.statistics.sent_flow_records for one in (first, *others))
     assert sent + first.statistics.dropped_flow_records == run.made
-    assert first.statistics.dropped_flow_records <= _PER_READ  # those of one moment
+    assert first.statistics.dropped_flow_records <= _PER_READ  # the records of one moment
 
 
 def test_a_share_that_cannot_be_dealt_ends_those_who_share(run: Run) -> None:
@@ -232,7 +232,7 @@ def test_a_share_that_cannot_be_dealt_ends_those_who_share(run: Run) -> None:
 
 
 def test_the_records_of_a_lot_that_breaks_are_counted(run: Run) -> None:
-    """It is no longer in the queue of lots, and not yet in that of messages."""
+    """They have left the queue of records and have not reached the queue of messages."""
     run.open(f"file://{run.path}")
     stream: Any = run.outlet("file:").sink
     run.run(lambda: run.patch.setattr(stream.session, "messages", broken))
@@ -250,7 +250,7 @@ class Runtime(KnownContainers):
 
 @pytest.mark.parametrize("member", ["find", "take_changed", "patience_s", "close"])
 def test_a_runtime_that_raises_ends_alone(run: Run, member: str) -> None:
-    """Names stay away; the flows do not, and the other runtime still names."""
+    """Its names are missing, but flows still leave and the other runtime still gives names."""
     docker, kubernetes = Runtime(), Runtime()
     run.patch.setattr("probe.run.wiring.open_docker", lambda _: docker)
     run.patch.setattr("probe.run.wiring.open_kubernetes", lambda _: kubernetes)
@@ -413,14 +413,14 @@ def test_losses_of_a_broken_collector_are_the_latest_known(run: Run) -> None:
 
     run.run(breaks)
     assert run.losses["flow_ring_full"] == 7
-    assert run.outlet("file:").part.is_on  # its options tell of losses
+    assert run.outlet("file:").part.is_on  # its options report losses
 
 
 def test_a_cache_that_breaks_ends_metering_with_an_error(run: Run) -> None:
     run.open()
     run.run(lambda: run.patch.setattr(run.probe.cache, "observe", broken))
     assert isinstance(run.error, MeteringError)
-    assert run.kept.records == 2 * _PER_READ  # what came before
+    assert run.kept.records == 2 * _PER_READ  # the records before the error
 
 
 def test_where_nobody_is_left_to_tell_metering_ends(run: Run) -> None:
@@ -431,7 +431,7 @@ def test_where_nobody_is_left_to_tell_metering_ends(run: Run) -> None:
 
 
 def test_a_reader_that_is_gone_is_the_end_and_no_fault(run: Run) -> None:
-    """As with ``sockflow flows | head``."""
+    """A closed pipe ends the probe quietly, as in ``sockflow flows | head``."""
 
     def gone(*_: object) -> None:
         raise BrokenPipeError
@@ -492,7 +492,7 @@ def test_all_are_closed_though_each_raises(run: Run) -> None:
 
 
 def test_sighup_while_metering_ends_nothing(run: Run) -> None:
-    """With destinations of which none has a file to open anew."""
+    """SIGHUP is harmless if no destination has a file to reopen."""
     run.open(f"file://{run.path}")
     reads: list[int] = []
     with StopSignals(run.probe.exporter.reopening()) as stop:

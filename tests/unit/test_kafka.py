@@ -1,4 +1,4 @@
-"""Kafka: librdkafka's mock cluster as the brokers, its consumer as the reader."""
+"""Tests Kafka with librdkafka's mock cluster as the brokers and its consumer as the reader."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ DEADLINE_S = 30
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[str]:
-    """host:port of three brokers."""
+    """Yields host:port of three brokers, separated by commas."""
     owner = Producer({"bootstrap.servers": "mock", "test.mock.num.brokers": 3})
     brokers = owner.list_topics(timeout=DEADLINE_S).brokers.values()
     yield ",".join(f"{broker.host}:{broker.port}" for broker in brokers)
@@ -39,7 +39,7 @@ def open_sink(url: str) -> KafkaSink:
 
 
 def read(brokers: str, topic: str, count: int) -> list[Any]:
-    """The first ``count`` messages of the topic."""
+    """Returns the first ``count`` messages of the topic."""
     settings = {"bootstrap.servers": brokers, "group.id": topic, "auto.offset.reset": "earliest"}
     consumer = Consumer(settings)
     consumer.subscribe([topic])
@@ -62,7 +62,7 @@ def wait_for(condition: Any, sink: KafkaSink) -> None:
 
 
 def test_events_arrive(cluster: str) -> None:
-    """Those of both ends of a flow under the same key."""
+    """Events of both ends of a flow have the same key."""
     sink = open_sink(f"kafka://{cluster}/events")
     events = np.zeros(3, EVENT_DTYPE)
     events["kind"] = EventKind.CONNECT, EventKind.ACCEPT, EventKind.CONTAINER_START
@@ -121,7 +121,7 @@ def test_a_full_queue_never_blocks_and_is_counted(caplog: pytest.LogCaptureFixtu
 
 
 def test_a_broker_that_comes_late(caplog: pytest.LogCaptureFixture) -> None:
-    """Down at first: counted, and nothing is lost once there is one."""
+    """Failed attempts are counted, and nothing is lost once a broker answers."""
     with socket.create_server(("127.0.0.1", 0)) as unused:
         port = unused.getsockname()[1]
     sink = open_sink(f"kafka://127.0.0.1:{port}/late?reconnect.backoff.max.ms=200")
@@ -139,7 +139,7 @@ def test_a_broker_that_comes_late(caplog: pytest.LogCaptureFixture) -> None:
 
 
 class Relay:
-    """A port, free until now, through which the one broker of a cluster is found."""
+    """A port, free until now, that leads to the one broker of a cluster."""
 
     def __init__(self, port: int) -> None:
         self._owner = Producer({"bootstrap.servers": "mock", "test.mock.num.brokers": 1})

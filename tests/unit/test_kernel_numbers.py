@@ -1,4 +1,4 @@
-"""Numbers that bpf/flow.h and Python both name are the same, read from the object's BTF."""
+"""Tests that numbers named by bpf/flow.h and by Python are equal, as read from the object's BTF."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_roles(btf: Btf) -> None:
 
 
 def test_sources_of_an_owner(btf: Btf) -> None:
-    """User space finds owners in two further ways."""
+    """User space has two further ways to find an owner."""
     ours = {f"OWNER_{source.name}": int(source) for source in OwnerSource}
     found = btf.enumerators("owner_source")
     assert found.items() <= ours.items()
@@ -38,7 +38,7 @@ def test_sources_of_an_owner(btf: Btf) -> None:
 
 
 def test_marks(btf: Btf) -> None:
-    """User space alone knows ends that are told apart by their tuple."""
+    """Only user space marks ends that are told apart by their tuple."""
     ours = {f"MARK_{mark.name}": int(mark) for mark in Mark}
     found = btf.enumerators("flow_mark")
     assert found.items() <= ours.items()
@@ -51,7 +51,7 @@ def test_hierarchies(btf: Btf) -> None:
 
 
 def test_protocols_and_families() -> None:
-    """Where Python's socket module has a number of protocols.h, it has the same."""
+    """Each number of protocols.h that Python's socket module names is the same there."""
     text = PROTOCOLS.read_text()
     found = dict(re.findall(r"(?:#define )?\b((?:IPPROTO|AF|PACKET)_\w+) (?:= )?(\d+)", text))
     for name, value in found.items():

@@ -1,4 +1,4 @@
-"""KeyIndex against a dict."""
+"""Tests KeyIndex against a dict."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ def test_removing_an_absent_key_is_an_error() -> None:
 
 COUNT = 20_000
 _N = np.arange(COUNT, dtype=np.uint64)
-#: Multiplied by this, a key is what the multiplication by the Fibonacci constant made it from.
+#: Multiplying by this undoes the multiplication by the Fibonacci constant.
 _INVERSE = np.uint64(pow(0x9E3779B97F4A7C15, -1, 2**64))
 
-#: Keys that strangers or counters make, each kind a hundred times longer to probe for some hash.
+#: Keys of strangers or counters. For each kind, some hash would need probes 100 times as long.
 STRUCTURED = {
     "one cell of an index without a secret": (_N + np.uint64(1)) * _INVERSE,
     "one cell, high bits": (_N << np.uint64(20)) * _INVERSE,
@@ -59,7 +59,7 @@ STRUCTURED = {
 
 @pytest.mark.parametrize("name", STRUCTURED)
 def test_nobody_can_choose_keys_that_are_long_to_find(name: str) -> None:
-    """Counted in cells, not in time. Random keys take some 20."""
+    """The longest probe stays short, counted in cells instead of time. Random keys take some 20."""
     keys = np.array(list(dict.fromkeys(STRUCTURED[name].tolist())), np.uint64)
     index = KeyIndex()
     for start in range(0, len(keys), 4096):
@@ -70,7 +70,7 @@ def test_nobody_can_choose_keys_that_are_long_to_find(name: str) -> None:
 
 
 def _unmixed(self: KeyIndex, keys: NDArray[np.uint64]) -> NDArray[np.intp]:
-    """All keys below 1000 in the same cell, until the index has taken its next secret."""
+    """Puts all keys below 1000 in the same cell, until the index has taken its next secret."""
     crowded = (keys < 1000) & (self._secret == _secrets[0])
     return np.where(crowded, 7, _home(self, keys))
 

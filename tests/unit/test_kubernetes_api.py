@@ -1,4 +1,7 @@
-"""The Kubernetes API as it may be: expiring, closing, hanging, broken, gone; its credentials."""
+"""Tests the Kubernetes API when it expires, closes, hangs, breaks or is gone.
+
+Its credentials are tested, too.
+"""
 
 from __future__ import annotations
 
@@ -115,7 +118,7 @@ def test_a_pod_that_is_gone_keeps_its_names(server: KubernetesServer, ask: Ask) 
 
 
 def test_a_container_that_starts_again(server: KubernetesServer, ask: Ask) -> None:
-    """Its new id has the name, and the old one keeps it."""
+    """Its new id gets the name, and the old id keeps it."""
     found = ask()
     until(lambda: found.find(WEB))
     again = recorded("web")
@@ -131,7 +134,7 @@ def test_a_watch_that_ends_is_resumed(
 ) -> None:
     found = ask()
     until(lambda: found.find(WEB))
-    time.sleep(0.3)  # it did last
+    time.sleep(0.3)  # so the watch has lasted
     version = server.version
     server.close_watches()
     until(lambda: len(server.queries(PODS, watch=True)) == 2)
@@ -147,12 +150,12 @@ def test_a_watch_that_ends_is_resumed(
 def test_a_version_that_is_gone(
     server: KubernetesServer, ask: Ask, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """410 to a watch that is resumed: the list is read again, and not from the API's cache."""
+    """A resumed watch gets 410. The list is then read again, and not from the API's cache."""
     found = ask()
     until(lambda: found.find(WEB))
     time.sleep(0.3)
     with server.changed:
-        server.objects[PODS].clear()  # nobody was told
+        server.objects[PODS].clear()  # without an event
     server.put(PODS, recorded("db"))
     server.forget_history()
     server.close_watches()
@@ -166,7 +169,7 @@ def test_a_version_that_is_gone(
 
 @pytest.mark.parametrize("code", [410, 500])
 def test_an_error_as_an_event(server: KubernetesServer, ask: Ask, code: int) -> None:
-    """Within a stream that began well."""
+    """The error comes within a stream that began well."""
     found = ask()
     until(lambda: found.find(WEB))
     time.sleep(0.3)
@@ -217,7 +220,7 @@ def test_an_api_that_starts_again(
 def test_an_api_that_never_answers(
     server: KubernetesServer, ask: Ask, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Nobody waits for it, it is said once, and it is picked up when it answers."""
+    """It delays nothing and is reported once. Names are read as soon as it answers."""
     caplog.set_level(logging.WARNING)
     server.is_hanging = True
     found = ask(answer_s=0.2)
@@ -232,7 +235,7 @@ def test_an_api_that_never_answers(
 
 
 def test_a_watch_without_a_word_is_opened_anew(server: KubernetesServer, ask: Ask) -> None:
-    """Its other end may be gone."""
+    """A silent watch is reopened, because its other end may be gone."""
     ask(silence_s=0.3)
     until(lambda: len(server.queries(PODS, watch=True)) >= 3)
     assert len(server.queries(PODS, watch=False)) == 1
@@ -291,7 +294,7 @@ def test_a_token_that_is_rotated(
     server.token = "another-token"
     server.close_watches()
     until(lambda: server.refused)
-    server.kubeconfig(tmp_path)  # whoever rotates it writes it there
+    server.kubeconfig(tmp_path)  # a rotated file is written to the same place
     server.put(PODS, recorded("db"))
     until(lambda: found.find(DB))
     assert "does not tell names" in caplog.text
@@ -299,7 +302,10 @@ def test_a_token_that_is_rotated(
 
 
 def test_in_a_pod(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By TLS, with the token of the service account, which kubelets replace every hour."""
+    """Within a Pod, TLS and the service account's token are used.
+
+    Kubelets replace the token every hour.
+    """
     from kubernetes.config import incluster_config
 
     authority, token = Authority(tmp_path, "ca"), tmp_path / "token"
@@ -319,7 +325,7 @@ def test_in_a_pod(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = open_kubernetes(KubernetesSettings(), token)
     assert found
     until(partial(found.find, WEB))
-    time.sleep(0.3)  # a watch that ends sooner is a failure, and begins with new credentials
+    time.sleep(0.3)  # a watch that ends sooner counts as failed
     server.token = "the-next"
     token.write_text(server.token)
     server.close_watches()
@@ -334,7 +340,7 @@ def test_in_a_pod(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_authority_without_a_key_identifier(
     tmp_path: Path, server: KubernetesServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Python 3.13 refuses those, and here any Python does."""
+    """Python 3.13 refuses such an authority. The test makes any Python as strict."""
     from urllib3 import PoolManager, connection
     from urllib3.util import ssl_
 
@@ -438,14 +444,14 @@ def test_only_what_is_in_a_pod_is_worth_waiting_for(ask: Ask) -> None:
 
 
 def test_it_ends(server: KubernetesServer, ask: Ask) -> None:
-    others = set(threading.enumerate())  # of earlier tests, too
+    others = set(threading.enumerate())  # includes threads of earlier tests
     found = ask(remote=True)
     until(lambda: len(server.queries(SERVICES, watch=True)) == 1)
     until(lambda: found.find(WEB))
     ours = {one for one in threading.enumerate() if "Kubernetes" in one.name} - others
     assert ours
     found.close()
-    server.put(PODS, recorded("db"))  # what wakes its threads up
+    server.put(PODS, recorded("db"))  # this wakes its threads up
     server.close_watches()
     until(lambda: not any(one.is_alive() for one in ours))
 
@@ -477,7 +483,7 @@ def test_an_answer_without_end(server: KubernetesServer, tmp_path: Path, monkeyp
 def test_watches_that_are_closed_at_once(
     server: KubernetesServer, ask: Ask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is not asked again without a pause."""
+    """The API is not asked again without a pause."""
     monkeypatch.setattr(listener, "_RETRY_S", 0.5)
     stop = threading.Event()
 
@@ -496,7 +502,7 @@ def test_watches_that_are_closed_at_once(
 
 
 def test_patience_follows_the_lag_of_the_kubelet(server: KubernetesServer, ask: Ask) -> None:
-    """By how long the names of the latest containers took to come."""
+    """Patience follows the delay with which the names of the latest containers came."""
     found = ask()
     until(lambda: found.find(WEB))
     until(lambda: found.patience_s(in_pod=True))
@@ -512,7 +518,7 @@ def test_patience_follows_the_lag_of_the_kubelet(server: KubernetesServer, ask: 
 
 
 def test_the_name_of_this_host(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The kernel's, unless Pods are named: then all have the one that the API knows."""
+    """It is the kernel's name, unless Pods are named. Then it is the API's name everywhere."""
     monkeypatch.setenv("NODE_NAME", "node-3")
     assert names.node_name(False) == os.uname().nodename
     assert names.node_name(True) == "node-3"

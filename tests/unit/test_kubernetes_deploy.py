@@ -1,4 +1,4 @@
-"""deploy/kubernetes: what the probe asks of the API is what its role allows, and nothing more."""
+"""Tests that the role in deploy/kubernetes allows what the probe asks of the API, and no more."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is kept of Pods and Services: recorded objects, and the names of those that made them."""
+"""Tests what is kept of recorded Pods and Services, and how workloads are named."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def hexadecimal(octet: str) -> str:
 
 
 def test_all_containers_of_a_pod() -> None:
-    """Also that which has initialised it, one for debugging, and one from before a restart."""
+    """They include init containers, debugging containers and those before a restart."""
     web = read_pod(recorded("web"), ("team", "app", "absent"))
     pod = ContainerNames(
         pod=Pod(
@@ -59,7 +59,7 @@ def test_all_containers_of_a_pod() -> None:
     [
         ("web", "Deployment/web", 2),
         ("db", "StatefulSet/db", 1),
-        ("backup", "CronJob/backup", 0),  # it is over, and another Pod may have its address
+        ("backup", "CronJob/backup", 0),  # it has ended, so its address may be another Pod's
         ("import", "Job/import-20260102", 1),
         ("exporter", "DaemonSet/node-exporter", 0),  # in the host's network
         ("apiserver", "", 0),
@@ -95,7 +95,7 @@ def made_by(kind: str, name: str, **more: Any) -> dict[str, Any]:
         ("ReplicaSet", "by-hand", {}, "ReplicaSet/by-hand"),
         ("Job", "nightly-29455380", {}, "CronJob/nightly"),  # minutes
         ("Job", "nightly-1767322800", {}, "CronJob/nightly"),  # seconds, before 1.21
-        ("Job", "nightly-29455390", {}, "Job/nightly-29455390"),  # not before it was due
+        ("Job", "nightly-29455390", {}, "Job/nightly-29455390"),  # it was made before it was due
         ("Job", "import-20250102", {}, "Job/import-20250102"),  # a date
         ("Job", "once", {}, "Job/once"),
         ("ReplicationController", "old", {}, "ReplicationController/old"),
@@ -135,7 +135,7 @@ def test_what_is_no_pod(found: dict[str, Any]) -> None:
 
 
 def test_labels_that_begin_alike() -> None:
-    """Each once, and those of a beginning by their names."""
+    """Each label is listed once. Labels of a prefix are sorted by name."""
     own = {"app": "web", "app.kubernetes.io/name": "n", "app.kubernetes.io/part-of": "shop"}
     found = {**recorded("web")}
     found["metadata"] = {**found["metadata"], "labels": own}
@@ -147,7 +147,7 @@ def test_labels_that_begin_alike() -> None:
 
 
 def test_the_image_that_was_asked_for() -> None:
-    """A runtime may tell any other name of the same image, or its digest."""
+    """A runtime may report another name of the same image, or its digest."""
     found = {**recorded("web")}
     status = {**found["status"]}
     status["containerStatuses"] = [

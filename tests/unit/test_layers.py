@@ -12,7 +12,7 @@ from tests.support.imports import Floors, circles, faults, imports, modules
 ROOT = Path(__file__).resolve().parents[2]
 PROBE = ROOT / "probe"
 
-#: From top to bottom. A folder in a folder that has a floor of its own is named with a dot.
+#: Rooms from top to bottom. A subfolder with its own floor is named with a dot.
 LAYERS = [
     {"__main__"},
     {"commands", "api"},
@@ -38,7 +38,7 @@ LAYERS = [
     {"errors", "figures", "printable", "units"},
 ]
 FLOORS = Floors("probe", [sorted(names) for names in LAYERS], ("probe.bpf", "probe.templates"))
-#: Faults that are known and wait for their cure. One that is cured has to leave the list.
+#: Known faults. A fault that is cured must be removed from the list.
 KNOWN: set[str] = set()
 PURE = ("flow", "ipfix")
 FORBIDDEN = {"socket", "time", "asyncio", "os", "select", "selectors", "threading"}

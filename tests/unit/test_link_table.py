@@ -1,4 +1,4 @@
-"""Interfaces with their counters, and since when they are what they are."""
+"""Tests interfaces with their counters, and the times since which these are valid."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ VETH = Link(7, "veth7", "veth7", kind="veth", peer=2, peer_nsid=0, flags=0x11043
 
 
 def octets(*values: int, missed: int = 0) -> bytes:
-    """struct rtnl_link_stats64 that begins with ``values``."""
+    """Returns a struct rtnl_link_stats64 that begins with ``values``."""
     return COUNTERS.pack(*values, *[0] * (9 - len(values))) + struct.pack("=16Q", *[0] * 6, missed,
                                                                          *[0] * 9)  # fmt: skip
 
@@ -42,7 +42,7 @@ class Kernel:
 
 @pytest.fixture
 def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
-    """Every refresh reads all of ``interfaces`` anew."""
+    """Returns a fake kernel. Every refresh reads all of its ``interfaces`` again."""
     found = Kernel([VETH], {7: octets(1, 2, 300, 400, 5, 6, 7, 8, 9, missed=10)})
 
     def fail(_: object) -> list[object]:
@@ -199,7 +199,7 @@ def test_speed_is_that_of_the_same_device(tmp_path: Path) -> None:
 
 
 def reply(datagram: bytes) -> wire.Reply:
-    """As if the kernel had answered request 1 so."""
+    """Returns the reply to request 1 that ``datagram`` holds."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
     with theirs:
         theirs.send(datagram)
@@ -249,7 +249,7 @@ def test_ended_links_are_kept_for_those_who_read() -> None:
     read = ended.reader()
     assert read() == []
     ended.add(Interface(2, "veth2", container_id="abc"))
-    names["abc"] = ContainerNames("web")  # it came late
+    names["abc"] = ContainerNames("web")  # the name came late
     late = ended.reader()
     assert [(one.name, one.names) for one in read()] == [("veth2", ContainerNames("web"))]
     assert read() == late() == []

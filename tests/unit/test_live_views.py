@@ -1,4 +1,4 @@
-"""Records summed up to flows, their order, groups and trees, and what the commands write."""
+"""Tests how records are summed to flows, sorted, grouped and shown by the commands."""
 
 from __future__ import annotations
 
@@ -48,7 +48,10 @@ def owners() -> OwnerTable:
 
 
 def record(flow: int, client: int = 1, server: int = 2, **more: Any) -> Rows:
-    """From the client (an owner, 0: elsewhere) to the server; ``answer=True``: back again."""
+    """Returns a record from client to server; with ``answer=True`` from server to client.
+
+    Both are owners; 0 is an end on another host.
+    """
     found: Rows = np.zeros(1, RECORD_DTYPE)
     row = found[0]
     row["flow_id"], row["protocol"], row["ip_version"], row["tcp_state"] = flow, 6, 4, 1
@@ -119,7 +122,7 @@ def test_each_socket_has_its_own_rtt() -> None:
         50,
         90,
     )
-    # the client is elsewhere: both of its records were made of the server's socket
+    # the client is remote, so both records come from the server's socket
     assert (away["client_rtt_us"], away["server_rtt_us"]) == (0, 80)
     assert (away["client_is_here"], away["server_is_here"]) == (False, True)
 
@@ -186,7 +189,10 @@ def test_the_command_offers_what_there_is() -> None:
 
 # -- groups ----------------------------------------------------------------------------------------
 def some_flows() -> Rows:
-    """curl asks nginx twice, dig asks somebody elsewhere, and somebody asks nginx."""
+    """Returns records of four flows.
+
+    curl asks nginx twice, dig asks a remote server, and a remote client asks nginx.
+    """
     return np.concatenate([
         record(1, rtt_us=400, rtt_var_us=40), record(1, answer=True, rtt_us=100, octets=1000),
         record(2, rtt_us=200, rtt_var_us=20),
@@ -203,7 +209,7 @@ def test_as_client_and_as_server() -> None:
     assert (web.server.rtt_us.value, web.server.rtt_var_us.value) == (
         200,
         4,
-    )  # of two that have one
+    )  # mean of the two that have one
     assert (web.octets_sent, web.octets_received) == (1009, 300)
     assert (shell.client.flows, shell.client.rtt_us.value, shell.client.rtt_var_us.value) == (
         2, 300, 30,
@@ -232,7 +238,7 @@ def test_what_has_left_the_table_still_counts() -> None:
         flows.observe(one, NOW_NS)
     flows.forget_ended(NOW_NS + 1)
     assert len(flows) == 1
-    for _ in range(2):  # looking changes nothing
+    for _ in range(2):  # reading the table changes nothing
         found = dict(by.totals(flows.rows, "name"))
         assert list(found) == ["curl", "dig", "nginx"]
         assert (found["nginx"].server.flows, found["curl"].client.flows) == (4, 3)
@@ -308,7 +314,7 @@ def test_json_of_flows_is_that_of_run() -> None:
     ("include", "exclude", "shown"),
     [
         ({"pod": ["shop/web-1"]}, [], [1, 2, 4]),
-        ({"namespace": ["shop"], "user": ["ada"]}, [], []),  # not the same end
+        ({"namespace": ["shop"], "user": ["ada"]}, [], []),  # they belong to different ends
         ({"container": ["shell"], "port": ["80"]}, [], [1, 2]),
         ({"process": ["12", "dig"]}, [], [1, 2, 3]),
         ({"port": ["40004"], "cidr": ["10.0.0.0/30"]}, [], [4]),
@@ -451,7 +457,7 @@ LABELS = [
 
 @pytest.mark.parametrize(("who", "label"), LABELS)
 def test_one_label_for_a_container_in_every_view(who: Owner, label: str) -> None:
-    """From the owner here, and from the elements that a collector gets."""
+    """The label of a local owner equals the one made of collected elements."""
     assert container_text(who) == label
     record = {
         "protocolIdentifier": 6, "sourceIPv4Address": "10.0.0.1", "sourceTransportPort": 4000,

@@ -1,4 +1,4 @@
-"""The loop's times: how long it may wait between snapshots, and what leaves in between."""
+"""Tests how long the loop waits between snapshots, and what leaves in between."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_a_costly_snapshot_delays_the_next_one_within_bounds(
     collector = fake_source(monkeypatch)
     probe = open_probe(build({"docker": False}))
     collector.snapshot_cpu_ns = round(cpu_s * 1e9)
-    collector.snapshot_ns = 10**11  # on a machine that others keep busy
+    collector.snapshot_ns = 10**11  # as on a busy machine
     assert probe.interval_s() == interval_s
     probe.close()
 
@@ -42,7 +42,7 @@ def test_an_interval_that_was_asked_for_is_not_shortened(monkeypatch: pytest.Mon
 
 class Runtime(KnownContainers):
     def patience_s(self, in_pod: bool = False) -> float:
-        return 0.0  # nothing waits: whoever leaves nameless stays so
+        return 0.0  # records do not wait for names
 
     def close(self) -> None: ...
 
@@ -50,7 +50,7 @@ class Runtime(KnownContainers):
 def test_flows_that_leave_between_ticks_have_the_names_of_that_moment(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """The name comes after the only tick, and before the connections have ended."""
+    """The name comes after the only tick and before the connections end."""
     docker, path, stop = Runtime(), tmp_path / "flows.json", StopRequest()
     monkeypatch.setattr("probe.run.wiring.open_docker", lambda _: docker)
     collector = fake_source(monkeypatch)
@@ -79,7 +79,7 @@ def test_flows_that_leave_between_ticks_have_the_names_of_that_moment(
 
 
 def flows(text: str) -> list[dict[str, object]]:
-    """Those of whole lines."""
+    """Returns the flows of all whole lines."""
     whole = text[: text.rfind("\n") + 1].splitlines()
     found = [json.loads(line) for line in whole]
     return [one for one in found if one.get("EVENT_TYPE") == "FLOW"]

@@ -1,4 +1,4 @@
-"""Every element's value, on both sides, for both IP versions, wherever it stands in a Template."""
+"""Tests every element's value for both sides, both IP versions and any place in a Template."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ELEMENTS = load_elements()
 
 
 def encoder_of(text: str, owners: OwnerTable | None = None, **privacy: bool) -> Encoder:
-    """An Encoder for a Template's name or, with blanks or lines, its text."""
+    """Returns an Encoder for a Template's name or, with blanks or lines, its text."""
     shipped = text in ("full", "kubernetes", "kubernetes*", "numeric")
     definition = load_template(text, ELEMENTS) if shipped else _definition(text)
     return Encoder(definition, owners or owner_table(), Privacy(**privacy))
@@ -31,7 +31,10 @@ def _definition(text: str) -> TemplateDefinition:
 
 
 def decoded(encoder: Encoder, records: Rows, max_message: int = 1400) -> list[Record]:
-    """The records as a Collecting Process gives them, in the order of their flowId if they have."""
+    """Returns the records as a Collecting Process decodes them.
+
+    They are sorted by flowId if they have one.
+    """
     collector = CollectingProcess(ELEMENTS)
     trains = ExportSession(encoder, max_message=max_message).messages(records, NOW_S)
     result = [
@@ -42,7 +45,7 @@ def decoded(encoder: Encoder, records: Rows, max_message: int = 1400) -> list[Re
 
 
 def test_all_that_is_told_of_a_container() -> None:
-    """Each on its own side, in the Template of those who name Pods."""
+    """Each value is on its own side, in the Template that names Pods."""
     outer, pod = "ab" * 32, "2c48913c-b29f-11e7-9350-020968147796"
     owners = OwnerTable()
     owners.add(
@@ -71,7 +74,7 @@ def test_all_that_is_told_of_a_container() -> None:
 
 
 def test_the_default_template_is_for_wireshark_as_it_is() -> None:
-    """Which takes no notice of one with more than 60 fields."""
+    """Wireshark ignores Templates with more than 60 fields."""
     templates = {
         name: [{field.element.name for field in one.fields} for one in encoder_of(name).templates]
         for name in ("full", "kubernetes*")

@@ -1,4 +1,4 @@
-"""When a destination's name counts as moved: looked up now and then, by a resolver of the test."""
+"""Tests when a destination's name counts as moved. A resolver of the test looks it up."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LOOK_UP_S = 60.0
 
 
 class Resolver:
-    """Stands in for getaddrinfo: gives ``hosts``, when ``may_answer`` is set."""
+    """Stands in for getaddrinfo: returns ``hosts`` once ``may_answer`` is set."""
 
     def __init__(self) -> None:
         self.hosts: list[str] = ["127.0.0.1"]
@@ -62,7 +62,7 @@ def reached(resolver: Resolver) -> Reach:
 
 
 def looked_up(reach: Reach, now: float) -> bool:
-    """What the look-up that is due at ``now`` comes to."""
+    """Returns the result of the look-up that is due at ``now``."""
     is_moved = reach.has_moved(now)
     wait_for(lambda: not any(one.name.startswith("Thread") for one in threading.enumerate()))
     return is_moved or reach.has_moved(now)

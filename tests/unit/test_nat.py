@@ -1,4 +1,7 @@
-"""Which records a translation is about, and what it costs: the kernel's table is a dictionary."""
+"""Tests which records a translation concerns and what it costs.
+
+A dictionary is the kernel's table.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ TCP, UDP, SCTP = 6, 17, 132
 HOST = 77
 Tuple = tuple[str, int, str, int, int]
 
-#: A client behind masquerading: what leaves has the host's address.
+#: A client behind masquerading: its packets leave with the host's address.
 CLIENT: Tuple = ("10.0.0.2", 5000, "192.0.2.1", 443, TCP)
 CLIENT_REPLY: Tuple = ("192.0.2.1", 443, "198.51.100.9", 61000, TCP)
 #: A server behind a published port.
@@ -31,7 +34,7 @@ def back(one: Tuple) -> Tuple:
 
 
 class FakeConntrack(Conntrack):
-    """``connections``: ORIG -> REPLY, found by both, as in the kernel."""
+    """A table of ``connections`` ORIG -> REPLY, found by both tuples as in the kernel."""
 
     def __init__(self, *connections: tuple[Tuple, Tuple], cost_ns: int = 0) -> None:
         super().__init__()
@@ -78,7 +81,10 @@ def records(*wanted: Tuple, flows: tuple[int, ...] = ()) -> Rows:
 
 
 def after(record: np.void) -> Tuple | None:
-    """The translated tuple; None where there is none, and then nothing is filled in."""
+    """Returns the translated tuple.
+
+    Without a translation it returns None and checks that nothing is filled in.
+    """
     addresses = [bytes(record[f"nat_{side}_address"]) for side in ("source", "destination")]
     ports = [int(record[f"nat_{side}_port"]) for side in ("source", "destination")]
     if not record["translated"]:
@@ -114,7 +120,7 @@ def test_one_record(connection: tuple[Tuple, Tuple], seen: Tuple, wanted: Tuple 
 
 
 def test_both_directions_by_one_look_up() -> None:
-    """Both ends are local: the client's view there, the server's view back."""
+    """Both ends are local: one record has the client's view, the other the server's."""
     conntrack = FakeConntrack((SERVED, SERVED_REPLY))
     given = records(SERVED, SERVED_REPLY, flows=(9, 9))
     assert applied(conntrack, given) == [back(SERVED_REPLY), back(SERVED)]
@@ -122,7 +128,7 @@ def test_both_directions_by_one_look_up() -> None:
 
 
 def test_the_other_direction_is_looked_up_if_the_first_is_unknown() -> None:
-    """The request as the server sees it is in no table, its answer is."""
+    """The table lacks the request as the server sees it, but has the answer."""
     conntrack = FakeConntrack((SERVED, SERVED_REPLY))
     given = records(back(SERVED_REPLY), SERVED_REPLY, flows=(9, 9))
     assert applied(conntrack, given) == [None, back(SERVED)]
@@ -130,7 +136,7 @@ def test_the_other_direction_is_looked_up_if_the_first_is_unknown() -> None:
 
 
 def test_what_comes_back_to_a_masqueraded_client_is_not_looked_up() -> None:
-    """The entry of the request tells that these are addresses after the translation."""
+    """The entry of the request shows that the answer's addresses are already translated."""
     conntrack = FakeConntrack((CLIENT, CLIENT_REPLY))
     given = records(CLIENT, back(CLIENT), flows=(9, 9))
     assert applied(conntrack, given) == [back(CLIENT_REPLY), None]
@@ -138,7 +144,10 @@ def test_what_comes_back_to_a_masqueraded_client_is_not_looked_up() -> None:
 
 
 def test_two_translations_on_one_way() -> None:
-    """What the server's socket sees was translated twice: its answer has an entry of its own."""
+    """The server's socket sees addresses that were translated twice.
+
+    Its answer has its own entry.
+    """
     conntrack = FakeConntrack((CLIENT, CLIENT_REPLY), (SERVED, SERVED_REPLY))
     given = records(CLIENT, SERVED_REPLY, flows=(9, 9))
     assert applied(conntrack, given) == [back(CLIENT_REPLY), back(SERVED)]
@@ -164,7 +173,7 @@ def test_only_tcp_and_udp_over_ipv4_is_asked_for() -> None:
 
 @pytest.mark.parametrize(("source_netns", "known"), [(HOST, True), (HOST + 1, False)])
 def test_loopback_elsewhere_is_not_ours(source_netns: int, known: bool) -> None:
-    """Every namespace has 127.0.0.1, and the same ports on it."""
+    """Every namespace has 127.0.0.1 with the same ports."""
     local: Tuple = ("127.0.0.1", 5000, "127.0.0.1", 30000, TCP)
     reply: Tuple = ("10.0.0.2", 80, "10.0.0.1", 5000, TCP)
     given = records(local)
@@ -224,7 +233,10 @@ def test_bad_luck_is_counted_and_warned_of_once_a_minute(caplog: pytest.LogCaptu
 
 
 def test_no_more_than_one_per_cent_of_a_core(caplog: pytest.LogCaptureFixture) -> None:
-    """Ten thousand records a second, each 5 us: 2000 can be paid for, and what was saved up."""
+    """Look-ups are bounded to 2000 a second, plus what was saved up.
+
+    Ten thousand records a second would take 5 us each.
+    """
     seen = [("10.0.0.2", port, "192.0.2.1", 443, UDP) for port in range(10_000)]
     given = records(*seen)
     given["octets"] = np.random.default_rng(3).permutation(10_000)
@@ -246,7 +258,7 @@ def test_no_more_than_one_per_cent_of_a_core(caplog: pytest.LogCaptureFixture) -
 
 
 def test_a_stall_of_the_machine_does_not_end_translation() -> None:
-    """Time in which the core was somebody else's is counted as ours by the clock of the thread."""
+    """The thread's clock also counts time in which others had the core."""
     conntrack = FakeConntrack((CLIENT, CLIENT_REPLY), cost_ns=4000)
     now = [0]
     nat = Nat(HOST, conntrack, monotonic_ns=lambda: now[0], thread_ns=lambda: conntrack.cpu_ns)
@@ -273,7 +285,7 @@ def test_look_ups_that_have_become_slow_are_fewer() -> None:
 
 
 def ends(*wanted: Tuple, **columns: int) -> Rows:
-    """Rows of flow ends with these tuples: source is local."""
+    """Returns rows of flow ends with these tuples; the source is local."""
     made: Rows = np.zeros(len(wanted), ROW_DTYPE)
     found = tuples(*wanted)
     for side, name in (("source", "local"), ("destination", "remote")):
@@ -304,7 +316,7 @@ def peers_of(nat: Nat, rows: Rows) -> tuple[list[int], dict[int, Tuple]]:
 
 
 def test_peers_of_ends_that_are_translated() -> None:
-    """Both ends of one connection see the other side of its entry; others nothing."""
+    """Both ends of one connection see the other side of its entry. Other ends see nothing."""
     one = udp(SERVED), udp(SERVED_REPLY)
     plain = udp(("10.0.0.5", 9, "10.0.0.6", 53))
     nat = Nat(HOST, FakeConntrack(one, (plain, back(plain))))
@@ -322,7 +334,7 @@ def test_peers_are_asked_for_within_half_of_the_time_and_again_later() -> None:
     rows[0] = ends(udp(SERVED))[0]
     asked, found = peers_of(nat, rows)
     assert 0 < len(asked) < 10000
-    assert 19999 in asked  # those with the most packets first
+    assert 19999 in asked  # ends with the most packets are first
     assert found == {}
     rest = np.delete(rows, asked)
     for _ in range(20):

@@ -1,4 +1,4 @@
-"""NetFlow v9 as the Exporting Process makes it, read octet by octet as RFC 3954 says."""
+"""Tests the Exporting Process' NetFlow v9, read octet by octet as RFC 3954 says."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ELEMENTS = load_elements()
 
 
 def header(message: bytes) -> tuple[int, ...]:
-    """version, count, sysUptime, unix seconds, sequence, source id."""
+    """Returns version, count, sysUptime, unix seconds, sequence and source id."""
     return struct.unpack_from("!HHIIII", message)
 
 
@@ -41,7 +41,7 @@ def field_types(template: bytes) -> list[tuple[int, int]]:
 
 @pytest.mark.parametrize("name", ["full", "numeric"])
 def test_count_and_sequence(name: str) -> None:
-    """Count is that of all records in the packet, templates too; packets are numbered."""
+    """Count includes all records of the packet, Templates too. The sequence numbers packets."""
     session = make_session9(name)
     lengths = {template.id: template.fixed_length for template in session.templates}
     messages = messages_of(session.messages(flow_records(101), NOW_S))
@@ -93,14 +93,14 @@ def test_vendor_elements_have_field_types_and_fixed_lengths() -> None:
 
 
 def test_an_options_template_counts_octets() -> None:
-    """RFC 3954 section 6.1: lengths of scope and options; type 1 is System."""
+    """RFC 3954 section 6.1: scope and options have lengths in octets. Scope type 1 is System."""
     messages = messages_of(make_session9("full").messages(flow_records(0), NOW_S))
     body = next(body for message in messages for number, body in flow_sets(message) if number == 1)
     number, scope, options = struct.unpack_from("!HHH", body)
     assert number > 255
     assert struct.unpack_from("!HH", body, 6) == (1, 4)
     assert scope == 4
-    assert options == 8 * 4  # what IPFIX has as its scope, and six more
+    assert options == 8 * 4  # the scope in IPFIX and six more
     assert len(body) == 6 + scope + options + 2, "padded to four octets"
 
 

@@ -1,4 +1,4 @@
-"""inet_diag messages: octets that a kernel (6.18) gave, and what becomes of them."""
+"""Tests inet_diag messages with octets that a kernel (6.18) sent, and the rows made of them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from probe.netlink.inet_diag import (
 from probe.sources.netlink.counters import count_totals, find_roles
 from probe.sources.netlink.ledger import Ledger, Place
 
-#: struct tcp_info: (offset, format) of what tests set.
+#: struct tcp_info: (offset, format) of the members that tests set.
 _INFO = {
     "options": (5, "B"), "unacknowledged": (24, "I"), "sent_ago": (44, "I"), "rtt": (68, "I"),
     "rtt_var": (72, "I"), "retransmitted": (100, "I"), "acknowledged": (120, "Q"),
@@ -132,7 +132,7 @@ def test_messages_of_all_layouts_in_one_lot() -> None:
         message(2, A, B, out=2, extra=attribute(11, b"\0")),
         message(3, A, B, out=3, info_size=OLD_INFO),
         message(4, A, B, info_size=0),
-        message(5, A, B, out=5, info_size=312),  # of a kernel to come
+        message(5, A, B, out=5, info_size=312),  # of a future kernel
     ]
     rows = decode(*messages)
     assert rows["segments_out"].tolist() == [1, 2, 3, 0, 5]
@@ -174,7 +174,10 @@ def roles(listened: bool, state: int = ESTABLISHED, **counters: int) -> int:
 
 
 def test_roles() -> None:
-    """The SYN of the active opener is in its bytes_acked; else the listener tells."""
+    """The active opener's SYN counts in its bytes_acked.
+
+    Otherwise the listener decides the role.
+    """
     assert roles(True, sent=100, acknowledged=101) == Role.INITIATOR
     assert roles(False, sent=100, acknowledged=100) == Role.RESPONDER
     assert roles(False, sent=300, resent=100, acknowledged=201) == Role.INITIATOR
@@ -196,7 +199,10 @@ def totals(
 
 
 def test_octets_of_the_ip_layer() -> None:
-    """SYN 60, ACK 52, 100 octets in 152; SYN-ACK 60, ACK 52: as on the wire."""
+    """Octets are as on the wire.
+
+    One way has SYN 60, ACK 52 and 100 octets in 152; the other has SYN-ACK 60 and ACK 52.
+    """
     opener = {"options": 7, "out": 3, "into": 2, "sent": 100, "acknowledged": 101}
     assert totals(Role.INITIATOR, **opener) == (60 + 52 + 152, 60 + 52, 3, 2)
     acceptor = {"options": 7, "out": 1, "into": 3, "received": 100}
@@ -208,12 +214,12 @@ def test_a_duplicate_counts_with_the_mean_of_the_others() -> None:
     acceptor = {"options": 7, "out": 1, "into": 6, "received": 300}
     once = totals(Role.RESPONDER, **acceptor, data_in=4)
     assert totals(Role.RESPONDER, **acceptor, data_in=4, drops=1)[1] == once[1] + 100
-    assert totals(Role.RESPONDER, **acceptor, data_in=4, drops=4) == once  # of what, then?
+    assert totals(Role.RESPONDER, **acceptor, data_in=4, drops=4) == once  # no packet shows a size
     assert totals(Role.INITIATOR, state=CLOSE, out=1, into=1) == (60, 40, 1, 1)
 
 
 class Dumps:
-    """A ledger and one namespace."""
+    """Dumps of sockets in one namespace, with their ledger."""
 
     def __init__(self, whole: bool = True) -> None:
         self.ledger = Ledger(1000)
@@ -262,7 +268,10 @@ def test_sockets_older_than_the_probe_count_from_the_first_dump() -> None:
 
 
 def test_lost_segments_are_counted_as_they_come() -> None:
-    """tcp_info has those that are lost now; the second look shows two more, the third one more."""
+    """tcp_info has the segments that are lost now.
+
+    The second look shows two more, the last one more.
+    """
     dumps = Dumps()
     rows = [
         dumps.dump(message(5, A, B, out=out, sent=10**6, acknowledged=10**6 + 1, lost=lost))[0]
@@ -280,7 +289,7 @@ def test_gauges_are_those_of_the_latest_dump() -> None:
     assert (row["unacknowledged"], row["congestion_window"]) == (3, 20)
     assert (row["pacing_rate"], row["delivery_rate"]) == (2**40, 2**39)
     (row,) = dumps.dump(message(5, A, B, out=3, pace=2**64 - 1))
-    assert row["pacing_rate"] == 0  # there is no limit
+    assert row["pacing_rate"] == 0  # no limit is set
 
 
 def test_segments_beyond_32_bits() -> None:

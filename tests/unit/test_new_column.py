@@ -1,4 +1,7 @@
-"""What a new column costs: the worked example of CONTRIBUTING.md, done to a copy of the probe."""
+"""Tests what a new column costs.
+
+The worked example of CONTRIBUTING.md is done to a copy of the probe.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-#: File -> (how a line of it begins, the lines that come behind it). Nothing else changes.
+#: File -> (the beginning of a line, the lines to add behind it). Nothing else changes.
 EXAMPLE = {
     "probe/flow/columns.py": (
         '    Column("lost", "u4", Of.SENDER, In.METERED, Merge.SUM),',
@@ -27,7 +30,7 @@ EXAMPLE = {
         '    "tcpReorderedSegmentDeltaCount": Column("reordered"),',
     ),
 }
-#: Rows of both ends of a connection go in, what a collector decodes comes out.
+#: Feeds rows of both ends of a connection, and prints what a collector decodes.
 RUN = """
 import json
 import numpy as np

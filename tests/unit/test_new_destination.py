@@ -1,4 +1,7 @@
-"""A kind of destination is added by its own module and one line: here by data alone."""
+"""Tests that a kind of destination is added by its own module and one line.
+
+The test adds it by data alone.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from tests.support.records import NOW_S, Metering, flow_records, owner_table
 
 @pytest.fixture(autouse=True)
 def added(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(destinations, "KINDS", (*destinations.KINDS, COUNT))  # the one line
+    monkeypatch.setattr(destinations, "KINDS", (*destinations.KINDS, COUNT))  # this is the one line
 
 
 def test_it_works() -> None:

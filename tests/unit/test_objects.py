@@ -1,4 +1,4 @@
-"""JSON lines against dicts made one by one, against the schema and the talk's examples."""
+"""Tests JSON lines against dicts made one by one, against the schema and against examples."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def flows(lines: ObjectLines, records: Rows) -> list[str]:
 
 
 def one_flow(**columns: Any) -> Rows:
-    """TCP from a client in a Pod to a remote server, both directions."""
+    """Returns both directions of a TCP flow from a client in a Pod to a remote server."""
     records = np.zeros(2, RECORD_DTYPE)
     records["flow_id"] = 1 << 60
     for row, (near, far) in enumerate((("source", "destination"), ("destination", "source"))):
@@ -90,7 +90,7 @@ def one_flow(**columns: Any) -> Rows:
 
 
 def some_events() -> Rows:
-    """Of every kind, of both IP versions, of TCP and of UDP."""
+    """Returns events of every kind, of both IP versions, of TCP and of UDP."""
     kinds = [kind for kind in EventKind for _ in range(4)]
     events = np.zeros(len(kinds), EVENT_DTYPE)
     row = np.arange(len(kinds))
@@ -119,7 +119,7 @@ def some_sockets() -> Rows:
 
 # -- against the plain way -------------------------------------------------------------------------
 def plain_flow(biflow: Any, owners: OwnerTable) -> dict[str, Any]:
-    """What docs/json.md says, of one row whose source is the local end."""
+    """Returns what docs/json.md says of one row whose source is the local end."""
     version = int(biflow["ip_version"])
     size = 4 if version == 4 else 16
 
@@ -228,7 +228,7 @@ def test_every_line_satisfies_the_schema(make: Any, prefix: str) -> None:
         check_line(line, f"{prefix}socket")
     for line in interfaces(lines):
         check_line(line, f"{prefix}interface")
-        check_line(line)  # one of all, and of no two
+        check_line(line)  # the line matches exactly one schema
 
 
 def interfaces(lines: ObjectLines) -> list[str]:
@@ -255,7 +255,7 @@ def test_the_ebpf_flow_of_the_talk() -> None:
 
 
 def test_the_container_that_holds_a_pod_is_told_by_the_name_of_the_pod() -> None:
-    """No API tells of it."""
+    """It has the Pod's name, because no API describes it."""
     owners = table()
     holder = Owner(Process(5), container=Container("9" * 64), pod=Pod("web-1", "shop"))
     events = np.zeros(1, EVENT_DTYPE)
@@ -333,7 +333,7 @@ def test_both_ends_here_are_both_described() -> None:
 
 
 def test_a_pod_and_a_service_of_elsewhere() -> None:
-    """Known by their addresses: no process, and no id of a container."""
+    """They are known by their addresses, so they have no process and no container id."""
     there = Owner(pod=Pod("db-0", "data", workload="StatefulSet/db"), node=Node("node-4"))
     service = Owner(pod=Pod(namespace="data", workload="Service/db"))
     for owner, members, resource in (
@@ -438,6 +438,6 @@ def test_only_columns_that_a_format_asks_for_are_made() -> None:
     agent().flows(columns)
     made = set(columns)
     assert "tx_pacing_rate" in made
-    assert "tx_congestion_window" not in made  # but whoever asks gets it
+    assert "tx_congestion_window" not in made  # but it is made on request
     assert "tx_congestion_window" in columns
     assert len(columns["tx_congestion_window"]) == 1

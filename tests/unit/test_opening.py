@@ -1,4 +1,4 @@
-"""Files that are written to as root, where others may put links and files of theirs."""
+"""Tests files that root writes to while others may put links and files in the same folder."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ BOTH = pytest.mark.parametrize("open_", [open_lines, open_messages])
 
 @pytest.fixture
 def give_away(monkeypatch: pytest.MonkeyPatch) -> Give:
-    """Makes a path somebody else's: by chown as root, else by being somebody else ourselves."""
+    """Gives a path to another user: by chown as root, else by pretending to be another user."""
 
     def give(path: Path) -> None:
         if os.geteuid() == 0:
@@ -44,7 +44,7 @@ def give_away(monkeypatch: pytest.MonkeyPatch) -> Give:
 
 @pytest.fixture
 def shared(tmp_path: Path) -> Path:
-    """A directory like /tmp."""
+    """Returns a directory like /tmp."""
     found = tmp_path / "shared"
     found.mkdir()
     found.chmod(0o1777)
@@ -81,7 +81,7 @@ def test_nor_is_one_on_the_way(
 def test_a_file_of_somebody_else_is_not_written_to(
     open_: Callable[[Path], None], shared: Path, give_away: Give
 ) -> None:
-    """It could be open already, and its owner could read all names."""
+    """Its owner may already have it open, and could read all names."""
     path = shared / "flows"
     path.touch()
     path.chmod(0o666)
@@ -114,7 +114,7 @@ def test_what_is_ours_is_used_as_ever(
 
 
 def test_standard_output_has_a_path_too() -> None:
-    """/dev/stdout is a link to one that leads nowhere on disk."""
+    """/dev/stdout is a link to a link that leads nowhere on disk."""
     reading, writing = os.pipe()
     try:
         open_lines(Path(f"/dev/fd/{writing}"))

@@ -1,4 +1,4 @@
-"""Options Templates: their declarations, their records, and sessions that begin anew."""
+"""Tests Options Templates: their declarations, their records, and sessions that restart."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_the_enterprise_elements_of_options_are_described_too() -> None:
 
 
 def test_on_a_stream_templates_begin_each_connection() -> None:
-    """RFC 7011 section 10.4: what waited for the connection follows, numbered from its start."""
+    """RFC 7011 section 10.4: waiting messages follow the Templates, numbered from the start."""
     session = make_session(["ring"], repeats_templates=False, refresh_s=600)
     backlog = session.messages(flow_records(25), NOW_S)
     assert 2 not in set_ids(messages_of(backlog)), "no Templates without a connection"
@@ -130,7 +130,10 @@ def test_all_template_ids_of_a_session_differ() -> None:
 
 
 def test_counters_are_sent_on_a_timetable_of_their_own() -> None:
-    """With the first Templates, each minute, and at the end; not when other options are due."""
+    """They leave with the first Templates, each minute and at the end.
+
+    Other options that are due do not bring them.
+    """
     reads: list[int] = []
 
     def read() -> list[dict[str, int | str]]:

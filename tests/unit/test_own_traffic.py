@@ -1,4 +1,4 @@
-"""The probe does not meter itself."""
+"""Tests that the probe does not meter itself."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_empty_batch() -> None:
 
 @pytest.mark.parametrize("protocol", [6, 17])
 def test_the_same_port_of_another_protocol_is_somebody_elses(protocol: int) -> None:
-    """A TCP connection of this host may well get the number of our UDP socket."""
+    """Another program's TCP connection may have the number of our UDP socket."""
     own = OwnTraffic(OwnerTable())
     own.remember([("127.0.0.1", 45745, protocol)], 0.0)
     end = {"local_address": "127.0.0.1", "local_port": 45745}
@@ -106,14 +106,14 @@ def test_the_same_port_of_another_protocol_is_somebody_elses(protocol: int) -> N
 
 
 def test_a_port_that_we_have_left_is_of_who_got_it_then() -> None:
-    """A connection to a collector that is down takes another port each time it is tried."""
+    """While a collector is down, each attempt to connect takes another port."""
     own = OwnTraffic(OwnerTable())
     own.remember([("127.0.0.1", 5000, 6)], 100.0)
     own.remember([("127.0.0.1", 5001, 6)], 103.0)
     ours = {"local_address": "127.0.0.1", "local_port": 5000, "protocol": 6}
     rows = [
-        {"id": 1, "start_ns": 99 * 10**9, **ours},  # our own, told late
+        {"id": 1, "start_ns": 99 * 10**9, **ours},  # our own, reported late
         {"id": 2, "start_ns": 102 * 10**9, **ours},
-        {"id": 3, "start_ns": 104 * 10**9, **ours, "local_port": 5001},  # we have it still
+        {"id": 3, "start_ns": 104 * 10**9, **ours, "local_port": 5001},  # still ours
     ]
     assert ids(own.take_out(batch(*rows))) == [2]

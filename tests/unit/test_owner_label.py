@@ -1,4 +1,4 @@
-"""All outputs name the same owner alike."""
+"""Tests that all outputs name the same owner alike."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ OWNERS = [
 
 
 def from_elements(owner: Owner) -> str:
-    """What the built-in collector shows of the Information Elements of ``owner``."""
+    """Returns what the built-in collector shows of the Information Elements of ``owner``."""
     record: dict[str, Any] = {
         "protocolIdentifier": 6, "sourceIPv4Address": "10.0.0.1", "sourceTransportPort": 4000,
         "destinationIPv4Address": "10.0.0.2", "destinationTransportPort": 80,
@@ -51,7 +51,7 @@ def from_elements(owner: Owner) -> str:
 
 
 def from_prometheus(owner: Owner) -> str:
-    """The label that the parts of Prometheus' labels make; it has none for Services and nodes."""
+    """Returns the label made of Prometheus' labels, which name no Services and nodes."""
     labels = container_labels(owner.container, owner.pod)
     name = labels.container
     if not labels.pod:
@@ -60,18 +60,21 @@ def from_prometheus(owner: Owner) -> str:
 
 
 def from_json(owner: Owner) -> str:
-    """The label that the members of LOCAL_CONTAINER make."""
+    """Returns the label made of the members of LOCAL_CONTAINER."""
     found = container_members(owner, "KUBE")
     kube, doubted = found.get("KUBE", {}), found.get("UNCONFIRMED", False)
     name = kube.get("NAME", "") or found.get("DOCKER", {}).get("NAME", "")
     pod = Pod(kube.get("POD", ""), kube.get("NS", ""), workload=kube.get("WORKLOAD", ""))
-    if pod.name and name == pod.name:  # the container that holds the Pod stands for it
+    if pod.name and name == pod.name:  # the container that holds the Pod
         name = ""
     return container_label(Container(found.get("ID", ""), name=name, is_unconfirmed=doubted), pod)
 
 
 def from_interface(owner: Owner) -> str:
-    """What ifAlias, the options data and ``interfaces`` show, where doubt does not arise."""
+    """Returns the label of ifAlias, the options data and ``interfaces``.
+
+    These show no doubt, so its mark is added here.
+    """
     label = names_label(owner.container.id, ContainerNames(owner.container.name, pod=owner.pod))
     return f"{label}?" if label and owner.container.is_unconfirmed else label
 

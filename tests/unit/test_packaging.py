@@ -1,4 +1,4 @@
-"""What pip makes of the tree: a wheel with the kernel half, an sdist that is a clone."""
+"""Tests what pip makes of the tree: a wheel with the kernel half, and an sdist that is a clone."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _PATIENCE_S = 600
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """Without an object, as it is cloned."""
+    """Returns a copy of the tree without a compiled object, as in a clone."""
     return copy_tree(tmp_path / "tree")
 
 
 def build(what: str, tree: Path, folder: Path, path: str = "") -> subprocess.CompletedProcess[str]:
-    """By what pip calls, with the setuptools that are here."""
+    """Builds with the installed setuptools, by the functions that pip calls."""
     folder.mkdir(exist_ok=True)
     return subprocess.run(
         [sys.executable, "-P", "-c", _BUILD.format(what=what, folder=str(folder))],
@@ -55,7 +55,7 @@ def test_a_wheel_has_the_kernel_half(tree: Path, tmp_path: Path) -> None:
 
 
 def test_a_stale_object_is_not_shipped(tree: Path, tmp_path: Path) -> None:
-    """However new it looks."""
+    """A stale object is compiled again, however new it looks."""
     (tree / "bpf" / "sockflow.bpf.o").write_bytes(b"of another version")
     assert build("build_wheel", tree, tmp_path / "wheels").returncode == 0
     (wheel,) = (tmp_path / "wheels").glob("*.whl")
@@ -65,7 +65,7 @@ def test_a_stale_object_is_not_shipped(tree: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("missing", ["make", "clang", "llvm-strip"])
 def test_without_a_compiler(missing: str, tree: Path, tmp_path: Path) -> None:
-    """It is said at the end, in words that tell what to install, and no wheel is made."""
+    """No wheel is made, and the last lines say what to install."""
     folder = tmp_path / "bin"
     folder.mkdir()
     for name in {"make", "clang", "llvm-strip", "sh", "uname", "sed", "mv"} - {missing}:
@@ -92,7 +92,7 @@ def test_sources_that_do_not_compile(tree: Path, tmp_path: Path) -> None:
 
 
 def test_an_sdist_is_a_clone(tree: Path, tmp_path: Path) -> None:
-    """Every file, and it builds the same kernel half."""
+    """It has every file, and the same kernel half is built of it."""
     done = build("build_sdist", tree, tmp_path / "sdists")
     assert done.returncode == 0, done.stderr
     (sdist,) = (tmp_path / "sdists").glob("*.tar.gz")

@@ -1,4 +1,4 @@
-"""Pages that are made are up to date, links lead somewhere, commands are commands."""
+"""Tests that generated pages are up to date, that links lead somewhere and commands exist."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def test_values_are_of_elements_that_are_sent() -> None:
 
 
 def test_other_registries_describe_their_own_elements() -> None:
-    """Type records tell the sentences of Sockflow's own elements only."""
+    """Only Sockflow's own elements have descriptions for type records."""
     told = {element.pen for element in load_elements() if element.description}
     assert told == {32473}
 
@@ -146,7 +146,7 @@ def test_a_broken_link_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize("page", PAGES, ids=str)
 def test_commands_are_commands(page: Path, tmp_path: Path) -> None:
-    """Each one is taken by the parser, and ``run`` with its settings by the checks."""
+    """The parser accepts each command, and the checks accept the settings of each ``run``."""
     for command in commands(page):
         if command.startswith("--version"):
             continue
@@ -177,7 +177,7 @@ def test_paths_that_pages_name_exist() -> None:
 
 
 def test_each_cause_is_documented() -> None:
-    """Losses and notices of eBPF, of Netlink and of the probe itself."""
+    """The causes are losses and notices of eBPF, of Netlink and of the probe itself."""
     page = read(Path("docs/counters.md"))
     header = read(Path("bpf/flow.h"))
     (losses,) = re.findall(r"^struct losses \{(.*?)^\};", header, re.M | re.S)
@@ -221,7 +221,7 @@ def test_the_readme_shows_the_picture() -> None:
 
 
 def test_messages_of_the_probe_are_quoted_as_they_are() -> None:
-    """What docs/troubleshooting.md says that the probe says, it says."""
+    """The probe has every message that docs/troubleshooting.md quotes."""
     sources = (path.read_text("utf-8") for path in (ROOT / "probe").rglob("*.py"))
     said = re.sub(r'"\s*\n\s*f?"', "", "\n".join(sources))
     section = read(Path("docs/troubleshooting.md")).partition("## It says that")[0]
