@@ -1,4 +1,4 @@
-"""``?strings=plain``: names for a collector that writes them into JSON as they are (goflow2)."""
+"""Tests ``?strings=plain``, for a collector that writes names into JSON unchanged (goflow2)."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def sink() -> Iterator[socket.socket]:
 
 
 def names(sink: socket.socket, protocol: str, query: str, profile: str = "") -> list[str]:
-    """All strings of the first records and options that a destination gets."""
+    """Returns all strings of the first records and options that a destination gets."""
     owners = OwnerTable()
     owners.add(Owner(Process(1, NAME, user_name=NAME), container=Container(name=NAME)))
     config = RunConfig(profile=profile, kubernetes=True, kubernetes_node=NAME)
@@ -59,7 +59,7 @@ def names(sink: socket.socket, protocol: str, query: str, profile: str = "") -> 
 
 
 def as_goflow2_writes(text: str) -> str:
-    """Between quotation marks, without a look at what it is."""
+    """Returns ``text`` between quotation marks, without escapes."""
     return f'"{text}"'
 
 
@@ -88,7 +88,7 @@ def test_other_destinations_get_names_as_they_are(
 
 
 def test_fields_of_fixed_length_have_no_nul() -> None:
-    """A NUL in JSON is an error as well: strings of v9 and of options end in spaces."""
+    """Strings of v9 and of options end in spaces, because a NUL in JSON is an error as well."""
     assert PLAIN.fill('"é', 4) == "'é ".encode()
     assert PLAIN.fill("é" * 3, 5) == "éé ".encode()
     template = load_options(load_elements())["losses"].template(300)

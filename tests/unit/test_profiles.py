@@ -1,4 +1,4 @@
-"""Every profile, both protocols and Biflows: what is encoded is what our own decoder reads."""
+"""Tests every profile, both protocols and Biflows: our decoder reads what is encoded."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ ELEMENTS = load_elements()
 NETFLOW9 = load_netflow9(ELEMENTS)
 PROFILES = load_profiles()
 STANDARD = ("iana", "nfdump", "akvorado")
-#: Of no use when they are cut, and a record in full has to fit into messages of 1200 octets.
+#: These are useless when they are cut. A full record must fit into a message of 1200 octets.
 TOO_LONG = {
     f"{side}{what}"
     for side in ("source", "destination")
@@ -90,7 +90,10 @@ def test_broken_profiles(text: str, reason: str) -> None:
 
 @pytest.mark.parametrize("profile", PROFILES.values(), ids=PROFILES)
 def test_options_are_there_and_types_where_an_enterprise_is(profile: object) -> None:
-    """But go-ipfix, Antrea's reader, ends a connection that brings an Options Template."""
+    """Antrea's profile has no options.
+
+    Its reader go-ipfix ends a connection with any Options Template.
+    """
     found = PROFILES[profile.name]  # type: ignore[attr-defined]
     options = load_options(ELEMENTS)
     assert set(found.options) <= set(options)
@@ -106,7 +109,7 @@ def test_options_are_there_and_types_where_an_enterprise_is(profile: object) -> 
 @pytest.mark.parametrize("name", STANDARD)
 @pytest.mark.parametrize("biflow", [False, True])
 def test_standard_profiles_have_numbers_of_registries_only(name: str, biflow: bool) -> None:
-    """No string, so that every record has one length, and no enterprise but RFC 5103's."""
+    """They have no strings, so every record has one length. Their only enterprise is RFC 5103's."""
     found = definition(name)
     if biflow:
         found = for_biflow(found, ELEMENTS)
@@ -131,7 +134,7 @@ def made(profile: str, protocol: str, privacy: Privacy) -> list[Template]:
 def test_wireshark_takes_every_template_of_the_defaults(
     profile: str, privacy: tuple[bool, bool, bool, bool], protocol: str
 ) -> None:
-    """Its limit is 60 fields. IPv4, IPv6 and translated flows have Templates of their own."""
+    """Wireshark's limit is 60 fields. IPv4, IPv6 and translated flows have their own Templates."""
     templates = made(profile, protocol, Privacy(*privacy))
     assert len(templates) == 3
     for template in templates:
@@ -183,7 +186,7 @@ def test_a_bad_limit_is_refused(line: str, reason: str) -> None:
 
 @pytest.mark.parametrize("name", PROFILES)
 def test_what_every_collector_handled(name: str) -> None:
-    """tcpControlBits in 1 octet, counters in 8: see each collector's habits."""
+    """tcpControlBits has 1 octet and counters have 8, which all collectors can read."""
     lengths = {
         field.element.name: field.length for pair in definition(name).positions for field in pair
     }
@@ -205,7 +208,7 @@ def test_nprobe_has_elements_of_iana_and_ntop_only() -> None:
 
 
 def test_akvorado_gets_interfaces_and_a_sampling_rate() -> None:
-    """It drops flows without either."""
+    """Akvorado drops flows without either."""
     (record,) = decoded(definition("akvorado"), flow_records(1))
     assert (record["egressInterface"], record["samplingInterval"]) == (2, 1)
 
@@ -267,7 +270,7 @@ def test_a_uuid_that_ends_in_zeros() -> None:
 
 
 def test_an_uid_that_is_no_uuid() -> None:
-    """Whatever an API tells, records have to leave."""
+    """Records leave whatever UID an API gives."""
     table = OwnerTable()
     table.add(Owner(pod=Pod("web-1", uid="not-a-uuid")))
     (record,) = decoded(definition("antrea"), flow_records(1, owners=1), table)
@@ -288,7 +291,10 @@ def test_netflow9_has_a_field_type_for_all_of_it(name: str) -> None:
 
 
 def test_no_field_type_looks_like_an_ipfix_enterprise_field() -> None:
-    """A decoder of both may take a type from 32768 to 57000, where nobody has any, for one."""
+    """A decoder of both protocols may take a type from 32768 to 57000 for one.
+
+    Nobody uses these numbers.
+    """
     sent = [NETFLOW9.field(Field(element, element.type.length)) for element in ELEMENTS]
     numbers = [field.element.id for field in sent if field]
     assert all(number < 32768 or number >= 57472 for number in numbers)
@@ -304,7 +310,7 @@ def test_netflow9_leaves_out_what_has_no_field_type() -> None:
 
 # -- Biflows --------------------------------------------------------------------------------------
 def test_reverses_have_their_forward_elements_number() -> None:
-    """RFC 5103 section 6.1, for what IANA has registered."""
+    """RFC 5103 section 6.1 requires it for the elements of IANA."""
     for forward, reverse in REVERSES.items():
         element, other = ELEMENTS[forward], ELEMENTS[reverse]
         assert (element.type, element.semantics, element.units) == (
@@ -348,7 +354,7 @@ def test_retransmissions_and_losses_of_both_directions() -> None:
 
 
 def test_the_direction_is_added_and_the_forward_element_is_last() -> None:
-    """Of two elements that nfcapd takes for the same, the last one wins."""
+    """If nfcapd takes two elements for the same, the last one wins."""
     given = parse_template("flowId\noctetDeltaCount[4]\ntcpControlBits[1]", "given", ELEMENTS)
     found = for_biflow(given, ELEMENTS)
     assert [(four.element.name, four.length) for four, _ in found.positions] == [
@@ -373,7 +379,7 @@ def test_a_loss_is_told_with_the_traffic_of_both_directions() -> None:
         assert tuple(np.sum(sums, axis=0).tolist()) == expected
 
 
-#: In no profile, for users' own Templates: the full one is as long as a v9 message can bear.
+#: In no profile, only for users' own Templates. The full Template has the most that v9 can carry.
 _ON_REQUEST: Record = {
     "tcpUnacknowledgedSegments": 11, "tcpCongestionWindowSegments": 12, "tcpPacingRate": 1 << 33,
     "tcpDeliveryRate": 1 << 34, "SRC_PROC_ACTUAL_MEMORY": 2048, "SRC_PROC_PEAK_MEMORY": 4096,

@@ -1,4 +1,4 @@
-"""What a scrape tells, and that it is bounded."""
+"""Tests what a scrape reports, and that its size is bounded."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class Scraped:
 
 
 def _series(text: str) -> Series:
-    """As Prometheus' own rules have it; no series may be there twice."""
+    """Returns the series as Prometheus' own parser reads them, and fails if one is there twice."""
     found: Series = {}
     for family in parse_text(text):
         for sample in family.samples:
@@ -144,7 +144,7 @@ def test_containers_and_the_probe() -> None:
 
 
 def test_openmetrics_accepts_it_too() -> None:
-    """Its parser is the strict one: names, suffixes, types, order, buckets."""
+    """The strict parser of OpenMetrics checks names, suffixes, types, order and buckets."""
     text = generate_openmetrics(Scraped(SNAPSHOT).registry).decode()  # type: ignore[no-untyped-call]
     found = {family.name: family.type for family in parse_openmetrics(text)}  # type: ignore[no-untyped-call]
     assert found["sockflow_interface_receive_bytes"] == "counter"
@@ -253,7 +253,7 @@ def sums(traffic: ContainerTraffic, labels: ContainerLabels) -> dict[str, int]:
 
 
 def test_sums_by_container(owners: OwnerTable) -> None:
-    """A container that was started again goes on; the host's processes are not counted."""
+    """The sums of a restarted container go on. Processes of the host are not counted."""
     records = flow_records(4)
     records["source_owner"], records["destination_owner"] = (1, 2, 3, 4), (3, 3, 4, 4)
     records["flow_id"] = (1, 2, 3, 4)
@@ -277,7 +277,7 @@ def test_sums_by_container(owners: OwnerTable) -> None:
 
 
 def test_what_a_proxy_passes_on_is_counted_at_the_container_only(owners: OwnerTable) -> None:
-    """Else all of it would be counted twice under the same name."""
+    """Otherwise its traffic would be counted twice under the same name."""
     proxy = owners.add(Owner(container=Container("c" * 64, name="web", is_proxy=True)))
     records = flow_records(2)
     records["source_owner"], records["destination_owner"] = (proxy, 1), (1, proxy)
@@ -352,7 +352,7 @@ def test_destinations_of_the_same_name_are_told_apart() -> None:
 # -- over HTTP ------------------------------------------------------------------------------------
 @pytest.fixture
 def served() -> Iterator[MetricsServer]:
-    """``answer`` is called as the loop would."""
+    """Yields a server whose ``answer`` is called by a thread, as by the loop."""
     found = MetricsServer("127.0.0.1:0", 100, lambda: SNAPSHOT)
     found.open()
     ended = threading.Event()
@@ -397,7 +397,7 @@ def test_many_scrapes_at_once(served: MetricsServer) -> None:
 
 @pytest.mark.parametrize("words", [b"", b"GET /metrics HTTP/1.1\r\nHost: "])
 def test_clients_that_are_slow_to_ask_hold_up_nobody(served: MetricsServer, words: bytes) -> None:
-    """Eight of them used to block all scrapes."""
+    """Slow clients are dropped. Eight of them used to block all scrapes."""
     with contextlib.ExitStack() as stack:
         slow = []
         for _ in range(100):
@@ -406,7 +406,7 @@ def test_clients_that_are_slow_to_ask_hold_up_nobody(served: MetricsServer, word
             one.sendall(words)
         for _ in range(5):
             assert "sockflow_records_total 11" in get(served)
-        assert slow[0].recv(1) == b""  # the first had to go
+        assert slow[0].recv(1) == b""  # the first one was dropped
 
 
 def test_a_client_that_drips_is_ended_before_one_that_asked(served: MetricsServer) -> None:
@@ -418,9 +418,12 @@ def test_a_client_that_drips_is_ended_before_one_that_asked(served: MetricsServe
 
 
 def test_one_address_leaves_room_for_others(served: MetricsServer) -> None:
-    """Sixteen clients that ask without end once held up every scraper."""
+    """One address cannot take all places.
+
+    Sixteen clients that asked endlessly once blocked all scrapers.
+    """
     clients = served._server._clients  # type: ignore[union-attr]
-    with contextlib.ExitStack() as stack, served._scraping:  # no answer is given meanwhile
+    with contextlib.ExitStack() as stack, served._scraping:  # the lock delays all answers
         for number in range(1, server_module._CLIENTS + 1):
             one = socket.create_connection(
                 ("127.0.0.1", served.port), 60, source_address=("127.0.0.2", 0)

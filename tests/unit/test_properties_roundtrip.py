@@ -1,4 +1,4 @@
-"""Whatever the probe can export comes out of the Collecting Process as it went in (hypothesis)."""
+"""Tests with hypothesis that the Collecting Process decodes what the probe exported."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ bounded = settings(
 DAY_NS = 86_400_000_000_000
 STATES = ["", "ESTABLISHED", "SYN_SENT", "SYN_RECV", "FIN_WAIT1", "FIN_WAIT2", "TIME_WAIT", "CLOSE",
           "CLOSE_WAIT", "LAST_ACK", "LISTEN", "CLOSING", "NEW_SYN_RECV"]  # fmt: skip
-#: What the columns that are no plain numbers may hold.
+#: Values of the columns that are not plain numbers.
 SPECIAL = {
     "first_ns": st.integers(NOW_NS - 20 * DAY_NS, NOW_NS),  # v9's times wrap after 49 days
     "last_ns": st.integers(NOW_NS - 20 * DAY_NS, NOW_NS),
@@ -49,7 +49,7 @@ SPECIAL = {
     "translated": st.integers(0, 1),
     "pad": st.just(0),
 }
-#: Short enough that all strings of an owner fit without being cut, or of any length.
+#: Strings so short that all of an owner's fit without a cut, or strings of any length.
 short = st.one_of(
     st.text(max_size=6), st.text(max_size=6, alphabet="a\0\n\x1b\x7f\x9f\udc80é\U0001f427")
 )
@@ -69,7 +69,7 @@ def owners_with(text: st.SearchStrategy[str]) -> st.SearchStrategy[Owner]:
 
 @st.composite
 def rows(draw: st.DrawFn, owners: int, most: int = 4) -> Rows:
-    """Up to ``most`` records; columns are numbers of their whole range."""
+    """Draws up to ``most`` records; columns are numbers of their whole range."""
     records = np.zeros(draw(st.integers(1, most)), RECORD_DTYPE)
     assert RECORD_DTYPE.names
     for name in RECORD_DTYPE.names:
@@ -88,7 +88,7 @@ def rows(draw: st.DrawFn, owners: int, most: int = 4) -> Rows:
     return records
 
 
-# -- what an element is to say, written down once more ---------------------------------------------
+# -- the expected value of each element, declared again --------------------------------------------
 
 Value = Callable[[Any, OwnerTable], object]
 
@@ -168,7 +168,7 @@ UPTIMES = {"flowStartSysUpTime": "flowStartMilliseconds", "flowEndSysUpTime": "f
 
 
 def said(text: str) -> str:
-    """``text`` without what would drive a terminal or is no character."""
+    """Returns ``text`` with replacements for control characters and invalid characters."""
     control = {*range(32), *range(127, 160)}
     kept = "".join("\N{REPLACEMENT CHARACTER}" if ord(c) in control else c for c in text)
     return kept.encode("utf-8", "replace").decode()
@@ -181,7 +181,7 @@ def cut(text: str, octets: int) -> str:
 
 
 def assert_says(record: Record, field: Field, expected: object) -> None:
-    """A number saturates in a shorter field; a string is cut where it does not fit."""
+    """Checks a value. A number saturates in a shorter field, and a long string is cut."""
     name, found = field.element.name, record[field.element.name]
     if isinstance(expected, str) and field.element.type.name == "string":
         whole = said(expected)
@@ -200,7 +200,7 @@ def assert_says(record: Record, field: Field, expected: object) -> None:
 def exported(
     protocol: Protocol, definition: TemplateDefinition, owners: OwnerTable, records: Rows, size: int
 ) -> list[Record]:
-    """Flow records of our decoder, in the order of their flowId."""
+    """Returns the flow records of our decoder, sorted by flowId."""
     session = protocol.session(definition, owners, size)
     process = collecting_process()
     found = [
@@ -252,7 +252,7 @@ def test_any_record_of_any_owner(protocol: Protocol, data: st.DataObject) -> Non
 
 
 def definition_of(names: set[str]) -> TemplateDefinition:
-    """The full Template's fields of these names that have a value here."""
+    """Returns the full Template's fields with these names and an expected value."""
     known = [pair for pair in FULL.positions if pair[0].element.name in names & VALUES.keys()]
     assert len(known) > 45
     return TemplateDefinition("given", tuple(known))
@@ -260,7 +260,7 @@ def definition_of(names: set[str]) -> TemplateDefinition:
 
 @st.composite
 def definitions(draw: st.DrawFn) -> TemplateDefinition:
-    """Any elements in any order, numbers of any size, strings of fixed or variable length."""
+    """Draws any elements in any order, numbers of any size and strings of any kind of length."""
     choices = sorted(VALUES.keys() - FAMILIES.keys() - set(FAMILIES.values()) - {"flowId"})
     names = draw(st.lists(st.sampled_from(choices), unique=True, max_size=12))
     names += draw(st.lists(st.sampled_from(sorted(FAMILIES)), unique=True))
@@ -275,7 +275,7 @@ def definitions(draw: st.DrawFn) -> TemplateDefinition:
 
 
 def _lengths(name: str) -> list[int]:
-    """0: the element's own."""
+    """Returns the possible lengths; 0 means the element's own."""
     kind = ELEMENTS[name].type
     if kind.name == "string":
         return [VARIABLE, VARIABLE, 1, 7, 64]
@@ -308,7 +308,7 @@ def test_any_template(
 def test_any_split_into_messages(
     protocol: Protocol, name: str, size: int, batches: list[int], sizes: list[int]
 ) -> None:
-    """Sequence, size and Set rules, by a reader that is not ours; nothing lost, nothing twice."""
+    """A foreign reader checks sequence, size and Set rules. Nothing is lost or sent twice."""
     session = protocol.session(load_template(name, ELEMENTS), owner_table(), size)
     known, process = Known(), collecting_process()
     following, flow_id, seen = 0, 0, []

@@ -1,4 +1,4 @@
-"""Docker's userland proxy gets the container that its command line names."""
+"""Tests that Docker's userland proxy gets the container that its command line names."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_a_process_that_is_gone(tmp_path: Path) -> None:
 
 @pytest.fixture
 def target(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Of every proxy; the list is of those that were asked for."""
+    """Gives every proxy the same target. The list has the pids that were asked for."""
     asked: list[int] = []
 
     def read(pid: int) -> str:

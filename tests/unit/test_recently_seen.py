@@ -1,4 +1,4 @@
-"""RecentlySeen: what is new, what is forgotten first, and that it stays bounded."""
+"""Tests RecentlySeen: what is new, what is forgotten first, and that it stays bounded."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_what_is_still_seen_outlives_what_is_not() -> None:
     for turn in range(50):
         seen_once += seen.note(busy) + seen.note(keys(1000 + 40 * turn, 40))
         assert len(seen) <= 200
-    assert seen_once == 20 + 50 * 40  # none of the busy ones was counted twice
+    assert seen_once == 20 + 50 * 40  # no busy key was counted twice
     assert seen.forgotten > 0
 
 
@@ -41,7 +41,7 @@ def test_more_keys_at_once_than_are_remembered() -> None:
 
 def test_serials_of_a_generation_never_run_over() -> None:
     seen = RecentlySeen(generation=100)
-    seen._serial = 2**30 + 1  # after a billion keys that came and ended
+    seen._serial = 2**30 + 1  # as after a billion keys
     assert seen.note(keys(1, 50)) == 50
     assert seen._serial == 50
     assert seen.note(keys(1, 50)) == 0

@@ -1,4 +1,4 @@
-"""Pods and Services at the other end of flows: by address, and by who had it when."""
+"""Tests how Pods and Services at the other end are found by address, and by who had it when."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from probe.owners.kubernetes.tenures import RemoteNames
 from tests.support.kubernetes_api import recorded
 from tests.support.records import flow_records
 
-START_NS = 1_767_322_801 * 10**9  # of the recorded Pods
+START_NS = 1_767_322_801 * 10**9  # start of the recorded Pods
 LATER_NS = START_NS + 60 * 10**9
 HERE = 1  # an owner of this host
 
@@ -33,7 +33,7 @@ def octets(address: str) -> bytes:
 
 
 class Cluster:
-    """Who is known, and the records of flows from a process here to ``addresses``."""
+    """The known Pods and Services, and records of flows from a local process to ``addresses``."""
 
     def __init__(self) -> None:
         self.names, self.owners = RemoteNames(), OwnerTable()
@@ -44,7 +44,7 @@ class Cluster:
         self.names.add(read_pod(changed(name, **changes)))
 
     def flows(self, *addresses: str, begun_ns: int = LATER_NS) -> Rows:
-        """And back: two records of each."""
+        """Returns two records of each flow: one there, one back."""
         there = flow_records(len(addresses), owners=0)
         back = there.copy()
         for records, here, other in (
@@ -60,7 +60,7 @@ class Cluster:
         return np.concatenate([there, back])
 
     def told(self, records: Rows) -> list[str]:
-        """Of the other end of each."""
+        """Returns the name of each flow's other end."""
         self.ends.apply(records)
         half = len(records) // 2
         assert (records["source_owner"][:half] == HERE).all()
@@ -75,7 +75,7 @@ class Cluster:
 
 
 def changed(name: str, **changes: Any) -> dict[str, Any]:
-    """A recorded object with other values at some paths, as status__podIPs."""
+    """Returns a recorded object with other values at some paths, such as status__podIPs."""
     found = copy.deepcopy(recorded(name))
     for path, value in changes.items():
         *above, last = path.split("__")
@@ -123,18 +123,24 @@ def test_a_pod_that_is_over_has_no_address(cluster: Cluster) -> None:
 
 
 def test_a_flow_that_is_older_than_the_pod(cluster: Cluster) -> None:
-    """The address belonged to somebody else when it began, whenever this record of it does."""
+    """The start of the flow decides, not the start of this record.
+
+    Another end had the address then.
+    """
     records = cluster.flows("10.244.5.2", "10.244.5.2")
     records["begun_ns"] = [START_NS - 1, START_NS] * 2
     records["first_ns"] = LATER_NS
     assert cluster.told(records) == ["", "api-66f5d8c9b4-m4n2p"]
-    records = cluster.flows("10.244.5.2", begun_ns=0)  # of a flow that this record is all of
+    records = cluster.flows("10.244.5.2", begun_ns=0)  # this record is the whole flow
     records["first_ns"] = START_NS - 1
     assert cluster.told(records) == [""]
 
 
 def test_an_address_that_is_given_anew(cluster: Cluster) -> None:
-    """Each of its bearers has the flows that began in its time, also those told after its end."""
+    """Each holder of an address has the flows that began in its time.
+
+    They may be reported later.
+    """
     cluster.names.remove(read_pod(recorded("elsewhere")))
     ended_ns = time.time_ns()
     old = cluster.flows("10.244.5.2")
@@ -157,7 +163,7 @@ def test_what_a_list_does_not_have_any_more(cluster: Cluster) -> None:
 
 
 def test_behind_the_address_of_a_service(cluster: Cluster) -> None:
-    """Where conntrack tells which Pod it was, that one."""
+    """If conntrack names the Pod behind the Service, the flow has that Pod."""
     records = cluster.flows("10.96.17.4", "10.96.17.4")
     records["protocol"] = 6
     records["destination_port"][:2] = records["source_port"][2:] = 80
@@ -170,7 +176,7 @@ def test_behind_the_address_of_a_service(cluster: Cluster) -> None:
 
 
 def test_one_answer_for_both_directions(cluster: Cluster) -> None:
-    """conntrack tells the Pod of the request only; the Service stays known, later too."""
+    """conntrack finds the Pod of the request only. Both directions and later records get it."""
     records = cluster.flows("10.96.17.4")
     records["protocol"] = 6
     records["destination_port"][0] = records["source_port"][1] = 80
@@ -200,7 +206,7 @@ def test_the_reply_may_come_alone_and_first(cluster: Cluster) -> None:
 
 
 def test_a_reply_that_comes_first_is_asked_for(cluster: Cluster) -> None:
-    """As its request would have been: from the client's end to the Service."""
+    """The look-up is that of its request: from the client's end to the Service."""
     reply = cluster.flows("10.96.17.4", "203.0.113.9")[2:]
     reply["flow_id"], reply["protocol"], reply["source_port"] = [5, 6], 6, 80
     asked: list[Rows] = []
@@ -224,7 +230,7 @@ def test_a_reply_that_comes_first_is_asked_for(cluster: Cluster) -> None:
 
 
 def test_behind_an_address_that_nobody_has(cluster: Cluster) -> None:
-    """Of a load balancer or a node's port: both directions are the Pod's."""
+    """A load balancer or a node port has this address. Both directions get the Pod."""
     records = cluster.flows("203.0.113.9")
     records["translated"][0] = 1
     records["nat_destination_address"][0] = [10, 244, 3, 8]
@@ -245,7 +251,10 @@ def test_flows_through_services_are_kept_within_bounds(
 
 
 def test_another_node(cluster: Cluster) -> None:
-    """Its own processes, and Pods in its network, whoever they are; and where Pods' nodes are."""
+    """Flows of its processes and of Pods in its network name the node.
+
+    Pods name the node that they are on.
+    """
     cluster.names.nodes.add(read_node(recorded("node"), "east"))
     records = cluster.flows("192.0.2.5", "2001:db8::5", "10.244.5.2", "10.244.3.8")
     assert cluster.told(records) == ["Node/node-5"] * 2 + ["api-66f5d8c9b4-m4n2p", "db-0"]
@@ -256,7 +265,7 @@ def test_another_node(cluster: Cluster) -> None:
 
 
 def test_a_pod_that_waits_for_an_address(cluster: Cluster) -> None:
-    """It exists for a minute while another one still has what it will get."""
+    """It exists for a minute while another Pod still has its future address."""
     waiting_since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - 60))
     cluster.pod("db", metadata__uid="next", metadata__name="next", status__podIPs=[],
                 status__podIP="", status__startTime=waiting_since)  # fmt: skip

@@ -1,4 +1,4 @@
-"""Services in front of Pods of this host, which flows name beside the process and its Pod."""
+"""Tests Services in front of local Pods. Flows name them beside the process and its Pod."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Node:
         self.ends = ServiceOwners(services, self.owners)
 
     def services(self, records: Rows) -> list[tuple[str, str]]:
-        """(of the source, of the destination) of each record."""
+        """Returns (source's Service, destination's Service) of each record."""
         self.ends.apply(records)
         pids = [
             (self.owners[a].process.pid, self.owners[b].process.pid)
@@ -46,7 +46,7 @@ class Node:
 
 
 def flow(reached: str = "service", is_translated: bool = False) -> Rows:
-    """The request and the reply, as the sockets of both ends see them."""
+    """Returns the request and the reply as the sockets of both ends see them."""
     records = flow_records(2, owners=0)
     records["flow_id"], records["protocol"], records["translated"] = 77, 6, 0
     records["source_address"] = records["destination_address"] = 0
@@ -81,7 +81,7 @@ def test_both_directions_have_the_service(node: Node, is_translated: bool) -> No
 
 
 def test_a_reply_alone(node: Node) -> None:
-    """With the flow's request known from before, or by conntrack."""
+    """The flow's request is known from before, or found by conntrack."""
     node.services(flow())
     reply = flow()[1:]
     node.ends.apply(reply)
@@ -92,7 +92,7 @@ def test_a_reply_alone(node: Node) -> None:
 
 
 def test_a_process_of_the_host_sends_datagrams(node: Node) -> None:
-    """Its socket is metered behind its own host's NAT, so only the reply tells of the Service."""
+    """Its socket is metered behind the host's NAT, so only the reply names the Service."""
     records = flow("pod", is_translated=True)
     assert node.services(records) == [("", "shop/web:http"), ("shop/web:http", "")]
     assert node.services(flow("pod")) == [("", "shop/web:http"), ("shop/web:http", "")]
@@ -112,7 +112,7 @@ def test_what_has_no_owner_gets_none(node: Node) -> None:
 
 
 def test_an_owner_that_is_described_anew(node: Node) -> None:
-    """What leaves from now on has the new names; what has left keeps its own."""
+    """Later records have the new names; earlier records keep the old ones."""
     records = flow()
     node.services(records)
     old = int(records["destination_owner"][0])

@@ -1,4 +1,4 @@
-"""Flows split over a group: both directions together, evenly, and stable."""
+"""Tests flows split over a group: evenly, stably, and with both directions together."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NAMES = [f"ipfix://collector-{number}.example:4739" for number in range(4)]
 
 
 def reverse(records: Rows) -> Rows:
-    """The other direction of the same flows."""
+    """Returns the other direction of the same flows."""
     back = records.copy()
     for column in ("address", "port", "owner"):
         back[f"source_{column}"] = records[f"destination_{column}"]
@@ -24,7 +24,7 @@ def reverse(records: Rows) -> Rows:
 
 
 def members(shares: list[Rows]) -> dict[int, int]:
-    """Which member got the flow of each id."""
+    """Returns {flow id: number of the member that got the flow}."""
     return {int(flow): number for number, share in enumerate(shares) for flow in share["flow_id"]}
 
 
@@ -72,7 +72,7 @@ def test_flows_stay_after_a_restart_and_for_names_in_another_order() -> None:
 
 
 def test_the_hash_is_the_same_on_every_machine_and_in_every_release() -> None:
-    """Else probes of one site would send the two directions of a flow to different collectors."""
+    """Otherwise the two directions of a flow could go from two probes to different collectors."""
     words = [f"{word:016x}" for word in flow_hash(flow_records(2)).tolist()]
     assert words == [
         "5af48d15e0797d01",
@@ -116,7 +116,7 @@ def test_nothing_to_share() -> None:
 
 
 def test_numbers_of_flows_as_the_kernel_gives_them() -> None:
-    """The time and the CPU: on one CPU the low octet is always the same."""
+    """A flow id is made of the time and the CPU, so one CPU always gives the same low octet."""
     records = flow_records(9_000)
     records["flow_id"] = (np.arange(9_000, dtype=np.uint64) * 1_000_000 << 8) | (1 << 63)
     shares = ShareGroup("round-robin", NAMES[:3]).split(records, [True] * 3)
@@ -124,7 +124,10 @@ def test_numbers_of_flows_as_the_kernel_gives_them() -> None:
 
 
 def test_both_directions_of_a_translated_flow_go_together() -> None:
-    """10.0.r.r asks 192.0.0.0, which the translator makes 172.0.r.r: each end reports its view."""
+    """10.0.r.r asks 192.0.0.0, which the translator makes 172.0.r.r.
+
+    Each end reports its own view.
+    """
     names = [name for name in RECORD_DTYPE.names or () if not name.startswith(("nat_", "transl"))]
     dtype = np.dtype(
         [
@@ -159,10 +162,10 @@ def test_both_directions_of_a_translated_flow_go_together() -> None:
 
 
 def outgoing(count: int) -> tuple[Rows, Rows]:
-    """Flows of clients behind this host's NAT, as one socket sees both directions of each.
+    """Returns both directions of clients' flows behind this host's NAT, as one socket sees them.
 
-    Requests leave with another source. Answers are told with the addresses that the client sees,
-    so nothing of the NAT is in their records.
+    Requests leave with another source. Replies have the addresses that the client sees, so their
+    records show no NAT.
     """
     there = flow_records(count)
     back = reverse(there)
@@ -176,7 +179,7 @@ def outgoing(count: int) -> tuple[Rows, Rows]:
 
 
 def untranslated(records: Rows) -> Rows:
-    """What they are when there was no time to look them up."""
+    """Returns the records as they are if there was no time to look them up."""
     found = records.copy()
     for column in ("address", "port"):
         found[f"nat_source_{column}"] = found[f"nat_destination_{column}"] = 0
@@ -205,7 +208,7 @@ def test_later_records_of_a_translated_flow_go_where_the_first_went(seen_first: 
 
 
 def test_a_joined_flow_whose_two_ends_see_other_addresses_stays_together() -> None:
-    """Before and behind the host's own NAT, where there was no time to look either up."""
+    """The ends are before and behind the host's own NAT, and neither was looked up."""
     there, back = flow_records(5000), reverse(flow_records(5000))
     back["source_address"][:, 0] = 172
     shares = ShareGroup("hash", NAMES).split(np.concatenate([there, back]), [True] * 4)

@@ -1,4 +1,4 @@
-"""Which members of a group are given flows while one of them is away and comes back."""
+"""Tests which members of a group get flows while one of them is away and comes back."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from probe.export.sink import Sink
 from probe.run.exporter import Exporter
 from tests.support.records import Metering, flow_records, owner_table
 
-_PAUSE_S = 0.6  # longer than the first before a destination is tried again
+_PAUSE_S = 0.6  # longer than the first pause before a retry
 
 
 def is_down(stream: Sink) -> bool:
@@ -41,7 +41,7 @@ def test_who_was_away_is_tried_with_templates_before_it_gets_flows(
     records = flow_records(200)
 
     def tick(now: float) -> tuple[int, int]:
-        """Flow Records that were sent to each; those dropped are counted in ``away``."""
+        """Returns the Flow Records sent to each member. Dropped ones are counted in ``away``."""
         before = [stream.statistics.sent_flow_records for stream in exporter.sinks]
         exporter.send(records, time.time())
         exporter.pump(now)

@@ -1,4 +1,4 @@
-"""``sockflow templates``: the tables, and the files for collectors."""
+"""Tests the tables and the files for collectors of ``sockflow templates``."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def shown(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 
 def rows(text: str) -> dict[str, list[str]]:
-    """First word of a line to all of them."""
+    """Returns {first word of a line: all of its words}."""
     return {words[0]: words for line in text.splitlines() if (words := line.split())}
 
 
@@ -103,7 +103,7 @@ def test_names_in_small_letters_are_different_names() -> None:
 
 
 def primitives(text: str) -> dict[str, dict[str, str]]:
-    """Name to keys, as pmacct reads its file."""
+    """Returns {name: keys}, as pmacct reads its file."""
     lines = [line for line in text.splitlines() if not line.startswith("!")]
     parsed = [dict(word.split("=") for word in line.split()) for line in lines]
     return {keys["name"]: keys for keys in parsed}
@@ -120,7 +120,7 @@ def test_primitives_for_pmacct(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_primitives_for_pmacct_by_netflow9(capsys: pytest.CaptureFixture[str]) -> None:
-    """Strings are vlen there, too: else nfacctd prints what is behind a full field."""
+    """Strings are vlen in v9, too. Otherwise nfacctd prints octets behind a full field."""
     found = primitives(shown(capsys, "--pmacct", "--netflow9"))
     assert found["src_proc_container_id"] == {
         "name": "src_proc_container_id", "field_type": "58030", "len": "vlen", "semantics": "str"
@@ -144,14 +144,14 @@ def test_what_does_not_leave_by_default_is_a_comment(capsys: pytest.CaptureFixtu
 
 
 def test_pmacct_is_told_of_numbers_that_it_confuses(capsys: pytest.CaptureFixture[str]) -> None:
-    """It reads 0 where two enterprises have the same number; its own profile avoids that."""
+    """pmacct reads 0 if two enterprises use the same number; its own profile avoids that."""
     warning = "two elements with number 1 in one Template"
     assert warning in shown(capsys, "full", "--pmacct", "--biflow")
     assert "two elements" not in shown(capsys, "pmacct", "--pmacct", "--biflow")
 
 
 def section(text: str, name: str, inner: str) -> list[str]:
-    """Items of a list of the YAML file, which is ``name:``, ``  inner:``, ``    - item``."""
+    """Returns the items of a list in the YAML file: ``name:``, ``  inner:``, ``    - item``."""
     block = re.search(rf"^{name}:\n(?:  .*\n)*?  {inner}:\n((?:    .*\n)*)", text, re.M)
     assert block is not None
     return [line.strip().removeprefix("- ") for line in block[1].splitlines()]
@@ -178,7 +178,7 @@ def test_mapping_for_goflow2(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_dissector_for_wireshark(capsys: pytest.CaptureFixture[str]) -> None:
-    """All elements of enterprises, or those that a profile may send; tshark runs it elsewhere."""
+    """It has all elements of enterprises, or those of a profile. Another test runs it in tshark."""
     everything = shown(capsys, "--wireshark", "--pen", "4711")
     assert '{ 35632, 169, 57641, "SRC_PROC_NAME", "string" },' in everything
     assert '{ 4711, 1, 60001, "sourceGroupId", "uint32" },' in everything

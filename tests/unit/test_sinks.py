@@ -1,4 +1,4 @@
-"""Sinks of events beside streams: who is given what, and SIGHUP."""
+"""Tests sinks of events beside those of messages: what each gets, and SIGHUP."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ def test_rules_hold_for_open_sockets(rule: str, told: list[int]) -> None:
     came = np.concatenate([listening(80, 90), listening(443, owner=nginx)])
     assert chosen.choose(came, NOBODY)["local_port"].tolist() == told
     left = chosen.choose(listening(80, 90, 443, gone=1), NOBODY)
-    assert left["local_port"].tolist() == told  # of what was not told no end is told
+    assert left["local_port"].tolist() == told  # an unreported socket has no reported end
 
 
 @pytest.mark.parametrize(
@@ -189,7 +189,7 @@ def test_a_socket_waits_for_the_name_of_its_container() -> None:
     runtime.add("a" * 64, ContainerNames(name="web"))
     owners.refresh()
     assert chosen.choose(listening(), owners.nameless(2.0))["local_port"].tolist() == [80]
-    # One that closes while it waits was never told, and is not.
+    # A socket that closes while it waits is never reported.
     assert not len(chosen.choose(listening(90, gone=1), owners.nameless(3.0)))
     assert chosen.choose(listening(80, gone=1), NOBODY)["gone"].tolist() == [1]
     assert not chosen.owners_in_use()

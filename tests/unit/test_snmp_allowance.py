@@ -1,4 +1,4 @@
-"""How much an address is answered: pollers as much as they ask for, a flood's victim little."""
+"""Tests answers per address: pollers get what they ask for, a flood's victim gets little."""
 
 from __future__ import annotations
 

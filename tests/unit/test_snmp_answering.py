@@ -1,4 +1,4 @@
-"""What becomes of a datagram: answered, refused before it is looked at, left to pysnmp, counted."""
+"""Tests what happens to a datagram: it is answered, refused, left to pysnmp or counted."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_who_knows_the_community_is_answered() -> None:
 
 
 def test_a_wrong_community_is_refused_before_the_rest_is_decoded() -> None:
-    """What would be malformed to those who may ask is not even looked at."""
+    """Its rest is not decoded, so it does not count as malformed."""
     agent = Agent()
     broken = encode(SEQUENCE, encode_integer(V2C) + encode(OCTET_STRING, b"wrong") + b"\xa0\x7f")
     for datagram in (message(community=b"wrong"), message(community=b""), broken):
@@ -135,7 +135,7 @@ def test_what_is_not_whole_does_not_reach_pysnmp(datagram: bytes, reason: str) -
 
 
 def test_changes_are_of_when_the_kernel_told_of_them() -> None:
-    """Not of when somebody asked for the first time since."""
+    """The time is when the kernel reported the change, not when a client next asked."""
     links: list[Interface] = []
     now = 50.0
     view = AgentView(SnmpSettings(), lambda: links, 1, lambda: now, lambda: now)

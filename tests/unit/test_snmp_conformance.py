@@ -1,4 +1,4 @@
-"""The tests' check of SNMP agents: an agent that keeps every rule, and one broken for each."""
+"""Tests the check of SNMP agents with an agent that keeps every rule, and one broken for each."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ class _NoRow(Agent):
 
 @breaks("GET of an unknown object: noSuchObject")
 class _NoObject(Agent):
-    """The next rule is about the same answer, with others around it."""
+    """Breaks the rule for single answers only; the next rule has the same answer among others."""
 
     def answer(self, asked: Message) -> list[Varbind]:
         found = super().answer(asked)
@@ -195,7 +195,7 @@ class _AllRepeat(Agent):
 
 
 class _Silent(Agent):
-    """To what is too much for it."""
+    """Does not answer requests that are too large."""
 
     kind, names, repetitions = BULK, 0, 0
 
@@ -259,7 +259,7 @@ class _Uncounted(Agent):
 
 @breaks("the agent answers to the end")
 class _Dies(Agent):
-    """After somebody tried to guess the community."""
+    """Ends after a request with a wrong community."""
 
     is_dead = False
 
@@ -272,7 +272,7 @@ class _Dies(Agent):
     ("rule", "made"), [pytest.param(*one, id=f"{one[0]}-{at}") for at, one in enumerate(BROKEN)]
 )
 def test_a_broken_agent(rule: str, made: Broken) -> None:
-    """This rule is found, and no other where there is a walk at all."""
+    """The check finds this rule, and no other where a walk is possible."""
     found = broken(asked_by(made()))
     assert found[:1] == [rule]
     assert len(found) == 1 or made is _Backwards, found
@@ -303,7 +303,7 @@ def test_numbers_go_round(value: int) -> None:
 
 
 def test_octets_by_the_book() -> None:
-    """X.690: 1.3.6.1.4.1.311 and 128 octets."""
+    """X.690: the octets of 1.3.6.1.4.1.311, and the length of 128 octets."""
     assert oid((1, 3, 6, 1, 4, 1, 311)) == bytes.fromhex("06072b060104018237")
     assert tlv(4, bytes(128))[:3] == b"\4\x81\x80"
 

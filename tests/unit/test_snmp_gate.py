@@ -1,4 +1,4 @@
-"""The kernel's filter in front of the agent: real sockets, the kernel's own interpreter."""
+"""Tests the kernel's filter in front of the agent with real sockets."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ class Gate:
         attach_gate(self.inside, communities, has_users)
 
     def passes(self, datagram: bytes) -> int:
-        """Returns how many of ``SENT`` came through: loopback delivers before send returns."""
+        """Returns how many of ``SENT`` datagrams came through.
+
+        Loopback delivers before send returns.
+        """
         came = 0
         for _ in range(SENT):
             self.outside.sendto(datagram, self.inside.getsockname())
@@ -55,7 +58,10 @@ def test_each_community_passes(gate: Gate, community: bytes, version: int) -> No
 
 @pytest.mark.parametrize("octets", [1, 2, 3, 4])
 def test_lengths_in_their_long_form_pass(gate: Gate, octets: int) -> None:
-    """Net-snmp writes two octets for the SEQUENCE, other programs more, and for strings, too."""
+    """Net-snmp writes the SEQUENCE's length in two octets.
+
+    Other programs use more, and for strings, too.
+    """
     form = bytes([0x80 | octets])
     rest = b"\xa0\x00" * 4
     text = b"\x04" + form + (6).to_bytes(octets, "big") + b"public"
@@ -82,7 +88,7 @@ def test_lengths_in_their_long_form_pass(gate: Gate, octets: int) -> None:
 )
 def test_what_names_no_community_is_refused_and_counted(gate: Gate, datagram: bytes) -> None:
     came = gate.passes(datagram)
-    assert came < SENT // 2  # one in sixteen, by chance: 32 of 64 in one of 10^20 runs
+    assert came < SENT // 2  # chance passes 1 in 16: half of 64 in one of 10^20 runs
     assert came + count_refused(gate.inside) == SENT
 
 

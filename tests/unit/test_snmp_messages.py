@@ -1,4 +1,4 @@
-"""BER and SNMP messages, held against pyasn1 and pysnmp's own declarations."""
+"""Tests BER and SNMP messages against pyasn1 and pysnmp's own declarations."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def test_a_request_of_pysnmp() -> None:
 
 
 def test_damaged_requests_are_refused_or_read() -> None:
-    """Nothing but BerError comes of any octets."""
+    """Any octets are decoded or raise BerError."""
     good = request_of_pysnmp([(1, 3, 6, 1, 2, 1, 2, 2, 1, n) for n in range(1, 20)], 0, 10)
     dice = random.Random(1)
     refused = 0

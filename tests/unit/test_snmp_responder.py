@@ -1,4 +1,4 @@
-"""Requests against a tree: the rules of RFC 3416 and, for version 1, of RFC 3584."""
+"""Tests requests against a tree by the rules of RFC 3416 and, for version 1, of RFC 3584."""
 
 from __future__ import annotations
 
@@ -30,7 +30,10 @@ Answer = tuple[int, int, list[tuple[Oid, bytes]]]
 
 
 def small_tree() -> Tree:
-    """1.3.1.{1,2}.{1,5,7} and, of 64 bits, 1.3.1.3.*; an empty table 1.3.2; a scalar 1.3.9.0."""
+    """Returns a tree with two columns, 64-bit ones, an empty table and a scalar.
+
+    These are 1.3.1.{1,2}.{1,5,7}, 1.3.1.3.*, 1.3.2 and 1.3.9.0.
+    """
 
     def number_of(column: int) -> Callable[[int], bytes]:
         return lambda row: encode_integer(10 * column + row)
@@ -112,7 +115,7 @@ def walk(tree: Tree) -> list[Oid]:
     st.integers(-2, 7), st.integers(-2, 30),
 )  # fmt: skip
 def test_get_bulk_is_many_get_nexts(names: list[Oid], first: int, second: int) -> None:
-    """As RFC 3416 section 4.2.3 says it, in GETNEXTs."""
+    """RFC 3416 section 4.2.3 defines GETBULK by GETNEXTs."""
     tree = small_tree()
     once = max(0, min(first, len(names)))
     expected = [ask(tree, GET_NEXT, name)[2][0] for name in names[:once]]

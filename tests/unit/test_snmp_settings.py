@@ -1,4 +1,4 @@
-"""Who may ask the agent, and where: from flag and file."""
+"""Tests who may ask the agent, and where it listens, from flag and file."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_the_flag_says_where_and_the_file_who(tmp_path: Path) -> None:
     moved = build({"snmp": "[::1]:1161"}, str(file)).snmp
     assert moved == SnmpSettings("::1", 1161, ("a",), (), ("veth",))
     file.write_text('[snmp]\ncommunities = ["a"]\n')
-    assert build({}, str(file)).snmp is None  # nobody said where
+    assert build({}, str(file)).snmp is None  # no address is given
     assert build({}).snmp is None
 
 

@@ -1,4 +1,4 @@
-"""The end of a run: what a TCP collector has not taken yet has its 15 seconds."""
+"""Tests the end of a run: TCP collectors get 15 seconds to take what is left."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from probe.run.wiring import open_probe
 from probe.stop import StopRequest
 from tests.support.fake_collector import FakeSource, fake_source
 
-_SLOW_S = 3.0  # much longer than what a stop takes by itself
+_SLOW_S = 3.0  # much longer than a stop without waiting
 
 
 class CollectorOfOctets:
-    """Accepts one connection after ``accept`` is set, and reads it to its end after ``read``."""
+    """Accepts one connection after ``accept`` is set; reads it to its end after ``read`` is set."""
 
     def __init__(self, port: int = 0, listens: bool = True) -> None:
         self.octets = 0
@@ -52,8 +52,10 @@ class CollectorOfOctets:
 
 
 def run(patch: pytest.MonkeyPatch, url: str, at_stop: Callable[[], None]) -> tuple[Probe, float]:
-    """Some megabytes for ``url``; ``at_stop`` is called when the stop is asked for. The probe when
-    it is closed, and how long the stop took."""
+    """Sends some megabytes to ``url`` and calls ``at_stop`` when the stop is requested.
+
+    Returns the closed probe and the seconds that the stop took.
+    """
     collector = fake_source(patch)
     collector.each_read = 4000
     probe = open_probe(build({"interval": 0.05, "docker": False}), [url])
@@ -130,7 +132,7 @@ def test_a_collector_that_stays_away_costs_fifteen_seconds_and_is_counted(
 
 
 def test_waiting_for_a_collector_costs_no_processor_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stop that another thread asked for stays readable: that must not keep the loop turning."""
+    """A stop from another thread stays readable, and must not keep the loop busy."""
     monkeypatch.setattr("probe.run.loop._FLUSH_S", 3.0)
     silent = CollectorOfOctets(listens=False)
     collector = fake_source(monkeypatch)
@@ -144,4 +146,4 @@ def test_waiting_for_a_collector_costs_no_processor_time(monkeypatch: pytest.Mon
     used_ns = time.thread_time_ns() - began_ns
     probe.close()
     stop.close()
-    assert used_ns < 1.5e9  # of three seconds; some of it for the records themselves
+    assert used_ns < 1.5e9  # of 3 s; the records need some of it

@@ -1,4 +1,4 @@
-"""Records wait for the pace as records, and no destination gets fewer or others for it."""
+"""Tests that records wait for the pace as records, and that no destination gets other ones."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ _COUNT = 20_000
 @pytest.fixture
 def sink() -> Iterator[socket.socket]:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver:
-        receiver.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 << 20)  # the limit suffices
+        receiver.setsockopt(
+            socket.SOL_SOCKET, socket.SO_RCVBUF, 64 << 20
+        )  # the system may give less
         receiver.bind(("127.0.0.1", 0))
         receiver.setblocking(False)
         yield receiver
@@ -79,7 +81,7 @@ def test_all_arrive_once_and_in_sequence(sink: socket.socket) -> None:
 
 
 def read_all(sink: socket.socket, decoder: CollectingProcess) -> list[int]:
-    """flowId of each record."""
+    """Returns the flowId of each record."""
     found: list[int] = []
     while True:
         try:
@@ -104,7 +106,7 @@ def test_the_rest_is_counted_when_it_ends(sink: socket.socket) -> None:
 
 
 def test_the_room_is_bounded(sink: socket.socket) -> None:
-    """Beyond it records become messages, and what finds no room among those is dropped."""
+    """Records beyond it become messages. Those without room among the messages are dropped."""
     stream = open_stream(sink.getsockname()[1], "?pace=1000000")
     records = np.tile(flow_records(_COUNT), 20)
     for _ in range(3):

@@ -1,4 +1,4 @@
-"""The tests' strict reader: whole streams, what is legal though odd, captures and files."""
+"""Tests the strict reader: whole streams, odd but legal messages, captures and files."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_sequences_go_round() -> None:
 
 
 def test_what_is_lost_is_told_once() -> None:
-    """A Data Set without a Template leaves the next sequence open."""
+    """A Data Set without a Template leaves the next sequence number open."""
     reader = StrictReader()
     stream = Stream(reader)
     stream.flows(flow())
@@ -165,7 +165,7 @@ def test_what_is_meant_can_be_left_out() -> None:
 
 
 def test_a_capture(tmp_path: Path) -> None:
-    """Only the port is read; the time is the capture's, and fragments are told."""
+    """Only the given port is read. Times are those of the capture, and fragments are reported."""
     octets = message((2, template(400, (8, 4))), time_s=NOW_S)
     whole = Ether() / IP(src="192.0.2.1", dst="192.0.2.2") / UDP(sport=999, dport=4739) / octets
     other = Ether() / IP(src="192.0.2.1", dst="192.0.2.2") / UDP(sport=999, dport=53) / b"no"

@@ -1,4 +1,4 @@
-"""The tests' strict reader finds each broken rule, and nothing else."""
+"""Tests that the strict reader finds each broken rule, and nothing else."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ Ipfix = Callable[[Stream], None]
 Netflow9 = Callable[[Stream9], None]
 Case = TypeVar("Case", Ipfix, Netflow9)
 
-#: By rule: what breaks it, over a datagram, over a connection, in NetFlow v9.
+#: Cases that break a rule: in datagrams, over a connection and in NetFlow v9.
 DATAGRAMS: list[tuple[str, Ipfix]] = []
 CONNECTIONS: list[tuple[str, Ipfix]] = []
 PACKETS: list[tuple[str, Netflow9]] = []
@@ -66,7 +66,7 @@ def _(stream: Stream) -> None:
 
 @breaks("message.version", DATAGRAMS)
 def _(stream: Stream) -> None:
-    """From one version to the other, within a session."""
+    """The version changes within a session."""
     stream.begin()
     stream.raw(packet((0, template(500, (8, 4))), count=1, time_s=NOW_S, source=2))
 
@@ -97,7 +97,7 @@ def _(stream: Stream) -> None:
 
 @breaks("message.sequence", DATAGRAMS)
 def _(stream: Stream) -> None:
-    """It counts messages."""
+    """The sequence counts messages instead of records."""
     stream.begin()
     stream.flows(flow(), flow())
     stream.sequence -= 1
@@ -106,7 +106,7 @@ def _(stream: Stream) -> None:
 
 @breaks("message.sequence", DATAGRAMS)
 def _(stream: Stream) -> None:
-    """It counts Template Records."""
+    """The sequence counts Template Records, too."""
     stream.begin()
     stream.sequence += 2
     stream.flows(flow())
@@ -194,7 +194,7 @@ def _(stream: Stream) -> None:
 
 @breaks("template.cut", DATAGRAMS)
 def _(stream: Stream) -> None:
-    """Within an enterprise number."""
+    """The Template is cut within an enterprise number."""
     stream.send((2, template(FLOW, (1, 4, PEN))[:-2]))
 
 
@@ -215,7 +215,7 @@ def _(stream: Stream) -> None:
 
 @breaks("template.length", DATAGRAMS)
 def _(stream: Stream) -> None:
-    """Reduced sizes are smaller."""
+    """A length exceeds the size of the element."""
     stream.template((4, 2))
 
 
@@ -273,7 +273,7 @@ def _(stream: Stream) -> None:
 
 @breaks("template.redefined", CONNECTIONS)
 def _(stream: Stream) -> None:
-    """However late."""
+    """A Template is redefined, however late."""
     stream.begin()
     stream.send((2, template(FLOW, (8, 4))), time_s=NOW_S + 1_000_000)
 
@@ -336,7 +336,7 @@ def _(stream: Stream) -> None:
 
 @breaks("data.no-template", CONNECTIONS)
 def _(stream: Stream) -> None:
-    """It was withdrawn."""
+    """The Template was withdrawn."""
     stream.begin()
     stream.send((2, template(2)))
     stream.flows(flow())
@@ -344,14 +344,14 @@ def _(stream: Stream) -> None:
 
 @breaks("data.cut", DATAGRAMS)
 def _(stream: Stream) -> None:
-    """Less than the shortest record."""
+    """The Set is shorter than its shortest record."""
     stream.begin()
     stream.send((FLOW, flow()[:20]), records=1)
 
 
 @breaks("data.cut", DATAGRAMS)
 def _(stream: Stream) -> None:
-    """Within a string of variable length."""
+    """The Set ends within a string of variable length."""
     stream.begin()
     stream.send((FLOW, flow(name=b"x" * 50)[:-1]), records=1)
 
@@ -364,7 +364,7 @@ def _(stream: Stream) -> None:
 
 @breaks("value.utf8", DATAGRAMS)
 def _(stream: Stream) -> None:
-    """A name that was cut within a character."""
+    """A name is cut within a character."""
     stream.begin()
     stream.flows(flow(name="größe".encode()[:3]))
 
@@ -419,7 +419,7 @@ def _(stream: Stream) -> None:
 
 @breaks("flow.future", PACKETS)
 def _(stream: Stream9) -> None:
-    """Times of a boot that the header does not tell."""
+    """Times do not belong to the boot of the header."""
     stream.begin()
     stream.flows(flow9(end_ms=UPTIME_MS + 1001))
 
@@ -497,7 +497,7 @@ def _(stream: Stream) -> None:
 
 @breaks("type.length", DATAGRAMS)
 def _(stream: Stream) -> None:
-    """The Template comes behind its types."""
+    """The Template comes after its types."""
     stream.begin()
     stream.send((TYPES, type_record(2, 1)), records=1)
     stream.template((8, 4), (2, 4, PEN))
@@ -505,7 +505,7 @@ def _(stream: Stream) -> None:
 
 @breaks("type.length", DATAGRAMS)
 def _(stream: Stream) -> None:
-    """The types come behind the Template."""
+    """The types come after the Template."""
     stream.begin()
     stream.template((8, 4), (2, VARIABLE, PEN))
     stream.send((TYPES, type_record(2, 1)), records=1)
@@ -513,7 +513,7 @@ def _(stream: Stream) -> None:
 
 @breaks("packet.sequence", PACKETS)
 def _(stream: Stream9) -> None:
-    """It counts records."""
+    """The sequence counts records instead of packets."""
     stream.begin()
     stream.flows(flow9(), flow9())
     stream.sequence += 1
@@ -575,7 +575,7 @@ def _numbered(cases: list[tuple[str, Case]]) -> list[object]:
 
 @pytest.mark.parametrize(("rule", "case"), _numbered(DATAGRAMS))
 def test_a_broken_stream_of_datagrams(rule: str, case: Ipfix) -> None:
-    """This rule is found, and no other."""
+    """The reader finds this rule and no other."""
     reader = StrictReader()
     case(Stream(reader))
     assert {finding.rule.name for finding in reader.finish()} == {rule}, reader.broken()

@@ -1,4 +1,4 @@
-"""Destinations of JSON, Kafka and ZMQ as the user writes them."""
+"""Tests destinations of JSON, Kafka and ZMQ as the user writes them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TLV flows for ntopng, read by a decoder that shares nothing with the encoder."""
+"""Tests TLV flows for ntopng with a decoder that shares no code with the encoder."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def encoded(records: Rows, owners: OwnerTable | None = None, **options: Any) -> 
 
 
 def pair(octets: int = 1000, answer: int = 500, ip_version: int = 4) -> Rows:
-    """A connection from 10.0.0.0 to 192.0.0.0, answered; the answer's record comes first."""
+    """Returns a connection from 10.0.0.0 to 192.0.0.0; the record of the answer comes first."""
     records = flow_records(2, ip_version=ip_version)
     records["flow_id"] = 7
     records["protocol"] = 6
@@ -76,7 +76,7 @@ def test_an_answer_alone_is_turned_round() -> None:
 
 
 def test_who_began_is_not_known() -> None:
-    """As it is in the record."""
+    """The flow has the direction of its record."""
     records = pair()[1:]
     records["biflow_direction"] = 0
     (flow,) = encoded(records)
@@ -85,7 +85,7 @@ def test_who_began_is_not_known() -> None:
 
 def test_latency_is_on_the_side_that_was_measured() -> None:
     records = pair()
-    records["source_netns"][1] = records["destination_netns"][0] = 0  # the client is elsewhere
+    records["source_netns"][1] = records["destination_netns"][0] = 0  # the client is remote
     (flow,) = encoded(records)
     assert flow["CLIENT_NW_LATENCY_MS"] == pytest.approx(1.25)
     assert "SERVER_NW_LATENCY_MS" not in flow
@@ -93,7 +93,7 @@ def test_latency_is_on_the_side_that_was_measured() -> None:
 
 @pytest.mark.parametrize("octets", [2**32 - 1, 2**32, 2**33 + 5, 10**13 + 7])
 def test_what_32_bits_cannot_count_is_several_flows(octets: int) -> None:
-    """None of them without packets: ntopng does not count the bytes of such."""
+    """Each has packets, because ntopng ignores octets without packets."""
     records = pair(octets, 2**32)
     records["packets"] = 10**6, 10**8
     flows = encoded(records)

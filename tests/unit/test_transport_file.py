@@ -1,4 +1,4 @@
-"""Files of messages: whole ones, behind what is there already, whatever the disk does."""
+"""Tests files of messages: messages are whole and appended, whatever the disk does."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def sender_to(path: Path, queue_octets: int = 4 << 20) -> FileSender:
 
 
 def write(path: Path, first: int, count: int) -> None:
-    """One session, as a run of the probe writes it."""
+    """Writes one session, as a run of the probe does."""
     sender = sender_to(path)
     sender.enqueue([train(first, count)])
     drive(sender, lambda: sender.backlog == 0)
@@ -116,7 +116,10 @@ def test_two_writers_of_one_file(path: Path) -> None:
 
 @contextmanager
 def largest_file(octets: int) -> Iterator[None]:
-    """The kernel refuses to write beyond, having written what fits: as on a full disk."""
+    """Limits the size of files.
+
+    As on a full disk, the kernel writes what fits and refuses the rest.
+    """
     previous = resource.getrlimit(resource.RLIMIT_FSIZE)
     ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (octets, previous[1]))

@@ -1,4 +1,4 @@
-"""Lines to files and to standard output: rotation, full pipes, failing disks."""
+"""Tests lines to files and to standard output: rotation, full pipes and failing disks."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def test_two_for_one_file(path: Path, output: LineWriter) -> None:
 
 
 def test_a_full_disk_tears_no_line(path: Path) -> None:
-    """A limit of the file's size: the same as a disk that is full, until it is raised."""
+    """A limit of the file's size acts as a full disk until it is raised."""
     script = f"""
 import resource, signal, sys, time
 from probe.export.transports.destination import Destination
@@ -180,7 +180,7 @@ print(json.dumps([counted.sent_records, counted.dropped_records]), file=sys.stde
 
 @pytest.mark.parametrize("kind", ["pipe", "socket"])
 def test_a_full_pipe_never_blocks(kind: str) -> None:
-    """Nobody reads at first; then all that was taken arrives whole."""
+    """There is no reader at first. Later all lines that were taken arrive whole."""
     import socket
 
     if kind == "pipe":
@@ -195,7 +195,7 @@ def test_a_full_pipe_never_blocks(kind: str) -> None:
     os.close(writer)
     assert child.stdin
     assert child.stderr
-    sent, backlog = json.loads(child.stderr.readline())  # it came so far: nothing blocked
+    sent, backlog = json.loads(child.stderr.readline())  # nothing blocked before this
     assert sent < 200
     assert 0 < backlog <= 400_000
     child.stdin.write("\n")
@@ -214,7 +214,7 @@ def test_a_full_pipe_never_blocks(kind: str) -> None:
 
 
 def test_standard_output_is_shared_with_nobodys_flags() -> None:
-    """Whoever has the same pipe, such as the shell, must not find it non-blocking."""
+    """Another user of the same pipe, such as the shell, must not find it non-blocking."""
     reader, writer = os.pipe()
     script = "import os; from probe.export.transports.lines import *\n"
     script += "from probe.run.destinations import *\n"

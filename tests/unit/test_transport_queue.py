@@ -1,4 +1,4 @@
-"""What a stream still owes its peer, through any order of writes, acknowledgements and breaks."""
+"""Tests a stream's queue with any order of writes, acknowledgements and breaks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def test_every_message_arrives_or_is_lost_once(seed: int) -> None:
     chance = random.Random(seed)
     queue = StreamQueue(1 << 30)
     given, settled, lost = 0, [], []
-    wire = b""  # taken by the present connection and not acknowledged
+    wire = b""  # sent over this connection, not acknowledged
     for _ in range(400):
         action = chance.randrange(4)
         if action == 0:

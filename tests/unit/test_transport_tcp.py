@@ -1,4 +1,4 @@
-"""The TCP sender against collectors on loopback: sessions, breaks, backlog, loss."""
+"""Tests the TCP sender against collectors on loopback: sessions, breaks, backlog and loss."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def sender_to(port: int, queue_octets: int = 1 << 20) -> TcpSender:
 
 
 def begin(sender: TcpSender) -> None:
-    """Its session, and wait until the Templates have arrived."""
+    """Begins a session and waits until its Templates have arrived."""
     drive(sender, lambda: sender.statistics.sent_messages == 1)
 
 
@@ -209,7 +209,7 @@ def test_a_full_buffer_is_not_looked_at_all_the_time() -> None:
 
 
 def test_what_was_not_acknowledged_goes_to_the_next_connection() -> None:
-    """The collector's buffer is full when it dies: every message arrives, or is counted."""
+    """The collector ends with a full buffer. Every message arrives or is counted."""
     first = Collector(reads=False)
     sender = sender_to(first.port, queue_octets=16 << 20)
     drive(sender, lambda: sender.statistics.sent_messages == 1)
@@ -232,7 +232,7 @@ def test_what_was_not_acknowledged_goes_to_the_next_connection() -> None:
 
 
 def test_one_that_takes_nothing_hangs_and_one_that_is_slow_does_not() -> None:
-    """So the probe, when it ends, waits for the slow one only, and until all has arrived."""
+    """So a probe that ends waits for the slow collector only, until it has everything."""
     hanging, slow = Collector(reads=False), Collector(reads=False, sips=4096)
     senders = [sender_to(one.port, queue_octets=16 << 20) for one in (hanging, slow)]
     for sender in senders:

@@ -1,4 +1,4 @@
-"""The TLS sender against real TLS on loopback: who is believed, what is said when not."""
+"""Tests the TLS sender against real TLS on loopback: who is trusted, and what is reported."""
 
 from __future__ import annotations
 
@@ -77,7 +77,10 @@ def test_the_end_delivers_what_tls_still_holds(realm: Realm) -> None:
 def refusal(
     realm: Realm, caplog: pytest.LogCaptureFixture, context: ssl.SSLContext, **changes: object
 ) -> str:
-    """What the sender says; it must keep its message, and the collector must get nothing."""
+    """Returns the sender's report.
+
+    The sender must keep its message, and the collector must get nothing.
+    """
     caplog.set_level(logging.INFO)
     with collecting(context=context) as collector:
         sender = realm.sender(collector.port, **changes)
@@ -150,7 +153,7 @@ def test_we_have_expired(realm: Realm, caplog: pytest.LogCaptureFixture) -> None
 
 
 def test_a_collector_without_tls(realm: Realm, caplog: pytest.LogCaptureFixture) -> None:
-    """It must see a handshake and nothing of ours."""
+    """The collector must see a handshake and none of our records."""
     with collecting() as collector:
         sender = realm.sender(collector.port)
         sender.enqueue([train(0, 1, 1000)])

@@ -1,4 +1,4 @@
-"""The UDP sender against sockets on loopback: pace, loss of the collector, narrow paths."""
+"""Tests the UDP sender against sockets on loopback: pace, lost collectors and narrow paths."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_messages_arrive_as_they_are(sink: socket.socket) -> None:
 
 
 def test_a_call_takes_more_messages_than_fit_into_it(sink: socket.socket) -> None:
-    """150 at 64 a call; the last is shorter."""
+    """150 messages leave, at most 64 in a call. The last one is shorter."""
     destination = UdpSender(destination_of(sink))
     whole = train(150)
     destination.enqueue([Train(whole.octets[:-40], whole.size, whole.counts)])
@@ -101,7 +101,7 @@ def test_without_pace_the_kernel_cuts_trains(sink: socket.socket) -> None:
 def test_pace_bounds_octets_over_time(sink: socket.socket) -> None:
     destination = UdpSender(destination_of(sink, pace=100_000))
     destination.enqueue([train(2000)])
-    now = 1024.0  # with what is added below exact in binary
+    now = 1024.0  # the sums below are exact in binary
     due = destination.pump(now)
     assert destination.statistics.sent_octets == 64_000, "one burst"
     assert due == pytest.approx(now + 0.64, abs=0.01)
@@ -114,7 +114,7 @@ def test_pace_bounds_octets_over_time(sink: socket.socket) -> None:
 
 
 def test_segmentation_within_a_pace(sink: socket.socket) -> None:
-    """One call, and yet each message is a datagram of its own."""
+    """One call sends many messages, and each is its own datagram."""
     target = replace(destination_of(sink, pace=1_000_000), segmentation=True)
     destination = UdpSender(target)
     destination.enqueue([train(100), train(3, size=50)])
@@ -182,7 +182,10 @@ def test_the_queue_is_bounded_and_counts_exactly() -> None:
 
 
 def test_bursts_are_what_pumps_would_send(sink: socket.socket) -> None:
-    """At the same times, as much, counted alike; the end of a train, and trouble, are for pump."""
+    """Bursts send and count the same at the same times.
+
+    The end of a train and errors are left to pump.
+    """
     paced, other = (UdpSender(destination_of(sink, pace=100_000)) for _ in range(2))
     for destination in (paced, other):
         assert destination.burst(1024.0) is None, "nothing waits"

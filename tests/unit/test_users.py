@@ -1,4 +1,4 @@
-"""Names of users: the host's for its own processes, a container's own for those in it."""
+"""Tests names of users: the host's for its own processes, a container's for those in it."""
 
 from __future__ import annotations
 
@@ -24,8 +24,10 @@ HOST_USER = pwd.getpwall()[1]
 
 
 class World:
-    """A /proc of our own: processes with namespaces and roots. Links to namespaces are folders
-    here, since only their inodes count."""
+    """A /proc with processes that have namespaces and roots.
+
+    Links to namespaces are folders here, since only their inodes count.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.proc, self._folder = folder / "proc", folder
@@ -95,7 +97,7 @@ def test_they_may_be_left_alone(world: World) -> None:
 
 
 def test_a_file_system_that_is_no_container_has_no_names(world: World) -> None:
-    """Anybody who may unshare can put his own files there."""
+    """Any user who may unshare can put their own files there."""
     spaces = world.add(7, "inside", world.root(PASSWD, GROUP))
     assert world.users().find(7, 0, 0, spaces) == Names("", "", True)
 
@@ -114,13 +116,13 @@ def test_a_number_that_is_another_process_now(world: World) -> None:
 
 
 def test_a_unit_with_a_mount_namespace_has_the_users_of_the_host(world: World) -> None:
-    """As systemd makes it for PrivateTmp=: the same files."""
+    """systemd makes such a namespace for PrivateTmp=; it has the host's files."""
     spaces = world.add(7, "private")
     assert world.users().find(7, HOST_USER.pw_uid, 0, spaces) == Names(HOST_USER.pw_name, "root")
 
 
 def test_another_user_namespace(world: World) -> None:
-    """Its numbers are translated; what it does not map has no name there, nor here."""
+    """Its numbers are translated. A number that it does not map has no name."""
     spaces = world.add(7, "inside", world.root(PASSWD, GROUP), "theirs", "0 100000 65536\n")
     users = world.users()
     assert users.find(7, 100000, 101000, spaces, CONTAINER) == Names("root", "wheel", True)
@@ -141,13 +143,13 @@ def test_namespaces_that_may_not_be_read(world: World) -> None:
 
 @pytest.fixture
 def process(world: World) -> Path:
-    """Whose root is to be filled."""
+    """Returns the /proc entry of a process whose root the test fills."""
     world.add(7, "inside", world.root())
     return world.proc / "7"
 
 
 def put(process: Path) -> Path:
-    """Where its file of users is to be; nothing is there."""
+    """Returns the path of the process' file of users, which does not exist yet."""
     path = process / "root" / "etc" / "passwd"
     path.unlink()
     return path
@@ -177,7 +179,7 @@ def test_a_pipe_and_a_folder_are_not_opened(process: Path) -> None:
 @pytest.mark.parametrize("target", ["/etc/passwd", "../../../../../../../../../../etc/passwd"])
 def test_a_link_does_not_lead_out(process: Path, target: str) -> None:
     path = put(process)
-    path.symlink_to(target)  # to itself, in there
+    path.symlink_to(target)  # the link leads to itself there
     assert own_users(process) == {}
     path.unlink()
     (path.parent / "users").write_text("here:x:5:5::/:/\n")
@@ -213,7 +215,7 @@ def test_the_first_name_of_a_number_counts(process: Path) -> None:
 
 @pytest.fixture
 def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
-    """Nothing is read in a container before it is set, as of a file system in user space."""
+    """Delays reads in a container until the gate is set, as a file system in user space may."""
     opened, read = threading.Event(), own_files._read
 
     def wait(process: str) -> OwnNames:
@@ -242,7 +244,7 @@ def test_slow_files_are_asked_again_after_a_while(
     for _ in range(4):
         assert ask_own_names("/proc/1")
     monkeypatch.setattr(own_files, "_LATE_S", 0.0)
-    assert ask_own_names("/proc/1") is None  # they are asked still
+    assert ask_own_names("/proc/1") is None  # the query still waits
     gate.set()
     while ask_own_names("/proc/1") is None:
         time.sleep(0.01)
@@ -258,7 +260,7 @@ def test_a_late_answer_is_for_the_next_process_there(gate: threading.Event, worl
 
 
 def test_a_filter_by_user_means_the_host(world: World) -> None:
-    """By name; by number it means whoever has that number."""
+    """A name means the host's user; a number means any user with that number."""
     owners = OwnerTable()
     ours = owners.add(Owner(Process(1, uid=1000, user_name="ada")))
     theirs = owners.add(Owner(Process(2, uid=1000, user_name="ada", has_own_users=True)))

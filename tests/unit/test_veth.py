@@ -1,4 +1,4 @@
-"""Which container is behind which veth, from what the kernel tells of links and namespaces."""
+"""Tests which container is behind which veth, by the kernel's links and namespaces."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Host(NetworkNamespaces):
         self.now_ns = 0
         self.told: dict[int, Link] = {}
         self.addresses: dict[int, str] = {}  # by nsid
-        self.now: dict[int, Link] = {}  # where it is another one than we were told
+        self.now: dict[int, Link] = {}  # links that differ from the reported ones
 
     def map(self) -> VethMap:
         return VethMap(
@@ -72,7 +72,7 @@ def veth(index: int, peer: int, nsid: int) -> Link:
 
 
 def record(source: tuple[int, int], destination: tuple[int, int], at_s: float = 5) -> Rows:
-    """Ends as (inode, ifindex)."""
+    """Returns a record whose ends are given as (inode, ifindex)."""
     found = np.zeros(1, RECORD_DTYPE)
     for side, (inode, ifindex) in (("source", source), ("destination", destination)):
         found[f"{side}_netns_inode"], found[f"{side}_netns"] = inode, inode
@@ -123,7 +123,7 @@ def test_addresses_of_containers() -> None:
 
 
 def test_a_process_that_only_prepared_the_namespace() -> None:
-    """As a hook of the runtime, which is in no container and gone before the first one is there."""
+    """The runtime's hook is in no container and ends before the first container process begins."""
     host = Host()
     host.begin(100, 7, 0, "")
     veths = host.map()
@@ -135,7 +135,10 @@ def test_a_process_that_only_prepared_the_namespace() -> None:
 
 
 def test_a_container_that_comes_and_goes_between_two_records() -> None:
-    """Its inode is given to the next one at once: the time of the flow tells which it was."""
+    """The next container gets the same inode at once.
+
+    The time of a flow decides which one it was.
+    """
     host = Host()
     veths = host.map()
     host.update(veths, [])
@@ -170,7 +173,10 @@ def test_several_interfaces_in_a_container() -> None:
 
 
 def test_traffic_that_stays_in_a_container() -> None:
-    """Without the socket's interface: from 127.0.0.1, to its own address, from end to end."""
+    """The socket's interface is not named for traffic within a container.
+
+    It goes from 127.0.0.1, to the own address or from end to end.
+    """
     host = Host()
     host.begin(100, 7, 0, "aa")
     veths = host.map()
@@ -188,7 +194,7 @@ def test_a_veth_is_tied_as_soon_as_there_is_a_process() -> None:
     host.begin(100, 7, 0, "")
     assert host.update(veths, [veth(11, 2, 0)])
     assert veths.container_id(11) == ""
-    host.containers[7] = "aa"  # it was put into its cgroup a moment later
+    host.containers[7] = "aa"  # it joined its cgroup a moment later
     assert veths.container_id(11) == "aa"
 
 
@@ -210,7 +216,7 @@ def test_processes_are_looked_at_once_they_have_settled(tmp_path: Path) -> None:
         (tmp_path / name).touch()
         (tmp_path / str(pid) / "ns").mkdir(parents=True)
         (tmp_path / str(pid) / "ns" / "net").symlink_to(tmp_path / name)
-    (tmp_path / "60").mkdir()  # of somebody else
+    (tmp_path / "60").mkdir()  # another user's process
     (tmp_path / "self").mkdir()
     host, web = ((tmp_path / name).stat().st_ino for name in ("host", "web"))
     spaces = NetworkNamespaces(str(tmp_path), lambda: now, lambda: 0.0)
@@ -233,12 +239,12 @@ def test_a_look_takes_two_per_cent_of_the_time(tmp_path: Path) -> None:
     times, used = iter([10.0, 14.9, 15.1]), iter([1.0, 1.1, 1.1, 1.2])
     spaces = NetworkNamespaces(str(tmp_path), lambda: next(times), lambda: next(used))
     assert spaces.scan() == {}
-    assert spaces.scan() is None  # not before 15.0
+    assert spaces.scan() is None  # the next scan is due at 15.0
     assert spaces.scan() == {}
 
 
 def test_an_id_that_is_given_anew_while_the_veth_fades_away() -> None:
-    """The link of the old one, asked again, has no namespace any more."""
+    """The old link, when it is read again, has no namespace any more."""
     host = Host()
     veths = host.map()
     assert not host.update(veths, [veth(11, 2, 0)])
@@ -268,7 +274,7 @@ def test_an_inode_that_is_given_anew_while_the_veth_fades_away() -> None:
 
 
 def test_an_inode_that_was_given_to_somebody_unknown() -> None:
-    """Nobody saw who: the flow is not the former bearer's."""
+    """The new holder is unknown, so the flow must not get the former holder's container."""
     host = Host()
     host.begin(100, 7, 0, "aa")
     veths = host.map()

@@ -1,4 +1,4 @@
-"""Records become lines for people."""
+"""Tests how records become lines for people."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from probe.view.screen import PlainLines, open_view, print_flows
 
 
 def record(source: str = "10.0.0.1:40000", destination: str = "10.0.0.2:80", **more: Any) -> Any:
-    """A Data Record as the Collecting Process gives it."""
+    """Returns a Data Record as the Collecting Process gives it."""
     ends: dict[str, str | int] = {}
     for side, end in (("source", source), ("destination", destination)):
         address, _, port = end.rpartition(":")
@@ -138,7 +138,7 @@ def test_what_was_recorded_is_printed_by_its_own_clock() -> None:
 
 
 def test_an_exporter_may_send_anything_under_any_name() -> None:
-    """Its elements may be called as it likes, and have any type and length."""
+    """Its elements may have any name, type and length."""
     values = ["x" * 70_000, float("nan"), float("inf"), True, -1, 1 << 127, "", "\ud800"]
     names = ("protocolIdentifier", "sourceIPv4Address", "sourceTransportPort", "octetDeltaCount",
              "flowEndReason", "flowStartMilliseconds", "flowEndMilliseconds", "flowId", "tcpState",

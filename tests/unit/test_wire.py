@@ -1,4 +1,4 @@
-"""The wire format of Netlink, against this kernel and against damaged octets."""
+"""Tests the wire format of Netlink against this kernel and against damaged octets."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_of_pyroute2_only_messages_are_loaded_and_the_whole_package_still_works(
 
 
 def test_the_kernel_says_what_it_dislikes() -> None:
-    """Strict checking refuses an attribute that a dump does not know, in the kernel's own words."""
+    """Strict checking refuses an unknown attribute of a dump, with the kernel's own words."""
     link = struct.pack("=BxHiII", 0, 0, 0, 0, 0) + struct.pack("=HHI", 8, 13, 1)
     with open_route() as route:
         route.send(wire.encode_message(18, wire.F_DUMP, 7, link))
@@ -68,7 +68,7 @@ def test_an_interrupted_dump_is_noticed() -> None:
     with ours, theirs:
         part = wire.HEADER.pack(20, 16, wire.F_MULTI | wire.F_DUMP_INTERRUPTED, 5, 0) + bytes(4)
         done = wire.HEADER.pack(20, wire.DONE, wire.F_MULTI, 5, 0) + bytes(4)
-        theirs.send(part + wire.HEADER.pack(16, 16, 0, 4, 0))  # the latter of another request
+        theirs.send(part + wire.HEADER.pack(16, 16, 0, 4, 0))  # the second is of another request
         theirs.send(part + done)
         reply = wire.Reply(ours, 5)
         assert len(list(reply)) == 2

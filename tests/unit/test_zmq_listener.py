@@ -1,4 +1,4 @@
-"""Strangers at the port where ntopng is waited for: they cannot take the probe's descriptors."""
+"""Tests that strangers at the port for ntopng cannot take the probe's descriptors."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from probe.ntopng.listener import (
 from tests.support.ntopng.lab import Listen, Open, flows_of, pump, pump_until
 from tests.support.records import NOW_S, flow_records
 
-#: The signature and version that a ZMTP 3 peer begins with, and nothing more.
+#: The beginning of a ZMTP 3 peer: signature and version.
 GREETING = b"\xff\0\0\0\0\0\0\0\0\x7f\3\0NULL" + b"\0" * 48
 
 
@@ -65,11 +65,11 @@ def pump_for(sink: Sink, seconds: float) -> None:
 def test_silent_connections_take_no_descriptor(
     open_: Open, listen: Listen, strangers: ExitStack
 ) -> None:
-    """Each of a thousand had one of the probe's, of which there are 1024 by default."""
+    """Each of a thousand used to take one of the probe's descriptors, 1024 by default."""
     port = free_port()
     sink = open_(f"zmq://127.0.0.1:{port}?bind=1")
     before = descriptors()
-    silent = come(strangers, port, 90)  # as many as the backlog holds
+    silent = come(strangers, port, 90)  # the backlog holds as many
     pump_for(sink, 0.5)
     assert descriptors() - before - len(silent) < 5
     reader = listen(f"tcp://127.0.0.1:{port}")
@@ -103,7 +103,10 @@ def test_one_address_has_a_part_of_them_only(open_: Open, strangers: ExitStack) 
 
 @pytest.mark.parametrize("octets", [100, 5000])
 def test_whoever_subscribes_to_very_much_is_ended(open_: Open, listen: Listen, octets: int) -> None:
-    """The library keeps fifty times the octets: 250 MB once went in a second. ntopng stays."""
+    """The library keeps fifty times the octets of a subscription: 250 MB in a second once.
+
+    ntopng stays.
+    """
     port = free_port()
     sink = open_(f"zmq://*:{port}?bind=1")
     reader = listen(f"tcp://127.0.0.1:{port}")
@@ -123,7 +126,7 @@ def test_whoever_subscribes_to_very_much_is_ended(open_: Open, listen: Listen, o
 
 
 def established(port: int) -> list[str]:
-    """Lines of /proc/net/tcp* of the listening side's connections that are still open."""
+    """Returns the remote addresses of the listening side's connections that are still open."""
     texts = [Path(f"/proc/net/{name}").read_text() for name in ("tcp", "tcp6")]
     lines = [line.split() for text in texts for line in text.splitlines()[1:]]
     return [one[2] for one in lines if one[1].endswith(f":{port:04X}") and one[3] == "01"]

@@ -1,4 +1,4 @@
-"""The sink for ntopng against a SUB socket that reads as ntopng does."""
+"""Tests the sink for ntopng against a SUB socket that reads as ntopng does."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_flows_of_a_probe_that_connects(open_: Open, listen: Listen) -> None:
     assert isinstance(sink, EventSink)
     assert sink.is_down
     records = flow_records(500)
-    sink.send(records, NOW_S)  # before anybody subscribes
+    sink.send(records, NOW_S)  # there is no subscriber yet
     assert sink.backlog > 0
     reader.read_until(lambda: len(reader.flows) == 500, pump(sink))
     assert flows_of(reader) == int(records["octets"].sum())
@@ -114,7 +114,7 @@ def test_files_that_hold_no_key(open_: Open, tmp_path: Path, text: str) -> None:
 
 
 def test_nobody_listens(open_: Open, caplog: pytest.LogCaptureFixture) -> None:
-    """The queue is bounded, what comes last is dropped, and one warning says so."""
+    """The queue is bounded, the latest messages are dropped, and one warning reports it."""
     sink = open_("zmq://127.0.0.1:9?bind=0")
     sink.outbox._limit = 200_000
     for _ in range(10):
@@ -134,7 +134,7 @@ def test_nobody_listens(open_: Open, caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_a_subscriber_that_is_too_slow(open_: Open, listen: Listen) -> None:
-    """What it does not get is counted here, and by its jumps there."""
+    """Its missing messages are counted here, and show as gaps in its numbers there."""
     sink, reader = connected(open_, listen, receive_messages=2, buffer_octets=4096)
     sink.outbox._limit = 3_000_000
     longest_s = 0.0
@@ -147,7 +147,7 @@ def test_a_subscriber_that_is_too_slow(open_: Open, listen: Listen) -> None:
     dropped = sink.statistics.dropped_messages
     reader.read_until(lambda: not sink.backlog, pump(sink))
     assert sink.statistics.dropped_messages == dropped
-    sink.finish(NOW_S)  # ntopng sees a gap by what comes after it
+    sink.finish(NOW_S)  # the next message shows ntopng the gap
     reader.read_until(
         lambda: len(reader.ids) == sink.statistics.sent_messages and not sink.backlog, pump(sink)
     )
@@ -165,7 +165,7 @@ def test_ntopng_goes_and_comes_back(open_: Open, listen: Listen) -> None:
     pump_until(sink, lambda: sink.is_down)
     sink.send(flow_records(30), NOW_S)
     second = listen(f"tcp://127.0.0.1:{first.port}", bind=True)
-    # What waited comes first.
+    # Waiting messages come first.
     second.read_until(lambda: len(second.flows) == 30 and second.seen["template"], pump(sink))
     assert second.seen["template"] == 1
     assert second.ids[0] > first.ids[-1]

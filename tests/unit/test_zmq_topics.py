@@ -1,4 +1,4 @@
-"""What ntopng is told beside flows, and flows as agent objects."""
+"""Tests what ntopng gets beside flows, and flows as agent objects."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_the_status(open_: Open, listen: Listen) -> None:
 
 
 def test_the_status_comes_again_before_ntopng_forgets(open_: Open, listen: Listen) -> None:
-    """Times are handed in: nothing waits here."""
+    """The test passes times in, so it does not wait."""
     sink, reader = connected(open_, listen)
     now = time.monotonic()
     for after_s in range(30):
@@ -129,7 +129,7 @@ def test_listening_ports_are_told_when_they_change(open_: Open, listen: Listen) 
     assert told[-1]["ip-addresses"] == [sink.address]
     assert told[-1]["instance-name"]
     before = len(told)
-    sink.send_sockets(sockets(80), NOW_S)  # no news
+    sink.send_sockets(sockets(80), NOW_S)  # no socket is new
     sink.pump(now + 50)
     sink.finish(NOW_S)
     count = reader.seen["event"]
@@ -162,7 +162,7 @@ def test_names_of_interfaces(open_: Open, listen: Listen) -> None:
 
 
 def test_agent_objects(open_: Open, listen: Listen) -> None:
-    """For editions that take them: flows and events with ntop's names, one object a message."""
+    """Editions with agents get flows and events with ntop's names, one object in a message."""
     sink, reader = connected(open_, listen, "?flows=json")
     records = flow_records(5)
     sink.send(records, NOW_S)
