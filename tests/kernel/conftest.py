@@ -12,7 +12,7 @@ from tests.support.lab.hosts import Host, two_hosts
 from tests.support.meters.actors import MeteringProcess, metering, translated_hosts
 from tests.support.meters.ebpf import Meter
 
-#: To the address of the router: to the server, which sees the router as its client.
+#: Rules that translate the router's address to the server, which sees the router as its client.
 NAT = """
 table ip translation {
   chain to { type nat hook prerouting priority -100;
@@ -25,7 +25,7 @@ table ip translation {
 
 @pytest.fixture(autouse=True)
 def _files_of_containers_have_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A name that is read too late is none, which no test of ours means."""
+    """Gives files of containers time, because a name that is read too late is none."""
     monkeypatch.setattr(own_files, "_PATIENCE_S", 120.0)
 
 
@@ -57,7 +57,7 @@ def pair() -> Iterator[tuple[Host, Host]]:
 
 @pytest.fixture(scope="module")
 def other_pair() -> Iterator[tuple[Host, Host]]:
-    """With the addresses of ``pair``."""
+    """Yields two hosts with the addresses of ``pair``."""
     with two_hosts("sg") as found:
         yield found
 

@@ -1,4 +1,4 @@
-"""probe.api in a program: the example of docs/api.md, a thread, and what stays behind."""
+"""Tests probe.api in a program: the example of docs/api.md, a thread, and what stays behind."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def pair() -> Iterator[tuple[Host, Host]]:
 
 
 def exchange(client: Actor, server: Actor, address: str, port: int) -> None:
-    """A connection for 1000 octets that ends."""
+    """Makes a connection for 1000 octets that the client closes."""
     server.do(f"l = socket.create_server(('', {port}))")
     client.do(f"s = socket.create_connection(({address!r}, {port}), 5)")
     server.do("c, _ = l.accept()")
@@ -50,7 +50,7 @@ def exchange(client: Actor, server: Actor, address: str, port: int) -> None:
 
 
 class Reader(threading.Thread):
-    """Iterates in a thread, and keeps what it got."""
+    """Iterates in a thread and keeps the results."""
 
     def __init__(self, metering: Metering) -> None:
         super().__init__(daemon=True)
@@ -92,13 +92,13 @@ def test_the_example_of_the_page(pair: tuple[Host, Host], tmp_path: Path) -> Non
         code for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "probe.api" in code
     )
     assert len(example.strip().splitlines()) <= 12
-    said = tmp_path / "said"  # no pipe, which what else runs on this host may fill
+    said = tmp_path / "said"  # not a pipe: other traffic on this host may fill it
     with actors(*pair) as (client, server), said.open("w") as file:
         program = subprocess.Popen(
             [sys.executable, "-c", example], cwd=ROOT, text=True,
             stdout=file, stderr=subprocess.PIPE,
         )  # fmt: skip
-        while program.poll() is None:  # until it ends: it tells nobody that it has begun
+        while program.poll() is None:  # until it ends, since it does not report its start
             exchange(client, server, str(pair[1].four), PORT)
             time.sleep(0.1)
         _, errors = program.communicate()

@@ -1,5 +1,8 @@
-"""Identities that others want to borrow: a Pod's by labels, a container's by a cgroup of its name
-or by arguments of Docker's proxy, a program's by what is written over its stack."""
+"""Tests processes that try to borrow the identity of others.
+
+They use a Pod's labels, a cgroup with a container's name, arguments of Docker's proxy or an
+overwritten stack.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +62,7 @@ def shell(docker: Docker) -> Iterator[Shells]:
 
 
 def fetch(docker: Docker, *arguments: str, program: str = PYTHON, code: str = FETCH) -> None:
-    """By a program of the host that Docker is on; `ip netns exec` would hide the cgroups."""
+    """Runs a program of Docker's host. `ip netns exec` would hide the cgroups from it."""
     inside = ["nsenter", f"--net=/run/netns/{docker.host.name}", program]
     command = [*inside, "-c", textwrap.dedent(code), *arguments]
     subprocess.run(command, check=True, timeout=180)
@@ -85,7 +88,7 @@ def test_labels_make_no_pod(docker: Docker, shell: Shells) -> None:
 
 @contextlib.contextmanager
 def delegated(container: str) -> Iterator[Path]:
-    """A cgroup with the name of a container below one that is a user's."""
+    """Yields a cgroup with a container's name, below a cgroup that a user owns."""
     number, _ = kernel_host.container_hierarchy()
     names = {1: "memory", 2: "pids", 3: "devices"}
     top = Path("/sys/fs/cgroup") / names[number] if number else Path(kernel_host.cgroup_root())
@@ -118,7 +121,10 @@ def test_a_cgroup_of_that_name_is_no_container(docker: Docker, shell: Shells) ->
 
 
 def test_a_cgroup_of_that_name_as_proc_has_it(docker: Docker) -> None:
-    """Which the Netlink collector reads; without a runtime the place alone makes it doubtful."""
+    """The Netlink source reads /proc.
+
+    Without a runtime, only the place of the cgroup shows the doubt.
+    """
     victim = docker.start("--name", "bank", *SERVE)
     with delegated(victim) as cgroup, subprocess.Popen(["sleep", "60"]) as child:
         (cgroup / "cgroup.procs").write_text(str(child.pid))
@@ -185,6 +191,6 @@ def test_a_path_that_is_too_deep_is_not_taken_from_the_stack(
     long, short = sorted(records, key=lambda one: one["flowStartMilliseconds"])
     assert long["sourceProcessPath"] == str(program)
     assert (long["sourceProcessPathOrigin"], long["sourceOwnerOrigin"] & UNCONFIRMED_PATH) == (1, 0)
-    if short["sourceProcessPath"] != str(program):  # it was gone before it could be looked at
+    if short["sourceProcessPath"] != str(program):  # it ended before it was read
         assert short["sourceProcessPathOrigin"] == 2
         assert short["sourceOwnerOrigin"] & UNCONFIRMED_PATH

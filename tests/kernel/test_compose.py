@@ -1,7 +1,7 @@
-"""The probe in a container: Dockerfile and docker-compose.yml as they are, built and run.
+"""Tests the probe in a container with Dockerfile and docker-compose.yml as they are.
 
-docker-compose.yml is what Debian's docker-compose 1.29 takes. compose.yaml, for Compose 2, has
-other capabilities, which Debian's Docker does not know: they are tried without it.
+docker-compose.yml is for Debian's docker-compose 1.29. compose.yaml, for Compose 2, has other
+capabilities, which Debian's Docker does not know. They are tried without it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from tests.support.meters.shell import ROOT
 PROJECT = "compose-test"
 PROBE_IMAGE = f"{PROJECT}_sockflow"
 _MOST_OCTETS = 250_000_000
-#: What `docker build` needs where its containers have no network of their own.
+#: Settings of `docker build`, because its containers have no network of their own.
 _BUILD = "services: {sockflow: {build: {network: host}}, nfcapd: {build: {network: host}}}\n"
 _PREFIX = re.compile(r"^\S+ +\| ", re.MULTILINE)
 
@@ -54,14 +54,17 @@ def compose_of(engine: Engine, *files: str) -> Compose:
 
 @pytest.fixture(scope="module")
 def directory() -> Iterator[Path]:
-    """Not one of pytest's, which are kept: images are large."""
+    """Yields a folder that is removed.
+
+    Images are too large for pytest's folders, which are kept.
+    """
     with tempfile.TemporaryDirectory(prefix="sockflow-images-") as found:
         yield Path(found)
 
 
 @pytest.fixture(scope="module")
 def docker(directory: Path) -> Iterator[Docker]:
-    """With the images of docker-compose.yml."""
+    """Yields a Docker with the images of docker-compose.yml."""
     (directory / "build.yml").write_text(_BUILD)
     with docker_builder(directory) as engine:
         import_base_image(engine, directory)
@@ -87,7 +90,7 @@ def start(compose: Compose) -> None:
 
 
 def logged(compose: Compose) -> list[str]:
-    """What the probe has written, objects and messages."""
+    """Returns the lines that the probe has written: objects and messages."""
     text = compose("logs", "--no-color", "sockflow")
     return [line for line in _PREFIX.sub("", text).splitlines() if line.startswith(("{", "sock"))]
 
@@ -98,7 +101,7 @@ def name(found: dict[str, Any], end: str) -> str:
 
 
 def test_the_containers_of_the_host(docker: Docker, compose: Compose) -> None:
-    """Every flow in nfdump's output and, under the names of both ends, in the probe's log."""
+    """nfdump's output and the probe's log have every flow. The log has the names of both ends."""
     start(compose)
     server = docker.start("--name", "web", *SERVE)
     address = when_serving(docker, server)
@@ -108,7 +111,7 @@ def test_the_containers_of_the_host(docker: Docker, compose: Compose) -> None:
         docker("run", "--rm", "--name", client, *options, IMAGE, "nc", address, "80")
     time.sleep(1.5)
     within = veth(docker, server)
-    compose("stop", "--timeout", "20")  # the probe first, as it depends on nfcapd
+    compose("stop", "--timeout", "20")  # stops the probe first, as it depends on nfcapd
     lines = logged(compose)
     assert not [line for line in lines if "WARNING" in line]
     assert "sockflow: lost: nothing" in lines
@@ -137,7 +140,7 @@ def test_the_containers_of_the_host(docker: Docker, compose: Compose) -> None:
 
 
 def test_what_the_container_is_given(docker: Docker, compose: Compose) -> None:
-    """Namespaces of the host, and three capabilities; the image is small."""
+    """It has namespaces of the host and only the named capabilities, and its image is small."""
     start(compose)
     (found,) = json.loads(docker("inspect", f"{PROJECT}_sockflow_1"))
     given = found["HostConfig"]
@@ -151,7 +154,7 @@ def test_what_the_container_is_given(docker: Docker, compose: Compose) -> None:
 
 
 def test_without_the_socket_of_docker(docker: Docker) -> None:
-    """Ids still appear."""
+    """Records still have the containers' ids."""
     server = docker.start("--name", "web", *SERVE)
     address = when_serving(docker, server)
     added = [word for one in capabilities() for word in ("--cap-add", one)]
@@ -171,14 +174,14 @@ def test_without_the_socket_of_docker(docker: Docker) -> None:
 
 
 def capabilities(file: str = "docker-compose.yml") -> list[str]:
-    """Of the probe's container."""
+    """Returns the capabilities of the probe's container."""
     added = re.search(r"cap_add:.*\[(.*)\]", (ROOT / file).read_text())
     assert added
     return sorted(added[1].split(", "))
 
 
 def probe_with(capabilities: list[str], docker: Docker, *arguments: str) -> str:
-    """What the probe prints on Docker's host, as a process that has these capabilities."""
+    """Returns the probe's output on Docker's host, as a process with these capabilities."""
     kept = ",".join(["-all", *(f"+{one.lower()}" for one in capabilities)])
     return run(
         "nsenter", f"--net=/run/netns/{docker.host.name}",
@@ -189,7 +192,10 @@ def probe_with(capabilities: list[str], docker: Docker, *arguments: str) -> str:
 
 @pytest.mark.parametrize("file", ["docker-compose.yml", "compose.yaml"])
 def test_each_capability_is_needed(file: str, docker: Docker) -> None:
-    """All hooks with those of the file; without one of them no eBPF, or nobody behind a veth."""
+    """With all of the file, all hooks load.
+
+    Without one, eBPF does not load or containers behind veths are unknown.
+    """
     wanted = capabilities(file)
     assert "SYS_PTRACE" in wanted
     assert "sockops" in probe_with(wanted, docker, "--version")

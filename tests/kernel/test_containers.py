@@ -1,4 +1,7 @@
-"""Docker's containers at both ends: the id is in the records, also when the container is gone."""
+"""Tests Docker's containers at both ends.
+
+Records have their ids, even after a container is gone.
+"""
 
 from __future__ import annotations
 
@@ -19,13 +22,13 @@ from tests.support.lab.hosts import Host, two_hosts
 from tests.support.meters.actors import TCP, UDP, Actor, MeteringProcess, actors, metering
 from tests.support.meters.shell import shells
 
-#: Answers every connection with one line and closes; `-ll` goes on after the first.
+#: Answers every connection with one line and closes it. `-ll` accepts further ones.
 SERVE = (IMAGE, "nc", "-ll", "-p", "80", "-e", "/bin/busybox", "echo", "hello")
 
 
 @pytest.fixture(scope="module")
 def pair() -> Iterator[tuple[Host, Host]]:
-    """Docker is on the second host, the first is a host without containers."""
+    """Yields two hosts: the second has Docker, the first has no containers."""
     with two_hosts("sd") as found:
         yield found
 
@@ -44,7 +47,7 @@ def process(docker: Docker) -> Iterator[MeteringProcess]:
 
 
 def ids(process: MeteringProcess, record: np.void) -> tuple[str, str]:
-    """Of the containers at the source and at the destination."""
+    """Returns the ids of the containers at the source and at the destination."""
     return (
         process.owner(record, "source").container.id,
         process.owner(record, "destination").container.id,
@@ -66,7 +69,7 @@ def of_port(process: MeteringProcess, port: int, protocol: int = TCP) -> Rows:
 
 
 def fetch(client: Actor, address: str, port: int) -> None:
-    """One line from a server of SERVE."""
+    """Reads one line from a server of SERVE."""
     line = client.do(
         f"s = socket.create_connection(({address!r}, {port}), 5)\n"
         "result = ''\n"
@@ -77,7 +80,7 @@ def fetch(client: Actor, address: str, port: int) -> None:
 
 
 def when_serving(docker: Docker, container: str) -> str:
-    """The address of a container whose server listens."""
+    """Waits until a container's server listens, and returns its address."""
     status = Path(f"/proc/{docker.pid(container)}/net/tcp6")
     deadline = time.monotonic() + 120
     while ":0050 " not in status.read_text():
@@ -87,7 +90,7 @@ def when_serving(docker: Docker, container: str) -> str:
 
 
 def test_container_to_container(docker: Docker, process: MeteringProcess) -> None:
-    """Two namespaces, one bridge, one connection: each direction once, both ids on both."""
+    """A connection between two namespaces has one record per direction, both with both ids."""
     server = docker.start(*SERVE)
     address = when_serving(docker, server)
     client = docker.start(IMAGE, "nc", address, "80")
@@ -102,12 +105,12 @@ def test_container_to_container(docker: Docker, process: MeteringProcess) -> Non
     owner = process.owner(to, "source")
     assert (owner.process.name, owner.process.path) == ("busybox", "/bin/busybox")
     assert owner.process.uid == 0
-    # of its own /etc/passwd and /etc/group; none if it was gone before they were read
+    # names are of its own /etc/passwd and /etc/group, if it lived until they were read
     assert (owner.process.user_name, owner.process.group_name) in {("root", "root"), ("", "")}
 
 
 def test_users_of_an_image_are_none_of_the_host(docker: Docker, process: MeteringProcess) -> None:
-    """The number of a user of the host, and of one that the image names."""
+    """One number is also a user's of the host; the other has a name in the image."""
     host_user = pwd.getpwall()[1]
     shared = ("--user", str(host_user.pw_uid))
     server, client = docker.python("server"), docker.python("client", *shared)
@@ -115,7 +118,7 @@ def test_users_of_an_image_are_none_of_the_host(docker: Docker, process: Meterin
         server.do("l = socket.create_server(('', 80))")
         client.do(f"s = socket.create_connection(({docker.address('server')!r}, 80), 5)")
         server.do("c, _ = l.accept()")
-        process.tick_for(0.3)  # names are read while these processes are there
+        process.tick_for(0.3)  # names are read while these processes live
         client.do("s.close()")
         server.do("c.close()")
     finally:
@@ -135,7 +138,7 @@ def test_users_of_an_image_are_none_of_the_host(docker: Docker, process: Meterin
 
 
 def test_a_container_that_is_gone(docker: Docker, process: MeteringProcess) -> None:
-    """It lived for some milliseconds between two reads; its record tells which it was."""
+    """It lived for some milliseconds between two reads, and its record still has its id."""
     server = docker.start(*SERVE)
     address = when_serving(docker, server)
     cidfile = Path(docker("info", "-f", "{{.DockerRootDir}}")) / "short.cid"
@@ -166,7 +169,7 @@ def test_ten_containers_that_are_gone(docker: Docker, process: MeteringProcess) 
 def test_a_published_port(
     docker: Docker, process: MeteringProcess, pair: tuple[Host, Host], host: int
 ) -> None:
-    """Docker translates the destination; the ends see different addresses and are one flow."""
+    """Docker translates the destination. The ends see different addresses, but are one flow."""
     server = docker.start("-p", "8080:80", *SERVE)
     when_serving(docker, server)
     with actors(pair[host]) as (client,):
@@ -185,7 +188,7 @@ def test_a_published_port(
 def test_a_published_port_through_the_proxy(
     docker: Docker, process: MeteringProcess, pair: tuple[Host, Host]
 ) -> None:
-    """From loopback Docker's proxy is in between: two connections, each told as it is."""
+    """On loopback Docker's proxy is in between, so there are two connections."""
     server = docker.start("-p", "8080:80", *SERVE)
     when_serving(docker, server)
     with actors(pair[1]) as (client,):
@@ -225,7 +228,7 @@ def test_datagrams_from_container_to_container(docker: Docker, process: Metering
 
 
 def test_containers_older_than_the_probe(docker: Docker) -> None:
-    """Found by their descriptors: both ends of the connection, and joined."""
+    """Both ends are found by their descriptors, and are joined."""
     server, client = docker.python("server"), docker.python("client")
     try:
         server.do("l = socket.create_server(('', 80))")
@@ -250,7 +253,10 @@ def test_containers_older_than_the_probe(docker: Docker) -> None:
 
 @pytest.mark.parametrize("flag", ["--include", "--exclude"])
 def test_filter_by_container(docker: Docker, flag: str) -> None:
-    """By the beginning of its id. Rules see one end: the other end, a host's, has no container."""
+    """Containers are chosen by the beginning of their id.
+
+    A rule sees one end only, and the host's end has no container.
+    """
     chosen, other = docker.start(*SERVE), docker.start(*SERVE)
     addresses = {when_serving(docker, one): one for one in (chosen, other)}
     with shells() as shell, actors(docker.host) as (client,):
@@ -269,21 +275,21 @@ def test_filter_by_container(docker: Docker, flag: str) -> None:
     else:
         assert chosen not in ends
         assert other in ends
-        assert left_out >= (1, 6)  # packets of a whole connection
+        assert left_out >= (1, 6)  # all packets of one connection
 
 
 def test_nothing_of_docker_is_left(pair: tuple[Host, Host], tmp_path: Path) -> None:
-    """The fixture cleans up: no process, mount or cgroup."""
+    """The fixture leaves no process, mount or cgroup."""
     with docker_daemon(pair[0], tmp_path) as docker:
         docker.start(*SERVE)
-    deadline = time.monotonic() + 120  # what held the container is on its way out
+    deadline = time.monotonic() + 120  # the container's helpers may still be ending
     while left := left_of(tmp_path):
         assert time.monotonic() < deadline, left
         time.sleep(0.1)
 
 
 def left_of(folder: Path) -> list[str]:
-    """Mounts and processes that have to do with a folder."""
+    """Returns mounts and processes that use a folder."""
     commands = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True)
     lines = [*Path("/proc/mounts").read_text().splitlines(), *commands.stdout.splitlines()]
     return [line for line in lines if str(folder) in line]

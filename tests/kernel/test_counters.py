@@ -1,4 +1,4 @@
-"""Flows, packets and octets against nft's counters, for all ways to begin and to end."""
+"""Tests flows, packets and octets against nft's counters, for all ways to begin and end."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CONNECTIONS = 10_000
 
 
 def sums(rows: Rows) -> tuple[int, Counted, Counted]:
-    """(flow ends, sent, received)"""
+    """Returns (number of flow ends, sent, received)."""
     sent = Counted(int(rows["tx_packets"].sum()), int(rows["tx_octets"].sum()))
     received = Counted(int(rows["rx_packets"].sum()), int(rows["rx_octets"].sum()))
     return len(np.unique(rows["id"])), sent, received
@@ -38,7 +38,10 @@ def exchange(
     meter: Meter, hosts: tuple[Host, Host], six: bool, serve: Sequence[object],
     client: Sequence[object], settle: float = 0.8,
 ) -> None:  # fmt: skip
-    """Runs a server on the second host and a client on the first; reads while it runs and after."""
+    """Runs a server on the second host and a client on the first.
+
+    Reads while they run and afterwards.
+    """
     here, there = hosts
     there.start_traffic(serve[0], 7000, *serve[1:], *(["--six"] if six else []))
     meter.forget()
@@ -85,7 +88,7 @@ def test_bulk(meter: Meter, hosts: tuple[Host, Host], six: bool) -> None:
     exchange(meter, hosts, six, ("sink",), ("bulk", 7000, 100_000_000))
     here, there = hosts
     flows, sent, _ = sums(meter.of(here, TCP))
-    # what the sender puts on the veth arrives segmented, and the receiver's nft sees each segment
+    # data is segmented on its way over the veth, and the receiver's nft sees each segment
     truth = there.counted()["tcp_in"]
     assert flows == 1
     assert_within(sent, truth, 0.001, 0.001)
@@ -142,7 +145,7 @@ def test_fragmented_datagram_is_one_packet(meter: Meter, hosts: tuple[Host, Host
 
 
 def test_estimates_are_marked(meter: Meter, hosts: tuple[Host, Host]) -> None:
-    """The peer's FIN and our last ACK, when the peer closes after we have left FIN_WAIT2."""
+    """The peer closes after we have left FIN_WAIT2, so its FIN and our last ACK are estimated."""
     exchange(meter, hosts, False, ("serve", "--close", "late"), ("short", 7000, 10))
     assert (meter.of(hosts[0], TCP)["mark"] & Mark.ESTIMATED).sum() == 10 * Mark.ESTIMATED
     for host in hosts:

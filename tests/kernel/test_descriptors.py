@@ -1,4 +1,4 @@
-"""A probe that few files may be open in: it meters what it can, and says what it cannot."""
+"""Tests a probe with few descriptors: it meters what it can, and reports what it cannot."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _PATIENCE_S = 120
 
 @pytest.fixture
 def many_namespaces() -> Iterator[None]:
-    """Each holds a process that sleeps."""
+    """Makes namespaces, each with a sleeping process."""
     sleepers = [subprocess.Popen(["unshare", "--net", "sleep", "600"]) for _ in range(_NAMESPACES)]
     yield
     for sleeper in sleepers:
@@ -29,7 +29,7 @@ def many_namespaces() -> Iterator[None]:
 
 
 def test_more_namespaces_than_descriptors(many_namespaces: None, tmp_path: Path) -> None:
-    """Six hundred of them used to end the probe: too many open files."""
+    """Six hundred of them used to end the probe with too many open files."""
     log, flows = tmp_path / "log", tmp_path / "flows.json"
     command = ["prlimit", "--nofile=300:300", sys.executable, "-m", "probe", "run", "--no-docker",
                "--collector", "netlink", "--active-timeout", "1",
@@ -56,7 +56,10 @@ def test_more_namespaces_than_descriptors(many_namespaces: None, tmp_path: Path)
 
 
 def test_standard_streams_that_are_closed(tmp_path: Path) -> None:
-    """What was written to standard output went into whatever had descriptor 1, as Netlink did."""
+    """With closed streams, another descriptor could become number 1.
+
+    Netlink's socket once got what was written to standard output.
+    """
     flows = tmp_path / "flows.ipfix"
     words = " ".join([sys.executable, "-m", "probe", "run", "--no-docker", "--duration", "2",
                       "-e", f"file://{flows}", "-e", "json:-"])  # fmt: skip

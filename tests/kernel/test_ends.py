@@ -1,4 +1,4 @@
-"""Both ends of a TCP connection: joined where they are one, each direction once, never mixed up."""
+"""Tests both ends of a TCP connection: they are joined, and each direction is counted once."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_one_connection_of_two_hosts(
     assert to["source_netns"] == back["destination_netns"] != back["source_netns"]
     assert to["source_owner_source"] == OwnerSource.SOCKET_CALL
     assert to["ingress_interface"] == to["egress_interface"] == 0  # not of the host's namespace
-    # what arrives is what was sent, segmented
+    # received packets are the sent ones, segmented
     assert counted(np.array([to])) == there.counted()["tcp_in"]
     assert counted(np.array([back])) == here.counted()["tcp_in"]
 
@@ -72,14 +72,14 @@ def test_loopback(process: MeteringProcess, address: str) -> None:
     to, back = assert_one_connection(process, records, client, server)
     assert to["egress_interface"] == back["egress_interface"] == 1
     header = 40 if ":" in address else 20
-    assert back["octets"] == back["packets"] * (header + 32) + 8 + 1  # the SYN-ACK is 8 longer
+    assert back["octets"] == back["packets"] * (header + 32) + 8 + 1  # the SYN-ACK is longer by 8
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
 def test_short_connections_on_loopback_have_its_interface(
     process: MeteringProcess, address: str
 ) -> None:
-    """Of all shapes; half of them are read by the snapshot while they live."""
+    """The connections have all shapes. The snapshot reads half of them while they live."""
     many = 200
     with actors(None, None) as (client, server):
         port = listen(server, address)
@@ -181,7 +181,10 @@ CLOSES = {
 def test_two_thousand_short_connections(
     process: MeteringProcess, pair: tuple[Host, Host], how: str
 ) -> None:
-    """Four thousand records, whoever closes, read while they come and go."""
+    """There are four thousand records, whichever end closes.
+
+    Reads happen while connections come and go.
+    """
     serve, options, share = CLOSES[how]
     here, there = pair
     server = there.start_traffic(serve[0], 7000, *serve[1:])
@@ -208,8 +211,10 @@ def test_two_thousand_short_connections(
 
 
 def test_bulk_counts_the_sender(process: MeteringProcess, hosts: tuple[Host, Host]) -> None:
-    """Without SACK, so that what this host's load delays, and TCP then sends again, makes no ACK
-    longer: SACK blocks are an estimate."""
+    """SACK is off, because SACK blocks are an estimate.
+
+    The load of this host may delay segments, so TCP sends them again; ACKs would then be longer.
+    """
     here, there = hosts
     for host in hosts:
         host.exec("sysctl", "-qw", "net.ipv4.tcp_sack=0")
@@ -229,7 +234,7 @@ def test_bulk_counts_the_sender(process: MeteringProcess, hosts: tuple[Host, Hos
 
 
 def test_a_peer_that_closes_late(process: MeteringProcess, pair: tuple[Host, Host]) -> None:
-    """The entry leaves a second after the first close; its other end yields no second record."""
+    """The entry leaves a second after the first close. The other end makes no second record."""
     with actors(*pair) as (client, server):
         connect(client, server, str(pair[1].four), listen(server, "0.0.0.0"))
         exchange(client, server, 100, 100)
@@ -279,7 +284,7 @@ def test_isolated_connections_with_equal_addresses_and_ports(
 
 
 def test_the_last_read_waits_for_nobody(meter: Meter, hosts: tuple[Host, Host]) -> None:
-    """A connection that its peer has reset is closed, whoever still holds the descriptor."""
+    """A connection that its peer has reset is closed, even if its descriptor is still open."""
     with actors(*hosts) as (client, server):
         connect(client, server, str(hosts[1].four), listen(server, "0.0.0.0"))
         exchange(client, server, 1000, 1000)

@@ -1,4 +1,4 @@
-"""Flow Keys that are the same in several places, and datagrams that several sockets get."""
+"""Tests Flow Keys that are equal in several namespaces, and datagrams for several sockets."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def pair() -> Iterator[tuple[Host, Host]]:
 
 @pytest.fixture(scope="module")
 def other_pair() -> Iterator[tuple[Host, Host]]:
-    """With the addresses of ``pair``."""
+    """Yields two hosts with the addresses of ``pair``."""
     with two_hosts("sl") as found:
         yield found
 
@@ -36,7 +36,7 @@ def talk(client: Actor, server: Actor, address: str, port: int) -> None:
 def test_each_namespace_has_a_loopback_of_its_own(
     process: MeteringProcess, pair: tuple[Host, Host], other_pair: tuple[Host, Host], ticks: bool
 ) -> None:
-    """The same two ports on four loopbacks, used in turn and not equally often."""
+    """Four loopbacks use the same two ports in turn, and not equally often."""
     hosts = [*pair, *other_pair]
     with actors(*hosts) as clients, actors(*hosts) as servers:
         for client, server in zip(clients, servers, strict=True):
@@ -77,7 +77,7 @@ def test_equal_addresses_on_isolated_links(
 def test_what_several_sockets_receive_was_sent_once(
     process: MeteringProcess, pair: tuple[Host, Host], address: str
 ) -> None:
-    """Two receivers in one namespace; a third one beside the sender."""
+    """Two receivers are in one namespace, and a third one is beside the sender."""
     here, there = pair
     with actors(here, there, there, here) as (sender, *receivers):
         for receiver, host in zip(receivers, (there, there, here), strict=True):

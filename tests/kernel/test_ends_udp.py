@@ -1,4 +1,4 @@
-"""Both ends of UDP flows: joined where they are one, and never where nobody can know."""
+"""Tests both ends of UDP flows: they are joined, except where this cannot be known."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_one_socket_with_thirty_peers(process: MeteringProcess, pair: tuple[Host
 def test_a_socket_that_talks_to_itself(
     process: MeteringProcess, pair: tuple[Host, Host], protocol: int
 ) -> None:
-    """One end that sends and receives; what it sent is told once."""
+    """One end sends and receives, and what it sent is reported once."""
     kind = "STREAM" if protocol == TCP else "DGRAM"
     with actors(pair[0]) as (lonely,):
         lonely.do(
@@ -125,7 +125,7 @@ def test_a_socket_that_talks_to_itself(
 def test_udp_through_address_translation_is_not_guessed(
     process: MeteringProcess, translated: tuple[Host, Host]
 ) -> None:
-    """No address in common: each end tells of both directions, and knows itself only."""
+    """The ends have no address in common. Each reports both directions and names only itself."""
     with actors(*translated) as (client, server):
         udp_socket(server, 7000)
         udp_socket(client, 0)
@@ -177,7 +177,10 @@ def test_isolated_udp_with_equal_addresses_and_ports(
 def test_isolated_udp_ends_that_talk_to_nobody(
     process: MeteringProcess, pair: tuple[Host, Host], other_pair: tuple[Host, Host]
 ) -> None:
-    """One host's client and the other's server: reversed addresses, but not one flow."""
+    """One is a host's client, the other is another host's server.
+
+    Their addresses are reversed, but they are not one flow.
+    """
     with actors(pair[0], other_pair[1]) as (client, server):
         udp_socket(client, 5555)
         udp_socket(server, 7000)

@@ -1,4 +1,4 @@
-"""Lifecycle events of real sockets: in order, each with its process, none missing."""
+"""Tests lifecycle events of real sockets: in order, each with its process, and complete."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from tests.support.meters.actors import Actor, actors
 PORT, CLOSED = 7300, 7399
 TCP, UDP = 6, 17
 _SMALL_RING = 16384
-_EVENT_OCTETS = 152  # with the ring's header
+_EVENT_OCTETS = 152  # including the ring's header
 
 
 class Events:
-    """A collector and all the events that it has told."""
+    """A source and all the events that it has reported."""
 
     def __init__(self, collector: EbpfSource) -> None:
         self.owners, self.collector = collector.owners, collector
@@ -39,13 +39,13 @@ class Events:
         self._came = [collector.read_events()]
 
     def read(self) -> None:
-        """As a tick does, which makes room in the rings of flows, too."""
+        """Reads as a tick does, which also makes room in the rings of flows."""
         self.collector.read()
         self._came.append(self.collector.read_events())
 
     @contextlib.contextmanager
     def being_read(self) -> Iterator[None]:
-        """All the while, as a loop does."""
+        """Reads all the time, as a loop does."""
         is_over = threading.Event()
 
         def work() -> None:
@@ -61,7 +61,7 @@ class Events:
             thread.join()
 
     def of(self, *hosts: Host) -> Rows:
-        """Those in the namespaces of ``hosts``."""
+        """Returns the events in the namespaces of ``hosts``."""
         self.read()
         self._came = [concatenate_rows(self._came)]
         inodes = [os.stat(f"/run/netns/{host.name}").st_ino for host in hosts]
@@ -69,7 +69,10 @@ class Events:
         return found
 
     def wait_for(self, count: int, *hosts: Host, kind: EventKind | None = None) -> Rows:
-        """So many (of ``kind``), and no more shortly after; ends of connections take a moment."""
+        """Waits for ``count`` events (of ``kind``), and checks that no more follow.
+
+        Ends of connections take a moment.
+        """
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline:
             kinds = self.of(*hosts)["kind"]
@@ -83,7 +86,7 @@ class Events:
         return self.owners[int(event["owner"])]
 
     def told(self, events: Rows) -> list[tuple[str, int | None]]:
-        """(kind, pid) of each."""
+        """Returns (kind, pid) of each event."""
         return [(EventKind(one["kind"]).name, self.owner(one).process.pid) for one in events]
 
     def of_containers(self) -> list[tuple[str, Owner]]:
@@ -111,7 +114,7 @@ def hosts() -> Iterator[tuple[Host, Host]]:
 def ends(hosts: tuple[Host, Host]) -> Iterator[list[Actor]]:
     with actors(*hosts) as found:
         for family, to in ("AF_INET", hosts[1].four), ("AF_INET6", hosts[1].six):
-            # the link's neighbours: no SYN shall have to wait for them, and be sent again
+            # resolves the neighbours first, so that no SYN waits for them and is sent again
             found[0].do(f"socket.socket(socket.{family}).connect_ex(({str(to)!r}, {CLOSED}))")
         yield found
 
@@ -212,7 +215,7 @@ c.close(); l.close()
 def test_a_reset_waits_for_who_served(
     events: Events, hosts: tuple[Host, Host], ends: list[Actor]
 ) -> None:
-    """The connection is over before its worker closes it, and only then it is known who that is."""
+    """The connection ends before its worker closes it. Only the close shows which worker it was."""
     client, server = ends
     listen(server, 4)
     client.do(f"s = socket.create_connection(({str(hosts[1].four)!r}, {PORT}), 5)")
@@ -255,7 +258,10 @@ except OSError as error: result = error.errno
 
 @pytest.mark.parametrize("to", ["203.0.113.7", "2001:db8::7", "::ffff:203.0.113.7"])
 def test_no_route(events: Events, hosts: tuple[Host, Host], ends: list[Actor], to: str) -> None:
-    """There is no SYN and the socket holds no errno; one that was never used is no event."""
+    """There is no SYN, and the socket keeps no errno.
+
+    A socket that was never used makes no event.
+    """
     client, _ = ends
     family = "AF_INET6" if ":" in to else "AF_INET"
     code = client.do(f"""
@@ -299,14 +305,17 @@ result = struct.unpack_from("I", s.getsockopt(socket.IPPROTO_TCP, socket.TCP_INF
     assert 0 < ours["count"].sum() <= total
     assert {pid for _, pid in events.told(ours)} == {client.pid}
     assert (np.diff(ours["time_ns"]) >= 1_000_000_000).all()
-    assert total > 100  # of 2900 segments
+    assert total > 100  # from 2900 segments
     assert len(ours) <= 2 + (found["time_ns"][-1] - found["time_ns"][0]) // 1_000_000_000
 
 
 def test_first_datagrams(
     events: Events, hosts: tuple[Host, Host], ends: list[Actor], version: int
 ) -> None:
-    """Two clients of one server: of each flow the first datagram of either way, however many go."""
+    """Two clients have one server.
+
+    Each flow has an event for its first datagram of each way, and no more.
+    """
     client, server = ends
     family = "AF_INET" if version == 4 else "AF_INET6"
     make = f"socket.socket(socket.{family}, socket.SOCK_DGRAM)"
@@ -318,7 +327,7 @@ def test_first_datagrams(
             client.do(f"clients[{number}].sendto(b'question', ({to!r}, {PORT}))")
             server.do("data, peer = v.recvfrom(99); v.sendto(b'an answer', peer)")
             client.do(f"clients[{number}].recv(99)")
-        events.read()  # the counters go to zero
+        events.read()  # this resets the counters
     found = events.wait_for(8, *hosts)
     names = [("SEND", client.pid), ("RECV", server.pid), ("SEND", server.pid),
              ("RECV", client.pid)]  # fmt: skip
@@ -347,7 +356,7 @@ def test_none_is_missing_in_ten_thousand(events: Events, hosts: tuple[Host, Host
     )  # fmt: skip
     order = np.lexsort((found["time_ns"], found["flow_id"]))
     pairs = found["kind"][order].reshape(-1, 2)
-    assert (pairs[:, 1] == EventKind.CLOSE).all()  # the last of each flow
+    assert (pairs[:, 1] == EventKind.CLOSE).all()  # is the last event of each flow
     assert len(set(found["flow_id"].tolist())) == 20_000
     assert events.losses() == {}
     b.stop()
@@ -357,7 +366,7 @@ def test_a_container_without_any_runtime(events: Events) -> None:
     id_ = "c0ffee" + "0" * 58
     with cgroup(f"docker-{id_}.scope") as path:
         run("sh", "-c", f"echo $$ > {path}/cgroup.procs; exec sleep 0")
-        os.mkdir(f"{path}/inner")  # a part of it, and no container
+        os.mkdir(f"{path}/inner")  # a part of the container, not another one
         os.rmdir(f"{path}/inner")
     found = [(kind, owner) for kind, owner in events.of_containers() if owner.container.id == id_]
     assert [kind for kind, _ in found] == ["CONTAINER_START", "CONTAINER_STOP"]
@@ -378,7 +387,7 @@ def test_a_container_in_which_nothing_ran(events: Events) -> None:
 
 @contextlib.contextmanager
 def cgroup(name: str) -> Iterator[str]:
-    """In the hierarchy that the kernel half looks at."""
+    """Makes a cgroup in the hierarchy that the kernel half reads."""
     number, _ = host.container_hierarchy()
     controller = ("", "/memory", "/pids", "/devices")[number]
     path = f"{'/sys/fs/cgroup' + controller if controller else host.cgroup_root()}/{name}"

@@ -1,4 +1,4 @@
-"""A real process, cgroup and interface with names that would drive the terminal, in all views."""
+"""Tests hostile names of a real process, cgroup and interface in all views."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.unit.test_hostile_names import is_safe
 COMMAND = (sys.executable, "-m", "probe", "interfaces", "--interval", "0.1", "--no-docker")
 PORT = 7160
 OF_PORT = ("--port", str(PORT))
-#: Clears the screen, turns the direction round, and is C1's CSI. At most 15 octets for a process.
+#: Clears the screen, reverses the direction, and has C1's CSI. A process has at most 15 octets.
 PROCESS, CONTAINER, INTERFACE = (
     "\x1b[2Jevl\u202e\x9b",
     "\x1b[2J\x1b]0;evil\x07\u202e",
@@ -36,7 +36,7 @@ def pair() -> Iterator[tuple[Host, Host]]:
 
 @contextlib.contextmanager
 def container() -> Iterator[str]:
-    """A cgroup as LXC has it, where the kernel half looks for containers."""
+    """Makes a cgroup like LXC's, where the kernel half looks for containers."""
     number, _ = kernel_host.container_hierarchy()
     controller = ("", "memory", "pids", "devices")[number]
     root = f"/sys/fs/cgroup/{controller}" if controller else kernel_host.cgroup_root()
@@ -67,7 +67,7 @@ def test_flows_and_events(pair: tuple[Host, Host]) -> None:
         for actor in (client, server):
             disguise(actor, cgroup)
         found = {}
-        for name, words in kinds.items():  # one after another: to attach takes a busy core a while
+        for name, words in kinds.items():  # one after another, as attaching is slow on a busy core
             found[name] = Command(*words)
             stack.callback(found[name].kill)
             found[name].wait_for(2)

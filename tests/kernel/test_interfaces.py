@@ -1,4 +1,4 @@
-"""Names and aliases against what ``ip`` sets and shows, in namespaces of the tests' own."""
+"""Tests names and aliases against what ``ip`` sets and shows, in the tests' own namespaces."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_the_hosts_interfaces_are_those_of_ip() -> None:
 
 
 def test_an_alias_is_the_description(namespace: str) -> None:
-    """Of the namespace that we are in, whatever /sys shows; 255 octets are the most."""
+    """It belongs to our own namespace, whatever /sys shows, and has at most 255 octets."""
     add("uplink", UMLAUT)
     add("long", "x" * 255)
     assert described() == {
@@ -99,7 +99,7 @@ def test_changes_are_noticed(namespace: str) -> None:
 
 
 def test_what_is_no_change_of_the_list(namespace: str) -> None:
-    """An interface that goes up is told of, and has the same name after it."""
+    """An interface that goes up causes an event, but has the same name afterwards."""
     add("one")
     known = InterfaceList()
     try:

@@ -1,4 +1,4 @@
-"""What breaks while the kernel is metered: each part in turn, and what the others still tell."""
+"""Tests errors while the kernel is metered: each part breaks in turn, and the others go on."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def broken(*_: object, **__: object) -> Any:
 
 
 def connect(count: int) -> None:
-    """Connections within this process, which a guest's probe meters."""
+    """Makes connections within this process, which a guest's probe meters."""
     with socket.create_server(("127.0.0.1", PORT)) as listener:
         for _ in range(count):
             with socket.create_connection(("127.0.0.1", PORT)) as client:

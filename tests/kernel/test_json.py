@@ -1,4 +1,4 @@
-"""JSON lines of real traffic: against the schema, and against IPFIX of the same run."""
+"""Tests JSON lines of real traffic against the schema, and against IPFIX of the same run."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def pair() -> Iterator[tuple[Host, Host]]:
 
 
 def exchange(client: Actor, server: Actor, address: str, octets: int) -> None:
-    """A connection for ``octets`` there and back again, which stays open; and a datagram."""
+    """Sends ``octets`` each way on a connection that stays open, and a datagram."""
     server.do(f"l = socket.create_server(('', {PORT}))")
     client.do(f"s = socket.create_connection(({address!r}, {PORT}), 5)")
     server.do("c, _ = l.accept()")
@@ -53,7 +53,7 @@ def flows(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def wait_for_line(path: Path, **fields: Any) -> dict[str, Any]:
-    """Until a whole line of the file has ``fields``."""
+    """Waits until a whole line of the file has ``fields``."""
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         text = path.read_text() if path.exists() else ""
@@ -67,7 +67,7 @@ def wait_for_line(path: Path, **fields: Any) -> dict[str, Any]:
 def test_the_same_octets_as_ipfix(shell: Shells, pair: tuple[Host, Host], tmp_path: Path) -> None:
     agent, ecs = tmp_path / "agent.jsonl", tmp_path / "ecs.jsonl"
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
-        one.sendto(b"", ("127.0.0.1", PORT))  # so that lo has counted something
+        one.sendto(b"", ("127.0.0.1", PORT))  # so that lo's counters are not zero
     found = shell("-e", f"json://{agent}", "-e", f"json://{ecs}?format=ecs")
     with actors(*pair) as (client, server):
         exchange(client, server, str(pair[1].four), 50_000)

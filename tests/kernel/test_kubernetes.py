@@ -1,4 +1,4 @@
-"""Real flows of processes in cgroups of a kubelet, under the names that a Kubernetes API tells."""
+"""Tests flows of processes in a kubelet's cgroups, under names of a Kubernetes API."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ from tests.support.meters.netlink import Meter
 from tests.support.meters.shell import ROOT, Command, Record, Shells, shells
 from tests.support.talk import ENDS, KUBE, TCP, WHO, pieces
 
-PORT = 7391  # no other test's: the probe sees the whole host
+PORT = 7391  # used by no other test, since the probe meters the whole host
 SHORT_LIVED, API_LAG_S = 12, 3.0
 OPTIONS = ("--no-docker", "--kubernetes-node", "node-3", "--kubernetes-labels", "app")
 
@@ -85,7 +85,7 @@ def to_port(records: list[Record]) -> list[Record]:
 
 
 def told(record: Record, side: str) -> dict[str, Any]:
-    """All that is told of the container at one side."""
+    """Returns all elements of the container at one side."""
     prefix = {"source": "SRC", "destination": "DST"}[side]
     names = ("ContainerName", "ContainerImage", "PodName", "PodNamespace", "PodLabels", "Workload",
              "NodeName")  # fmt: skip
@@ -113,7 +113,10 @@ def test_both_ends_in_pods(
     server: KubernetesServer, shell: Shells, hosts: tuple[Host, Host], tmp_path: Path,
     enter: Enter,
 ) -> None:  # fmt: skip
-    """IPFIX, JSON and Antrea's elements; one Pod is removed before its last flow is out."""
+    """Outputs are IPFIX, JSON and Antrea's elements.
+
+    One Pod is removed before its last flow leaves.
+    """
     server.put(PODS, recorded("web"))
     server.put(PODS, recorded("db"))
     lines = tmp_path / "flows.jsonl"
@@ -151,7 +154,7 @@ def test_both_ends_in_pods(
             "LABELS": {"app": "web"},
         }  # fmt: skip
         assert ends[NGINX]["OUTER_ID"] == OUTER
-        # all of the talk's fields but the address, which is of a default route
+        # all fields of the talk but the address, which needs a default route
         assert not (ENDS | WHO | KUBE | TCP) - {"EXPORTER_IPV4_ADDRESS"} - pieces(one)
         assert ends[POSTGRES]["KUBE"]["WORKLOAD"] == "StatefulSet/db"
 
@@ -172,7 +175,10 @@ def test_the_netlink_collector(
             meter.look(*(host.name for host in hosts))
 
             def named() -> bool:
-                """It looks for who has had traffic."""
+                """Sends traffic, since owners are searched for sockets with traffic.
+
+                Returns True if the owner is known.
+                """
                 client.do("s.sendall(b'x')")
                 meter.read()
                 return meter.owner(meter.of(hosts[0])[-1]).process.pid == client.pid
@@ -192,9 +198,10 @@ def test_names_that_come_after_the_flow(
     server: KubernetesServer, shell: Shells, hosts: tuple[Host, Host], tmp_path: Path,
     enter: Enter,
 ) -> None:  # fmt: skip
-    """The kubelet tells of a container a second after it has started; its records wait for that.
+    """The kubelet reports a container a second after its start, and its records wait for that.
 
-    What holds the Pod is in no list: it is known by the Pod, and nothing waits for long.
+    The container that holds the Pod is in no list. It is known by the Pod, and its records do not
+    wait long.
     """
     young = copy.deepcopy(recorded("web"))
     young["status"].pop("containerStatuses")
@@ -225,12 +232,12 @@ def test_filters_by_pod_of_short_lived_pods(
     server: KubernetesServer, shell: Shells, hosts: tuple[Host, Host], tmp_path: Path,
     enter: Enter, flag: str,
 ) -> None:  # fmt: skip
-    """Each is over some seconds before the API tells of it: none is lost, none gets through."""
+    """Each Pod ends before the API reports it. No record is lost, and no excluded one leaves."""
     names = [f"short-{number}" for number in range(SHORT_LIVED)]
     rules = [word for name in names[::2] for word in (flag, f"pod={name}")]
     found = shell("--kubernetes", str(server.kubeconfig(tmp_path)), *OPTIONS, *rules)
     until(lambda: server.queries(PODS, watch=True))
-    # the kubelet's reports took long lately, so records wait for long
+    # records wait long, because the kubelet's latest reports took long
     server.put(PODS, short_pod(99, "slow", time.time() - 12))
     due: list[tuple[float, dict[str, Any]]] = []
     with actors(hosts[1]) as (peer,):
@@ -253,12 +260,12 @@ def test_filters_by_pod_of_short_lived_pods(
     told_names = sorted(record["sourcePodName"] for record in to)
     if flag == "--include":
         assert told_names == sorted(names[::2])
-    else:  # of an excluded client the server's end is told, without the client's name
+    else:  # a server's end is reported without the name of its excluded client
         assert told_names == sorted([*names[1::2], *[""] * len(names[::2])])
 
 
 def short_pod(number: int, name: str, started_s: float) -> dict[str, Any]:
-    """Of one container, that runs since ``started_s`` (Unix time)."""
+    """Returns a Pod with one container that runs since ``started_s`` (Unix time)."""
     when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started_s))
     pod = copy.deepcopy(recorded("web"))
     pod["metadata"] |= {"uid": f"2c48913c-b29f-41e7-9350-{number:012d}", "name": name}
@@ -272,7 +279,7 @@ def short_pod(number: int, name: str, started_s: float) -> dict[str, Any]:
 def test_pods_of_other_hosts(
     server: KubernetesServer, shell: Shells, hosts: tuple[Host, Host], tmp_path: Path,
 ) -> None:  # fmt: skip
-    """Nobody has a socket there: a Pod and a Service by their addresses, in both outputs."""
+    """A Pod and a Service without a local socket are named by their addresses, in both outputs."""
     there = copy.deepcopy(recorded("elsewhere"))
     there["status"] |= {"podIP": "10.77.0.77", "podIPs": [{"ip": "10.77.0.77"}]}
     service = copy.deepcopy(recorded("service"))
@@ -313,7 +320,7 @@ def test_an_api_that_hangs(
     server: KubernetesServer, shell: Shells, hosts: tuple[Host, Host], tmp_path: Path,
     enter: Enter,
 ) -> None:  # fmt: skip
-    """Metering does not wait: the id and the Pod's UID are there without it, and in time."""
+    """Metering does not wait for the API. Records have the id and the Pod's UID in time."""
     server.is_hanging = True
     with actors(*hosts) as (client, peer):
         enter(client, WEB_POD, NGINX)
@@ -346,7 +353,7 @@ def test_the_live_view(
             enter(peer, DB_POD, POSTGRES)
             until(lambda: server.queries(PODS, watch=True))
             exchange(client, peer, str(hosts[1].four))
-            # in the cgroup of another container anybody could have made theirs
+            # other processes may have made a cgroup within another container's
             view.wait_for_output("shop/web-7d4b9c6f5d-x2x7k/nginx? > data/db-0/postgres?")
         view.stop()
     finally:
@@ -362,10 +369,10 @@ def test_who_is_behind_a_veth(
     server: KubernetesServer, tmp_path: Path, enter: Enter,
     container: str, name: str,
 ) -> None:  # fmt: skip
-    """Usually only the process that holds the Pod, whose container no API tells of."""
+    """It is often only the process that holds the Pod. No API describes its container."""
     server.put(PODS, recorded("web"))
     space = Host(f"skpod{container[:2]}", 1)
-    device = f"skveth{container[:2]}"  # that of a namespace which was deleted fades away slowly
+    device = f"skveth{container[:2]}"  # a deleted namespace's veth lives on for a while
     subprocess.run(["ip", "netns", "add", space.name], check=True)
     try:
         run("ip", "link", "add", device, "type", "veth", "peer", "eth0", "netns", space.name)

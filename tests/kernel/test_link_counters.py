@@ -1,4 +1,4 @@
-"""Counters of real interfaces against what ``ip`` shows, with the names of real containers."""
+"""Tests counters of real interfaces against ``ip``, with the names of real containers."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def ip(namespace: str, *command: str) -> str:
 
 
 def send(here: Host, there: Host, count: int) -> None:
-    """Datagrams to where nobody listens."""
+    """Sends datagrams to a port without a listener."""
     with inside(here.name):
         sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     with sender:
@@ -93,7 +93,10 @@ def test_everything_is_as_ip_shows_it(pair: tuple[Host, Host]) -> None:
 
 
 def _agreeing(known: InterfaceList, namespace: str) -> dict[str, Interface]:
-    """What ``ip`` showed both before and after: a neighbour's packet may come at any time."""
+    """Returns a reading that ``ip`` confirms before and after.
+
+    Packets of neighbours may come at any time.
+    """
     for _ in range(50):
         before = shown(namespace)
         found = read(known, namespace)
@@ -114,7 +117,7 @@ def test_the_name_inside_is_found_without_entering(pair: tuple[Host, Host]) -> N
         ip(there.name, "link", "set", there.device, "down")
         ip(there.name, "link", "set", there.device, "name", "inner0")
         ip(there.name, "link", "set", "inner0", "up")
-        # the kernel tells of carriers at most once a second
+        # the kernel reports carriers at most once a second
         wait_until(
             lambda: read(known, here.name)[here.device].inner_name == "inner0", "the name inside"
         )
@@ -168,7 +171,7 @@ def test_a_thousand_interfaces_and_more_than_one_datagram(pair: tuple[Host, Host
 
 # -- the last counters -----------------------------------------------------------------------------
 def frames(namespace: str, device: str, count: int) -> None:
-    """Ethernet frames of a protocol for experiments."""
+    """Sends Ethernet frames of an experimental protocol."""
     with inside(namespace):
         raw = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
     with raw:
@@ -178,7 +181,7 @@ def frames(namespace: str, device: str, count: int) -> None:
 
 
 def brief_pair(here: Host, there: Host, name: str, *options: str) -> None:
-    """A veth without any traffic of the kernel's, whose other end is eth9 in ``there``."""
+    """Makes a veth without traffic of the kernel; its other end is eth9 in ``there``."""
     ip(here.name, "link", "add", name, *options, "type", "veth", "peer", "name", "eth9",
        "netns", there.name)  # fmt: skip
     for namespace, device in ((here.name, name), (there.name, "eth9")):
@@ -194,7 +197,10 @@ def refresh(known: InterfaceList, namespace: str) -> None:
 def test_a_veth_that_lives_between_two_readings_is_told_once(
     pair: tuple[Host, Host], deleted_by: str
 ) -> None:
-    """With all that its container sent and got, whoever deletes it; all have the same index."""
+    """It has all packets of its container, whichever end is deleted.
+
+    All veths have the same index.
+    """
     here, there = pair
     known = InterfaceList()
     try:
@@ -227,7 +233,7 @@ def test_a_veth_that_lives_between_two_readings_is_told_once(
 
 
 def test_the_last_counters_are_no_lower_than_those_told_before(pair: tuple[Host, Host]) -> None:
-    """A veth that is renamed has its latest name; what it counted after the reading is added."""
+    """A renamed veth has its latest name. Packets after the last reading are added."""
     here, there = pair
     known = InterfaceList()
     try:
@@ -252,7 +258,10 @@ def test_the_last_counters_are_no_lower_than_those_told_before(pair: tuple[Host,
 
 
 def test_a_link_that_moves_away_is_told_and_one_in_passing_is_not(pair: tuple[Host, Host]) -> None:
-    """Docker makes both ends here, moves one into the container, and back in order to delete it."""
+    """Docker makes both ends here and moves one into the container.
+
+    It moves that end back to delete it.
+    """
     here, there = pair
     known = InterfaceList()
     try:
@@ -294,7 +303,7 @@ def sockflow_in(host: Host, *arguments: str, user: int = 0) -> str:
 
 
 def test_the_table_of_a_host_with_docker(pair: tuple[Host, Host], tmp_path: Path) -> None:
-    """Who is behind the veth, by name, in the table and as JSON; and the counters are ip's."""
+    """Table and JSON name the container behind the veth, and have the counters of ip."""
     _, there = pair
     with docker_daemon(there, tmp_path) as docker:
         container_id = docker("run", "-d", "--name", "web", IMAGE, "sleep", "300")
@@ -315,10 +324,13 @@ def test_the_table_of_a_host_with_docker(pair: tuple[Host, Host], tmp_path: Path
 
 
 def test_the_last_counters_of_brief_containers(pair: tuple[Host, Host], tmp_path: Path) -> None:
-    """One line for each that Docker ran, however short, and none for the ends it moves about."""
+    """Each of Docker's containers has one line, however short it ran.
+
+    The ends that Docker moves have none.
+    """
     _, there = pair
     with docker_daemon(there, tmp_path) as docker:
-        docker("run", "--rm", IMAGE, "true")  # the first takes its time
+        docker("run", "--rm", IMAGE, "true")  # the first run is slow
         path = tmp_path / "lines"
         command = ["nsenter", f"--net=/run/netns/{there.name}", sys.executable, "-m", "probe",
                    "run", "-e", f"json://{path}", "--interface-interval", "3600",

@@ -1,4 +1,4 @@
-"""Both collectors at once on the real kernel: nothing twice, and what only one of them sees."""
+"""Tests both sources at once: nothing is counted twice, and each adds what only it sees."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PORT = 7000
 
 
 class Meter:
-    """A collector that is open, its rows of a pair of hosts, and a cache behind it."""
+    """An open source, its rows of a pair of hosts, and a cache behind it."""
 
     def __init__(self, collector: Source, hosts: tuple[Host, Host]) -> None:
         self.collector = collector
@@ -58,7 +58,7 @@ class Meter:
 
 @pytest.fixture
 def both(request: pytest.FixtureRequest, hosts: tuple[Host, Host]) -> Iterator[tuple[Meter, Meter]]:
-    """(merged, eBPF alone) on the same traffic; Netlink sees the namespaces of the hosts."""
+    """Yields (merged, eBPF alone) on the same traffic; Netlink sees the hosts' namespaces."""
     events = getattr(request, "param", False)
     with actors(*hosts) as keepers:
         for keeper in keepers:
@@ -78,7 +78,7 @@ def both(request: pytest.FixtureRequest, hosts: tuple[Host, Host]) -> Iterator[t
 
 
 def talk(client: Actor, server: Actor, address: str) -> None:
-    """One connection that stays, with payload both ways."""
+    """Makes one connection that stays open, with payload both ways."""
     server.do(f"l = socket.create_server(({address!r}, {PORT}))")
     client.do(f"s = socket.create_connection(({address!r}, {PORT}), 5); s.sendall(b'x' * 50_000)")
     server.do("c, _ = l.accept(); c.recv(50_000, socket.MSG_WAITALL); c.sendall(b'y' * 30_000)")
@@ -100,7 +100,7 @@ def test_the_same_as_ebpf_alone(both: tuple[Meter, Meter], hosts: tuple[Host, Ho
                 meter.read()
         client.do("s.close()")
         server.do("c.close()")
-        time.sleep(1.2)  # a closed socket whose descriptor is held waits for a second
+        time.sleep(1.2)  # a closed socket with an open descriptor waits for a second
         for _ in range(5):
             for meter in both:
                 meter.read()
@@ -118,7 +118,10 @@ def test_the_same_as_ebpf_alone(both: tuple[Meter, Meter], hosts: tuple[Host, Ho
 
 @pytest.mark.parametrize("both", [True], indirect=True, ids=["with events, so without slots"])
 def test_what_ebpf_has_no_storage_for(both: tuple[Meter, Meter], hosts: tuple[Host, Host]) -> None:
-    """No memory for options of sockets means none for their storage. The other end is eBPF's."""
+    """Without memory for options of sockets there is no socket storage.
+
+    The other end still comes from eBPF.
+    """
     merged, alone = both
     run("ip", "netns", "exec", hosts[0].name, "sysctl", "-qw", "net.core.optmem_max=0")
     with actors(*hosts) as (client, server):
@@ -128,7 +131,7 @@ def test_what_ebpf_has_no_storage_for(both: tuple[Meter, Meter], hosts: tuple[Ho
         run("ip", "netns", "exec", hosts[0].name, "sysctl", "-qw", "net.core.optmem_max=131072")
         client.do("s.sendall(b'x' * 9000)")
         server.do("c.recv(9000, socket.MSG_WAITALL)")
-        deadline = time.monotonic() + 10  # processes are not looked at in every read
+        deadline = time.monotonic() + 10  # not every read searches processes
         while not merged.of(hosts[0])["owner"].any():
             assert time.monotonic() < deadline
             time.sleep(0.05)
@@ -152,7 +155,7 @@ def test_what_ebpf_has_no_storage_for(both: tuple[Meter, Meter], hosts: tuple[Ho
     assert mine["mark"][-1] & Mark.CLOSED
     assert merged.sums(hosts[1]) == alone.sums(hosts[1])
     records = merged.cache.flush(time.monotonic_ns(), 0)
-    assert len(records) == 2  # each direction once, as if both ends were of one source
+    assert len(records) == 2  # one record per direction, as if from one source
     for record in records:
         pids = {
             merged.owner(record, f"{side}_owner").process.pid for side in ("source", "destination")

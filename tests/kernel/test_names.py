@@ -1,4 +1,4 @@
-"""Names of Docker's containers, and their veths, in what the whole probe exports."""
+"""Tests names of Docker's containers and their veths in what the whole probe exports."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ BRIDGE = ("--include", "cidr=172.31.250.0/24")
 LABELS = ("--label", "com.docker.compose.project=shop", "--label", "com.docker.compose.service=api")
 #: Ends after four seconds, so that a dump of sockets sees the connection.
 SERVE_SLOWLY = (IMAGE, "nc", "-ll", "-p", "80", "-e", "/bin/busybox", "sleep", "4")
-#: By a child that lives on after its parent has closed the connection, too: it is who ends it.
+#: A child serves and lives on after its parent's close, so the child ends the connection.
 SERVE_BY_CHILD = (
     IMAGE, "nc", "-ll", "-p", "80", "-e", "/bin/busybox", "sh", "-c", "sleep 0.3; echo hello",
 )  # fmt: skip
-#: 200 by hand: SHORT_LIVED=200 pytest tests/kernel/test_names.py -k short
+#: For a longer test by hand: SHORT_LIVED=200 pytest tests/kernel/test_names.py -k short
 SHORT_LIVED = int(os.environ.get("SHORT_LIVED", "40"))
 
 
@@ -57,7 +57,7 @@ def shell(docker: Docker) -> Iterator[Shells]:
 
 
 def start(shell: Shells, docker: Docker, *options: str) -> Shell:
-    """The probe in the namespace that Docker's bridge is in."""
+    """Starts the probe in the namespace of Docker's bridge."""
     host = docker.host
     return shell("--docker", docker.url, *options, probe=host, sink=host, collect=("--options",))
 
@@ -84,7 +84,7 @@ def interfaces(record: Record) -> tuple[int, int]:
 
 
 def veth(docker: Docker, container: str, inside: str = "eth0") -> int:
-    """Index of the host's end, as ``ip`` tells from within the container."""
+    """Returns the index of the host's end, as ``ip`` shows it within the container."""
     network = f"--net=/proc/{docker.pid(container)}/ns/net"
     (link,) = json.loads(run("nsenter", network, "ip", "-j", "link", "show", inside).stdout)
     index: int = link["link_index"]
@@ -97,7 +97,7 @@ def link_names(docker: Docker) -> dict[int, str]:
 
 
 def descriptions(records: list[Record]) -> dict[int, tuple[str, str]]:
-    """Of the last options that came."""
+    """Returns {index: (name, description)} of the latest options."""
     return {
         record["ingressInterface"]: (record["interfaceName"], record["interfaceDescription"])
         for record in records
@@ -105,7 +105,7 @@ def descriptions(records: list[Record]) -> dict[int, tuple[str, str]]:
     }
 
 
-#: What the default Template leaves out, to have no more fields than Wireshark takes.
+#: Elements that the default Template leaves out, because Wireshark reads no more fields.
 _MORE = [
     f"{side}{what}" for side in ("source", "destination")
     for what in ("ContainerImage", "ComposeProject", "ComposeService")
@@ -113,7 +113,7 @@ _MORE = [
 
 
 def test_two_containers(docker: Docker, shell: Shells, tmp_path: Path) -> None:
-    """Name, image, compose's labels and the veth, of both ends and in both directions."""
+    """Both ends have name, image, compose's labels and veth, in both directions."""
     server = docker.start("--name", "web", *LABELS, *SERVE)
     client = docker.start("--name", "curl", "--entrypoint", "/bin/busybox", IMAGE, "sleep", "60")
     address = when_serving(docker, server)
@@ -140,7 +140,7 @@ def test_two_containers(docker: Docker, shell: Shells, tmp_path: Path) -> None:
 
 
 def test_a_published_port(docker: Docker, shell: Shells, pair: tuple[Host, Host]) -> None:
-    """From another host: into the container through its veth, and nobody knows the other side."""
+    """A flow from another host enters the container through its veth. The other end has no name."""
     server = docker.start("--name", "web", "-p", "8080:80", *SERVE)
     when_serving(docker, server)
     found = start(shell, docker)
@@ -155,15 +155,18 @@ def test_a_published_port(docker: Docker, shell: Shells, pair: tuple[Host, Host]
 
 
 def test_a_published_port_through_the_proxy(docker: Docker, shell: Shells) -> None:
-    """From loopback: two connections with two owners each, and the proxy's ends have the container
-    that it stands for; so do connections to a port of another container."""
+    """A flow from loopback is two connections with two owners each.
+
+    The proxy's ends have the container that it serves, also with connections to other containers'
+    ports.
+    """
     one = docker.start("--name", "web", "-p", "8080:80", *SERVE)
     other = docker.start("--name", "web-2", "-p", "8081:80", *SERVE)
     for server in (one, other):
         when_serving(docker, server)
     found = start(shell, docker, "--include", "port=80,protocol=tcp", "--include", "port=8080",
                   "--include", "port=8081", "--active-timeout", "1")  # fmt: skip
-    third = docker.start("--name", "late", "-p", "8082:80", *SERVE)  # and so is its proxy
+    third = docker.start("--name", "late", "-p", "8082:80", *SERVE)  # its proxy is late, too
     when_serving(docker, third)
     with actors(docker.host) as (client,):
         for port in (8080, 8081, 8082):
@@ -181,7 +184,10 @@ def test_a_published_port_through_the_proxy(docker: Docker, shell: Shells) -> No
 
 
 def test_networks_that_are_shared(docker: Docker, shell: Shells, pair: tuple[Host, Host]) -> None:
-    """With the host: no veth. With another container: its veth, under either name."""
+    """A container with the host's network has no veth.
+
+    One with another container's network has that one's veth, under either name.
+    """
     server = docker.start("--name", "web", *SERVE)
     address = when_serving(docker, server)
     found = start(shell, docker, *BRIDGE)
@@ -196,11 +202,11 @@ def test_networks_that_are_shared(docker: Docker, shell: Shells, pair: tuple[Hos
         ("with-host", "web"), ("web", "with-host"), ("with-web", "web"), ("web", "with-web"),
     }  # fmt: skip
     assert seen["with-host", "web"][1] == seen["web", "with-host"][0] == wanted
-    assert seen["with-web", "web"] == seen["web", "with-web"] == (0, 0)  # it is their loopback
+    assert seen["with-web", "web"] == seen["web", "with-web"] == (0, 0)  # on loopback
 
 
 def test_two_networks(docker: Docker, shell: Shells) -> None:
-    """The veth of the interface that the flow used."""
+    """The veth is that of the interface which the flow used."""
     docker("network", "create", "--subnet", "172.31.251.0/24", "second")
     try:
         server = docker.start("--name", "web", *SERVE)
@@ -221,7 +227,7 @@ def test_two_networks(docker: Docker, shell: Shells) -> None:
 
 
 def test_short_lived_containers(docker: Docker, shell: Shells) -> None:
-    """Removed as soon as they end: none without its name, none under another's."""
+    """They are removed as soon as they end. Each record has its own name, and never another's."""
     server = docker.start("--name", "web", *SERVE)
     address = when_serving(docker, server)
     found = start(shell, docker, *BRIDGE)
@@ -241,14 +247,14 @@ def test_short_lived_containers(docker: Docker, shell: Shells) -> None:
     assert len(to) == len(back) == SHORT_LIVED
     known = [record["ingressInterface"] for record in to if record["ingressInterface"]]
     assert len(set(known)) == len(known), "two containers behind one veth"
-    assert len(known) >= SHORT_LIVED / 2  # of the others nobody was seen: 0, and not another's
+    assert len(known) >= SHORT_LIVED / 2  # the other veths are 0, not another container's
 
 
 @pytest.mark.parametrize("flag", ["--include", "--exclude"])
 def test_filters_by_name_of_short_lived_containers(
     docker: Docker, shell: Shells, flag: str
 ) -> None:
-    """Each is over before its name is sure to have come: none is lost, and none gets through."""
+    """Each may end before its name comes. No record is lost, and no excluded one leaves."""
     server = docker.start("--name", "web", *SERVE)
     address = when_serving(docker, server)
     wanted = {f"short-{number}" for number in range(0, SHORT_LIVED, 2)}
@@ -267,7 +273,7 @@ def test_filters_by_name_of_short_lived_containers(
     told = Counter(record["sourceContainerName"] for record in to)
     if flag == "--include":
         assert told == dict.fromkeys(wanted, 1)
-    else:  # of an excluded client the server's end is told, without the client's name
+    else:  # a server's end is reported without the name of its excluded client
         others = shorts - wanted
         assert {name: told[name] for name in others} == dict.fromkeys(others, 1)
         assert set(told) - others == {""}
@@ -303,7 +309,10 @@ def test_a_daemon_that_comes_later(docker: Docker, shell: Shells) -> None:
 
 
 def test_a_daemon_that_hangs(docker: Docker, shell: Shells) -> None:
-    """Stopped by a signal: it accepts and answers nothing. Ids are there all the same, in time."""
+    """A signal stops the daemon, so it accepts and does not answer.
+
+    Records still have ids in time.
+    """
     server = docker.start("--name", "web", *SERVE)
     address = when_serving(docker, server)
     docker.pause_daemon()
@@ -322,11 +331,14 @@ def test_a_daemon_that_hangs(docker: Docker, shell: Shells) -> None:
 
 
 def test_a_user_who_may_not_ask(docker: Docker) -> None:
-    """It meters by Netlink, and may not open the socket: ids are there, and one warning."""
+    """The user meters by Netlink and may not open Docker's socket.
+
+    Records have ids, and there is one warning.
+    """
     address = when_serving(docker, docker.start("--name", "web", *SERVE_SLOWLY))
     nobody = "65534:65534"
     client = docker.start("--user", nobody, "--network", "host", IMAGE, "nc", address, "80")
-    may_read = "-all,+dac_read_search"  # the checkout and the interpreter are root's here
+    may_read = "-all,+dac_read_search"  # only root may read the checkout and the interpreter here
     found = subprocess.run(
         ["nsenter", f"--net=/run/netns/{docker.host.name}",
          "setpriv", "--reuid=65534", "--regid=65534", "--clear-groups",
@@ -344,7 +356,7 @@ def test_a_user_who_may_not_ask(docker: Docker) -> None:
 
 
 def test_a_socket_that_nobody_listens_at(docker: Docker, shell: Shells, tmp_path: Path) -> None:
-    """As a daemon that was killed leaves it."""
+    """A killed daemon leaves such a socket."""
     with socket.socket(socket.AF_UNIX) as left:
         left.bind(str(tmp_path / "docker.sock"))
     server = docker.start("--name", "web", *SERVE)
@@ -398,7 +410,7 @@ def events_of(lines: list[Record], name: str) -> list[Record]:
 
 
 def test_events_of_containers(shell: Shells, docker: Docker, tmp_path: Path) -> None:
-    """From start to stop of containers that live for a moment, in both formats; rules hold."""
+    """Both formats have all events of short-lived containers from start to stop, and rules hold."""
     agent, ecs = tmp_path / "agent.jsonl", tmp_path / "ecs.jsonl"
     wanted = [word for name in ("server", "short") for word in ("--include", f"container={name}")]
     found = start(
@@ -436,13 +448,15 @@ def test_events_of_containers(shell: Shells, docker: Docker, tmp_path: Path) -> 
 
 
 def test_the_examples_of_the_talk_and_sums(docker: Docker, shell: Shells, tmp_path: Path) -> None:
-    """One connection between containers: eBPF's event and flow and the counters of both
-    interfaces, each with all of its fields, and the sums of ``sockflow flows``. Netlink's flow is
-    in test_kubernetes."""
+    """Tests one connection between containers in all outputs of eBPF.
+
+    Its event, its flow and both interfaces' counters have all fields, and the sums of ``sockflow
+    flows`` agree. Netlink's flow is in test_kubernetes.
+    """
     ebpf = tmp_path / "ebpf.jsonl"
     names = ("--docker", docker.url)
     route = ("default", "dev", "docker0")
-    run("ip", "-n", docker.host.name, "route", "add", *route)  # so that the probe has an address
+    run("ip", "-n", docker.host.name, "route", "add", *route)  # gives the probe an address
     with contextlib.ExitStack() as stack:
         stack.callback(run, "ip", "-n", docker.host.name, "route", "del", *route)
         client, server = (stack.enter_context(inside(docker, name)) for name in ("shell", "web"))
@@ -472,7 +486,7 @@ def test_the_examples_of_the_talk_and_sums(docker: Docker, shell: Shells, tmp_pa
 
 
 def test_both_collectors_agree(docker: Docker, shell: Shells, tmp_path: Path) -> None:
-    """On a connection between containers that lives through dumps: who, where, and how much."""
+    """They agree on owners, addresses and counters of a connection between containers."""
     told = {name: tmp_path / f"{name}.jsonl" for name in ("ebpf", "netlink")}
     with contextlib.ExitStack() as stack:
         client, server = (stack.enter_context(inside(docker, name)) for name in ("shell", "web"))
@@ -488,7 +502,7 @@ def test_both_collectors_agree(docker: Docker, shell: Shells, tmp_path: Path) ->
         client.do(f"s = socket.create_connection(({address!r}, 80), 5)")
         server.do("c, _ = l.accept()")
         deadline, exchanges = time.monotonic() + 120, 0
-        # a search has so many milliseconds a read for all sockets of this host, others' too
+        # a read has limited time to search the sockets of the whole host
         while exchanges < 4 or not all(has_owners(path, address) for path in told.values()):
             assert time.monotonic() < deadline
             client.do("s.sendall(b'x' * 30_000)")
@@ -509,7 +523,7 @@ def test_both_collectors_agree(docker: Docker, shell: Shells, tmp_path: Path) ->
 
 
 def has_owners(path: Path, address: str) -> bool:
-    """Whether the latest record of the flow to ``address`` names both of its processes."""
+    """Returns True if the latest record of the flow to ``address`` names both processes."""
     text = path.read_text() if path.exists() else ""
     lines = [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
     flows = [one for one in lines if one.get("EVENT_TYPE") == "FLOW"
@@ -518,7 +532,7 @@ def has_owners(path: Path, address: str) -> bool:
 
 
 def whole_flow(path: Path, address: str) -> tuple[dict[str, Any], list[int]]:
-    """Who is at the ends of the only flow to ``address``, port 80; octets sent and received."""
+    """Returns the ends' owners and [octets sent, received] of the flow to ``address``, port 80."""
     lines = [check_line(line) for line in path.read_text().splitlines()]
     found = [one for one in lines if one.get("EVENT_TYPE") == "FLOW"
              and (one["L4_REMOTE_PORT"], one.get("IPV4_REMOTE_ADDR")) == (80, address)]  # fmt: skip
@@ -567,7 +581,7 @@ def check_sums(sums: list[str]) -> None:
 def inside(docker: Docker, name: str) -> Iterator[Actor]:
     actor = docker.python(name)
     try:
-        actor.do("result = 1")  # it runs
+        actor.do("result = 1")  # waits until it runs
         yield actor
     finally:
         actor.leave()

@@ -1,7 +1,7 @@
-"""Records of translated connections against what the sockets on both sides of the NAT say.
+"""Tests records of translated connections against the sockets on both sides of the NAT.
 
-The translator is a network namespace of the tests, and ours while it is asked: the host's own
-firewall and forwarding stay as they are.
+The translator is a network namespace of the tests, which the test enters for look-ups. The host's
+own firewall and forwarding stay as they are.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from tests.support.meters.actors import (
 
 ROUTER = "swr"
 
-#: Port 80 of the router is published, and hides its clients; port 81 shows them; 82 is in a zone.
+#: The router publishes port 80 and hides its clients. Port 81 shows them, and 82 is in a zone.
 RULES = """
 table ip translation {
   chain zones { type filter hook prerouting priority -300;
@@ -73,7 +73,7 @@ def apply(records: Rows, namespace: str = ROUTER) -> Nat:
 
 
 def translation(record: np.void) -> tuple[tuple[str, int], tuple[str, int]] | None:
-    """((source, port), (destination, port)) as packets left; None if not translated."""
+    """Returns ((source, port), (destination, port)) as packets left; None if untranslated."""
     if not record["translated"]:
         return None
     found = []
@@ -84,7 +84,10 @@ def translation(record: np.void) -> tuple[tuple[str, int], tuple[str, int]] | No
 
 
 def connect(client: Actor, server: Actor, port: int, inner: int = 7000) -> dict[str, Any]:
-    """A connection that ends; what the sockets at its ends call themselves and each other."""
+    """Makes a connection that ends.
+
+    Returns the names that the sockets at its ends have for themselves and each other.
+    """
     server.do(f"l = socket.create_server(('', {inner}), backlog=9)")
     client.do(f"s = socket.create_connection(('10.77.1.254', {port}), 5)")
     server.do("c, _ = l.accept(); l.close()")
@@ -100,7 +103,7 @@ def connect(client: Actor, server: Actor, port: int, inner: int = 7000) -> dict[
 
 
 def both(records: Rows, client: tuple[str, int]) -> tuple[np.void, np.void]:
-    """The record from the client, and the one from the server."""
+    """Returns the record from the client and the one from the server."""
     assert len(records) == 2
     to = records[records["source_port"] == client[1]]
     back = records[records["source_port"] != client[1]]
@@ -109,7 +112,7 @@ def both(records: Rows, client: tuple[str, int]) -> tuple[np.void, np.void]:
 
 
 def test_source_and_destination(process: MeteringProcess, translated: tuple[Host, Host]) -> None:
-    """Each record tells what the other end's socket sees, by one look-up for both."""
+    """Each record has the addresses of the other end's socket. One look-up finds both."""
     with actors(*translated) as (client, server):
         names = connect(client, server, 80)
         process.tick_for(0.3)
@@ -136,7 +139,7 @@ def test_destination_only(process: MeteringProcess, translated: tuple[Host, Host
 
 
 def join(process: MeteringProcess, namespace: str = ROUTER) -> Nat:
-    """As the probe does after each read, if the router were its host."""
+    """Looks up peers as the probe does after each read, as if the router were its host."""
     nat = Nat()
     try:
         process.tick()
@@ -153,7 +156,10 @@ def test_datagrams(
     process: MeteringProcess, translated: tuple[Host, Host], is_joined: bool, port: int,
     inner: int, is_hidden: bool,
 ) -> None:  # fmt: skip
-    """One flow with both processes, each datagram once, or two if nobody is asked for peers."""
+    """One flow has both processes, and each datagram once.
+
+    Without a look-up there are two flows.
+    """
     with actors(*translated) as (client, server):
         for actor in (client, server):
             actor.do("u = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); u.settimeout(120)")
@@ -190,7 +196,7 @@ def test_datagrams(
 
 
 def test_datagrams_of_many_clients(process: MeteringProcess, translated: tuple[Host, Host]) -> None:
-    """Each new end is asked about once; those of a later read find what came before."""
+    """Each new end is looked up once. Ends of a later read find the earlier ones."""
     here, there = translated
     server = there.start_traffic("udp-serve", 7000)
     nat, found = Nat(), 0
@@ -215,7 +221,7 @@ def test_datagrams_of_many_clients(process: MeteringProcess, translated: tuple[H
 def test_short_connections_that_are_over(
     process: MeteringProcess, translated: tuple[Host, Host], close: str
 ) -> None:
-    """Connection tracking remembers them until their records are due, resets too."""
+    """Connection tracking remembers them until their records leave, even after resets."""
     here, there = translated
     there.start_traffic("serve", 7000)
     process.tick()
@@ -253,7 +259,7 @@ def test_tracked_but_not_translated(
 def test_a_zone_is_not_mixed_with_the_default_one(
     process: MeteringProcess, translated: tuple[Host, Host]
 ) -> None:
-    """Tuples in zones may repeat, so a connection in one stays untranslated."""
+    """Tuples in zones may repeat, so a connection in a zone stays untranslated."""
     with actors(*translated) as (client, server):
         connect(client, server, 82, 7002)
         process.tick_for(0.3)
@@ -265,7 +271,7 @@ def test_a_zone_is_not_mixed_with_the_default_one(
 
 
 def test_asking_does_not_start_connection_tracking(process: MeteringProcess) -> None:
-    """In namespaces without rules for it, packets stay untracked after we have asked."""
+    """In namespaces without rules for it, packets stay untracked after a look-up."""
     with two_hosts("sv") as (a, b):
         b.exec("nft", "delete", "table", "inet", "truth")
         with actors(a, b) as (client, server):
@@ -344,7 +350,10 @@ def test_a_port_that_docker_publishes(
 def test_datagrams_to_a_port_that_docker_publishes(
     process: MeteringProcess, docker: tuple[Docker, Host], where: str
 ) -> None:
-    """From another host; and from the host itself, which sees its own packets as they leave."""
+    """Datagrams come from another host or from the host itself.
+
+    The host sees its own packets as they leave.
+    """
     daemon, outside = docker
     server = daemon.python("swserver", "-p", "8053:53/udp")
     place = outside if where == "outside" else daemon.host

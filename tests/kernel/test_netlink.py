@@ -1,4 +1,4 @@
-"""The Netlink collector on the real kernel, against nft and the eBPF collector."""
+"""Tests the Netlink source on the real kernel, against nft and the eBPF source."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from tests.support.lab.hosts import Counted, Host
 from tests.support.meters.actors import TCP, UDP, Actor, actors
 from tests.support.meters.netlink import Meter, connect, exchange, netlink
 
-#: Columns of ours, and what pyroute2 calls them.
+#: Our columns and their names in pyroute2.
 _PYROUTE2 = {
     "state": "idiag_state", "local_port": "idiag_sport", "remote_port": "idiag_dport",
     "interface": "idiag_if", "receive_queue": "idiag_rqueue", "send_queue": "idiag_wqueue",
@@ -60,14 +60,14 @@ def meter() -> Iterator[Meter]:
 
 @pytest.fixture
 def other() -> Iterator[Meter]:
-    """The eBPF collector on the same traffic."""
+    """Yields a meter with the eBPF source on the same traffic."""
     found = Meter(EbpfSource(OwnerTable(), UserNames()))
     yield found
     found.collector.close()
 
 
 def sums(rows: Rows) -> tuple[Counted, Counted]:
-    """(sent, received)"""
+    """Returns (sent, received)."""
     return (
         Counted(int(rows["tx_packets"].sum()), int(rows["tx_octets"].sum())),
         Counted(int(rows["rx_packets"].sum()), int(rows["rx_octets"].sum())),
@@ -99,7 +99,7 @@ def test_a_connection_that_lives_over_dumps(
         meter.read()
         other.read()
         for host, peer, actor in zip(hosts, hosts[::-1], (client, server), strict=True):
-            # arrivals: what nft sees leave is not segmented yet
+            # received packets: nft sees sent ones before they are segmented
             assert_close(sums(meter.of(host))[0], peer.counted()["tcp_in"])
             assert_close(sums(meter.of(host))[1], host.counted()["tcp_in"])
             for mine, theirs in zip(sums(meter.of(host)), sums(other.of(host)), strict=True):
@@ -114,7 +114,7 @@ def test_a_connection_that_lives_over_dumps(
                 value = attrgetter(name)
                 assert value(meter.owner(row)) == value(other.owner(its)), name
             assert_memory(meter.owner(row), other.owner(its))
-            # both looked after the last segment, so neither is ahead of the other
+            # both read after the last segment, so they agree
             for name in ("unacknowledged", "congestion_window", "pacing_rate", "delivery_rate"):
                 assert row[name] == its[name], name
             assert row["congestion_window"] > 0
@@ -125,7 +125,7 @@ def test_a_connection_that_lives_over_dumps(
         records = meter.records()
         inodes = [os.stat(f"/run/netns/{host.name}").st_ino for host in hosts]
         ours = records[np.isin(records["source_netns_inode"], inodes)]
-        assert len(ours) == 2  # each direction once, both ends in both
+        assert len(ours) == 2  # one record per direction, both with both ends
         assert (ours["source_owner"] > 0).all()
         assert (ours["destination_owner"] > 0).all()
         assert (ours["pacing_rate"] > 0).all()
@@ -134,7 +134,7 @@ def test_a_connection_that_lives_over_dumps(
 
 
 def assert_memory(now: Owner, at_connect: Owner) -> None:
-    """What the process has now, and what it had when it connected; its parent is this one."""
+    """Checks the process' memory now and at its connect. Its parent is this process."""
     for owner in (now, at_connect):
         assert 1000 < (owner.process.vm_size or 0) <= (owner.process.vm_peak or 0)
         assert 1000 < (owner.parent.vm_size or 0) <= (owner.parent.vm_peak or 0)
@@ -147,7 +147,7 @@ def assert_memory(now: Owner, at_connect: Owner) -> None:
 def test_lost_segments_are_a_part_of_what_was_lost(
     meter: Meter, other: Meter, hosts: tuple[Host, Host]
 ) -> None:
-    """tcp_info has those that are lost at the moment of a dump; eBPF all."""
+    """tcp_info has the segments that are lost at the time of a dump; eBPF counts all."""
     with actors(*hosts) as (client, server):
         meter.look(*(host.name for host in hosts))
         connect(client, server, str(hosts[1].four))
@@ -179,7 +179,7 @@ def test_lost_segments_are_a_part_of_what_was_lost(
 
 
 def test_columns_are_what_pyroute2_reads(meter: Meter) -> None:
-    """Another implementation of the same messages, on the sockets of this namespace."""
+    """pyroute2 reads the same messages, on the sockets of this namespace."""
     with actors(None) as (actor,):
         actor.do(
             "l = socket.create_server(('127.0.0.1', 0)); m = socket.create_server(('::1', 0),"
@@ -190,7 +190,7 @@ def test_columns_are_what_pyroute2_reads(meter: Meter) -> None:
             "    far, _ = listener.accept(); ends.append(far); end.sendall(b'x' * 3000)\n"
             "    far.recv(1000)"
         )
-        time.sleep(0.3)  # nothing is on its way any more, and no timer runs
+        time.sleep(0.3)  # no packet is on its way, and no timer runs
         collector = meter.collector
         assert isinstance(collector, NetlinkSource)
         ours = {int(one["cookie"]): one for one in collector.list_sockets(TCP)}
@@ -222,12 +222,12 @@ def test_duplicates_count_at_their_receiver(meter: Meter, hosts: tuple[Host, Hos
         for host in hosts:
             host.reset_counters()
         connect(client, server, str(hosts[1].four))
-        hosts[0].lose(100)  # of the acknowledgements: some segments are sent again in vain
+        hosts[0].lose(100)  # loses acknowledgements, so some segments are sent again in vain
         for sent in range(500_000, 15_000_000, 500_000):
             exchange(client, server, 500_000)
             meter.read()
             rows = meter.of(hosts[1])
-            header = 52 * int(rows["rx_packets"].sum())  # and 8 more of the SYN
+            header = 52 * int(rows["rx_packets"].sum())  # and 8 for the SYN
             if int(rows["rx_octets"].sum()) - header - 8 > sent:
                 break
         else:
@@ -270,7 +270,7 @@ def test_connections_that_end_between_dumps(meter: Meter, hosts: tuple[Host, Hos
     with actors(here) as (actor,):
         actor.do("result = 1")
         meter.look(here.name, there.name)
-        for _ in range(10):  # in each there are some milliseconds for the listener's owner
+        for _ in range(10):  # each has some milliseconds to find the listener's owner
             meter.read()
         meter.rows = meter.rows[:0]
         for host in hosts:
@@ -287,7 +287,7 @@ def test_connections_that_end_between_dumps(meter: Meter, hosts: tuple[Host, Hos
         assert (rows["role"] == role).all()
         sent, received = sums(rows)
         truth = host.counted()
-        assert_close(sent, truth["tcp_out"], 0.12)  # the last segments are in no counter
+        assert_close(sent, truth["tcp_out"], 0.12)  # no counter has the last segments
         assert_close(received, truth["tcp_in"], 0.12)
     server = meter.of(there)
     assert (server["owner_source"] == OwnerSource.LISTENER).sum() > 300
@@ -352,7 +352,7 @@ def test_namespaces_come_and_go(meter: Meter) -> None:
         meter.look(name)
         seen = meter.rows[meter.rows["netns_inode"] == inode]
         assert len(seen) == 2
-        assert seen["tx_octets"].sum() > 5000  # not older than the probe: from the beginning
+        assert seen["tx_octets"].sum() > 5000  # counted from the beginning
         actor.leave()
         meter.look_away(inode)
         last = meter.rows[meter.rows["netns_inode"] == inode]
@@ -363,7 +363,10 @@ def test_namespaces_come_and_go(meter: Meter) -> None:
 
 def test_nothing_leaks(meter: Meter, hosts: tuple[Host, Host]) -> None:
     def descriptors() -> int:
-        """Without the two of each namespace: others may come and go meanwhile."""
+        """Returns the number of descriptors without two for each namespace.
+
+        Namespaces may come and go meanwhile.
+        """
         collector = meter.collector
         assert isinstance(collector, NetlinkSource)
         return len(os.listdir("/proc/self/fd")) - 2 * len(collector.namespaces)
@@ -381,7 +384,7 @@ def test_nothing_leaks(meter: Meter, hosts: tuple[Host, Host]) -> None:
                 meter.read()
         meter.look_away(inode)
     assert descriptors() == first
-    deadline = time.monotonic() + 5  # a thread that was joined may still be on its way out
+    deadline = time.monotonic() + 5  # a joined thread may still be ending
     while len(os.listdir("/proc/self/task")) != tasks:
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -403,7 +406,7 @@ def test_refused_connections_are_seen_while_they_try(
         assert row["tx_octets"] == 60 * row["tx_packets"]
         assert row["rx_packets"] == 0
         actor.do("s.close()")
-        deadline = time.monotonic() + 10  # its SYN waits for an answer to ARP, and it for its SYN
+        deadline = time.monotonic() + 10  # its SYN waits for an ARP reply
         while not meter.of(hosts[0])["mark"][-1] & Mark.CLOSED:
             assert time.monotonic() < deadline
             time.sleep(0.1)

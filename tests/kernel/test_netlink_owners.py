@@ -1,4 +1,4 @@
-"""Whose sockets the Netlink collector meters: containers, and what any user may see."""
+"""Tests whose sockets the Netlink source meters: containers, and what any user may see."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_the_container_of_a_process(meter: Meter, hosts: tuple[Host, Host]) -> N
 
 
 def remove(cgroup: Path) -> None:
-    """Once its last process is gone."""
+    """Removes the cgroup once its last process has ended."""
     for _ in range(50):
         with contextlib.suppress(OSError):
             cgroup.rmdir()
@@ -104,7 +104,10 @@ print(json.dumps({
 
 @pytest.mark.parametrize("containers_in_v2", [True, False], ids=["v2", "hybrid"])
 def test_as_any_user(hosts: tuple[Host, Host], containers_in_v2: bool) -> None:
-    """Also of connections of others: their units, but never from a socket where v1 tells them."""
+    """Other users' connections have their units.
+
+    They have none if only cgroup v1 names the containers.
+    """
     folder = _v2() / _UNIT
     folder.mkdir()
     try:
@@ -136,9 +139,9 @@ def test_as_any_user(hosts: tuple[Host, Host], containers_in_v2: bool) -> None:
 def _run_unprivileged(
     far: Actor, near: Actor, port: int, containers_in_v2: bool
 ) -> tuple[dict[str, Any], str]:
-    """What it tells, and what it says; ``near`` has a connection of its own meanwhile."""
+    """Returns its output and its messages; ``near`` has its own connection meanwhile."""
     far.do("result = 1")
-    may_read = "-all,+dac_read_search"  # the checkout and the interpreter are root's here
+    may_read = "-all,+dac_read_search"  # only root may read the checkout and the interpreter here
     probe = subprocess.Popen(
         ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups",
          f"--inh-caps={may_read}", f"--ambient-caps={may_read}",

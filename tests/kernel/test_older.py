@@ -1,4 +1,4 @@
-"""Who is the client of a conversation that is older than the probe, or that was silent."""
+"""Tests which end is the client of a conversation that is older than the probe, or was silent."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support.meters.ends import connect, listen, udp_socket
 
 @contextlib.contextmanager
 def connection(six: bool) -> Iterator[tuple[socket.socket, socket.socket]]:
-    """The client's and the server's socket."""
+    """Yields the client's and the server's socket."""
     family, host = (socket.AF_INET6, "::1") if six else (socket.AF_INET, "127.0.0.1")
     with (
         socket.create_server((host, 0), family=family) as server,
@@ -41,7 +41,7 @@ def exchange(client: socket.socket, served: socket.socket) -> None:
 
 
 def roles(rows: Rows, client: socket.socket, served: socket.socket) -> list[tuple[bool, int]]:
-    """(whether it is the client's end, its role)"""
+    """Returns [(True for the client's end, role)]."""
     ports = [one.getsockname()[1] for one in (client, served)]
     ends = rows[(rows["local_port"] == ports[0]) | (rows["local_port"] == ports[1])]
     found = {(int(row["local_port"]) == ports[0], int(row["role"])) for row in ends}
@@ -84,7 +84,10 @@ def test_tcp(before: str, six: bool) -> None:
 
 @contextlib.contextmanager
 def conversation(connected: bool, bound: bool) -> Iterator[tuple[socket.socket, socket.socket]]:
-    """A client's and a server's socket that have spoken; ``bound``: to a chosen port."""
+    """Yields a client's and a server's socket that have exchanged data.
+
+    With ``bound`` the client has a chosen port.
+    """
     with (
         socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server,
         socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client,
@@ -117,7 +120,7 @@ def test_udp_older_than_the_probe(bound: bool, connected: bool, server_first: bo
         speak(client, server, server_first)
         meter.read()
         meter.collector.close()
-        # of an unconnected client the address is not in the socket
+        # an unconnected client's socket does not have the address
         assert roles(meter.rows, client, server) == RIGHT
 
 
@@ -136,7 +139,7 @@ def test_a_silence_turns_nobody_round(server_first: bool) -> None:
         speak(client, server)
         collector.read()
         time.sleep(0.5)
-        collector.read()  # forgets peers that are silent
+        collector.read()  # forgets silent peers
         speak(client, server, server_first)
         rows = collector.read().rows
         ports = rows["remote_port"] == client.getsockname()[1]
@@ -144,7 +147,7 @@ def test_a_silence_turns_nobody_round(server_first: bool) -> None:
 
 
 def test_what_is_refused_storage_is_counted(hosts: tuple[Host, Host]) -> None:
-    """The kernel has no room for it within what a socket may have for options."""
+    """The kernel refuses storage beyond the memory for a socket's options."""
     for host in hosts:
         run("ip", "netns", "exec", host.name, "sysctl", "-qw", "net.core.optmem_max=0")
     with actors(*hosts) as (client, server):
@@ -156,7 +159,7 @@ def test_what_is_refused_storage_is_counted(hosts: tuple[Host, Host]) -> None:
             client.do(f"s.sendall(b'x' * 100)\nfor _ in range(7): {udp}")
             meter.read()
             losses = meter.collector.losses()
-            assert losses["storage_failed"] >= 3  # both ends, and the UDP socket
+            assert losses["storage_failed"] >= 3  # both ends and the UDP socket
             assert losses["unstored_datagrams"] == 7
             assert not len(meter.of(hosts[0], 17))
         finally:

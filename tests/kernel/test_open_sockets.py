@@ -1,4 +1,4 @@
-"""Sockets that wait for peers, on the real kernel."""
+"""Tests sockets that wait for peers, on the real kernel."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _LISTEN, _UNCONNECTED = 10, 7
 
 
 class Watch:
-    """What was told of the sockets of one namespace so far."""
+    """The reported changes of one namespace's sockets."""
 
     def __init__(self, host: Host) -> None:
         self.owners = OwnerTable()
@@ -29,7 +29,7 @@ class Watch:
         self.rows: Rows = np.zeros(0, SOCKET_DTYPE)
 
     def until(self, count: int) -> Rows:
-        """All rows, once there are as many."""
+        """Waits until there are ``count`` rows, and returns all."""
         deadline = time.monotonic() + 120
         while len(self.rows) < count:
             assert time.monotonic() < deadline, self.rows
@@ -54,7 +54,7 @@ def open_all(actor: Actor) -> None:
 def test_sockets_come_and_go(hosts: tuple[Host, Host]) -> None:
     watch = Watch(hosts[0])
     with actors(hosts[0]) as (actor,):
-        open_all(actor)  # connected ones, and one that is only bound, wait for nobody
+        open_all(actor)  # connected and merely bound sockets wait for no peers
         came = watch.until(3)
         assert {(int(row["protocol"]), int(row["local_port"]), int(row["ip_version"]),
                  int(row["tcp_state"])) for row in came} == {
@@ -88,7 +88,7 @@ def test_nothing_stays_open(hosts: tuple[Host, Host]) -> None:
 
 
 def test_an_early_call_costs_nothing(hosts: tuple[Host, Host]) -> None:
-    """One per cent of a core: a look that took 10 ms is followed by a second without any."""
+    """One per cent of a core is used: a read of 10 ms is followed by a second without any."""
     with actors(hosts[0]) as (actor,):
         open_all(actor)
         watch = Watch(hosts[0])

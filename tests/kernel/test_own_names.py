@@ -1,4 +1,4 @@
-"""Names of users in containers, where only root can make what there is to look at."""
+"""Tests names of users in containers, in cases that only root can make."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ CONTAINER = "ab" * 32
 
 
 def test_a_device_is_not_opened(tmp_path: Path) -> None:
-    """One that never ends."""
+    """The device would never end."""
     path = tmp_path / "root" / "etc" / "passwd"
     path.parent.mkdir(parents=True)
     os.mknod(path, 0o600 | 0o020000, os.makedev(1, 5))  # /dev/zero
@@ -25,7 +25,7 @@ def test_a_device_is_not_opened(tmp_path: Path) -> None:
 
 
 def test_a_private_mount_namespace_for_real() -> None:
-    """Another mount namespace with other users in it, and one with those of the host."""
+    """One mount namespace has other users, and one has those of the host."""
     script = "import os,sys; sys.stdout.write('x'); sys.stdout.flush(); sys.stdin.read()"
     change = 'f=$(mktemp) && echo "own:x:0:0::/:/" > $f && mount --bind $f /etc/passwd && '
     for before, container, wanted in (

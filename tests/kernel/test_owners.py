@@ -1,4 +1,4 @@
-"""Who is behind a flow: stamped in the kernel, for sockets and processes of every kind."""
+"""Tests owners of flows that the kernel half finds, for sockets and processes of every kind."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_a_process_of_a_few_milliseconds(meter: Meter, hosts: tuple[Host, Host])
     here, there = hosts
     there.start_traffic("udp-serve", 7000)
     meter.forget()
-    # bash's own /dev/udp: connect, one datagram, gone
+    # bash's own /dev/udp connects, sends one datagram and ends
     here.exec("bash", "-c", f"exec -a short bash -c 'echo x > /dev/udp/{there.four}/7000'")
     meter.read()
     (row,) = meter.of(here, UDP)
@@ -87,7 +87,10 @@ def test_a_process_of_a_few_milliseconds(meter: Meter, hosts: tuple[Host, Host])
 
 
 def preforking_server() -> tuple[subprocess.Popen[str], int, int]:
-    """A server whose child accepts one connection; its port, and the child's pid."""
+    """Starts a server whose child accepts one connection.
+
+    Returns it, its port and the child's pid.
+    """
     server = python("""
         import os, socket
         s = socket.create_server(("127.0.0.1", 0))
@@ -127,7 +130,7 @@ def test_a_live_worker_is_found_by_its_descriptor(meter: Meter) -> None:
         (row,) = with_port(meter.read(), "local", port)
         assert row["owner_source"] == OwnerSource.LISTENER
         assert owner(meter, row).process.pid == server.pid
-        time.sleep(5.1)  # passes over descriptor tables are at least five seconds apart
+        time.sleep(5.1)  # descriptor tables are read every five seconds at most
         client.send(b"x")
         client.recv(1)
         (row,) = with_port(meter.read(), "local", port)
@@ -249,7 +252,7 @@ def test_nothing_stays_in_the_kernel() -> None:
 
 
 def attached_programs(pid: int) -> set[int]:
-    """Ids of the programs behind a process's BPF links."""
+    """Returns the ids of the programs behind a process's BPF links."""
     found = set()
     for info in Path(f"/proc/{pid}/fdinfo").iterdir():
         lines = dict(line.split(":", 1) for line in info.read_text().splitlines() if ":" in line)
@@ -300,7 +303,7 @@ def test_a_refused_connection_and_another_on_the_same_descriptor(meter: Meter) -
 
 
 def test_a_udp_server_that_was_busy_when_the_probe_came() -> None:
-    """Peers whose datagrams arrive before the attribution pass get their owner later."""
+    """Peers whose datagrams arrive before owners are searched get their owner later."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
         server.bind(("127.0.0.1", 0))
         port = server.getsockname()[1]

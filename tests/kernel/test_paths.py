@@ -1,4 +1,4 @@
-"""Paths that are narrow, become narrow and grow again, on links of the kernel."""
+"""Tests paths that are narrow, become narrow and grow again, on links of the kernel."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def numbered(first: int, count: int = _COUNT, ip_version: int = 4) -> Rows:
 
 
 def send(stream: MessageSink, receiver: Receiver, first: int, count: int = _COUNT) -> None:
-    """``count`` records, all of which arrive."""
+    """Sends ``count`` records and waits until all have arrived."""
     stream.send(numbered(first, count), NOW_S)
     expected = set(range(first + 1, first + count + 1))
     drive(stream, receiver, lambda: expected <= set(receiver.flows))
@@ -64,7 +64,7 @@ def test_a_link_that_is_narrow_gets_all_from_the_first_message_on(
 
 
 def test_a_router_that_says_so_gets_smaller_messages_and_the_types_again(path: Path) -> None:
-    """It drops what was too long before it could say so."""
+    """Messages that were too long are dropped before the router's first report."""
     path.set_mtu("far", 1280)
     with exporting(path) as (stream, receiver):
         stream.send(numbered(0, 0), NOW_S)
@@ -80,7 +80,7 @@ def test_a_router_that_says_so_gets_smaller_messages_and_the_types_again(path: P
 
 @pytest.mark.parametrize("scheme", ["ipfix", "netflow9"])
 def test_what_waits_when_a_link_becomes_narrow_is_cut_anew(path: Path, scheme: str) -> None:
-    """And when it grows again, messages do too."""
+    """When the link grows again, messages grow, too."""
     with exporting(path, "?profile=numeric&pace=200000", scheme=scheme) as (stream, receiver):
         stream.send(numbered(0), NOW_S)
         drive(stream, receiver, lambda: len(receiver.flows) > _COUNT // 10)
@@ -106,7 +106,7 @@ def test_what_waits_when_a_link_becomes_narrow_is_cut_anew(path: Path, scheme: s
 def test_a_record_that_is_longer_than_the_path_takes_leaves_in_fragments(
     path: Path, caplog: pytest.LogCaptureFixture, query: str
 ) -> None:
-    """Nothing is lost, and one warning says what to do; it is over when the path has grown."""
+    """Nothing is lost, and one warning says what to do. The state ends once the path has grown."""
     url = f"?profile=kubernetes{query}"
     with exporting(path, url, scheme="netflow9") as (stream, receiver):
         send(stream, receiver, 0, 300)
@@ -132,7 +132,7 @@ def test_a_record_that_is_longer_than_the_path_takes_leaves_in_fragments(
 
 @pytest.mark.parametrize(("mtu", "largest"), [(600, 572), (576, 548), (575, 1400), (68, 1400)])
 def test_forged_messages_cost_no_record(path: Path, mtu: int, largest: int) -> None:
-    """Below 576 octets they are not believed, and above they make messages smaller."""
+    """Sizes below 576 octets are not believed; larger ones make messages smaller."""
     with exporting(path, "?profile=numeric") as (stream, receiver):
         send(stream, receiver, 0)
         address = stream.local_address()
@@ -145,7 +145,7 @@ def test_forged_messages_cost_no_record(path: Path, mtu: int, largest: int) -> N
             assert largest - 200 < max(receiver.sizes[before:]) <= largest
         path.forge(mtu, address[1])
         time.sleep(0.05)
-        stream.pump(time.monotonic())  # with nothing to send
+        stream.pump(time.monotonic())  # there is nothing to send
         assert stream.statistics.errors == 0
         assert stream.statistics.dropped_messages == 0
         assert not stream.is_down
@@ -190,10 +190,10 @@ while True:
 
 
 def test_the_program_goes_on_and_nfcapd_gets_all(path: Path, tmp_path: pathlib.Path) -> None:
-    """NetFlow v9 of the profile with the longest records, through a link that becomes narrow."""
+    """The profile with the longest NetFlow v9 records uses a link that becomes narrow."""
     flows, files = tmp_path / "flows.json", tmp_path / "files"
     files.mkdir()
-    # not ip netns exec, which mounts a /sys of its own, without cgroups
+    # ip netns exec would mount its own /sys, without cgroups
     near, far = (("nsenter", f"--net=/run/netns/{one}") for one in (path.exporter, path.collector))
     nfcapd = (*far, "nfcapd", "-b", "10.79.2.1", "-p", PORT, "-w", files, "-t", 60)
     command = (*near, *SOCKFLOW, "run", "-e", f"netflow9://10.79.2.1:{PORT}?profile=kubernetes",
@@ -201,7 +201,7 @@ def test_the_program_goes_on_and_nfcapd_gets_all(path: Path, tmp_path: pathlib.P
                "--active-timeout", 1)  # fmt: skip
 
     def told() -> list[int]:
-        """Packets of each record that the other destination got."""
+        """Returns the packets of each record that the other destination got."""
         lines = flows.read_text().splitlines() if flows.exists() else []
         found = [json.loads(line) for line in lines]
         return [one["PKTS_SENT"] + one["PKTS_RCVD"] for one in found if "PKTS_SENT" in one]
@@ -225,7 +225,7 @@ def test_the_program_goes_on_and_nfcapd_gets_all(path: Path, tmp_path: pathlib.P
 
 
 def test_a_firewall_of_the_host_costs_what_is_counted(path: Path) -> None:
-    """EPERM, told by sendmmsg in the midst of many."""
+    """sendmmsg reports EPERM amid many messages."""
     hook = "type filter hook output priority 0;"
     rule = f"table ip deny {{\n chain out {{\n {hook}\n udp dport {PORT} drop\n }}\n}}\n"
     nft = ("ip", "netns", "exec", path.exporter, "nft")

@@ -1,5 +1,7 @@
-"""Pollers of the archives beside a real Docker, against ip(8): prometheus-snmp-exporter with its
-module if_mib, MRTG's cfgmaker, and Prometheus with what the dashboard asks of it.
+"""Tests Debian's pollers beside a real Docker, against ip(8).
+
+They are prometheus-snmp-exporter with its module if_mib, MRTG's cfgmaker, and Prometheus with the
+queries of the dashboard.
 """
 
 from __future__ import annotations
@@ -54,7 +56,7 @@ class Lab:
             return text
 
     def run_traffic(self) -> None:
-        """'client' fetches from 'web' until it is removed."""
+        """Lets 'client' fetch from 'web' until it is removed."""
         self.docker("run", "-d", "--name", "web", IMAGE, "httpd", "-f", "-p", "80", "-h", "/bin")
         url = f"http://{self.docker.address('web')}/busybox"
         loop = f"while :; do wget -q -O /dev/null {url}; sleep 0.2; done"
@@ -85,7 +87,7 @@ def no_containers(lab: Lab) -> Iterator[None]:
 
 
 def test_containers_have_their_names(lab: Lab) -> None:
-    """ifAlias is the container, ifDescr the interface in it, under its bridge; gone is gone."""
+    """ifAlias is the container, and ifDescr the interface in it. Removed containers disappear."""
 
     def texts(oid: str) -> dict[int, str]:
         shown = run(*lab.enter, "snmpbulkwalk", *V2C, "-On", "-OQ", f"127.0.0.1:{PORT}", oid).stdout
@@ -109,7 +111,7 @@ def test_containers_have_their_names(lab: Lab) -> None:
 
 
 def test_snmp_exporter_while_containers_come_and_go(lab: Lab, tmp_path: Path) -> None:
-    """Each under its alias, with the counters of ``ip -s link``; an old one has no series left."""
+    """Each has its alias and the counters of ``ip -s link``. A removed one has no series left."""
     config = tmp_path / "snmp.yml"
     config.write_text(json.dumps({"if_mib": _if_mib()}))
     command = (*lab.enter, "prometheus-snmp-exporter", f"--config.file={config}",
@@ -118,7 +120,7 @@ def test_snmp_exporter_while_containers_come_and_go(lab: Lab, tmp_path: Path) ->
         lab.run_traffic()
         first = _wait_for_index(lab, exporter, "client")
         until(lambda: _polled(lab, exporter)["web"]["ifHCInOctets"] > 1_000_000)
-        lab.docker("stop", "-t", "0", "client")  # which ends the traffic, and takes its veth away
+        lab.docker("stop", "-t", "0", "client")  # this ends the traffic and removes the veth
         until(lambda: sorted(_polled(lab, exporter)), ["web"])
         until(lambda: _agrees_with_ip(lab, exporter, "web"))
         lab.docker("start", "client")
@@ -131,7 +133,7 @@ def _wait_for_index(lab: Lab, exporter: Program, container: str) -> int:
 
 
 def _agrees_with_ip(lab: Lab, exporter: Program, container: str) -> bool:
-    """With what ip says before and after, where that is the same."""
+    """Returns True if the exporter agrees with ip's output, which is equal before and after."""
     index = int(_polled(lab, exporter)[container]["ifIndex"])
     before, polled = statistics(*lab.enter)[index], _polled(lab, exporter)[container]
     shown = {"name": polled["ifName"], "in": polled["ifHCInOctets"], "out": polled["ifHCOutOctets"]}
@@ -140,7 +142,7 @@ def _agrees_with_ip(lab: Lab, exporter: Program, container: str) -> bool:
 
 
 def _polled(lab: Lab, exporter: Program) -> dict[str, dict[str, Any]]:
-    """By container: its columns, and the labels that they have."""
+    """Returns columns and their labels by container."""
     assert exporter.is_alive(), exporter.errors
     query = urllib.parse.urlencode({"target": f"127.0.0.1:{PORT}", "module": "if_mib"})
     found: dict[str, dict[str, Any]] = {}
@@ -152,8 +154,10 @@ def _polled(lab: Lab, exporter: Program) -> dict[str, dict[str, Any]]:
 
 
 def _if_mib() -> dict[str, Any]:
-    """What the exporter's default module walks, and some columns of it: Debian has no MIB texts to
-    make the whole of."""
+    """Returns the walk of the exporter's default module and some of its columns.
+
+    Debian lacks the MIB texts to make all of them.
+    """
     by_index = [{"labelname": "ifIndex", "type": "gauge"}]
     lookups = [
         {"labels": ["ifIndex"], "labelname": label, "oid": oid, "type": "DisplayString"}
@@ -219,7 +223,7 @@ def _query(lab: Lab, expression: str) -> list[dict[str, Any]]:
 
 
 def _panels() -> Iterator[tuple[str, str]]:
-    """(title, expression) with values for the dashboard's variables."""
+    """Yields (title, expression) with values for the dashboard's variables."""
     board = json.loads((ROOT / "deploy" / "grafana" / "sockflow.json").read_text())
     values = {"$__rate_interval": "10s", "$__range": "1m", "$top": "10", "$job": "sockflow",
               "$instance": ".*", "$namespace": ".*", "$container": ".*"}  # fmt: skip

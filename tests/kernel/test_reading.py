@@ -1,4 +1,4 @@
-"""When the kernel half says that there is something to read, and when it has nothing to say."""
+"""Tests when the kernel half announces rows to read, and when it has none."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.lab.hosts import Host
 from tests.support.meters.ebpf import Meter
 
 TCP = 6
-#: Both ends of each: more rows than what the reader is woken up for, fewer than what a ring holds.
+#: Both ends of each make more rows than the reader is woken for, and fewer than a ring holds.
 CONNECTIONS = 3000
 
 
@@ -33,7 +33,7 @@ def ends(meter: Meter, hosts: tuple[Host, Host]) -> int:
 
 
 def test_who_reads_in_time_loses_nothing(meter: Meter, hosts: tuple[Host, Host]) -> None:
-    """More rows than a ring holds, read only when it says so."""
+    """More rows than a ring holds come, and the reader reads only when it is told to."""
     a, b = hosts
     count = 15_000
     b.start_traffic("serve", 7000)
@@ -51,10 +51,10 @@ def test_who_reads_in_time_loses_nothing(meter: Meter, hosts: tuple[Host, Host])
 
 
 def test_a_reader_is_told_of_owners_too(meter: Meter) -> None:
-    """Processes that open a socket and send nothing: each is an identity, none a flow."""
+    """Processes open a socket and send nothing, so each is an identity without a flow."""
     meter.forget()
     assert not is_told(meter, 0)
-    for _ in range(400):  # of the 590 that the ring holds
+    for _ in range(400):  # the ring holds 590
         if not (pid := os.fork()):
             socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
             os._exit(0)
@@ -66,7 +66,7 @@ def test_a_reader_is_told_of_owners_too(meter: Meter) -> None:
 def test_what_is_told_during_a_read_is_no_answer_that_is_waited_for(
     meter: Meter, hosts: tuple[Host, Host], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The rings are empty when select() looks, so it has nothing to report and forgets the call."""
+    """The rings are empty when select() looks, so it reports nothing and forgets the call."""
     ring = meter.collector._flow_ring
     real_read = ring.read
 

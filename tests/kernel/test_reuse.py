@@ -1,4 +1,4 @@
-"""UDP ports that go from one socket to the next, as those of a busy resolver do."""
+"""Tests UDP ports that pass from one socket to the next, like those of a busy resolver."""
 
 from __future__ import annotations
 
@@ -65,9 +65,9 @@ result = pids
 
 @pytest.mark.parametrize("drained", [False, True], ids=["read", "drained"])
 def test_processes_that_follow_each_other_on_a_port(pair: tuple[Host, Host], drained: bool) -> None:
-    """Each has its record, with its one datagram each way and the server at the other end.
+    """Each has its own record, with one datagram each way and the server at the other end.
 
-    Also where the ring of ended flows is emptied between two snapshots, as on a busy host.
+    This holds even if the ring of ended flows is emptied between two snapshots, as on a busy host.
     """
     here, there = pair
     there.start_traffic("udp-serve", 7000)

@@ -1,4 +1,4 @@
-"""Flows through Services: a kube-proxy's DNAT in a node that is a network namespace of the test.
+"""Tests flows through Services, with a kube-proxy's DNAT in a network namespace as the node.
 
 The node's own processes and its Pods are the clients. Behind the Service is a Pod of this node,
 or one that has no socket here.
@@ -29,7 +29,7 @@ from tests.support.meters.shell import Record, Shell, Shells, shells
 
 NODE = "skvr"
 CLUSTER_IP, POD_IP = "10.96.17.4", "10.77.2.2"
-PORT, TARGET = 7467, 7468  # no other test's: the probe sees the whole host
+PORT, TARGET = 7467, 7468  # used by no other test, since the probe meters the whole host
 RULES = f"""
 table ip services {{
   chain to {{ type nat hook prerouting priority -100;
@@ -40,7 +40,7 @@ table ip services {{
 """
 SERVICE = {6: "shop/web:http", 17: "shop/web:media"}
 
-#: A Pod of elsewhere: it has no socket on this host, and sends each datagram back.
+#: A Pod of another host: it has no socket on this one, and sends each datagram back.
 STRANGER = f"""
 r = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x800))
 r.bind(("v{NODE[:-1]}b", 0))
@@ -60,7 +60,7 @@ def answer():
 
 @pytest.fixture
 def node() -> Iterator[tuple[Host, Host, Host]]:
-    """Two Pods, and the node that they are on."""
+    """Yields two Pods and their node."""
     with translated_hosts(NODE[:-1], RULES) as (client, server):
         run("ip", "-n", server.name, "route", "add", "default", "via", "10.77.2.254")
         run("ip", "-n", NODE, "link", "set", "lo", "up")
@@ -70,7 +70,7 @@ def node() -> Iterator[tuple[Host, Host, Host]]:
 
 @pytest.fixture
 def server(node: tuple[Host, Host, Host]) -> Iterator[KubernetesServer]:
-    """In the node's namespace, where the probe is."""
+    """Yields a Kubernetes API in the node's namespace, where the probe is."""
     service = copy.deepcopy(recorded("service"))
     service["spec"]["clusterIPs"] = [CLUSTER_IP]
     service["spec"]["ports"] = [
@@ -134,7 +134,7 @@ def talk(client: Actor, server: Actor, protocol: int) -> None:
 
 
 def records_of(found: list[Record], protocol: int) -> tuple[list[Record], list[Record]]:
-    """Requests and replies."""
+    """Returns (requests, replies)."""
     ports = {PORT, TARGET}
     mine = [one for one in found if one["protocolIdentifier"] == protocol]
     to = [one for one in mine if one["destinationTransportPort"] in ports]
@@ -148,7 +148,7 @@ def flows_of(folder: Path) -> list[dict[str, Any]]:
             and {PORT, TARGET} & {one["L4_LOCAL_PORT"], one["L4_REMOTE_PORT"]}]  # fmt: skip
 
 
-#: The two ends of datagrams are found by conntrack only, those of a connection without it, too.
+#: Only conntrack finds the two ends of datagrams. The ends of connections are found without it.
 WAYS = [(6,), (6, "--no-nat"), (17,)]
 
 
@@ -158,8 +158,10 @@ def test_a_pod_of_this_node(
     node: tuple[Host, Host, Host], server: KubernetesServer, shell: Shells, tmp_path: Path,
     enter: Enter, way: tuple[Any, ...], place: str,
 ) -> None:  # fmt: skip
-    """Both directions name the Pod and the Service, and the client has no Service. A client that
-    reaches the Pod itself has none either."""
+    """Both directions name the Pod and the Service; the client has no Service.
+
+    A client that reaches the Pod directly has no Service either.
+    """
     protocol, *options = way
     pods, host = node[:2], node[2]
     with actors(pods[0] if place == "pod" else host, pods[1]) as (client, peer):
@@ -200,7 +202,7 @@ def test_a_pod_of_this_node(
 def test_replies_alone(
     node: tuple[Host, Host, Host], server: KubernetesServer, shell: Shells, tmp_path: Path,
 ) -> None:  # fmt: skip
-    """The request was before the probe came: the first record is a reply's, and has the Pod."""
+    """The request is older than the probe. The first record is a reply's, and has the Pod."""
     there = copy.deepcopy(recorded("elsewhere"))
     there["status"] |= {"podIP": POD_IP, "podIPs": [{"ip": POD_IP}]}
     server.put(PODS, there)

@@ -1,4 +1,4 @@
-"""``python -m probe run`` in front of ``python -m probe collect --json``: what really arrives."""
+"""Tests ``python -m probe run`` with ``python -m probe collect --json``: what arrives."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def inode(host: Host) -> int:
 
 
 def of(records: list[Record], *hosts: Host) -> list[Record]:
-    """Those of sockets in the namespaces."""
+    """Returns the records of sockets in the hosts' namespaces."""
     inodes = {inode(host) for host in hosts}
     return [
         record
@@ -50,7 +50,7 @@ def connect(client: Actor, server: Actor, address: str, port: int = PORT) -> Non
 
 
 def exchange(client: Actor, server: Actor, octets: int) -> None:
-    """There, and twice as much back."""
+    """Sends ``octets``, and twice as many back."""
     client.do(f"s.sendall(b'x' * {octets})")
     server.do(f"left = {octets}\nwhile left: left -= len(c.recv(left))")
     server.do(f"c.sendall(b'x' * {2 * octets})")
@@ -58,7 +58,7 @@ def exchange(client: Actor, server: Actor, octets: int) -> None:
 
 
 def ask(client: Actor, server: Actor, address: str, port: int, times: int) -> None:
-    """UDP there and back."""
+    """Sends UDP datagrams there and back."""
     server.do(f"v = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); v.bind(('', {port}))")
     client.do("u = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)")
     for _ in range(times):
@@ -137,7 +137,7 @@ def test_the_duration_ends_it(shell: Shells, pair: tuple[Host, Host]) -> None:
 
 # -- own traffic -------------------------------------------------------------------------------
 def test_the_export_is_no_flow(shell: Shells, pair: tuple[Host, Host]) -> None:
-    """Neither our socket nor the collector's on the same host."""
+    """Neither our socket nor the collector's on the same host makes a flow."""
     found = shell("--active-timeout", "1", "--interval", "0.1")
     with actors(*pair) as (client, server):
         connect(client, server, str(pair[1].four))
@@ -160,7 +160,7 @@ def test_the_export_is_no_flow(shell: Shells, pair: tuple[Host, Host]) -> None:
 def test_the_export_to_another_namespace_is_no_flow(
     shell: Shells, pair: tuple[Host, Host], six: bool
 ) -> None:
-    """The collector in a container of this host."""
+    """The collector is in a container of this host."""
     here, there = pair
     at = f"[{there.six}]" if six else str(there.four)
     found = shell("--active-timeout", "1", "--interval", "0.1", probe=here, sink=there, at=at)
@@ -204,7 +204,7 @@ FILTERS = {
 
 
 def service(record: Record) -> str:
-    """As in TRAFFIC."""
+    """Returns the flow's protocol and port, as in TRAFFIC."""
     protocol = {6: "tcp", 17: "udp"}[record["protocolIdentifier"]]
     ports = {record["sourceTransportPort"], record["destinationTransportPort"]}
     return f"{protocol} {min(ports & PORTS)}"
@@ -212,7 +212,7 @@ def service(record: Record) -> str:
 
 @pytest.mark.parametrize("how", FILTERS)
 def test_filters(shell: Shells, pair: tuple[Host, Host], how: str) -> None:
-    """What passes, and that everything else is counted: no packet is in neither."""
+    """Every packet is either in a record or counted as left out."""
     options, expected = FILTERS[how]
     with actors(*pair) as (client, server):
         for actor in (client, server):
@@ -236,13 +236,13 @@ def test_filters(shell: Shells, pair: tuple[Host, Host], how: str) -> None:
     ends, packets = found.left_out()
     exported = sum(record["packetDeltaCount"] for record in records)
     seen = sum(truth[name].packets for name in truth)
-    # excluded are both ends of a connection, so each packet twice; other sockets of the host too
+    # both ends are excluded, so each packet counts twice; other sockets of the host count, too
     assert ends >= 2 * (len(TRAFFIC) - len(expected))
     assert packets >= 2 * (seen - exported)
 
 
 def test_rules_see_one_end_at_a_time(shell: Shells, pair: tuple[Host, Host]) -> None:
-    """The server's end passes and tells of both directions; its peer is unknown to it."""
+    """The server's end passes and reports both directions. It does not know its peer."""
     with actors(*pair) as (client, server):
         server.do("open('/proc/self/comm', 'w').write('chosen')")
         found = shell("--include", "process=chosen,cidr=10.77.0.0/24")

@@ -1,4 +1,4 @@
-"""Connections are remembered in a connection slot, or in socket storage if the slot is taken."""
+"""Tests that a connection uses a slot, or socket storage if its slot is taken."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def with_the_slot_of(other: socket.socket) -> socket.socket:
 
 @pytest.fixture(params=[True, False], ids=["slots", "as before Linux 6.2"])
 def either(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Meter]:
-    """A meter with slots, and one as on a kernel that cannot read sockets by address."""
+    """Yields a meter with slots, and one as on a kernel that cannot read sockets by address."""
     monkeypatch.setattr("probe.kernel.host.has_kernel_function", lambda _: request.param)
     found = Meter()
     yield found
@@ -53,7 +53,7 @@ def server() -> Iterator[socket.socket]:
 
 
 class Connection:
-    """A client, connected, and its peer."""
+    """A connected client and its peer."""
 
     def __init__(self, server: socket.socket, client: socket.socket) -> None:
         client.connect(server.getsockname())
@@ -72,14 +72,17 @@ class Connection:
         self.peer.close()
 
     def ends(self, rows: Rows) -> tuple[Rows, Rows]:
-        """(the client's, the peer's)"""
+        """Returns (the client's rows, the peer's rows)."""
         return rows[rows["local_port"] == self.port], rows[rows["remote_port"] == self.port]
 
 
 def test_a_connection_that_finds_its_slot_taken_is_metered_too(
     meter: Meter, server: socket.socket
 ) -> None:
-    """Three connections share a slot: the second finds it taken, the third finds it free again."""
+    """Three connections share a slot.
+
+    The second one finds it taken, the third one finds it free again.
+    """
     first = Connection(server, socket.socket())
     second = Connection(server, with_the_slot_of(first.client))
     first.send(1000)
@@ -98,7 +101,7 @@ def test_a_connection_that_finds_its_slot_taken_is_metered_too(
         here, there = connection.ends(meter.rows)
         assert len(np.unique(here["id"])) == len(np.unique(there["id"])) == 1
         packets = int(here["tx_packets"].sum())
-        # SYN 60, then 32 for each header with timestamps, IPv4's 20 included
+        # SYN 60, then 52 for each header: 32 of TCP with timestamps and 20 of IPv4
         assert here["tx_octets"].sum() == 60 + (packets - 1) * 52 + payload
         assert there["rx_octets"].sum() == here["tx_octets"].sum()
         assert there["rx_packets"].sum() == packets
@@ -106,7 +109,7 @@ def test_a_connection_that_finds_its_slot_taken_is_metered_too(
 
 
 def test_each_report_tells_what_is_new(either: Meter, server: socket.socket) -> None:
-    """The slot keeps what was reported in two copies, used in turn."""
+    """The slot keeps the reported counters in two copies, used in turn."""
     connection = Connection(server, socket.socket())
     either.read()
     for octets in (100, 2000, 30, 4000, 500):
@@ -125,7 +128,7 @@ def test_each_report_tells_what_is_new(either: Meter, server: socket.socket) -> 
 def test_a_snapshot_beside_connections_that_come_and_go(
     either: Meter, hosts: tuple[Host, Host]
 ) -> None:
-    """It reads their sockets without holding them, and they wait for nobody."""
+    """It reads their sockets without holding them, so connections do not wait."""
     here, there = hosts
     count = 6000
     there.start_traffic("serve", 7000)
@@ -157,7 +160,7 @@ def test_a_snapshot_beside_connections_that_come_and_go(
 
 
 def test_slots_are_released(meter: Meter, hosts: tuple[Host, Host]) -> None:
-    """Without socket storage there are only slots; here each of them is taken twice."""
+    """Without socket storage there are only slots. Each slot is taken twice here."""
     here, there = hosts
     count = SLOTS
     for host in hosts:
@@ -170,14 +173,14 @@ def test_slots_are_released(meter: Meter, hosts: tuple[Host, Host]) -> None:
     there.stop()
     meter.read()
     missing = sum(count - len(np.unique(meter.of(host, TCP)["id"])) for host in hosts)
-    # Other sockets of this machine hold some slots; a connection that finds one taken is counted.
+    # Other sockets of this host hold some slots. A connection that finds its slot taken is counted.
     assert missing == meter.collector.losses()["storage_failed"]
     assert missing < count / 100
 
 
 @pytest.mark.parametrize("addresses", [("127.0.0.1", "127.0.0.1"), ("127.0.0.1", "127.0.0.2")])
 def test_who_listens_beside_others_at_one_port(meter: Meter, addresses: tuple[str, str]) -> None:
-    """Before a worker is known, a connection is of the listener that it came to."""
+    """Until its worker is known, a connection belongs to the listener that it reached."""
     with actors(None, None) as listeners, contextlib.ExitStack() as stack:
         port = 0
         for listener, address in zip(listeners, addresses, strict=True):

@@ -1,4 +1,4 @@
-"""The SNMP agent of a running probe, asked by the programs that people use, against ip(8)."""
+"""Tests the SNMP agent of a running probe with common programs, against ip(8)."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def probe(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Probe]:
 
 @pytest.fixture
 def veths() -> Iterator[list[str]]:
-    """Three, with their other ends in a namespace."""
+    """Makes three veths whose other ends are in a namespace."""
     names = [f"vsnmp{number}" for number in range(3)]
     run("ip", "netns", "add", "snsnmp")
     try:
@@ -108,7 +108,7 @@ def test_counters_are_those_of_ip(probe: Probe, veths: list[str]) -> None:
 
 
 def test_tables(probe: Probe) -> None:
-    """snmptable needs a MIB's text; its columns by number are enough."""
+    """snmptable needs the text of a MIB. A text with the columns' numbers is enough."""
     mib = probe.log.parent / "IF-MIB-PART.txt"
     mib.write_text(_MIB)
     shown = run("snmptable", *V2C, "-M", str(mib.parent), "-m", str(mib), "-Ci",
@@ -137,7 +137,7 @@ def test_rows_come_and_go_at_once(probe: Probe, veths: list[str]) -> None:
     before = ask("snmpget", V2C, "-Ot", TABLE_CHANGE)[0][1]
     run("ip", "link", "del", veths[1])
     until(lambda: index in column(IF_NAME), False)
-    # the kernel gives an index again if it is told to: another device is behind it now
+    # an index can be requested again: another device has it now
     run("ip", "link", "add", "index", str(index), "name", "dsnmp", "type", "bridge")
     try:
         until(lambda: column(IF_NAME).get(index), "dsnmp")
@@ -159,7 +159,7 @@ def test_pollers_of_the_archives(probe: Probe, veths: list[str], tmp_path: Path)
 
 
 def test_hostile_requests_leave_it_alive(probe: Probe) -> None:
-    """8000 damaged requests; memory stays, the log is short, and the next one is answered."""
+    """After 8000 damaged requests memory is unchanged, the log is short, and the agent answers."""
     agent = probe.agent()
     name = encode_varbind((1, 3, 6, 1, 2, 1, 1), encode(NULL, b""))
     numbers = b"".join(map(encode_integer, (123456, 0, 20)))
@@ -184,7 +184,7 @@ def test_hostile_requests_leave_it_alive(probe: Probe) -> None:
 
 
 def _version3(pdu: bytes, user: str, flags: int) -> bytes:
-    """Whole, but not of a key that anybody has."""
+    """Returns a complete message whose key no user has."""
     header = encode_integer(99) + encode_integer(65507) + encode(OCTET_STRING, bytes((flags,)))
     texts = (b"", user.encode(), bytes(24 if flags & 1 else 0), bytes(8 if flags & 2 else 0))
     engine, name, digest, salt = (encode(OCTET_STRING, text) for text in texts)
@@ -207,7 +207,7 @@ def _damage(source: socket.socket, good: list[bytes], dice: random.Random, count
         cut = len(octets) if dice.random() < 0.5 else dice.randint(1, len(octets))
         with contextlib.suppress(OSError):
             source.send(bytes(octets[:cut]))
-        if number % 50 == 0:  # what arrives is to be read, not lost
+        if number % 50 == 0:  # gives the agent time to read
             time.sleep(0.03)
         with contextlib.suppress(OSError):
             while True:

@@ -1,4 +1,4 @@
-"""What strangers cannot do to the SNMP agent: run code in it, or flood others through it."""
+"""Tests that strangers cannot run code in the SNMP agent or flood others through it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _CAPABILITIES = ("CapInh", "CapPrm", "CapEff", "CapAmb")
 
 @pytest.fixture
 def trap(tmp_path: Path) -> Path:
-    """A working directory of somebody else's, whose modules leave a file when they are run."""
+    """Makes another user's working directory, whose modules leave a file when they are run."""
     for name in NAMES:
         (tmp_path / f"{name}.py").write_text(
             f"open({str(tmp_path / 'ran')!r}, 'a').write('{name} ')"
@@ -50,7 +50,7 @@ def status(pid: int) -> dict[str, str]:
 
 
 def test_code_in_the_working_directory_is_not_run(trap: Path, tmp_path: Path) -> None:
-    """The agent's process used to have it in front of its module search path, as root."""
+    """The agent, as root, used to search the working directory for modules first."""
     config, log = tmp_path / "c.toml", tmp_path / "log"
     config.write_text(CONFIG)
     command = [str(Path(sys.executable).with_name("sockflow")), "run", "--config", str(config),
@@ -90,7 +90,7 @@ def test_the_agent_has_no_right_left(tmp_path: Path) -> None:
 
 
 def test_packages_that_only_root_may_read_serve_version_3_too(tmp_path: Path) -> None:
-    """pysnmp reads some of its files at the first request, when the agent is nobody already."""
+    """pysnmp reads some of its files at the first request, when the agent is no longer root."""
     locked = tmp_path / "locked"
     (locked / "venv").mkdir(parents=True)
     locked.chmod(0o700)
@@ -103,7 +103,7 @@ def test_packages_that_only_root_may_read_serve_version_3_too(tmp_path: Path) ->
 
 
 def test_a_flood_of_requests_is_answered_with_a_bounded_amount(tmp_path: Path) -> None:
-    """Whoever forges a source address must not turn the agent into an amplifier."""
+    """A forged source address must not turn the agent into an amplifier."""
     varbind = encode(SEQUENCE, encode(OBJECT_IDENTIFIER, oid((1, 3, 6, 1))) + encode(NULL, b""))
     numbers = encode_integer(1) + encode_integer(0) + encode_integer(10_000)
     request = encode_message(
@@ -119,7 +119,7 @@ def test_a_flood_of_requests_is_answered_with_a_bounded_amount(tmp_path: Path) -
             began, came = time.monotonic(), 0
             while "forged" not in probe.log.read_text():
                 assert time.monotonic() - began < 300
-                for _ in range(20):  # few enough for the agent's receive buffer
+                for _ in range(20):  # so few fit into the agent's receive buffer
                     asker.send(request)
                 select.select([asker], [], [], 1)
                 came += drain(asker)

@@ -1,4 +1,4 @@
-"""Identities do not pile up: they are forgotten once no flow and no socket names them."""
+"""Tests that identities are forgotten once no flow and no socket names them."""
 
 from __future__ import annotations
 
@@ -34,9 +34,7 @@ def test_sweep(meter: Meter) -> None:
     assert len(owners) == 50
     kept = owners[0]
     with mock.patch.object(ebpf, "_SWEEP_ABOVE", 10):
-        assert not set(owners) & set(
-            meter.collector.sweep_owners({kept})
-        )  # rows may be on their way
+        assert not set(owners) & set(meter.collector.sweep_owners({kept}))  # rows may still arrive
         released = meter.collector.sweep_owners({kept})
     assert set(owners) - {kept} <= set(released)
     assert kept not in released
@@ -61,7 +59,7 @@ _REEXEC = """
 
 
 def test_a_process_that_executes_itself(meter: Meter) -> None:
-    """It lives, but only its last identity has sockets; what these do later is told under it."""
+    """It lives, but only its last identity has sockets. Their later traffic belongs to that one."""
     with socket.create_server(("127.0.0.1", 0), backlog=64) as server:
         port = server.getsockname()[1]
         code = textwrap.dedent(_REEXEC.format(port=port))

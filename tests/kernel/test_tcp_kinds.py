@@ -1,4 +1,4 @@
-"""TCP that is opened or framed in another way, against nft's counters."""
+"""Tests TCP that is opened or framed in other ways, against nft's counters."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_counters(
             time.sleep(0.1)
     for host, peer in (hosts, hosts[::-1]):
         rows = meter.of(host, TCP)
-        # what a sender puts on the veth arrives segmented, and the receiver's nft sees each segment
+        # data is segmented on its way over the veth, and the receiver's nft sees each segment
         for way, truth in (
             ("tx", peer.counted()["tcp_in"]),
             ("rx", host.counted()["tcp_in"]),
@@ -97,7 +97,7 @@ def test_counters(
 def test_the_options_that_were_negotiated(
     meter: Meter, hosts: tuple[Host, Host], timestamps: int, sack: int, window_scaling: int
 ) -> None:
-    """What arrives is exact: the SYN of a Linux peer has the options that both ends have."""
+    """Received octets are exact, since a Linux peer's SYN has the options that both ends have."""
     for host in hosts:
         for name, value in (
             ("timestamps", timestamps),
@@ -122,7 +122,7 @@ def test_the_options_that_were_negotiated(
 
 
 def test_a_further_subflow_of_mptcp_has_the_owner(meter: Meter, hosts: tuple[Host, Host]) -> None:
-    """A worker of the kernel connects it."""
+    """A worker of the kernel connects the subflow."""
     here, there = hosts
     run("ip", "-n", here.name, "address", "add", "10.77.0.31/24", "dev", here.device)
     for host in hosts:

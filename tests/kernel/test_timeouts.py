@@ -1,4 +1,4 @@
-"""What ends a record while its flow goes on: time-outs, and a restart of the probe."""
+"""Tests time-outs and a restart of the probe, which end a record while its flow goes on."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_active_timeout(pair: tuple[Host, Host]) -> None:
 
 @pytest.mark.parametrize("protocol", [TCP, UDP], ids=["tcp", "udp"])
 def test_idle_timeout(pair: tuple[Host, Host], protocol: int) -> None:
-    """What comes after the silence is a new record without the old totals."""
+    """Data after the silence makes a new record without the old totals."""
     with metering(idle_s=1) as process, actors(*pair) as (client, server):
         if protocol == TCP:
             connect(client, server, str(pair[1].four), listen(server, "0.0.0.0"))

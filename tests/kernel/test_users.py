@@ -1,4 +1,4 @@
-"""Who uses a UDP socket, which often is not who made it."""
+"""Tests which process uses a UDP socket. Often it is not the one that made it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def bound():
     u.bind(("127.0.0.1", 0))
     return u
 """
-#: How a socket gets from its maker to who serves it; each ends in a process that tells its pid.
+#: Ways of a socket from its maker to its server. Each ends in a process that reports its pid.
 _HANDOVERS = {
     "daemon": """
         u = bound()
@@ -70,7 +70,7 @@ _SERVE = {
 
 @contextlib.contextmanager
 def running(code: str) -> Iterator[list[int]]:
-    """What the process tells; it and its children end with the test."""
+    """Yields the numbers that the process reports. It and its children end with the test."""
     code = f"{_HEAD}CODE = {code!r}\n{code}" if "CODE" in code else _HEAD + code
     child = subprocess.Popen(
         [sys.executable, "-S", "-c", code], stdout=subprocess.PIPE, text=True,
@@ -105,7 +105,10 @@ def owners_at(meter: Meter, port: int) -> list[Owner]:
 
 
 def wait_until_asleep(pid: int) -> None:
-    """As a server is when nothing comes; what it waits for is only known while it does."""
+    """Waits until the process sleeps, as a server without requests.
+
+    Only then is it known what it waits for.
+    """
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         with open(f"/proc/{pid}/stat", encoding="utf-8") as stat:
@@ -118,7 +121,7 @@ def wait_until_asleep(pid: int) -> None:
 @pytest.mark.parametrize("serve", _SERVE)
 @pytest.mark.parametrize("probe", ["before", "after"])
 def test_who_serves_is_named(probe: str, serve: str) -> None:
-    """By a probe that saw the socket handed over, and by one that came later."""
+    """The probe saw the socket handed over, or came later."""
     with contextlib.ExitStack() as stack:
         meter = Meter() if probe == "before" else None
         servers = {
@@ -150,7 +153,7 @@ def ask(port: int, is_answered: bool) -> None:
 
 
 def test_a_socket_that_changes_hands_after_use(meter: Meter) -> None:
-    """What the first one sent and got stays with it."""
+    """The first process keeps what it sent and received."""
     code = """
     u = bound(); tell(os.getpid())
     for _ in range(2): d, p = u.recvfrom(999); u.sendto(d, p)
@@ -183,7 +186,7 @@ def test_a_socket_that_changes_hands_after_use(meter: Meter) -> None:
 
 
 def test_workers_that_take_turns(meter: Meter) -> None:
-    """One of them is named, the source says that there are several, and rows stay few."""
+    """One of them is named, the source shows that there are several, and rows stay few."""
     code = """
     u = bound(); children = []
     for _ in range(3):

@@ -1,4 +1,4 @@
-"""``sockflow flows`` with real traffic: on a pipe, as JSON, on a terminal, and how it ends."""
+"""Tests ``sockflow flows`` with real traffic: on a pipe, as JSON, on a terminal, and its end."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def pair() -> Iterator[tuple[Host, Host]]:
 
 @contextlib.contextmanager
 def commands(*each: tuple[str, ...], name: str = "flows") -> Iterator[list[Command]]:
-    """``sockflow flows`` with these arguments, all of them metering."""
+    """Runs ``sockflow flows`` with each list of arguments, and waits until all of them meter."""
     found = [Command(name, *arguments) for arguments in each]
     try:
         for command in found:
@@ -47,7 +47,10 @@ def commands(*each: tuple[str, ...], name: str = "flows") -> Iterator[list[Comma
 
 
 def exchange(client: Actor, server: Actor, address: str) -> None:
-    """5000 octets there, 100 back, on a connection that stays; another that ends; a datagram."""
+    """Sends data on a connection that stays (5000 octets there, 100 back).
+
+    Another connection ends, and a datagram is sent.
+    """
     server.do(f"l = socket.create_server(('', {PORT}))")
     for name, octets in (("s", 5000), ("t", 10)):
         client.do(f"{name} = socket.create_connection(({address!r}, {PORT}), 5)")
@@ -99,7 +102,7 @@ def test_without_a_terminal(pair: tuple[Host, Host]) -> None:
 
 
 def test_sockets_that_wait(pair: tuple[Host, Host]) -> None:
-    """They have sent nothing, and are no flows."""
+    """They have sent nothing, so they are not flows."""
     with actors(pair[1]) as (server,):
         server.do(f"l = socket.create_server(('', {PORT}))")
         server.do(f"u = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); u.bind(('', {PORT}))")
@@ -173,7 +176,7 @@ def test_the_reader_goes_away(pair: tuple[Host, Host]) -> None:
 
 
 class Terminal:
-    """A command with a terminal of its own, 160 by 30."""
+    """A command with its own terminal of 160 by 30."""
 
     def __init__(self, *arguments: str) -> None:
         self._master, slave = os.openpty()
@@ -191,7 +194,7 @@ class Terminal:
         self.text = ""
 
     def read_until(self, wanted: str) -> None:
-        """Until the text has what the pattern ``wanted`` matches."""
+        """Waits until the text matches the pattern ``wanted``."""
         deadline = time.monotonic() + 120
         while not re.search(wanted, self.text):
             assert time.monotonic() < deadline, self.text

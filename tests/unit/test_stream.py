@@ -25,9 +25,8 @@ _COUNT = 20_000
 @pytest.fixture
 def sink() -> Iterator[socket.socket]:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver:
-        receiver.setsockopt(
-            socket.SOL_SOCKET, socket.SO_RCVBUF, 64 << 20
-        )  # the system may give less
+        # the system may give less, which is enough
+        receiver.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 << 20)
         receiver.bind(("127.0.0.1", 0))
         receiver.setblocking(False)
         yield receiver
