@@ -1,7 +1,8 @@
 """Which tests may run beside each other: `make test` runs them in several processes.
 
 Kernel tests follow each other, as do those with collectors. One of each may run at the same time:
-they have network namespaces and addresses of their own. Building images takes long and meters
+they have network namespaces and addresses of their own. Tests with collectors that look at this
+host's interfaces are with the kernel tests, which make some. Building images takes long and meters
 nothing while it does. All other tests of a file stay together, for the sake of its fixtures.
 """
 
@@ -13,8 +14,14 @@ from typing import Any
 
 import pytest
 
-#: Folders and files whose tests follow each other.
-_TOGETHER = ("tests/kernel/test_compose.py", "tests/kernel", "tests/interop")
+#: Tests in these files and folders follow each other, if they have the same name here.
+_TOGETHER = {
+    "tests/kernel/test_compose.py": "images",
+    "tests/interop/test_options.py": "kernel",
+    "tests/interop/test_interface_records.py": "kernel",
+    "tests/kernel": "kernel",
+    "tests/interop": "collectors",
+}
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -24,8 +31,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     class ByFolder(LoadScopeScheduling):  # type: ignore[misc]  # not everybody has it
         def _split_scope(self, nodeid: str) -> str:
             file = Path(nodeid.partition("::")[0])
-            wholes = [name for name in _TOGETHER if Path(name) in (file, *file.parents)]
-            return wholes[0] if wholes else str(file)
+            names = (_TOGETHER.get(str(place)) for place in (file, *file.parents))
+            return next(filter(None, names), str(file))
 
     return ByFolder(config, log)
 

@@ -183,8 +183,8 @@ def test_nfdump(sections: dict[str, Section], due: int) -> None:
     times, translated, nine = sections["nfdump"].shown
     for shown in (times, translated, nine):
         assert f"total flows: {due}," in shown
-    assert "10.77.1.2:7010" in times
-    assert "10.77.1.2:7010" in nine
+    assert "10.79.1.2:7010" in times
+    assert "10.79.1.2:7010" in nine
 
 
 def test_pmacct(sections: dict[str, Section], due: int) -> None:
@@ -198,7 +198,7 @@ def test_pmacct(sections: dict[str, Section], due: int) -> None:
 
 def test_tshark(sections: dict[str, Section], due: int) -> None:
     details, names = sections["wireshark"].shown
-    assert "10.77.1.2" in details
+    assert "10.79.1.2" in details
     assert "sourceProcessPath" in details
     found = [line.split("\t") for line in names.splitlines()]
     assert sum(len(path.split(",")) for _, path in found) == due

@@ -23,7 +23,7 @@ from tests.support.programs import probing, wait_until
 _RULES = """
 table ip shares {
   chain to { type nat hook prerouting priority -100;
-    ip daddr 10.77.1.254 udp dport 53 dnat to 10.77.2.2:7053; }
+    ip daddr 10.79.1.254 udp dport 53 dnat to 10.79.2.2:7053; }
   chain from { type nat hook postrouting priority 100;
     oifname "r2" udp dport 7053 masquerade to :40000-60000; }
 }
@@ -73,17 +73,17 @@ def test_both_directions_of_translated_datagrams_at_one_collector(tmp_path: Path
     """In every record of a flow, also in those of later active timeouts."""
     asked = 40
     with contextlib.ExitStack() as stack:
-        client, server = stack.enter_context(translated_hosts("ns", _RULES))
+        client, server = stack.enter_context(translated_hosts("ns", _RULES, "10.79"))
         stack.enter_context(inside("nsr"))
         one, two, witness = open_members(tmp_path, stack)
         options = [word for member in (one, two) for word in ("-e", f"{member.url}&share=hash")]
         probe = stack.enter_context(
-            probing(tmp_path, *options, "-e", witness.url, *HURRY, "--include", "cidr=10.77.2.0/24")
+            probing(tmp_path, *options, "-e", witness.url, *HURRY, "--include", "cidr=10.79.2.0/24")
         )
         with actors(client, server) as (asking, answering):
             answering.do("s = socket.socket(type=socket.SOCK_DGRAM); s.bind(('', 7053))")
             asking.do(f"c = [socket.socket(type=socket.SOCK_DGRAM) for _ in range({asked})]")
-            asking.do("for s in c: s.connect(('10.77.1.254', 53)); s.settimeout(120)")
+            asking.do("for s in c: s.connect(('10.79.1.254', 53)); s.settimeout(120)")
             for played in range(1, 4):
                 asking.do("for s in c: s.send(b'question')")
                 answering.do(f"for _ in range({asked}): s.sendto(b'answer', s.recvfrom(99)[1])")

@@ -20,12 +20,12 @@ from tests.support.programs import probing
 _RULES = """
 table ip translation {
   chain to { type nat hook prerouting priority -100;
-    ip daddr 10.77.1.254 tcp dport 80 dnat to 10.77.2.2:7000; }
+    ip daddr 10.79.1.254 tcp dport 80 dnat to 10.79.2.2:7000; }
   chain from { type nat hook postrouting priority 100;
     oifname "r2" tcp dport 7000 masquerade to :40000-60000; }
 }
 """
-_PUBLISHED, _SERVER = ("10.77.1.254", 80), ("10.77.2.2", 7000)
+_PUBLISHED, _SERVER = ("10.79.1.254", 80), ("10.79.2.2", 7000)
 
 End = tuple[str, int]
 
@@ -46,7 +46,7 @@ class Observed:
 def observed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Observed]:
     folder = tmp_path_factory.mktemp("translation")
     with contextlib.ExitStack() as stack:
-        hosts = stack.enter_context(translated_hosts("nt", _RULES))
+        hosts = stack.enter_context(translated_hosts("nt", _RULES, "10.79"))
         stack.enter_context(inside("ntr"))
         targets = Collect(folder), Collect(folder, version=9), Nfcapd(folder), Nfcapd(
             folder, version=9
@@ -54,7 +54,7 @@ def observed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Observed]:
         for one in targets:
             stack.enter_context(contextlib.closing(one))
         urls = [word for one in targets for word in ("-e", one.url)]
-        probe = stack.enter_context(probing(folder, *urls, "--include", "cidr=10.77.0.0/16"))
+        probe = stack.enter_context(probing(folder, *urls, "--include", "cidr=10.79.0.0/16"))
         ends = _connect(hosts)
         assert probe.stop() == 0, probe.errors
         for one in targets:

@@ -15,7 +15,7 @@ from tests.support.programs import Program, running
 _CHAT = Path(__file__).with_name("chat.py")
 
 #: Differs from the addresses of tests/kernel, which may run at the same time.
-INCLUDE = ("--include", "cidr=10.77.1.0/24", "--include", "cidr=fd78::/64")
+INCLUDE = ("--include", "cidr=10.79.1.0/24", "--include", "cidr=fd78::/64")
 BULK_OCTETS = 20_000_000
 _SHORT_PORTS = {7001: (), 7002: ("--close", "first"), 7003: ("--close", "reset"),
                 7004: ("--close", "late")}  # fmt: skip
@@ -34,7 +34,7 @@ def interop_hosts() -> Iterator[tuple[Host, Host]]:
 
 
 def _readdress(host: Host, number: int) -> None:
-    host.four = ipaddress.ip_address(f"10.77.1.{number}")
+    host.four = ipaddress.ip_address(f"10.79.1.{number}")
     host.six = ipaddress.ip_address(f"fd78::{number}")
     for address in (f"{host.four}/24", f"{host.six}/64"):
         run("ip", "-n", host.name, "addr", "add", address, "dev", host.device, "nodad")

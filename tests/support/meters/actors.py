@@ -186,8 +186,8 @@ def metering(active_s: float = 60, idle_s: float = 15) -> Iterator[MeteringProce
 
 
 @contextlib.contextmanager
-def translated_hosts(prefix: str, rules: str) -> Iterator[tuple[Host, Host]]:
-    """A client's host (10.77.1.1) and a server's (10.77.2.2) behind a router that runs ``rules``.
+def translated_hosts(prefix: str, rules: str, net: str = "10.77") -> Iterator[tuple[Host, Host]]:
+    """A client's host (``net``.1.1) and a server's (``net``.2.2) behind a router with ``rules``.
 
     The client has a route to everything through the router, and the server to the router only.
     """
@@ -199,8 +199,8 @@ def translated_hosts(prefix: str, rules: str) -> Iterator[tuple[Host, Host]]:
         run("ip", "netns", "add", name)
     try:
         for number, host in ((1, a), (2, b)):
-            _connect(host, router, number)
-        run("ip", "-n", a.name, "route", "add", "default", "via", "10.77.1.254")
+            _connect(host, router, number, net)
+        run("ip", "-n", a.name, "route", "add", "default", "via", f"{net}.1.254")
         enable = ("sysctl", "-qw", "net.ipv4.ip_forward=1")
         run("ip", "netns", "exec", router, *enable)
         run("ip", "netns", "exec", router, "nft", "-f", "-", input=rules)
@@ -212,13 +212,13 @@ def translated_hosts(prefix: str, rules: str) -> Iterator[tuple[Host, Host]]:
             subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False)
 
 
-def _connect(host: Host, router: str, number: int) -> None:
+def _connect(host: Host, router: str, number: int, net: str) -> None:
     device = f"r{number}"
     run("ip", "link", "add", host.device, "netns", host.name, "type", "veth",
         "peer", "name", device, "netns", router)  # fmt: skip
     for name, address, link in (
-        (host.name, f"10.77.{number}.{number}/24", host.device),
-        (router, f"10.77.{number}.254/24", device),
+        (host.name, f"{net}.{number}.{number}/24", host.device),
+        (router, f"{net}.{number}.254/24", device),
     ):
         run("ip", "-n", name, "link", "set", "lo", "up")
         run("ip", "-n", name, "addr", "add", address, "dev", link)
