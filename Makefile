@@ -33,8 +33,8 @@ install = @missing=$$(for p in $(1); do dpkg-query -W -f='$${Status}' $$p 2>/dev
 			apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
 	fi
 
-# Tests wait more than they compute: tests/conftest.py tells which may run at the same time. ARGS=-n0 ends that.
-BESIDE := -n 3 --dist loadscope
+# Runs the unit tests beside those that load eBPF (tests/conftest.py). ARGS=-n0 ends that.
+BESIDE := -n 2 --dist loadscope
 
 .PHONY: build run test lint unit bench docs system system-test system-bench packages kernel clean
 

@@ -1,9 +1,8 @@
-"""Which tests may run beside each other: `make test` runs them in several processes.
+"""Which tests may run beside each other: `make test` runs them in two processes.
 
-Kernel tests follow each other, as do those with collectors. One of each may run at the same time:
-they have network namespaces and addresses of their own. Tests with collectors that look at this
-host's interfaces are with the kernel tests, which make some. Building images takes long and meters
-nothing while it does. All other tests of a file stay together, for the sake of its fixtures.
+All tests that load eBPF follow each other: the probe meters the whole host, so one test would count
+the traffic of another. The tests of all other files run beside them. The tests of one file stay
+together, for the sake of its fixtures.
 """
 
 from __future__ import annotations
@@ -14,27 +13,21 @@ from typing import Any
 
 import pytest
 
-#: Tests in these files and folders follow each other, if they have the same name here.
-_TOGETHER = {
-    "tests/kernel/test_compose.py": "images",
-    "tests/interop/test_options.py": "kernel",
-    "tests/interop/test_interface_records.py": "kernel",
-    "tests/kernel": "kernel",
-    "tests/interop": "collectors",
-}
+#: Folders whose tests follow each other.
+_METERING = ("tests/kernel", "tests/interop")
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     from xdist.scheduler import LoadScopeScheduling
 
-    class ByFolder(LoadScopeScheduling):  # type: ignore[misc]  # not everybody has it
+    class MeteringInOne(LoadScopeScheduling):  # type: ignore[misc]  # not everybody has it
         def _split_scope(self, nodeid: str) -> str:
             file = Path(nodeid.partition("::")[0])
-            names = (_TOGETHER.get(str(place)) for place in (file, *file.parents))
-            return next(filter(None, names), str(file))
+            is_metering = any(Path(name) in file.parents for name in _METERING)
+            return "metering" if is_metering else str(file)
 
-    return ByFolder(config, log)
+    return MeteringInOne(config, log)
 
 
 @pytest.hookimpl(wrapper=True)
