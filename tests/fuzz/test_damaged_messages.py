@@ -1,8 +1,8 @@
-"""100 000 damaged messages of each protocol: every octet is accounted for, or its loss is told.
+"""Tests 100 000 damaged messages of each protocol: every octet is read, or its loss is counted.
 
-``tests.support.reader`` reads each of them too, by the letter. What it accepts must be the same
-here, over chains of messages whose (damaged) Templates are remembered. Of what it refuses something
-may be read here, but never without a word.
+``tests.support.reader`` reads each of them strictly. What it accepts must be read the same here,
+over chains of messages whose (damaged) Templates are remembered. Parts of what it refuses may be
+read here, but only if the error is counted.
 """
 
 from __future__ import annotations
@@ -40,13 +40,16 @@ from tests.support.reader.wire import Known
 from tests.support.records import NOW_S, flow_records, owner_table
 
 MESSAGES = 100_000
-_CHAIN = 250  # messages before both readers start anew
+_CHAIN = 250  # messages before both readers restart
 _NUMBERS = (0, 1, 2, 3, 4, 5, 255, 256, 257, 300, 0x8001, 65534, 65535)
 _SLOWEST_S = 1.0
 
 
 def corpus(protocol: Protocol) -> list[bytes]:
-    """Valid messages, Templates first: our own exporter's, and what it never sends."""
+    """Returns valid messages with Templates first.
+
+    They are our exporter's, and kinds that it never sends.
+    """
     found: list[bytes] = []
     for name, size in (("numeric", 700), ("full", 1400)):
         for ip_version in (4, 6):
@@ -77,7 +80,7 @@ def _netflow9_corpus() -> list[bytes]:
 
 
 class Damage:
-    """Ways to spoil a message, chosen by chance."""
+    """Ways to damage a message, chosen at random."""
 
     def __init__(self, whole: list[bytes], header: int, seed: int) -> None:
         self._whole, self._header = whole, header
@@ -88,13 +91,13 @@ class Damage:
         ]  # fmt: skip
 
     def message(self) -> bytes:
-        """One that is spoilt, or as it was in one of eight cases."""
+        """Returns a damaged message, or in one of eight cases a whole one."""
         octets = bytearray(self._chance.choice(self._whole))
         if self._chance.randrange(8):
             for _ in range(self._chance.randint(1, 3)):
                 self._chance.choice(self._ways)(octets)
         if self._header == 16 and self._chance.randrange(10) and len(octets) >= 4:
-            octets[2:4] = struct.pack("!H", len(octets) & 0xFFFF)  # so that more than that is tried
+            octets[2:4] = struct.pack("!H", len(octets) & 0xFFFF)  # keeps the length valid
         return bytes(octets)
 
     def _at(self, octets: bytearray) -> int:
@@ -124,7 +127,7 @@ class Damage:
         )
 
     def _splice(self, octets: bytearray) -> None:
-        """Sets of another message behind the own ones."""
+        """Appends the Sets of another message."""
         octets += self._chance.choice(self._whole)[self._header :]
 
     def _set_length(self, octets: bytearray) -> None:
@@ -142,7 +145,7 @@ def counts(process: CollectingProcess) -> tuple[int, int, int, int]:
 
 @pytest.mark.parametrize("protocol", PROTOCOLS, ids=lambda one: str(one.name))
 def test_damaged_messages(protocol: Protocol, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(waiting, "MOST_OCTETS", 0)  # the other reader lets nothing wait
+    monkeypatch.setattr(waiting, "MOST_OCTETS", 0)  # the strict reader keeps no data waiting
     whole = corpus(protocol)
     damage = Damage(whole, 20 if protocol.is_netflow9 else 16, seed=20260102)
     accepted = refused = read = 0
@@ -158,7 +161,7 @@ def test_damaged_messages(protocol: Protocol, monkeypatch: pytest.MonkeyPatch) -
 
 
 class Both:
-    """Our reader and the one that insists on the letter, both knowing the same Templates."""
+    """Our reader and the strict one, with the same Templates."""
 
     def __init__(self, whole: list[bytes], is_reliable: bool) -> None:
         self.process, self.known = collecting_process(), Known(is_reliable)
@@ -168,7 +171,7 @@ class Both:
             self.known.read(octets)
 
     def take(self, octets: bytes) -> tuple[bool, int]:
-        """Whether it is valid, and how many records were read."""
+        """Returns whether the message is valid, and how many records were read."""
         counted = self.process.statistics
         before, odd_before = counts(self.process), counted.oddities.total()
         domains = self._copy()
@@ -185,7 +188,7 @@ class Both:
         read = self.known.read(octets)
         if read.broken is not None:
             assert counted.oddities.total() > odd_before, octets.hex()
-            self._restore(domains)  # the other reader remembers nothing of it
+            self._restore(domains)  # the strict reader remembers none of it
             return False, changes[0] + changes[1]
         records = read.record_count(False), read.record_count(True)
         expected = *records, read.template_count, read.unknown_sets
@@ -206,7 +209,7 @@ class Both:
 
 @pytest.mark.parametrize("protocol", PROTOCOLS, ids=lambda one: str(one.name))
 def test_a_message_is_whole_or_told_of(protocol: Protocol) -> None:
-    """Cut anywhere but between two Sets, or with an octet behind it."""
+    """A message is refused if it is cut within a Set, or if an octet follows it."""
     header = 20 if protocol.is_netflow9 else 16
     for octets in corpus(protocol):
         accepted = {end for end in range(len(octets) + 1) if is_accepted(octets[:end], header)}

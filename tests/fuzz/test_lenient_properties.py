@@ -1,6 +1,6 @@
-"""Any octets at all, and anything that looks like a message: no crash, no loss without a word.
+"""Tests any octets, and anything like a message: no crash, and no loss without a count.
 
-What is read of them goes on to the views and to JSON, as ``sockflow collect`` does it.
+What is read from them goes on to the views and to JSON, as in ``sockflow collect``.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _shift = st.integers(-9, 9)
 
 @st.composite
 def _announced(draw: st.DrawFn, is_netflow9: bool) -> tuple[int, bytes]:
-    """A Set of an (Options) Template and something behind it."""
+    """Draws a Set with an (Options) Template and something behind it."""
     number, fields = draw(_template_id), draw(_fields)
     if draw(st.booleans()):
         return (0 if is_netflow9 else 2), template(number, *fields) + draw(_tail)
@@ -70,7 +70,7 @@ def datagrams(draw: st.DrawFn, is_netflow9: bool) -> bytes:
 
 
 def consume(process: CollectingProcess, octets: bytes, is_reliable: bool = False) -> None:
-    """As the collector does, down to the screen."""
+    """Reads octets as the collector does, including the screen."""
     flows = FlowTable()
     try:
         decoded = process.decode_message(octets, ("192.0.2.1", 2055), is_reliable)
@@ -87,7 +87,7 @@ def losses(process: CollectingProcess) -> int:
 
 
 def check(process: CollectingProcess) -> None:
-    """What holds after anything."""
+    """Checks what holds after any input."""
     domains = process._domains.values()
     assert process._weight == sum(domain.weight for domain in domains)
     for domain in domains:
@@ -124,7 +124,10 @@ def test_anything_like_a_message(some: list[bytes], is_reliable: bool) -> None:
 @MORE
 @given(st.data())
 def test_quirks_one_after_another(data: st.DataObject) -> None:
-    """Samples in any order, cut or continued: what was whole is read, whatever came before."""
+    """Samples come in any order, cut or continued.
+
+    Whole messages are read, whatever came before.
+    """
     process = collecting_process(32473)
     for sample in data.draw(st.lists(st.sampled_from(SAMPLES), max_size=6)):
         peer = (f"192.0.2.{data.draw(st.integers(1, 2))}", 2055)
@@ -143,7 +146,7 @@ def test_quirks_one_after_another(data: st.DataObject) -> None:
 @MORE
 @given(_fields, st.binary(max_size=400))
 def test_every_octet_is_read_or_told(fields: list[tuple[int, int]], body: bytes) -> None:
-    """Records of any Template: those that are whole, then padding."""
+    """Whole records of any Template are read; the rest is padding."""
     process = collecting_process(32473)
     decoded = process.decode_message(packet((0, template(256, *fields)), (256, body)), "peer")
     lengths = [length for _, length in fields if length]

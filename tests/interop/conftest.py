@@ -1,4 +1,4 @@
-"""Two hosts for each test module that asks for them; all of these tests need root."""
+"""Two hosts for each test module that asks for them. All of these tests need root."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""One run of the probe, real traffic, and all collectors at once: the same flows everywhere.
+"""Tests that all collectors show the same flows in one run of the probe with real traffic.
 
-The probe exports to each as docs/collectors/README.md says, in the protocol and the profile for it.
+The probe exports to each as docs/collectors/README.md says, in its protocol and profile.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from tests.support.programs import Datagrams, export_url, probing
 
 
 class Raw(Datagrams):
-    """Datagrams for libraries."""
+    """Receives datagrams for libraries to read."""
 
     def __init__(self, version: int, profile: str) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class Raw(Datagrams):
 
 @dataclass
 class Observed:
-    """What each collector says of the same minute."""
+    """What each collector reports of the same minute."""
 
     workload: Workload
     collectors: dict[str, Nfcapd | Nfacctd | Collect | Capture | Raw]
@@ -103,7 +103,7 @@ def observed(
 
 @pytest.mark.parametrize("collector", COLLECTORS)
 def test_each_direction_of_each_flow_is_there_once(observed: Observed, collector: str) -> None:
-    """Both ends are on this host: without joining there would be four records a connection."""
+    """Both ends are on this host. Without joining, a connection would have four records."""
     flows = observed[collector]
     keys = Counter(one.key for one in flows)
     assert set(keys.values()) == {1}
@@ -114,7 +114,10 @@ def test_each_direction_of_each_flow_is_there_once(observed: Observed, collector
 
 @pytest.mark.parametrize("way", ["client to server", "server to client"])
 def test_packets_and_octets_are_those_of_nft(observed: Observed, way: str) -> None:
-    """UDP exactly; TCP within half a percent, short connections with every close among it."""
+    """UDP is exact.
+
+    TCP is within half a percent, including short connections with every kind of close.
+    """
     workload = observed.workload
     sender = workload.here if way == "client to server" else workload.there
     flows = observed["collect"]
@@ -124,10 +127,10 @@ def test_packets_and_octets_are_those_of_nft(observed: Observed, way: str) -> No
 
 @pytest.mark.parametrize("collector", COLLECTORS)
 def test_collectors_agree_on_every_record(observed: Observed, collector: str) -> None:
-    """To the packet, the octet and the millisecond, in both protocols and on all transports."""
+    """They agree to the packet, octet and millisecond, in both protocols and on all transports."""
     flows, ours = sorted(observed[collector]), sorted(observed["collect"])
     assert [one[:7] for one in flows] == [one[:7] for one in ours]
-    off_ms = 1000 if collector == "nfacctd v9" else 0  # it reads sysUptime in whole seconds
+    off_ms = 1000 if collector == "nfacctd v9" else 0  # nfacctd reads sysUptime in whole seconds
     for one, own in zip(flows, ours, strict=True):
         assert abs(one.first_ms - own.first_ms) <= off_ms, (one, own)
         assert abs(one.last_ms - own.last_ms) <= off_ms, (one, own)
@@ -146,7 +149,10 @@ def test_nfdump_sums_to_the_same(observed: Observed, name: str) -> None:
     "name", ["nfacctd", "nfacctd v9", "collect v9", "collect tcp", "tshark", "tshark v9"]
 )
 def test_process_names_arrive_at_both_sides(observed: Observed, name: str) -> None:
-    """ntop's elements: 35632/169 and 376 in IPFIX, field types 57641 and 57848 in NetFlow v9."""
+    """They use ntop's elements.
+
+    These are 35632/169 and 376 in IPFIX, and field types 57641 and 57848 in NetFlow v9.
+    """
     reference, collector = observed.collectors["collect"], observed.collectors[name]
     assert isinstance(reference, Collect)
     assert not isinstance(collector, Nfcapd | Raw)

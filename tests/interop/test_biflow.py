@@ -1,4 +1,4 @@
-"""Biflows (RFC 5103) of real traffic, beside the same flows one direction a record."""
+"""Tests Biflows (RFC 5103) of real traffic against the same flows with a record per direction."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _COUNTERS = ("PacketDeltaCount", "OctetDeltaCount")
 
 @dataclass
 class Observed:
-    """``biflows`` of one collector, and what another one has of the same flows."""
+    """``biflows`` of one collector, and another collector's records of the same flows."""
 
     workload: Workload
     biflows: list[dict[str, Any]]
@@ -56,7 +56,7 @@ def observed(
 
 
 def directions(biflow: dict[str, Any]) -> tuple[Flow, Flow]:
-    """As two records would tell it."""
+    """Returns the two directions as two records would show them."""
     family = biflow["ipVersion"]
     source, destination = (biflow[f"{side}IPv{family}Address"] for side in _SIDES)
     source_port, destination_port = (biflow[f"{side}TransportPort"] for side in _SIDES)
@@ -77,7 +77,7 @@ def test_one_record_for_every_flow(observed: Observed) -> None:
 
 
 def test_both_directions_are_those_of_the_uniflows(observed: Observed) -> None:
-    """Counters, and times to the millisecond."""
+    """Counters agree, and times to the millisecond."""
     found = {one.key: one for biflow in observed.biflows for one in directions(biflow)}
     assert found == observed.uniflows
 
@@ -92,7 +92,7 @@ def test_the_client_is_the_source(observed: Observed) -> None:
 
 
 def test_tshark_shows_both_directions(observed: Observed) -> None:
-    """It gives reverse elements the names of the forward ones; ours come first in the record."""
+    """tshark gives reverse elements the names of the forward ones, which come later in a record."""
     names = ("cflow.packets", "cflow.octets")
     columns: list[list[int]] = [[], []]
     for line in observed.capture.columns(*names):

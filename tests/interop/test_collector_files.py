@@ -1,4 +1,4 @@
-"""The files of ``sockflow templates`` in the hands of the programs that they are for."""
+"""Tests the files of ``sockflow templates`` with the programs that they are for."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _FLOWS = 40
 
 
 def written(*arguments: str) -> str:
-    """What the command writes to standard output."""
+    """Returns what the command writes to standard output."""
     command = (*SOCKFLOW, "templates", *arguments)
     done = subprocess.run(command, check=True, text=True, capture_output=True, timeout=180)
     return done.stdout
@@ -43,12 +43,12 @@ def flows_of(profile: str, protocol: str) -> list[bytes]:
 
 
 class DescribedNfacctd(Nfacctd):
-    """With the primitives that were written for it, all of them in ``aggregate``."""
+    """nfacctd with the primitives that were written for it, all of them in ``aggregate``."""
 
     primitives = ""
 
     def wait(self) -> None:
-        """Until its plugin is there to take what the core has read."""
+        """Waits until its plugin can take what the core has read."""
         wait_until(
             lambda: "cache entries=" in self.program.output + self.program.errors, "its plugin"
         )
@@ -68,7 +68,7 @@ class DescribedNfacctd(Nfacctd):
         return command
 
     def rows(self) -> list[dict[str, str]]:
-        """Those written so far: its plugin may outlive the core."""
+        """Returns the rows written so far. The plugin may outlive the core."""
         path = self.folder / "flows.csv"
         if not path.exists():
             return []
@@ -112,7 +112,7 @@ def test_nfacctd_reads_names(
     assert {name: row[name] for name in expected} == expected
 
 
-#: Attribute of an owner, what pmacct calls it, and the octets of its field in NetFlow v9.
+#: Attribute of an owner, its name in pmacct, and the octets of its field in NetFlow v9.
 _FULL_NAMES = (
     ("process.name", "src_proc_name", 16),
     ("process.user_name", "src_proc_user_name", 32),
@@ -131,7 +131,10 @@ def full_name(number: int, length: int) -> str:
 
 
 def owners_with_full_names(more: int) -> OwnerTable:
-    """Their names have ``more`` octets than NetFlow v9 has room for; negative: fewer."""
+    """Returns owners whose names exceed NetFlow v9's room by ``more`` octets.
+
+    Names are shorter if it is negative.
+    """
     table = OwnerTable()
     for number in range(1, 5):
         texts = {
@@ -189,7 +192,7 @@ class DescribedCapture(Capture):
         self._script.write_text(written("--wireshark"))
 
     def values(self, *names: str, condition: str = "sockflow") -> list[list[str]]:
-        """Of each field the values in all frames, one after the other."""
+        """Returns each field's values in all frames, one after the other."""
         fields = [word for name in names for word in ("-e", f"sockflow.{name}")]
         lines = self._tshark(
             "-X", f"lua_script:{self._script}", "-Y", condition, "-T", "fields", *fields
@@ -243,7 +246,7 @@ def test_tshark_filters_by_names(tmp_path: Path) -> None:
 def test_tshark_shows_all_that_the_defaults_send_without_a_preference(
     profile: str, protocol: str, tmp_path: Path
 ) -> None:
-    """With command lines, of flows that were translated and of others: the longest Templates."""
+    """Command lines and translated flows have the longest Templates. Other flows are there, too."""
     session = ProfileSession(
         profile, protocol, now_s=time.time(), privacy=Privacy(command_lines=True)
     )

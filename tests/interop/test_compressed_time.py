@@ -1,6 +1,7 @@
-"""Half an hour of mixed traffic in seconds: every profile, protocol and transport, read strictly.
+"""Tests half an hour of mixed traffic in seconds with every profile, protocol and transport.
 
-Sessions are those of the probe; only the clock and the sockets are the test's.
+A strict reader checks it. Sessions are those of the probe. The clock and the sockets are the
+test's.
 """
 
 from __future__ import annotations
@@ -32,14 +33,14 @@ _TICK_S = 30
 _NAMES = ("nginx", "größe-" * 9, "日本語のプロセス", "", "a\tb\0c", "x" * 300)
 UDP = ("ipfix://127.0.0.1:4739", "netflow9://127.0.0.1:2055")
 STREAM = "ipfix+tcp://127.0.0.1:4739"
-#: With reverse elements too, where the protocol has them.
+#: Every profile over UDP and over a connection, and IPFIX over UDP with Biflows.
 CASES = [
     f"{base}?profile={profile}{extra}"
     for profile in load_profiles()
     for base, extra in [(UDP[0], ""), (UDP[0], "&biflow=rfc5103"), (UDP[1], ""), (STREAM, "")]
 ]
 CASES += [f"{base}?profile=full&max_message=1100" for base in (*UDP, STREAM)]
-#: Strings of options are padded, for nfdump's sake.
+#: Strings of options are padded, because nfdump needs fixed lengths.
 _MEANT = ("value.nul",)
 
 
@@ -84,7 +85,7 @@ class Recorder:
 
 
 class StreamRecorder(Recorder):
-    """A connection."""
+    """A recorder that acts as a connection."""
 
     keeps_order = True
 
@@ -120,7 +121,7 @@ def owners() -> OwnerTable:
 
 
 def mixed(tick_s: int, random: np.random.Generator) -> Rows:
-    """Both directions of TCP and UDP flows of both IP versions, some of them translated."""
+    """Returns both directions of TCP and UDP flows of both IP versions, some of them translated."""
     count = int(random.integers(0, 60))
     there = np.concatenate([flow_records(count, 19), flow_records(count // 3, 19, ip_version=6)])
     there["flow_id"] = tick_s * 1000 + np.arange(len(there))
@@ -143,7 +144,7 @@ def mixed(tick_s: int, random: np.random.Generator) -> Rows:
 
 
 def play(reader: StrictReader, url: str, start_s: int, key: str, connections: int) -> int:
-    """Half an hour of one run of the probe, and how many records it sent."""
+    """Plays half an hour of one run of the probe, and returns how many records it sent."""
     made: list[Recorder] = []
 
     def record(destination: Destination) -> Sender:
@@ -174,19 +175,19 @@ def play(reader: StrictReader, url: str, start_s: int, key: str, connections: in
 
 @pytest.mark.parametrize("url", CASES)
 def test_no_rule_is_broken(url: str) -> None:
-    """Refreshes of the Templates, a restart of the probe and of the connection included."""
+    """The time includes refreshes of Templates and restarts of probe and connection."""
     reader = StrictReader()
     sent = play(reader, url, 0, "first run", 3)
     sent += play(reader, url, _MINUTES * 60, "after a restart", 1)
     reader.finish()
-    meant = (*_MEANT, "type.missing") if "antrea" in url else _MEANT  # it has no options at all
+    meant = (*_MEANT, "type.missing") if "antrea" in url else _MEANT  # Antrea's has no options
     assert reader.broken(Severity.ERROR, Severity.WARNING, but=meant) == []
     assert reader.totals["flows"] == sent
     assert reader.totals["templates"] >= (2 if "tcp" in url else 6)
 
 
 class Emptying(Recorder):
-    """Sends all that waits whenever it is pumped."""
+    """A recorder that sends all waiting messages whenever it is pumped."""
 
     def __init__(self, destination: Destination) -> None:
         super().__init__(destination)
@@ -202,7 +203,7 @@ class Emptying(Recorder):
 
 @pytest.mark.parametrize("url", UDP)
 def test_a_large_tick_leaves_by_lots(url: str) -> None:
-    """So messages that wait are few, and the sequence goes on from lot to lot."""
+    """Few messages wait at a time, and the sequence goes on from lot to lot."""
     made: list[Emptying] = []
 
     def record(destination: Destination) -> Sender:

@@ -1,4 +1,4 @@
-"""A capture of real sessions before the strict reader: traffic, refresh, restart."""
+"""Tests a capture of real sessions with the strict reader: traffic, refresh and restart."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support.programs import Datagrams, Program, ipfix, probing
 from tests.support.reader import ON_A_BUSY_MACHINE_S, StrictReader
 from tests.support.reader.capture import read_capture
 
-#: One second each, so that all of them happen here.
+#: Times of one second each, so that all time-outs happen here.
 _HURRY = ("--template-refresh", 1, "--active-timeout", 1, "--idle-timeout", 1, "--interval", 0.2,
           *INCLUDE)  # fmt: skip
 #: Strings of options are padded, for nfdump. Type records have two strings of variable length,
@@ -38,14 +38,17 @@ class Captured:
 
     @cached_property
     def reader(self) -> StrictReader:
-        """Templates come again every second, so one that is a minute old was forgotten."""
+        """Reads the capture.
+
+        Templates are repeated every second, so one that is a minute old has expired.
+        """
         reader = StrictReader(refresh_s=60, skew_s=ON_A_BUSY_MACHINE_S)
         read_capture(reader, self.file, self.port)
         reader.finish()
         return reader
 
     def records(self) -> list[dict[str, Any]]:
-        """Of flows."""
+        """Returns the records of flows."""
         return list(self.reader.flows())
 
     def flows(self) -> list[Flow]:
@@ -56,7 +59,7 @@ class Captured:
 def captured(
     hosts: tuple[Host, Host], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Captured]:
-    """Two runs of the probe, one after the other, to the same collector."""
+    """Yields two runs of the probe, one after the other, with the same collector."""
     folder = tmp_path_factory.mktemp("conformance")
     workload = Workload(hosts)
     with contextlib.closing(Datagrams()) as target:
@@ -70,13 +73,16 @@ def captured(
 
 
 def _one_run(folder: Path, port: int, workload: Workload, chat: Program, name: str) -> None:
-    """What chats is silent while no probe runs, so that all traffic is metered."""
+    """Runs the probe once.
+
+    The chat program is stopped between runs, so that all traffic is metered.
+    """
     with probing(folder, "-e", ipfix(port), *_HURRY, name=name) as probe:
         if name == "first":
             workload.begin()
         chat.process.send_signal(signal.SIGCONT)
         workload.play(100)
-        time.sleep(2.5)  # what is silent now ends by the idle timeout
+        time.sleep(2.5)  # silent flows now end by the idle timeout
         workload.datagrams(20)
         chat.process.send_signal(signal.SIGSTOP)
         time.sleep(0.2)
@@ -85,20 +91,23 @@ def _one_run(folder: Path, port: int, workload: Workload, chat: Program, name: s
 
 
 def test_no_rule_is_broken(captured: Captured) -> None:
-    """RFC 7011, 7012 and 5610, over both runs, nor what collectors stumble over."""
+    """Both runs keep RFC 7011, 7012 and 5610, and avoid what collectors cannot read."""
     assert captured.reader.broken(but=_MEANT) == []
     assert captured.reader.totals["repeated templates"] >= 6
     assert len({one.domain for one in captured.reader.records}) == 1
 
 
 def test_every_kind_of_end(captured: Captured) -> None:
-    """Idle, active timeout, end of flow and forced end; lack of resources is not provoked here."""
+    """Idle timeout, active timeout, end of flow and forced end.
+
+    Lack of resources is not provoked here.
+    """
     assert {record["flowEndReason"] for record in captured.records()} >= {1, 2, 3, 4}
 
 
 @pytest.mark.parametrize("way", ["client to server", "server to client"])
 def test_deltas_of_both_runs_sum_to_nfts_counters(captured: Captured, way: str) -> None:
-    """However often a flow was reported, and no total of the first run again in the second."""
+    """A flow may have many records. The second run does not count the first one's totals again."""
     workload = captured.workload
     sender = workload.here if way == "client to server" else workload.there
     flows = captured.flows()

@@ -1,7 +1,7 @@
-"""Pages of docs/ as they stand: their commands are run, and every collector shows the same flows.
+"""Tests the commands of pages in docs/: they are run, and every collector shows the same flows.
 
-In a block, what ends with & is a collector, what comes before ``sockflow run`` prepares, and what
-comes after it shows. All blocks share one run of the probe, with the destinations of all of them.
+In a block, a command that ends with & is a collector. Commands before ``sockflow run`` prepare, and
+those after it show. All blocks share one run of the probe, with the destinations of all of them.
 """
 
 from __future__ import annotations
@@ -38,18 +38,18 @@ from tests.support.programs import (
 )
 
 _COLLECTORS = ROOT / "docs" / "collectors"
-#: Each has one block of commands.
+#: Each page has one block of commands.
 _PAGES = (
     *(_COLLECTORS / f"{name}.md" for name in ("nfdump", "pmacct", "wireshark", "sockflow-collect")),
     ROOT / "docs" / "destinations.md",
 )
 _PORTS = re.compile(r"\b(?:4739|4740|2055)\b")
-#: Files of TLS: the probe of the tests runs in another directory.
+#: Files of TLS. The probe of the tests runs in another directory.
 _RELATIVE = re.compile(r"=([\w.]+\.(?:pem|key))\b")
 _BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.M | re.S)
-#: A line, or more of them where a file is written.
+#: A command of one line, or of more lines if it writes a file.
 _COMMAND = re.compile(r"^[^\n]*<<END\n.*?^END$|^[^\n]+$", re.M | re.S)
-#: Writes down what ``sockflow run`` is called with; all else is our command.
+#: Writes the arguments of ``sockflow run`` to a file. Other subcommands are run as usual.
 _STAND_IN = """#!/bin/sh
 if [ "$1" = run ]; then
     shift; for word; do printf '%s\\n' "$word"; done > run.words
@@ -57,14 +57,14 @@ else
     PYTHONPATH='{root}' exec '{python}' -m probe "$@"
 fi
 """
-#: A user's command, as which tshark 4.4 loads Lua.
+#: Runs a command as a user, because tshark 4.4 loads Lua only then.
 _TSHARK = """#!/bin/sh
 exec {as_nobody} {tshark} "$@"
 """
 
 
 class Section:
-    """The commands of one page, in a folder of their own and at free ports."""
+    """The commands of one page, in their own folder and at free ports."""
 
     def __init__(self, title: str, block: str, folder: Path) -> None:
         self.title = title
@@ -80,7 +80,7 @@ class Section:
         self.shown: list[str] = []
 
     def begin(self) -> list[str]:
-        """Starts the collectors; what the probe is to be called with."""
+        """Starts the collectors, and returns the arguments for the probe."""
         for command in self._before:
             if command.endswith("&"):
                 name = f"program-{len(self.programs)}"
@@ -119,7 +119,7 @@ class Section:
         return queued(port) is not None or is_listening(port)
 
     def _do(self, command: str) -> str:
-        """Its output; nothing that is documented may fail or complain."""
+        """Returns the command's output. No documented command may fail or complain."""
         done = subprocess.run(
             ["sh", "-ec", command], cwd=self.folder, capture_output=True, text=True, timeout=180,
             check=False,
@@ -173,7 +173,7 @@ def json_flows(text: str) -> list[dict[str, object]]:
 
 @pytest.fixture(scope="module")
 def due(sections: dict[str, Section]) -> int:
-    """How many flow records all of them have to show: what a file holds."""
+    """Returns how many flow records each collector must show: those of the file."""
     found = json_flows(sections["sockflow-collect"].shown[1])
     assert len(found) == 2 * (40 + 36)  # UDP, TCP
     return len(found)
@@ -189,7 +189,7 @@ def test_nfdump(sections: dict[str, Section], due: int) -> None:
 
 def test_pmacct(sections: dict[str, Section], due: int) -> None:
     (shown,) = sections["pmacct"].shown
-    # seen once: nfacctd that was stopped about when it refreshes had written every row twice
+    # nfacctd once wrote every row twice, when it was stopped about the time of its refresh
     head, *lines = shown.splitlines()
     rows = list(csv.DictReader([head, *dict.fromkeys(lines)]))
     assert len(rows) == due
@@ -209,7 +209,7 @@ def test_tshark(sections: dict[str, Section], due: int) -> None:
 
 
 def test_our_own_collector(sections: dict[str, Section], due: int) -> None:
-    """Over UDP a record for each direction, over TCP one of both."""
+    """Over UDP each direction has a record, over TCP one record has both."""
     collected, file = (json_flows(text) for text in sections["sockflow-collect"].shown)
     biflows = [record for record in collected if "reversePacketDeltaCount" in record]
     assert len(file) == due

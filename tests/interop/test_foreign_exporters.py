@@ -1,4 +1,4 @@
-"""``sockflow collect`` in front of an exporter that others wrote: softflowd, both protocols.
+"""Tests ``sockflow collect`` with softflowd, an exporter of others, in both protocols.
 
 softflowd reads a capture that the test has made, so that every flow is known. It needs neither a
 namespace nor a privilege.
@@ -25,13 +25,16 @@ from tests.support.programs import LOOPBACK, wait_until
 
 CONNECTIONS, QUERIES = 40, 10
 SERVER, RESOLVER = "192.0.2.1", "2001:db8::ffff"
-#: Seconds from the header's time, which has whole ones, to a flow's.
+#: Seconds between a flow's time and the header's, which has whole seconds.
 _SLACK_MS = 1500
 
 
 @pytest.fixture(scope="module")
 def capture(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
-    """(file, Unix time of its first packet): connections that end, and queries without answer."""
+    """Returns (file, Unix time of its first packet).
+
+    The file has connections that end, and queries without answers.
+    """
     began_s = time.time() - 20
     packets: list[Any] = []
     for number in range(CONNECTIONS):
@@ -56,7 +59,7 @@ def capture(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
 
 
 class CollectAll(Collect):
-    """With option records."""
+    """``sockflow collect`` with option records."""
 
     def command(self) -> list[object]:
         return [*super().command(), "--options"]
@@ -64,9 +67,10 @@ class CollectAll(Collect):
 
 @contextlib.contextmanager
 def exported(folder: Path, capture: Path, *options: object) -> Iterator[list[dict[str, Any]]]:
-    """All records of a run of softflowd, options too.
+    """Yields all records of a run of softflowd, including options.
 
-    Without its control socket (-c none): 1.1.0 may wait for ever for somebody to connect to it.
+    It runs without its control socket (-c none), because 1.1.0 may wait forever for a connection
+    to that.
     """
     with contextlib.closing(CollectAll(folder)) as collector:
         subprocess.run(
@@ -90,7 +94,7 @@ def key(record: dict[str, Any]) -> tuple[str, str, int, int, int]:
 
 
 def expected() -> dict[tuple[str, str, int, int, int], tuple[int, int]]:
-    """(packets, octets) of every direction."""
+    """Returns (packets, octets) of every direction."""
     flows = {}
     for number in range(CONNECTIONS):
         client, port = f"10.0.0.{number + 1}", 30000 + number
@@ -134,7 +138,7 @@ def test_every_flow_of_softflowd(
 
 
 def test_biflows_of_softflowd(tmp_path: Path, capture: tuple[Path, float]) -> None:
-    """RFC 5103: reverse elements, PEN 29305."""
+    """RFC 5103: reverse elements have PEN 29305."""
     with exported(tmp_path, capture[0], "-v", 10, "-b") as records:
         flows, _ = split(records)
     assert len(flows) == CONNECTIONS + QUERIES

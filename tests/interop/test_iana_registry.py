@@ -1,4 +1,4 @@
-"""IANA's registry as it is shipped, beside Wireshark's."""
+"""Tests IANA's registry as shipped against Wireshark's."""
 
 from __future__ import annotations
 
@@ -17,6 +17,6 @@ def test_the_list_of_wireshark_agrees() -> None:
     assert len(listed) > 400
     withdrawn = {number for number, name in listed.items() if name.startswith("deprecated")}
     assert set(listed) - set(REGISTRY) == withdrawn
-    for number in range(216, 492):  # below it has NetFlow's names, and a few abbreviated ones
+    for number in range(216, 492):  # lower ones have NetFlow's names
         if number in listed and number not in (*withdrawn, 313, 314):
             assert REGISTRY[number].name == listed[number]

@@ -1,4 +1,4 @@
-"""Counters of interfaces as records in both protocols, and what Prometheus scrapes meanwhile."""
+"""Tests interface counters as records in both protocols, and Prometheus' metrics meanwhile."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Observed:
 
 @pytest.fixture(scope="module")
 def device() -> Iterator[None]:
-    """A pair of which both ends are here, which nobody but us sends over."""
+    """Makes a pair with both ends here, over which only this test sends."""
     with contextlib.suppress(Exception):
         run("ip", "link", "del", _DEVICE)
     run("ip", "link", "add", _DEVICE, "type", "veth", "peer", "name", "itveth3")
@@ -71,7 +71,7 @@ def device() -> Iterator[None]:
 
 
 def _send(name: str, count: int, size: int) -> None:
-    """Ethernet frames of a protocol for experiments, over one end of the pair."""
+    """Sends Ethernet frames of an experimental protocol over one end of the pair."""
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as raw:
         raw.bind((name, 0))
         for _ in range(count):
@@ -139,8 +139,11 @@ def test_counters_are_those_of_ip(observed: Observed, version: int) -> None:
 
 
 def test_no_rule_is_broken(observed: Observed) -> None:
-    """Strings of options are padded, for nfdump's sake. Type records have two strings of variable
-    length, for libfixbuf's sake; the profile for nfdump has no type records."""
+    """Two oddities are meant.
+
+    Strings of options are padded, for nfdump. Type records have two strings of variable length,
+    for libfixbuf; the profile for nfdump has no type records.
+    """
     reader = StrictReader(skew_s=ON_A_BUSY_MACHINE_S)
     read_capture(reader, observed.capture.file, observed.capture.port)
     reader.finish()

@@ -1,6 +1,6 @@
-"""Others' collectors read the same of lenient exporters as ours: tshark and nfdump as judges.
+"""Tests that tshark and nfdump read the same from lenient exporters as our collector does.
 
-Ours is held to the samples in tests/unit/test_decode_lenient.py.
+tests/unit/test_decode_lenient.py tests our collector against the samples.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def test_nfdump_reads_the_same(tmp_path: Path, sample: Sample) -> None:
 
 
 def test_sockflow_tells_each_kind_without_v(tmp_path: Path) -> None:
-    """The real command: its lines, and the reason of each kind on standard error."""
+    """The real command prints records, and the reason of each kind on standard error."""
     with contextlib.closing(Collect(tmp_path)) as collector:
         for sample in SAMPLES:
             send(sample, collector.port)
@@ -83,7 +83,10 @@ def test_sockflow_tells_each_kind_without_v(tmp_path: Path) -> None:
 
 
 def send(sample: Sample, port: int) -> None:
-    """From a socket of its own, as an exporter of its own would; none may overtake another."""
+    """Sends from an own socket, as each exporter would.
+
+    Each datagram waits until the previous one is read.
+    """
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
         sender.bind((LOOPBACK, 0))
         for datagram in sample.datagrams:

@@ -1,4 +1,4 @@
-"""Good and bad luck of the running program: its end, its collectors' ends, garbage, no terminal."""
+"""Tests the running program: its end, its collectors' ends, garbage, and no terminal."""
 
 from __future__ import annotations
 
@@ -54,7 +54,10 @@ def assert_all_datagrams(workload: Workload, collector: Collect | Nfcapd) -> Non
 def test_duration_ends_with_everything_exported(
     workload: Workload, collect: Collect, tmp_path: Path
 ) -> None:
-    """By itself, in time, and what the default timeouts still held is exported (reason 4)."""
+    """The probe ends by itself and in time.
+
+    It exports what the default timeouts still held (reason 4).
+    """
     workload.begin()
     started = time.monotonic()
     with probing(tmp_path, "-e", ipfix(collect.port), "--duration", 4, *INCLUDE) as probe:
@@ -69,7 +72,7 @@ def test_duration_ends_with_everything_exported(
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signals_end_in_time_though_a_collector_is_gone(tmp_path: Path, number: int) -> None:
-    """What cannot be delivered is dropped and named in the summary."""
+    """Undelivered records are dropped and counted in the summary."""
     with probing(tmp_path, "-e", ipfix(free_port()), "-e", "ipfix://collector.invalid") as probe:
         started = time.monotonic()
         assert probe.stop(number) == 0
@@ -78,7 +81,10 @@ def test_signals_end_in_time_though_a_collector_is_gone(tmp_path: Path, number: 
 
 
 def test_no_flow_is_the_probes_own(collect: Collect, tmp_path: Path) -> None:
-    """Neither its sockets nor the other local end of its sessions; others at that port are."""
+    """Neither its sockets nor the other local ends of its sessions make flows.
+
+    Other sockets at that port do.
+    """
     with probing(
         tmp_path, "-e", ipfix(collect.port), "--include", f"cidr=127.0.0.0/8,port={collect.port}",
         "--template-refresh", 1, "--interval", 0.2,
@@ -93,7 +99,7 @@ def test_no_flow_is_the_probes_own(collect: Collect, tmp_path: Path) -> None:
 
 
 def test_sigkill_leaves_nothing_in_the_kernel(tmp_path: Path) -> None:
-    """No link, program or map: nothing is pinned."""
+    """No link, program or map remains, because nothing is pinned."""
     with probing(tmp_path) as probe:
         held = kernel_ids(probe.process.pid)
         assert {kind for kind, _ in held} == {"link", "prog", "map"}
@@ -105,7 +111,7 @@ def test_sigkill_leaves_nothing_in_the_kernel(tmp_path: Path) -> None:
 def test_unreachable_collector_costs_the_others_nothing(
     workload: Workload, collect: Collect, tmp_path: Path
 ) -> None:
-    """It is said once, and it gets its records, with Templates, as soon as it is there."""
+    """It is reported once. It gets its records, with Templates, once it can be reached."""
     port = free_port()
     workload.begin()
     with probing(
@@ -149,7 +155,7 @@ def test_destinations_by_name_and_in_brackets(workload: Workload, tmp_path: Path
 
 
 def _garbage(messages: list[bytes]) -> list[bytes]:
-    """Noise, and messages with their tails cut or octets changed."""
+    """Returns noise, and messages that are cut or have changed octets."""
     source = random.Random(7)
     noise = [source.randbytes(source.randrange(1, 1400)) for _ in range(300)]
     noise += [b"", b"\0", b"\0\x0a\xff\xff" + bytes(500)]
@@ -162,7 +168,7 @@ def _garbage(messages: list[bytes]) -> list[bytes]:
 
 
 def _throw(datagrams: list[bytes], port: int) -> int:
-    """The port that they came from."""
+    """Sends the datagrams, and returns the port that they came from."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as thrower:
         for datagram in datagrams:
             thrower.sendto(datagram, (LOOPBACK, port))
@@ -171,7 +177,7 @@ def _throw(datagrams: list[bytes], port: int) -> int:
 
 
 def _sample(workload: Workload, folder: Path) -> list[bytes]:
-    """Messages as the probe sends them."""
+    """Returns messages as the probe sends them."""
     with contextlib.closing(Datagrams()) as sample:
         with probing(folder, "-e", ipfix(sample.port), *INCLUDE) as probe:
             workload.datagrams(10)
@@ -182,7 +188,7 @@ def _sample(workload: Workload, folder: Path) -> list[bytes]:
 def test_garbage_is_counted_and_never_fatal(
     workload: Workload, collect: Collect, tmp_path: Path
 ) -> None:
-    """Whatever comes from others, the records of the probe are what they are without it."""
+    """Garbage from others does not change the records of the probe."""
     garbage = _garbage(_sample(workload, tmp_path))
     _throw(garbage, collect.port)
     with contextlib.closing(Collect(tmp_path, host="localhost")) as clean:
@@ -214,7 +220,7 @@ def test_garbage_on_the_live_table(tmp_path: Path) -> None:
 
 
 def test_without_a_destination_flows_are_shown(workload: Workload, tmp_path: Path) -> None:
-    """Lines where the output is no terminal, out of IPFIX over the loopback; then a summary."""
+    """Without a terminal it shows lines, read from IPFIX over loopback, and then a summary."""
     command = (*SOCKFLOW, "run", *INCLUDE)
     with running(command, tmp_path, "shown") as shown:
         _play_until(workload, lambda: bool(shown.output))
@@ -227,7 +233,7 @@ def test_without_a_destination_flows_are_shown(workload: Workload, tmp_path: Pat
 
 
 def test_a_strangers_flows_are_not_shown(workload: Workload, tmp_path: Path) -> None:
-    """Any user may send to a port of the loopback; the live view is believed."""
+    """Any user may send to a port on loopback, but users trust the live view."""
     fields = [(8, 4), (12, 4), (7, 2), (11, 2), (4, 1), (1, 4), (2, 4)]
     ends = bytes([203, 0, 113, 66, 203, 0, 113, 67]) + struct.pack("!HHBII", 1, 2, 6, 3, 4)
     forged = message((2, template(256, *fields)), (256, ends))
@@ -249,7 +255,7 @@ def test_a_strangers_flows_are_not_shown(workload: Workload, tmp_path: Path) -> 
 
 
 def udp_ports(pid: int) -> set[int]:
-    """Local ports of the process's UDP sockets."""
+    """Returns the local ports of the process's UDP sockets."""
     inodes = set()
     for entry in Path(f"/proc/{pid}/fd").iterdir():
         with contextlib.suppress(OSError):

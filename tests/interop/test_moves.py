@@ -1,6 +1,7 @@
-"""A collector's name gets another address while the old one is silent, in the real /etc/hosts.
+"""Tests that a collector's name gets another address while the old one is silent.
 
-The probe has a mount namespace of its own, in which /etc/hosts is a file of the test.
+The name is in the real /etc/hosts. The probe has its own mount namespace, in which that is a file
+of the test.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ HURRY = ("--active-timeout", 1, "--interval", 0.2, "--template-refresh", 1)
 
 @pytest.fixture
 def traffic() -> Iterator[None]:
-    """A datagram now and then."""
+    """Sends a datagram every 50 ms."""
     done = threading.Event()
 
     def send() -> None:
@@ -57,7 +58,7 @@ def collecting(folder: Path, url: str, port: int, name: str) -> Iterator[Program
 
 
 def name_at(hosts: Path, *addresses: str) -> None:
-    """In place: it is the mounted file that changes."""
+    """Gives the name these addresses. It writes the file in place, because that file is mounted."""
     lines = ["127.0.0.1 localhost", *(f"{address} {_NAME}" for address in addresses)]
     hosts.write_text("".join(f"{line}\n" for line in lines))
 
@@ -65,7 +66,10 @@ def name_at(hosts: Path, *addresses: str) -> None:
 @pytest.mark.usefixtures("traffic")
 @pytest.mark.parametrize("scheme", ["ipfix", "netflow9", "ipfix+tcp", "ipfix+tls"])
 def test_a_name_that_has_moved_is_followed(tmp_path: Path, scheme: str) -> None:
-    """With Templates and sequence numbers of a new Transport Session; one more address is none."""
+    """A new Transport Session has Templates and new sequence numbers.
+
+    An additional address is no move.
+    """
     is_stream = "+" in scheme
     port = free_port(socket.SOCK_STREAM if is_stream else socket.SOCK_DGRAM)
     ours, theirs = "", ""

@@ -1,4 +1,4 @@
-"""The real probe, real traffic: what ntopng reads over ZMQ is what a file of the same run holds."""
+"""Tests that ntopng reads over ZMQ what a file of the same run holds, with real traffic."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Reading:
 
 
 def sums_of_reader(flows: list[dict[str, Any]]) -> Sums:
-    """(packets, octets) of each direction that had any."""
+    """Returns (packets, octets) of each direction that had any."""
     found: Sums = {}
     for flow in flows:
         version = flow["IP_PROTOCOL_VERSION"]

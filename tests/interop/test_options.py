@@ -1,4 +1,4 @@
-"""What the real probe says of itself, in both protocols and as tshark shows it."""
+"""Tests what the real probe reports of itself, in both protocols and as tshark shows it."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ Options = dict[str, Any]
 
 
 class CollectOptions(Collect):
-    """Option records too."""
+    """``sockflow collect`` with option records."""
 
     def command(self) -> list[object]:
         return [*super().command(), "--options"]
 
     def options(self, name: str) -> list[Options]:
-        """Those that have the element ``name``, in order."""
+        """Returns the option records with the element ``name``, in order."""
         return [one for one in self.records() if one.get("options") and name in one]
 
     def flow_count(self) -> int:
@@ -52,7 +52,7 @@ class Observed:
 
 @pytest.fixture(scope="module")
 def device() -> Iterator[None]:
-    """A veth of this host that has a description."""
+    """Makes a veth of this host with a description."""
     subprocess.run(["ip", "link", "del", _DEVICE], capture_output=True, check=False)
     run("ip", "link", "add", _DEVICE, "type", "veth", "peer", "name", "itveth1")
     try:
@@ -103,7 +103,7 @@ class RawDatagrams(Datagrams):
 
 
 def _interfaces() -> dict[int, str]:
-    """ifIndex to alias, or name, as iproute2 shows them."""
+    """Returns {ifIndex: alias or name}, as iproute2 shows them."""
     links = json.loads(run("ip", "-j", "link").stdout)
     return {link["ifindex"]: link.get("ifalias", link["ifname"]) for link in links}
 
@@ -116,7 +116,7 @@ def number(pattern: str, text: str) -> int:
 
 @pytest.mark.parametrize("version", [10, 9])
 def test_the_last_statistics_are_those_of_the_summary(observed: Observed, version: int) -> None:
-    """All but the messages of options that they are in, which are sent behind all records."""
+    """They lack only their own messages of options, which follow all records."""
     collector, summary = observed.collect[version], observed.probe.errors
     rows = collector.options("exportedMessageTotalCount")
     assert len(rows) >= 3
@@ -131,7 +131,7 @@ def test_the_last_statistics_are_those_of_the_summary(observed: Observed, versio
 
 @pytest.mark.parametrize("version", [10, 9])
 def test_statistics_count_the_messages_before_them(observed: Observed, version: int) -> None:
-    """Exactly: the last row is written when all records have left, before its own burst."""
+    """They are exact. The last row is made after all records have left and before its own burst."""
     messages = observed.raw[version]
     decoded = _decoded(messages)
     rows = [row for one in decoded for row in one.options if "exportedMessageTotalCount" in row]
@@ -151,7 +151,10 @@ def _decoded(messages: list[bytes]) -> list[Decoded]:
 
 @pytest.mark.parametrize("version", [10, 9])
 def test_every_cause_of_loss_has_a_row(observed: Observed, version: int) -> None:
-    """A zero is news too; the kernel's causes are the members of struct losses."""
+    """Causes without losses have rows, too.
+
+    The kernel's causes are the members of struct losses.
+    """
     rows = observed.collect[version].options("lossCause")
     causes = {row["lossCause"]: row["lossTotalCount"] for row in rows}
     declared = (ROOT / "bpf" / "flow.h").read_text().partition("struct losses {")[2]

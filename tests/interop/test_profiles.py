@@ -1,4 +1,4 @@
-"""Every profile in every protocol before the strict reader, with Template refresh."""
+"""Tests every profile in every protocol with the strict reader, with Template refresh."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from probe.mapping import load_profile, load_profiles
 from tests.support.ipfix.profiles import PROTOCOLS, ProfileSession
 from tests.support.reader import StrictReader
 
-#: NetFlow v9 cannot do without types of vendors. In IPFIX, NULs
-#: fill the strings of options, which nfdump wants in fixed lengths.
+#: NetFlow v9 needs vendors' types. In IPFIX, NULs fill the strings of options,
+#: because nfdump needs fixed lengths.
 _MEANT = {
     "ipfix": {"value.nul"},
     "biflow": {"value.nul"},
@@ -18,8 +18,11 @@ _MEANT = {
 
 
 def _meant_by(profile: str, protocol: str) -> set[str]:
-    """Type records have two strings of variable length, for libfixbuf; the profile for nfdump has
-    none of these. go-ipfix ends a connection for any options, so that for it has no types."""
+    """Returns the findings that are meant.
+
+    Type records have two strings of variable length, for libfixbuf; the profile for nfdump has no
+    type records. go-ipfix ends a connection with any options, so its profile has no types.
+    """
     if protocol == "netflow9":
         return _MEANT[protocol]
     if "types" in load_profile(profile).options:

@@ -1,4 +1,4 @@
-"""What a user can get wrong: one line that says what to do, exit status 2, no traceback."""
+"""Tests users' errors: one line says what to do, exit status 2, and no traceback."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from probe.sources.ebpf import OBJECT
 from tests.support.programs import ROOT, SOCKFLOW
 
 _RUN = (*SOCKFLOW, "run", "--duration", "1", "--collector", "ebpf", "-e", "ipfix://127.0.0.1:9")
-#: Another user who may read the checkout wherever it is, and nothing else.
+#: Runs as another user, who may read any file (so also the checkout) and nothing else.
 _MAY_READ = "-all,+dac_read_search"
 _AS_NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups",
               f"--inh-caps={_MAY_READ}", f"--ambient-caps={_MAY_READ}")  # fmt: skip
@@ -20,7 +20,7 @@ _WITHOUT_CAPABILITIES = ("setpriv", "--bounding-set=-all", "--inh-caps=-all")
 
 
 def refusal(command: Sequence[object]) -> str:
-    """The one line on standard error."""
+    """Returns the one line on standard error."""
     done = subprocess.run(
         [str(word) for word in command],
         text=True, capture_output=True, cwd=ROOT, timeout=180, check=False,
@@ -33,7 +33,7 @@ def refusal(command: Sequence[object]) -> str:
 
 
 def refusal_where(prepare: str, command: Sequence[object] = _RUN) -> str:
-    """In a mount namespace of its own, after the shell command ``prepare``."""
+    """Returns the refusal in an own mount namespace, after the shell command ``prepare``."""
     words = " ".join(f"'{word}'" for word in command)
     return refusal(("unshare", "--mount", "sh", "-ec", f"{prepare}; exec {words}"))
 
@@ -145,7 +145,7 @@ def test_transports_that_cannot_be(url: str, named: str) -> None:
 
 
 def test_unreadable_certificate(tmp_path: Path) -> None:
-    """A directory: root may read every file."""
+    """The certificate is a directory, because root may read every file."""
     url = f"ipfix+tls://127.0.0.1?cert={tmp_path}&key={tmp_path}"
     assert "Is a directory" in refusal((*SOCKFLOW, "run", "--duration", "1", "-e", url))
 

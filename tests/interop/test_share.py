@@ -1,4 +1,4 @@
-"""Flows shared over two collectors by the real probe."""
+"""Tests flows that the real probe shares over two collectors."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.lab.hosts import Host, inside
 from tests.support.meters.actors import actors, translated_hosts
 from tests.support.programs import probing, wait_until
 
-#: UDP port 53 of the router is a server behind it, which never sees who asks.
+#: UDP port 53 of the router leads to a server behind it, which never sees the clients' addresses.
 _RULES = """
 table ip shares {
   chain to { type nat hook prerouting priority -100;
@@ -40,7 +40,7 @@ def keys(collector: Collect) -> set[object]:
 
 
 def open_members(folder: Path, stack: contextlib.ExitStack) -> list[Collect]:
-    """Two that share, and a witness of all."""
+    """Opens two collectors that share the flows, and one that gets all of them."""
     folders = [folder / name for name in ("one", "two", "witness")]
     found = []
     for one in folders:
@@ -70,7 +70,7 @@ def test_both_directions_of_every_flow_at_one_collector(
 
 
 def test_both_directions_of_translated_datagrams_at_one_collector(tmp_path: Path) -> None:
-    """In every record of a flow, also in those of later active timeouts."""
+    """This holds for every record of a flow, including those of later active timeouts."""
     asked = 40
     with contextlib.ExitStack() as stack:
         client, server = stack.enter_context(translated_hosts("ns", _RULES, "10.79"))
@@ -102,7 +102,7 @@ def test_both_directions_of_translated_datagrams_at_one_collector(tmp_path: Path
 
 
 def _directions(collector: Collect) -> dict[int, set[object]]:
-    """The Flow Keys under which records of each flow came, by flowId."""
+    """Returns the Flow Keys of each flow's records, by flowId."""
     found: dict[int, set[object]] = {}
     for record in _records(collector):
         found.setdefault(record["flowId"], set()).add(flow_of(record).key)
@@ -110,7 +110,7 @@ def _directions(collector: Collect) -> dict[int, set[object]]:
 
 
 def _records(collector: Collect) -> list[dict[str, Any]]:
-    """Those of the questions and answers that have come by now."""
+    """Returns the records of questions and answers that have arrived."""
     lines, _, _ = collector.program.output.rpartition("\n")
     found = [json.loads(line) for line in lines.splitlines()]
     sides = ("sourceTransportPort", "destinationTransportPort")
@@ -118,7 +118,7 @@ def _records(collector: Collect) -> list[dict[str, Any]]:
 
 
 def test_flows_of_a_killed_collector_go_to_the_other(workload: Workload, tmp_path: Path) -> None:
-    """Nothing is lost but what was on its way when it died, though it is tried again and again."""
+    """Only records on the way at its end are lost, even while the probe tries to reach it again."""
     with contextlib.ExitStack() as stack:
         one, two, witness = open_members(tmp_path, stack)
         options = [word for member in (one, two) for word in ("-e", f"{member.url}&share=hash")]

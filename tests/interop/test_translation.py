@@ -1,4 +1,4 @@
-"""Translated connections, from a router's probe to nfdump and to our own collector."""
+"""Tests translated connections from a router's probe with nfdump and our own collector."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.lab.hosts import Host, inside
 from tests.support.meters.actors import actors, translated_hosts
 from tests.support.programs import probing
 
-#: Port 80 of the router is published, and its clients are hidden.
+#: The router publishes port 80 and hides its clients.
 _RULES = """
 table ip translation {
   chain to { type nat hook prerouting priority -100;
@@ -32,7 +32,7 @@ End = tuple[str, int]
 
 @dataclass
 class Observed:
-    """What the sockets at both ends call themselves and each other, and who collected it."""
+    """The sockets' own and remote addresses at both ends, and the collectors."""
 
     client: End
     hidden: End
@@ -77,7 +77,7 @@ def _connect(hosts: tuple[Host, Host]) -> tuple[End, End]:
 
 
 def ends_of(record: dict[str, Any]) -> list[End]:
-    """Source and destination, then both as they left the translator."""
+    """Returns source and destination, then both as they left the translator."""
     return [
         (record["sourceIPv4Address"], record["sourceTransportPort"]),
         (record["destinationIPv4Address"], record["destinationTransportPort"]),

@@ -1,4 +1,4 @@
-"""The real probe over TCP, TLS and into files; a collector over UDP says what is due."""
+"""Tests the real probe over TCP, TLS and into files. A collector over UDP shows what is due."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ from tests.support.programs import (
 from tests.support.reader import Severity, StrictReader
 
 _NTOP, _ANTREA = 35632, 56506
-#: Records while the probe runs, not only at its end. No flow is idle before its answer comes: it
-#: would be another flow then.
+#: Settings to get records while the probe runs, not only at its end. The idle timeout is long,
+#: because an answer after it would be another flow.
 HURRY = ("--active-timeout", 1, "--idle-timeout", 600, "--interval", 0.2, *INCLUDE)
 
 
@@ -42,7 +42,7 @@ def workload(hosts: tuple[Host, Host]) -> Workload:
 
 @pytest.fixture
 def witness(tmp_path: Path) -> Iterator[Collect]:
-    """A collector over UDP."""
+    """Yields a collector over UDP."""
     with contextlib.closing(Collect(tmp_path)) as collector:
         yield collector
 
@@ -52,14 +52,14 @@ def records(*collectors: Collect) -> Counter[Flow]:
 
 
 def assert_same(witness: Collect, *collectors: Collect) -> None:
-    """Every record once, among all ``collectors``; and there are some."""
+    """Checks that ``collectors`` together have every record once, and that there are some."""
     due = records(witness)
     assert len(due) >= 40
     assert records(*collectors) == due
 
 
 def settle(*collectors: Collect, quiet_s: float = 1.5) -> None:
-    """Until no collector has printed anything for a while: what was sent has been read."""
+    """Waits until no collector has printed anything for a while, so all messages are read."""
     sizes: list[int] = []
     since = time.monotonic()
     while time.monotonic() < since + quiet_s:
@@ -80,7 +80,7 @@ def tls(authority: Path, pair: tuple[Path, Path]) -> str:
 def test_tls_with_certificates_both_ways_and_wrong_ones(
     workload: Workload, witness: Collect, tmp_path: Path
 ) -> None:
-    """Who shows or wants to see the wrong certificate gets nothing; the others miss nothing."""
+    """A collector with a wrong certificate or authority gets nothing. The others miss nothing."""
     ours, strange = Authority(tmp_path), Authority(tmp_path, "stranger")
     server, probe_pair = ours.issue("collector"), ours.issue("probe")
     with contextlib.ExitStack() as stack:
@@ -142,7 +142,7 @@ def test_tcp_collector_that_comes_late_gets_all(
 def test_tcp_collector_that_is_killed_and_started_again(
     workload: Workload, witness: Collect, tmp_path: Path
 ) -> None:
-    """Templates again in the new connection, which begins with what waited meanwhile."""
+    """The new connection has Templates again, and begins with the waiting messages."""
     port = free_port()
     with contextlib.ExitStack() as stack:
         first = stack.enter_context(contextlib.closing(StreamCollect(tmp_path, port)))
@@ -166,7 +166,7 @@ def test_tcp_collector_that_is_killed_and_started_again(
 
 
 def test_a_file_is_appended_to(workload: Workload, witness: Collect, tmp_path: Path) -> None:
-    """Two runs, one after the other, two Transport Sessions in one file."""
+    """Two runs, one after the other, write two Transport Sessions to one file."""
     file = FileOfRun(tmp_path)
     sizes = []
     for name in ("first", "second"):
@@ -188,7 +188,7 @@ def test_a_file_is_appended_to(workload: Workload, witness: Collect, tmp_path: P
 
 
 class ProfileTarget(Datagrams):
-    """The datagrams of one profile."""
+    """Receives the datagrams of one profile."""
 
     def __init__(self, profile: str, version: int) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
-"""Type records (RFC 5610) in the hands of libfixbuf, the library of YAF and SiLK.
+"""Tests type records (RFC 5610) with libfixbuf, the library of YAF and SiLK.
 
-It takes a type record only where its Options Template has all fields of RFC 5610, and an element
-only where no Template has named it before: then the element is an alien to it for good.
+It accepts a type record only if its Options Template has all fields of RFC 5610. It ignores one for
+an element that a Template has already named: that element stays unknown.
 """
 
 from __future__ import annotations
