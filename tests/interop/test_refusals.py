@@ -12,7 +12,7 @@ from probe.sources.ebpf import OBJECT
 from tests.support.programs import ROOT, SOCKFLOW
 
 _RUN = (*SOCKFLOW, "run", "--duration", "1", "--collector", "ebpf", "-e", "ipfix://127.0.0.1:9")
-#: Runs as another user, who may read any file (so also the checkout) and nothing else.
+#: Runs as another user with one right: to read any file, so also the checkout.
 _MAY_READ = "-all,+dac_read_search"
 _AS_NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups",
               f"--inh-caps={_MAY_READ}", f"--ambient-caps={_MAY_READ}")  # fmt: skip

@@ -406,7 +406,7 @@ def test_refused_connections_are_seen_while_they_try(
         assert row["tx_octets"] == 60 * row["tx_packets"]
         assert row["rx_packets"] == 0
         actor.do("s.close()")
-        deadline = time.monotonic() + 10  # its SYN waits for an ARP reply
+        deadline = time.monotonic() + 10  # the close waits for the SYN, and the SYN for ARP
         while not meter.of(hosts[0])["mark"][-1] & Mark.CLOSED:
             assert time.monotonic() < deadline
             time.sleep(0.1)

@@ -33,7 +33,7 @@ def ends(meter: Meter, hosts: tuple[Host, Host]) -> int:
 
 
 def test_who_reads_in_time_loses_nothing(meter: Meter, hosts: tuple[Host, Host]) -> None:
-    """More rows than a ring holds come, and the reader reads only when it is told to."""
+    """More rows than a ring holds come, and the reader reads only when the kernel half wakes it."""
     a, b = hosts
     count = 15_000
     b.start_traffic("serve", 7000)

@@ -294,7 +294,7 @@ def test_a_token_that_is_rotated(
     server.token = "another-token"
     server.close_watches()
     until(lambda: server.refused)
-    server.kubeconfig(tmp_path)  # a rotated file is written to the same place
+    server.kubeconfig(tmp_path)  # the new token is written to the file
     server.put(PODS, recorded("db"))
     until(lambda: found.find(DB))
     assert "does not tell names" in caplog.text

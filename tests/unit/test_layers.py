@@ -1,4 +1,4 @@
-"""Imports go down the list of rooms, never up or in a circle; the protocol core does no I/O."""
+"""Tests that imports go down the list of rooms, and that the protocol core does no I/O."""
 
 from __future__ import annotations
 

@@ -117,7 +117,7 @@ def some_sockets() -> Rows:
     return sockets
 
 
-# -- against the plain way -------------------------------------------------------------------------
+# -- against dicts made one by one -----------------------------------------------------------------
 def plain_flow(biflow: Any, owners: OwnerTable) -> dict[str, Any]:
     """Returns what docs/json.md says of one row whose source is the local end."""
     version = int(biflow["ip_version"])
@@ -242,7 +242,7 @@ def interfaces(lines: ObjectLines) -> list[str]:
     return [lines.interface(interface_object(link, NOW_S, "192.0.2.1")) for link in links]
 
 
-# -- the examples of the talk: what each must have, by the issue and the facts of ntopng -----------
+# -- the examples of the talk: the members that each must have -------------------------------------
 def test_the_ebpf_flow_of_the_talk() -> None:
     events = some_events()[:1]
     events["owner"] = 5

@@ -15,7 +15,7 @@ import pytest
 from tests.support.tree import copy_tree, tracked
 
 _OBJECT = "probe/bpf/sockflow.bpf.o"
-_EM_BPF = 247  # of elf.h
+_EM_BPF = 247  # EM_BPF of elf.h
 _BUILD = "from setuptools import build_meta; print(build_meta.{what}({folder!r}))"
 _PATIENCE_S = 600
 

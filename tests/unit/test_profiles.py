@@ -270,7 +270,7 @@ def test_a_uuid_that_ends_in_zeros() -> None:
 
 
 def test_an_uid_that_is_no_uuid() -> None:
-    """Records leave whatever UID an API gives."""
+    """Records leave even if an API gives a UID that is no UUID."""
     table = OwnerTable()
     table.add(Owner(pod=Pod("web-1", uid="not-a-uuid")))
     (record,) = decoded(definition("antrea"), flow_records(1, owners=1), table)

@@ -1,4 +1,4 @@
-"""Tests how Pods and Services at the other end are found by address, and by who had it when."""
+"""Tests how Pods and Services at the other end are found by address and by time."""
 
 from __future__ import annotations
 
