@@ -1,4 +1,4 @@
-"""A thread that hears from the API of a runtime, and goes on after whatever goes wrong there."""
+"""A thread that listens to the API of a container runtime, and tries again after any failure."""
 
 from __future__ import annotations
 
@@ -12,19 +12,22 @@ log = logging.getLogger(__name__)
 
 _RETRY_S = 0.5
 _LONGEST_RETRY_S = 30.0
-_SPREAD = 0.25  # of a pause, so that the probes of many hosts do not come back all at once
-#: What broke sooner than that is asked more and more seldom.
+_SPREAD = 0.25  # a share of each pause, so that many hosts do not reconnect at the same time
+#: If a connection lasts for less time, the next pause is longer.
 _STEADY_S = 10.0
-_QUIET_S = 10.0  # between two warnings
+_QUIET_S = 10.0  # at least, between two warnings
 _REFUSED = ("Connection refused", "No such file")
 
 
 class Listener:
-    """Inert until ``open``. ``listen`` returns after a silence, and is called again at once; what
-    it raises is warned of, and it is called again after a pause.
+    """Runs ``listen`` in a thread of its own, from ``open`` to ``close``.
 
-    ``who``: the API, as people are told; ``is_there``: whether it is worth asking; ``is_near``: one
-    that refuses is on this host, and costs nothing to try.
+    ``listen`` returns after a silence, and is called again at once. If it raises, the listener logs
+    a warning and calls it again after a pause.
+
+    ``who`` names the API in messages. ``is_there`` returns False while there is no API to connect
+    to. ``is_near`` is True for an API on this host: if it refuses a connection, the pause stays
+    short.
     """
 
     def __init__(
@@ -38,8 +41,8 @@ class Listener:
         self.is_live = False
         self._listen, self._is_there, self._is_near = listen, is_there, is_near
         self._began_s = self._lost_s = self._warned_s = float("-inf")
-        self._has_warned = False  # since it was last heard
-        self._is_warned_of = False  # people have seen that
+        self._has_warned = False  # since the API was last heard
+        self._is_warned_of = False  # that warning was logged
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name=who, daemon=True)
 
@@ -48,7 +51,7 @@ class Listener:
         self._thread.start()
 
     def close(self) -> None:
-        """The thread ends by itself; it is not waited for, since it may wait for an answer."""
+        """Tells the thread to end, and does not wait for it: it may be waiting for an answer."""
         self._stop.set()
 
     @property
@@ -56,11 +59,11 @@ class Listener:
         return self._stop.is_set()
 
     def lost_for_s(self) -> float:
-        """Seconds since it was last heard, or opened; 0 while it is."""
+        """Returns the seconds since the API was last heard, or since ``open``; 0 if it is heard."""
         return 0.0 if self.is_live else time.monotonic() - self._lost_s
 
     def begin(self) -> bool:
-        """To be called by ``listen`` when it hears. Whether it did not before."""
+        """Notes that the API is heard, and returns False if it was already; ``listen`` calls it."""
         if self.is_live:
             return False
         self._began_s = time.monotonic()
@@ -76,12 +79,12 @@ class Listener:
                 try:
                     self._listen()
                     continue
-                except Exception as error:  # what comes from outside may raise anything
+                except Exception as error:  # strange answers can raise anything
                     pause_s = self._fail(error, pause_s)
             self._stop.wait(pause_s * random.uniform(1 - _SPREAD, 1 + _SPREAD))
 
     def _fail(self, error: Exception, pause_s: float) -> float:
-        """The next pause."""
+        """Notes a failure, and returns the next pause in seconds."""
         now = time.monotonic()
         was_steady = self.is_live and now - self._began_s >= _STEADY_S
         if self.is_live:
@@ -92,7 +95,7 @@ class Listener:
         return min(2 * pause_s, _LONGEST_RETRY_S)
 
     def _warn(self, error: Exception, now: float) -> None:
-        if self._has_warned or self.is_closed:  # nobody asks any more
+        if self._has_warned or self.is_closed:  # after close, nobody needs the warning
             return
         self._has_warned = True
         if now - self._warned_s >= _QUIET_S:

@@ -1,7 +1,7 @@
-"""Cgroups by the ids that sockets carry: who has a socket whose process is not to be seen.
+"""Finds the owner of a socket by its cgroup, for sockets whose process cannot be seen.
 
-Only cgroup v2 gives sockets ids, which are the inodes of its directories, and any user may read
-those. On hosts whose containers are in a v1 hierarchy the id says nothing of them, and is ignored.
+Only cgroup v2 gives ids to sockets. They are the inodes of its directories, which any user may
+read. On hosts whose containers are in a v1 hierarchy such an id names no container, and is ignored.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from probe.flow.owner import OwnerTable
 from probe.owners.container import owner_of_cgroup
 from probe.owners.procfs import count_delegated
 
-_SHARE = 200  # looking takes at most half a per cent of one core
+_SHARE = 200  # scans take at most half a per cent of one core
 _PAUSE_NS = 1_000_000_000
 _MOST = 65536
 
 
 class CgroupPaths:
-    """Path by id, '' where there is no such cgroup. ``root``: where cgroup v2 is mounted."""
+    """The paths of cgroups by their ids; ``root`` is the mount point of cgroup v2."""
 
     def __init__(self, root: str) -> None:
         self._root = root
@@ -28,7 +28,10 @@ class CgroupPaths:
         self._due_ns = 0
 
     def find(self, cgroup_id: int) -> str:
-        """The cgroup's path, also of one that was there at the latest look and is gone."""
+        """Returns the path of a cgroup, or '' if there is none with this id.
+
+        A cgroup that existed at the latest scan is still found after its end.
+        """
         if cgroup_id not in self._paths and time.monotonic_ns() >= self._due_ns:
             self._look()
         return self._paths.get(cgroup_id, "")
@@ -54,9 +57,9 @@ class CgroupPaths:
 
 
 class CgroupOwners:
-    """Cgroups as entries of an OwnerTable: a container, a Pod or a unit without any process.
+    """Entries of an OwnerTable for cgroups: a container, a Pod or a unit without any process.
 
-    ``root``: where cgroup v2 is mounted, '' where ids of sockets must not be asked for.
+    ``root`` is the mount point of cgroup v2, or '' if ids of cgroups must not be used.
     """
 
     def __init__(self, owners: OwnerTable, root: str) -> None:
@@ -66,7 +69,7 @@ class CgroupOwners:
         self._indices: dict[str, int] = {}
 
     def index(self, cgroup_id: int) -> int:
-        """0 where the cgroup names neither a container nor a Pod nor a unit."""
+        """Returns the owner's index, 0 if the cgroup names no container, Pod or unit."""
         path = self._paths.find(cgroup_id) if self._paths and cgroup_id else ""
         if path in self._indices:
             return self._indices[path]
@@ -76,7 +79,7 @@ class CgroupOwners:
         return index
 
     def sweep(self, in_use: Collection[int]) -> list[int]:
-        """Forgets what nothing names; the indices."""
+        """Forgets owners that are not ``in_use`` any more, and returns their indices."""
         gone = [path for path, index in self._indices.items() if index not in in_use]
         released = [index for index in map(self._indices.pop, gone) if index]
         for index in released:

@@ -1,4 +1,7 @@
-"""Ids of containers and Pods, and systemd units, from cgroup paths: one table for all of them."""
+"""Reads container ids, Pod UIDs and systemd units from cgroup paths.
+
+One table of patterns covers all runtimes.
+"""
 
 from __future__ import annotations
 
@@ -12,17 +15,17 @@ from probe.flow.owner import Container, Node, Owner, Pod, share
 _HEX = r"(?P<id>[0-9a-f]{64})"
 _NAME = r"(?P<id>[^/]+?)"
 _UUID = r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
-_BUILD = r"(?P<id>[0-9a-z]{25})"  # of BuildKit
+_BUILD = r"(?P<id>[0-9a-z]{25})"  # an id of BuildKit
 
-#: One path component each; the innermost component that matches wins. Monitors (conmon) and
-#: virtual machines (machine-qemu) are no containers and match none of them.
+#: Each pattern matches one path component, and the innermost component that matches wins. Monitors
+#: (conmon) and virtual machines (machine-qemu) are no containers, so no pattern matches them.
 _COMPONENTS = tuple(
     re.compile(pattern)
     for pattern in (
         _HEX,  # cgroupfs driver: /docker/ID, /kubepods/.../ID, /libpod_parent/ID
         rf"(?:docker|cri-containerd|crio|libpod|containerd|nerdctl|podman)-{_HEX}(?:\.scope)?",
         rf"libpod-payload-{_HEX}",  # podman run --cgroups=split, as in units
-        # kubelet with the systemd driver over containerd without: POD.slice:cri-containerd:ID
+        # kubelet with the systemd driver, containerd without it: POD.slice:cri-containerd:ID
         rf"[^:]+:(?:docker|cri-containerd|crio|containerd):{_HEX}",
         rf"lxc\.payload\.{_NAME}",  # LXC 4 and Incus
         rf"machine-lxc\\x2d(?:\d+\\x2d)?{_NAME}\.scope",  # libvirt: lxc-NUMBER-NAME
@@ -32,11 +35,11 @@ _COMPONENTS = tuple(
         rf"(?P<id>{_UUID}\.[^/]+?)(?:\.scope)?",  # Nomad: ALLOCATION.TASK
         rf"docker-{_BUILD}\.scope",  # BuildKit within Docker, systemd driver
         r"(?:apptainer|singularity)-(?P<id>\d+)\.scope",  # the number of its first process
-        rf"(?:runc|crun|youki)-{_NAME}\.scope",  # without a runtime above them
+        rf"(?:runc|crun|youki)-{_NAME}\.scope",  # started without a higher runtime
         rf"kata_(?!overhead$){_NAME}",  # the virtual machine of a sandbox
     )
 )
-#: Where the component before says whose it is: (that one, the container's).
+#: Pairs of patterns: a component that explains the next one, and that of the container.
 _BELOW = tuple(
     (re.compile(before), re.compile(pattern))
     for before, pattern in (
@@ -48,7 +51,7 @@ _BELOW = tuple(
         ("kata_overhead", rf"(?!kubepods){_NAME}"),
         ("mesos", rf"(?P<id>{_UUID})"),
         (r"[0-9a-f]{32}", r"(?P<id>[0-9a-f]{32}-\d+)"),  # ECS on Fargate
-        # containerd's namespaces, which `ctr` puts at the top: /default/NAME
+        # a namespace of containerd, which `ctr` puts at the top: /default/NAME
         (r"/(?:default|k8s\.io|moby)", _NAME),
     )
 )
@@ -62,19 +65,20 @@ _POD = re.compile(
 )
 _ESCAPED = re.compile(r"\\x([0-9a-f]{2})")  # systemd.unit(5)
 
-#: Kinds of units that have processes. systemd puts a "_" before a name that cgroupfs has a use for.
+#: Kinds of units that have processes. systemd puts a "_" before a name that cgroupfs reserves.
 _UNIT = re.compile(r"_?(?P<unit>[^/]+\.(?:service|scope|socket|mount|swap))")
-_MANAGER = "init.scope"  # where a user's own systemd is, inside of user@UID.service
+_MANAGER = "init.scope"  # the cgroup of a user's own systemd, inside user@UID.service
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a process runs, as its cgroup tells: strings are '' where there is none.
+    """The container, Pod or unit in which a process runs, read from its cgroup; '' for none.
 
-    ``container_id``: of the innermost container, ``outer_container_id`` of the one around it;
-    ``unit``: of systemd, in no container. ``is_doubtful``: the cgroup is inside of another
-    container, or of one that is not root's: there others than the runtime may make cgroups of any
-    name.
+    ``container_id`` is the innermost container, and ``outer_container_id`` the one around it.
+    ``unit`` is the systemd unit of a process outside of containers.
+
+    ``is_doubtful`` is True if the cgroup lies inside another container, or inside a cgroup that
+    does not belong to root. Others than the runtime may make cgroups of any name there.
     """
 
     container_id: str = ""
@@ -85,8 +89,11 @@ class Place:
 
 
 def read_place(cgroup: str, delegated: int = 0) -> Place:
-    """``delegated``: how many components, counted from the innermost, it takes to reach the
-    outermost one that is not root's; 0: all are."""
+    """Returns the place that a cgroup path names.
+
+    ``delegated`` is the number of components from the innermost up to the outermost cgroup that
+    does not belong to root. It is 0 if all belong to root.
+    """
     *outer, inner = ("", *container_ids(cgroup))
     return Place(
         inner,
@@ -98,7 +105,7 @@ def read_place(cgroup: str, delegated: int = 0) -> Place:
 
 
 def owner_of_cgroup(cgroup: str, node: str, delegated: int = 0) -> Owner:
-    """Returns the owner of a cgroup without any process; ``delegated`` as of ``read_place``."""
+    """Returns the owner of a cgroup without a process; for ``delegated`` see ``read_place``."""
     place = read_place(cgroup, delegated)
     container = Container(
         place.container_id,
@@ -116,8 +123,10 @@ def owner_of_cgroup(cgroup: str, node: str, delegated: int = 0) -> Owner:
 
 
 def _is_below(cgroup: str, delegated: int) -> bool:
-    """Whether the outermost component of a container or Pod is below the one that is delegated. One
-    that is itself delegated is as its runtime made it."""
+    """Returns True if the outermost container or Pod lies below the delegated cgroup.
+
+    A container or Pod whose own cgroup is delegated is as its runtime made it.
+    """
     parts = cgroup.strip("/").split("/")
     before = "/".join(parts[: len(parts) - delegated + 1])
     names_any = container_ids(cgroup) or pod_uid(cgroup)
@@ -125,7 +134,7 @@ def _is_below(cgroup: str, delegated: int) -> bool:
 
 
 def container_ids(cgroup: str) -> list[str]:
-    """Ids of the containers that a cgroup path names, the outermost first."""
+    """Returns the ids of the containers that a cgroup path names, the outermost first."""
     found: list[str] = []
     for _, container in _containers(cgroup):
         if container not in found[-1:]:
@@ -134,12 +143,12 @@ def container_ids(cgroup: str) -> list[str]:
 
 
 def container_id(cgroup: str) -> str:
-    """The id of the innermost container that a cgroup path names, '' for none."""
+    """Returns the id of the innermost container that a cgroup path names, '' for none."""
     return next(reversed(container_ids(cgroup)), "")
 
 
 def _containers(cgroup: str) -> Iterator[tuple[int, str]]:
-    """How many components of a cgroup path end in one that names a container, and its id."""
+    """Yields, for each component that names a container, its position from 1 and the id."""
     parts = cgroup.strip("/").split("/")
     for count, part in enumerate(parts, 1):
         if container := _match_component(part) or _match_below(parts[:count]):
@@ -155,7 +164,7 @@ def _match_component(part: str) -> str:
 
 
 def _match_below(parts: list[str]) -> str:
-    """Of the last one, which the one or two before it explain."""
+    """Returns the container id in the last component, if the one or two before it explain it."""
     *before, part = parts
     names = ["/".join(before[-count:]) for count in (1, 2) if len(before) >= count]
     if len(before) == 1:
@@ -167,7 +176,7 @@ def _match_below(parts: list[str]) -> str:
 
 
 def container_cgroup(cgroup: str, container_id: str) -> str:
-    """The part of a cgroup path that ends in the component of a container, '' where it has none."""
+    """Returns the cgroup path up to the component of a container, '' if it has none."""
     for count, found in _containers(cgroup):
         if found == container_id:
             return "/" + "/".join(cgroup.strip("/").split("/")[:count])
@@ -175,13 +184,13 @@ def container_cgroup(cgroup: str, container_id: str) -> str:
 
 
 def is_container(cgroup: str) -> bool:
-    """Whether a cgroup path is that of a container, and not of a part of one."""
+    """Returns True if a cgroup path is that of a container, and not of a part of one."""
     found = container_id(cgroup)
     return bool(found) and container_id(cgroup.rpartition("/")[0]) != found
 
 
 def pod_uid(cgroup: str) -> str:
-    """The UID of the innermost Kubernetes Pod that a cgroup path names, '' for none."""
+    """Returns the UID of the innermost Kubernetes Pod that a cgroup path names, '' for none."""
     for part in reversed(cgroup.strip("/").split("/")):
         match = _POD.fullmatch(part)
         if match:
@@ -190,9 +199,9 @@ def pod_uid(cgroup: str) -> str:
 
 
 def systemd_unit(cgroup: str) -> str:
-    """The innermost systemd unit that a cgroup path names, '' for none and inside of a container.
+    """Returns the innermost systemd unit that a cgroup path names, as ``systemctl`` shows it.
 
-    Spelled as ``systemctl`` shows it, escapes included.
+    Escapes stay. Returns '' if there is none, and for every path inside a container.
     """
     if container_id(cgroup):
         return ""

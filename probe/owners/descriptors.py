@@ -1,9 +1,10 @@
-"""Which process holds a socket: the links of /proc/PID/fd, read a bounded time per call.
+"""Finds the process that holds a socket, in a bounded time per call.
 
-The kernel has no index from a socket to its holders, so all descriptors of all processes may have
-to be read. Processes that held wanted sockets lately come first, and the newest descriptors of
-each; what time does not suffice for goes on in the next call. It is time of the processor: on a
-busy host the clock tells how long others took.
+The kernel has no index from a socket to its holders. So the search may have to read all links of
+/proc/PID/fd, of all processes. It begins with processes that recently held wanted sockets, and with
+the newest descriptors of each process. What it cannot read in time it reads in the next call.
+
+The bound is processor time. On a busy host the clock would count the time of other processes.
 """
 
 from __future__ import annotations
@@ -17,13 +18,17 @@ _LOOKS_PER_CLOCK = 64
 
 
 class DescriptorSearch:
-    """``unreadable``: processes whose descriptors we may not read, in the latest round of all."""
+    """A search that goes on from call to call, in rounds through all processes.
+
+    ``unreadable`` counts the processes of the latest round whose descriptors the probe may not
+    read. ``given_up`` holds the sockets that a whole round did not find; callers remove them.
+    """
 
     def __init__(self, proc: str = "/proc") -> None:
         self.unreadable = 0
-        self.given_up: set[int] = set()  # sockets that a whole round did not show; taken by callers
+        self.given_up: set[int] = set()
         self._proc = proc
-        self._pending: dict[int, int] = {}  # inode -> the round in which it came
+        self._pending: dict[int, int] = {}  # inode -> the round in which it was asked for
         self._favourites: dict[int, None] = {}
         self._links: Iterator[tuple[int, int]] = iter(())
         self._round = 0
@@ -36,8 +41,11 @@ class DescriptorSearch:
         budget_ns: int,
         likely: Iterable[int] = (),
     ) -> dict[int, int]:
-        """Socket inode -> process, of those asked for now or before. ``processes``: where to look,
-        the likely ones first; ``likely``: few to look at before a round goes on."""
+        """Returns socket inode -> process, for sockets of this call and of earlier ones.
+
+        ``processes`` are to be searched, the likeliest first. ``likely`` are a few processes to
+        look at before the round goes on.
+        """
         known = len(self._pending)
         for inode in inodes:
             self._pending.setdefault(inode, self._round)
@@ -55,7 +63,7 @@ class DescriptorSearch:
         return found
 
     def forget(self, inodes: Iterable[int]) -> None:
-        """Sockets that are gone."""
+        """Stops the search for sockets that are closed."""
         for inode in inodes:
             self._pending.pop(inode, None)
 
@@ -68,7 +76,7 @@ class DescriptorSearch:
         self._links = self._read_links(processes)
 
     def _look(self, links: Iterator[tuple[int, int]], found: dict[int, int], deadline: int) -> bool:
-        """False when the time is over."""
+        """Reads links until all sockets are found. Returns False if the time ran out."""
         if not self._pending:
             return True
         for looks, (pid, inode) in enumerate(links, 1):
@@ -89,7 +97,7 @@ class DescriptorSearch:
             del self._favourites[next(iter(self._favourites))]
 
     def _read_links(self, processes: Iterable[int]) -> Iterator[tuple[int, int]]:
-        """(process, socket inode or 0) for each descriptor, the newest of a process first."""
+        """Yields (process, socket inode or 0) for each descriptor, a process's newest first."""
         for pid in processes:
             folder = f"{self._proc}/{pid}/fd"
             try:

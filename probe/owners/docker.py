@@ -1,11 +1,11 @@
-"""Docker's names of containers, by its API: a list at the beginning, then events.
+"""Reads the names of containers from Docker's API: a list at the beginning, then events.
 
-All of it happens in a thread of its own, and metering asks only what that thread knows: an API
-that is slow, hangs, answers garbage or is not there costs names and nothing else. A container is
-announced when it is created, which is some tenths of a second before its first process runs.
+A thread of its own speaks with the API, and metering reads only what that thread has learned. So an
+API that is slow, hangs, answers garbage or is absent costs names and nothing else. Docker announces
+a container when it is created, some tenths of a second before its first process runs.
 
-After a failure the list is read again, and events since the last one that came are replayed, for
-containers that lived and died meanwhile.
+After a failure the thread reads the list again. It also replays the events since the last one it
+received, for containers that lived and died meanwhile.
 """
 
 from __future__ import annotations
@@ -33,19 +33,20 @@ _EVENTS = {"type": ["container"], "event": ["create", "start", "rename", "destro
 _PROJECT, _SERVICE = "com.docker.compose.project", "com.docker.compose.service"
 _KUBERNETES, _SANDBOX = "io.kubernetes", "POD"
 _ANSWER_S = 5.0
-#: A stream of events without any is opened anew: its other end may be gone without a word.
+#: A stream without events is opened again after this time: a dead peer may never close it.
 _SILENCE_S = 60.0
 _REPLAY_S = 2.0
-#: For a container that is not known yet while we listen, and shortly after we stopped to.
+#: Time to wait for the name of a new container: while the API is heard, and shortly after that.
 _PATIENCE_S = 1.0
 _LONG_PATIENCE_S = 3.0
 _LONG_PATIENCE_LASTS_S = 15.0
 
 
 class DockerNames:
-    """A ``Runtime``. Inert until ``open``; ``url`` as in DOCKER_HOST.
+    """A ``Runtime`` that names Docker's containers, from ``open`` to ``close``.
 
-    answer_s, silence_s: time-outs of an answer, and of a stream without events.
+    ``url`` is written as in DOCKER_HOST. ``answer_s`` is the time-out of an answer, and
+    ``silence_s`` that of a stream without events.
     """
 
     def __init__(
@@ -57,18 +58,21 @@ class DockerNames:
         self.url = url
         self._answer_s, self._silence_s = answer_s, silence_s
         self._known = KnownContainers()
-        self._in_pods = KnownContainers()  # as cri-dockerd's labels have it
+        self._in_pods = KnownContainers()  # from the labels of cri-dockerd
         self._cgroups: dict[str, str] = {}  # id -> the cgroup of its first process
         self._heard_s: float | None = None
         is_near = url.startswith("unix://")
         self._listener = Listener(f"Docker at {url}", self._listen, self.is_there, is_near)
 
-    # -- asked by metering --------------------------------------------------------------------
+    # -- called by metering --------------------------------------------------------------------
     def open(self) -> None:
         self._listener.open()
 
     def find(self, container_id: str, pod_uid: str = "") -> ContainerNames | None:
-        """As a container of a Pod only if its cgroup says so, too: an image may have any label."""
+        """Returns the names of a container, or None.
+
+        Its Pod is named only if its cgroup agrees, because an image may have any label.
+        """
         in_pod = self._in_pods.find(container_id)
         if in_pod and pod_uid and in_pod.pod.uid == pod_uid:
             return in_pod
@@ -92,14 +96,14 @@ class DockerNames:
     def close(self) -> None:
         self._listener.close()
 
-    # -- the thread ---------------------------------------------------------------------------
+    # -- run by the thread --------------------------------------------------------------------
     def is_there(self) -> bool:
-        """Whether it is worth asking."""
+        """Returns False if the socket of the API does not exist."""
         path = self.url.removeprefix("unix://")
         return path == self.url or os.path.exists(path)
 
     def _listen(self) -> None:
-        """Until the stream of events is silent for long; raises whatever goes wrong."""
+        """Reads the list, then events, until these stop for long. Raises any failure."""
         with contextlib.closing(_client(self.url, self._answer_s)) as api:
             since_s = (self._heard_s or time.time()) - _REPLAY_S
             asked_s = time.time()
@@ -128,11 +132,13 @@ class DockerNames:
                 self._find_cgroup(api, str(one["Id"]))
 
     def _find_cgroup(self, api: Any, container_id: str) -> None:
-        """So that nobody else's cgroup of that name passes for it. It stays unknown where we see
-        other processes or other paths than the daemon does."""
+        """Notes the cgroup of a container, so that no other cgroup of that name passes for it.
+
+        It stays unknown if the probe sees other processes or other paths than the daemon does.
+        """
         try:
             pid = int(api.inspect_container(container_id)["State"]["Pid"])
-        except Exception:  # it is gone, or the answer is strange: there is another way to tell
+        except Exception:  # the container is gone or the answer is strange: is_at returns None
             return
         cgroup = container_cgroup(read_cgroup(f"/proc/{pid}") if pid else "", container_id)
         if cgroup and not cgroup.startswith("/.."):
@@ -161,10 +167,11 @@ class DockerNames:
 
 
 def open_docker(setting: bool | str, socket: str = SOCKET) -> DockerNames | None:
-    """As the setting ``docker`` says: 'auto', True, False, or the URL of the API.
+    """Opens the names that the setting ``docker`` asks for: 'auto', True, False, or a URL.
 
-    'auto' without the package is no names, and one line that says so. A Docker that is not there
-    yet is waited for. ConfigError: it was asked for, and the package is missing.
+    With 'auto' and without the package there are no names, and a log line tells how to get them. If
+    Docker does not run yet, the probe waits for it. Raises ConfigError if names are required and
+    the package is missing.
     """
     if setting is False:
         return None
@@ -187,7 +194,7 @@ def open_docker(setting: bool | str, socket: str = SOCKET) -> DockerNames | None
 
 def _is_installed() -> bool:
     spec = importlib.util.find_spec("docker")
-    return spec is not None and spec.origin is not None  # any directory passes for a package
+    return spec is not None and spec.origin is not None  # None for a mere directory
 
 
 def _client(url: str, answer_s: float) -> Any:
@@ -201,9 +208,9 @@ def _client(url: str, answer_s: float) -> Any:
 def _events(
     api: Any, since_s: float, answer_s: float, silence_s: float
 ) -> Iterator[Mapping[str, Any] | None]:
-    """None when the stream is open, then events; ends after ``silence_s`` without any.
+    """Yields None when the stream is open, then events; ends after ``silence_s`` without any.
 
-    Not ``api.events``, which waits for ever.
+    ``api.events`` cannot be used, because it waits without a limit.
     """
     parameters = {"since": f"{since_s:.9f}", "filters": json.dumps(_EVENTS)}
     response = api.get(
@@ -217,7 +224,7 @@ def _events(
         while True:
             try:
                 line = next(lines, None)
-            except OSError as error:  # which those of requests are
+            except OSError as error:  # exceptions of requests are OSErrors
                 if "timed out" in str(error):
                     return
                 raise
@@ -228,7 +235,7 @@ def _events(
 
 
 def _own_name(listed: Mapping[str, Any]) -> str:
-    """Not the aliases '/other/alias' that links give it."""
+    """Returns the container's own name, not an alias '/other/alias' from a link."""
     names = [str(name).lstrip("/") for name in listed.get("Names") or ()]
     return next((name for name in names if "/" not in name), "")
 
@@ -238,7 +245,7 @@ def _names(name: str, image: str, labels: Mapping[str, Any]) -> ContainerNames:
 
 
 def _names_in_pod(image: str, labels: Mapping[str, Any]) -> ContainerNames | None:
-    """A kubelet that runs its containers in Docker (cri-dockerd) tells of their Pods in labels."""
+    """Returns names from the labels that cri-dockerd writes for a kubelet, None without them."""
     if not (pod := str(labels.get(f"{_KUBERNETES}.pod.name", ""))):
         return None
     container = str(labels.get(f"{_KUBERNETES}.container.name", ""))

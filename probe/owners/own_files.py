@@ -1,9 +1,10 @@
-"""The files of users in a container: /etc/passwd and /etc/group below the root of a process.
+"""Reads the user files of a container: /etc/passwd and /etc/group below the root of a process.
 
-Whoever is in there may put anything in their place. So a path is resolved within that root
-(openat2), only a regular file is opened, no more than ``_MOST_OCTETS`` of it are read, and a thread
-does that. A file system in user space may never answer, which then costs this thread and one name.
-What comes late is there for the next process.
+Processes of the container may put anything in their place. So the kernel resolves each path within
+that root (openat2), only a regular file is opened, and at most ``_MOST_OCTETS`` of it are read.
+
+A file system in user space may never answer. So a thread reads the files, and such a file system
+costs this thread and the names of one process. An answer that comes late serves the next process.
 """
 
 from __future__ import annotations
@@ -30,14 +31,17 @@ _MOST_NAME = 64
 _OPENAT2 = 437  # the same number on every architecture
 _RESOLVE_IN_ROOT, _RESOLVE_NO_MAGICLINKS = 0x10, 0x02
 _PATIENCE_S = 0.1
-#: So many files that do not answer, or did not in time this long, and none is asked for.
+#: With so many files late within so many seconds, no further file is read.
 _MOST_LATE, _LATE_S = 4, 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class OwnNames:
-    """Names by the numbers of the container. ``uids``, ``gids``: (first inside, first outside,
-    count) of the ranges that its user namespace maps; numbers of processes are those outside."""
+    """User and group names by the numbers inside a container.
+
+    ``uids`` and ``gids`` are the ranges that its user namespace maps: (first inside, first outside,
+    count). Processes are known by their numbers outside.
+    """
 
     users: dict[int, str] = field(default_factory=dict)
     groups: dict[int, str] = field(default_factory=dict)
@@ -45,13 +49,13 @@ class OwnNames:
     gids: tuple[tuple[int, int, int], ...] = ()
 
     def find(self, uid: int, gid: int) -> tuple[str, str]:
-        """'' for a number without a name."""
+        """Returns the names of a user and a group, '' for a number without a name."""
         user, group = _inside(self.uids, uid), _inside(self.gids, gid)
         return self.users.get(user, ""), self.groups.get(group, "")
 
 
 def _inside(ranges: Iterable[tuple[int, int, int]], number: int) -> int:
-    """-1 for what is not mapped."""
+    """Returns the number inside the namespace, -1 if it is not mapped."""
     for inside, outside, count in ranges:
         if outside <= number < outside + count:
             return inside + number - outside
@@ -59,11 +63,11 @@ def _inside(ranges: Iterable[tuple[int, int, int]], number: int) -> int:
 
 
 class Answer:
-    """What a thread finds out, which may take long, or never end."""
+    """The result of a thread that reads names, which may take long or never end."""
 
     def __init__(self, read: Callable[[], OwnNames | None]) -> None:
         self._read = read
-        #: No names while nothing was read, and for good where that failed.
+        #: Empty until the files are read, and for ever if that failed.
         self.names: OwnNames | None = OwnNames()
         self._thread = threading.Thread(target=self._run, name="files of a container", daemon=True)
         self._thread.start()
@@ -81,14 +85,14 @@ class Answer:
 
 
 class _Reading:
-    """Asks, unless too many files did not answer of late: to wait for them stops the probe."""
+    """Starts threads that read, unless too many did not answer: each may delay the probe."""
 
     def __init__(self) -> None:
         self._late: list[Answer] = []
         self._has_warned = False
 
     def ask(self, read: Callable[[], OwnNames | None]) -> Answer | None:
-        """None: not asked."""
+        """Returns the answer of a new thread, or None if too many threads are late."""
         self._late = [answer for answer in self._late if answer.counts_as_late()]
         if len(self._late) >= _MOST_LATE:
             self._warn()
@@ -108,10 +112,11 @@ _READING = _Reading()
 
 
 def ask_own_names(process: str, hosts: Sequence[str] = (), may_read: bool = True) -> Answer | None:
-    """Names at ``process`` (its folder in /proc): None where it has the files of one of ``hosts``.
+    """Returns the answer with the names of ``process`` (its folder in /proc).
 
-    There are none where it is gone, or may not be looked into, and unless ``may_read``. Returns
-    None where it was not asked, because too many files were slow to answer.
+    The names are None if it has the same files as one of ``hosts``. They are empty if the process
+    is gone, if it may not be read, or without ``may_read``. Returns None instead of an answer if
+    too many files were slow.
     """
 
     def read() -> OwnNames | None:
@@ -123,7 +128,7 @@ def ask_own_names(process: str, hosts: Sequence[str] = (), may_read: bool = True
 
 
 def _has_same_files(host: str, process: str) -> bool:
-    """A file that both have not got is the same, too."""
+    """Returns True if both have the same files; a file that both lack is the same, too."""
     with contextlib.suppress(OSError):
         return all(_identity(host, path) == _identity(process, path) for path in _FILES)
     return False
@@ -139,7 +144,7 @@ def _read(process: str) -> OwnNames:
 
 
 def _read_names(process: str, path: str) -> dict[int, str]:
-    """The first name of each number, as the C library has it."""
+    """Returns the first name of each number, as the C library does."""
     found: dict[int, str] = {}
     for name, number in _entries(_read_octets(process, path)):
         if len(found) >= _MOST_NAMES:
@@ -158,7 +163,7 @@ def _entries(text: bytes) -> Iterator[tuple[str, int]]:
 
 
 def _read_ranges(path: str) -> tuple[tuple[int, int, int], ...]:
-    """Everything is itself where the kernel has no user namespaces."""
+    """Returns the mapped ranges; without user namespaces every number maps to itself."""
     try:
         lines = Path(path).read_text().splitlines()
     except FileNotFoundError:
@@ -168,10 +173,10 @@ def _read_ranges(path: str) -> tuple[tuple[int, int, int], ...]:
 
 
 def _read_octets(process: str, path: str) -> bytes:
-    """Whole lines of a regular file, '' of anything else."""
+    """Returns the whole lines of a regular file, b'' for anything else."""
     with contextlib.suppress(OSError), _found_in(process, path) as place:
         if stat.S_ISREG(os.fstat(place).st_mode):
-            # through the descriptor: what has come in its place since is not opened
+            # opens by the descriptor, in case another file has taken this path since
             with open(f"/proc/self/fd/{place}", "rb", buffering=0) as file:
                 octets = file.read(_MOST_OCTETS) or b""
             return octets if len(octets) < _MOST_OCTETS else octets.rpartition(b"\n")[0]
@@ -189,7 +194,7 @@ def _identity(process: str, path: str) -> tuple[int, int] | None:
 
 @contextlib.contextmanager
 def _found_in(process: str, path: str) -> Iterator[int]:
-    """A descriptor that only tells what is there (O_PATH), links being followed within the root."""
+    """Yields an O_PATH descriptor of a file; links are followed within the root."""
     flags = os.O_PATH | os.O_CLOEXEC
     root = os.open(f"{process}/root", flags | os.O_DIRECTORY)
     try:

@@ -1,4 +1,4 @@
-"""Owner rows of the kernel half -> Owner: text, user names and container ids, once per identity."""
+"""Makes owners from the kernel half's owner rows: text, user names and container ids."""
 
 from __future__ import annotations
 
@@ -15,22 +15,21 @@ from probe.owners.container import Place, owner_of_cgroup, read_place
 from probe.owners.procfs import read_cgroup, read_identity, read_path
 from probe.owners.users import Namespaces, Users
 
-#: Of 255 octets, those that leave no room for 'docker-<64 digits>.scope'.
+#: A path of more octets may lack an outer 'docker-<64 digits>.scope': a row holds 255 octets.
 _LONG_CGROUP = 176
 _TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
-#: Components of a path that the kernel half may have given up at (PATH_DEPTH of bpf/paths.h counts
-#: mounts, too).
+#: The kernel half may stop at deeper paths (PATH_DEPTH of bpf/paths.h counts mounts, too).
 _DEEP = 20
 _PATH_SOURCES = {0: "", 1: "walked", 2: "exec"}
 
 
 def _text(field: NDArray[np.uint8]) -> str:
-    """NUL-terminated octets; a process may name itself anything, so not every name is UTF-8."""
+    """Returns NUL-terminated octets as text; a process can have a name that is not UTF-8."""
     return bytes(field).split(b"\0", 1)[0].decode("utf-8", "replace")
 
 
 def read_command_line(pid: int) -> str:
-    """The arguments of a process, joined by spaces; '' when it is gone or may not be read."""
+    """Returns the arguments of a process, joined by spaces; '' if it is gone or unreadable."""
     try:
         arguments = Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
@@ -44,10 +43,11 @@ def owner_from_row(
     command_line: Callable[[int], str],
     node: str = "",
 ) -> Owner:
-    """``row``: struct owner_row of bpf/flow.h; ``users``: names of users and groups.
+    """Returns the owner of a row; a row without a pid is a cgroup without a process.
 
-    ``command_line``: pid -> text; the kernel half does not stamp it, so a process that is gone
-    has none. ``node``: the name of this host. A row without a pid is a cgroup as such.
+    ``row`` is a struct owner_row of bpf/flow.h. ``users`` finds names of users and groups, and
+    ``node`` is the name of this host. ``command_line`` maps a pid to text; the kernel half does not
+    record it, so a process that is gone has none.
     """
     pid = int(row["pid"])
     cgroup = _whole_cgroup(_text(row["cgroup"]), pid)
@@ -90,14 +90,17 @@ def owner_from_row(
 
 
 def _find_path(row: np.void, pid: int) -> tuple[str, str]:
-    """The path of the executable, and how it was found. What a process was told that it is called
-    can be overwritten by it, so it counts only where the kernel's own path is not to be had."""
+    """Returns the path of the executable, and how it was found.
+
+    A process can overwrite the name under which it was started. So that name counts only if the
+    kernel's own path is not available.
+    """
     path, source = _text(row["path"]), _PATH_SOURCES.get(int(row["path_source"]), "")
     now = read_identity(pid) if source != "walked" else None
     told = int(row["start_ns"]) // _TICK_NS, _text(row["name"])
     if now and (now.start_ticks, now.name) == told:
         found = read_path(f"/proc/{pid}")
-        if len(found) > len(row["path"]) or found.count("/") > _DEEP:  # else it is of a later exec
+        if len(found) > len(row["path"]) or found.count("/") > _DEEP:  # else of a later exec
             return found, "walked"
     return path, source
 
@@ -107,8 +110,11 @@ def _namespaces(row: np.void, whose: str) -> Namespaces:
 
 
 def _whole_cgroup(cgroup: str, pid: int) -> str:
-    """The row has the innermost components of a path that is long, and may lack a container that is
-    around; the rest is in /proc while the process lives."""
+    """Returns the whole cgroup path, from /proc if the row may have a part of it only.
+
+    A row holds the innermost components of a long path, which may lack an outer container. The rest
+    can be read while the process lives.
+    """
     if not pid or len(cgroup) < _LONG_CGROUP:
         return cgroup
     whole = read_cgroup(f"/proc/{pid}")
@@ -116,5 +122,5 @@ def _whole_cgroup(cgroup: str, pid: int) -> str:
 
 
 def read_process_place(pid: int) -> Place:
-    """Where a process runs; nowhere, when it is gone."""
+    """Returns the place where a process runs, an empty one if it is gone."""
     return read_place(read_cgroup(f"/proc/{pid}"))

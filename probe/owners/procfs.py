@@ -1,4 +1,4 @@
-"""Processes in /proc -> Owner, for collectors without a kernel half that stamps them."""
+"""Makes owners from /proc, for collectors without a kernel half that records processes."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from probe.flow.owner import Owner, Process, share
 from probe.owners.container import container_id, owner_of_cgroup
 from probe.owners.users import Names, Namespaces, Users, read_namespaces
 
-#: Where container runtimes put containers, in the order of kernel/host.container_hierarchy.
+#: Hierarchies in which runtimes put containers, in the order of kernel/host.container_hierarchy.
 _HIERARCHIES = ("memory", "pids", "devices", "")
-#: Where the file systems of cgroups are mounted: v2, hybrid, v1.
+#: Mount points of the cgroup file systems: v2, hybrid, v1.
 _CGROUP_MOUNTS = tuple(
     f"/sys/fs/cgroup{below}" for below in ("", "/unified", "/memory", "/pids", "/devices")
 )
@@ -24,7 +24,7 @@ _STATUS = ("Uid", "Gid", "VmSize", "VmPeak")
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What makes a process another one: its number is used again, and exec changes its name."""
+    """What identifies a process: its number is used again, and exec changes its name."""
 
     pid: int
     start_ticks: int
@@ -33,7 +33,7 @@ class Identity:
 
 
 def read_identity(pid: int, proc: str = "/proc") -> Identity | None:
-    """From /proc/PID/stat, which anyone may read; None when the process is gone."""
+    """Returns the identity from /proc/PID/stat, which anyone may read; None if it is gone."""
     try:
         text = Path(f"{proc}/{pid}/stat").read_bytes()
     except OSError:
@@ -51,7 +51,7 @@ def owner_from_proc(
     node: str = "",
     proc: str = "/proc",
 ) -> Owner:
-    """The process as it is now; paths are '' where we may not read them."""
+    """Returns the owner of the process as it is now; unreadable paths are ''."""
     path = f"{proc}/{identity.pid}"
     cgroup = read_cgroup(path)
     where = owner_of_cgroup(cgroup, node, count_delegated(cgroup))
@@ -66,7 +66,7 @@ def owner_from_proc(
 
 
 def _read_parent(identity: Identity, users: Users, container_id: str, proc: str) -> Process:
-    """Returns the parent; only its number is known when it is gone."""
+    """Returns the parent; only its number is known if it is gone."""
     parent = read_identity(identity.parent_pid, proc) if identity.parent_pid else None
     if parent is None:
         return Process(identity.parent_pid)
@@ -94,7 +94,7 @@ def _read_process(path: str, identity: Identity, users: Users, container_id: str
 def _find_names(
     users: Users, path: str, pid: int, status: dict[str, int], container_id: str
 ) -> Names:
-    """Returns no names for a process whose user we may not read."""
+    """Returns the names of a process, none if the probe may not read its user."""
     if "Uid" not in status:
         return Names()
     namespaces = read_namespaces(pid, path.rpartition("/")[0]) or Namespaces()
@@ -102,7 +102,7 @@ def _find_names(
 
 
 def read_path(process: str) -> str:
-    """Of the executable of /proc/PID; '' when it is gone, or may not be looked at."""
+    """Returns the path of the executable of /proc/PID, '' if it is gone or unreadable."""
     try:
         return os.readlink(f"{process}/exe").removesuffix(_DELETED)
     except OSError:
@@ -110,7 +110,7 @@ def read_path(process: str) -> str:
 
 
 def _read_status(process: str) -> dict[str, int]:
-    """Real user and group, as the kernel half has them, and virtual memory in KiB."""
+    """Returns real user and group, as the kernel half does, and virtual memory in KiB."""
     try:
         lines = Path(f"{process}/status").read_text(errors="replace").splitlines()
     except OSError:
@@ -120,7 +120,7 @@ def _read_status(process: str) -> dict[str, int]:
 
 
 def read_cgroup(process: str) -> str:
-    """Of /proc/PID; '' when it is gone."""
+    """Returns the cgroup path of /proc/PID, '' if it is gone."""
     try:
         text = Path(f"{process}/cgroup").read_text(errors="replace")
     except OSError:
@@ -129,8 +129,11 @@ def read_cgroup(process: str) -> str:
 
 
 def count_delegated(cgroup: str) -> int:
-    """How many components of a cgroup's path, counted from the innermost, it takes to reach the
-    outermost one that is not root's; 0: all are, or it is gone."""
+    """Returns how many components of a cgroup path are delegated.
+
+    That is the number of components from the innermost up to the outermost cgroup that does not
+    belong to root. It is 0 if all belong to root, or if the cgroup is gone.
+    """
     parts = cgroup.strip("/").split("/")
     for mount in _CGROUP_MOUNTS:
         path = mount
@@ -147,7 +150,7 @@ def count_delegated(cgroup: str) -> int:
 
 
 def choose_cgroup(text: str) -> str:
-    """The path of /proc/PID/cgroup that names a container, else that of the first hierarchy."""
+    """Returns the path of a container in /proc/PID/cgroup, else that of the first hierarchy."""
     by_controller: dict[str, str] = {}
     for line in text.splitlines():
         number, _, rest = line.partition(":")

@@ -1,8 +1,8 @@
-"""Docker's userland proxy: the container that a process of it stands for.
+"""Finds the container for which a process of Docker's userland proxy works.
 
-A port that is published is taken over by ``docker-proxy`` where netfilter does not do it, as from
-loopback. Then each of two connections has a process of the host at one end; its command line tells
-for which container that is there.
+``docker-proxy`` serves a published port if netfilter does not, as for connections from loopback.
+Then there are two connections, each with a process of the host at one end. The command line of that
+process names the address of the container.
 """
 
 from __future__ import annotations
@@ -16,13 +16,16 @@ from probe.flow.owner import Owner
 _NAME, _DAEMON = "docker-proxy", "dockerd"
 _FLAGS = ("-container-ip", "--container-ip")
 _PAUSE_S = 1.0
-#: Its first connections wait for so long; the proxy is there before its container is.
+#: First connections wait this long for names: the proxy starts before its container.
 _PATIENCE_S = 2.0
 
 
 def read_target(pid: int, proc: str = "/proc") -> str:
-    """The address that a proxy forwards to, '' for none. Nothing else of its command line is
-    looked at, so it may be asked whatever else of command lines has to stay on the host."""
+    """Returns the address to which a proxy forwards, '' for none.
+
+    It reads nothing else of the command line, so it may be used even if command lines must stay on
+    the host.
+    """
     try:
         line = Path(f"{proc}/{pid}/cmdline").read_bytes().decode("ascii", "replace")
         return str(ip_address(next(_values(line.split("\0")), "")))
@@ -31,7 +34,7 @@ def read_target(pid: int, proc: str = "/proc") -> str:
 
 
 def _values(arguments: list[str]) -> Iterator[str]:
-    """Of the flag, as Go's package flag takes it: one dash or two, with a '=' or before it."""
+    """Yields the values of the flag, as Go's package flag reads it: -flag X, --flag X, --flag=X."""
     for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
         name, separator, value = argument.partition("=")
         if name in _FLAGS:
@@ -39,8 +42,11 @@ def _values(arguments: list[str]) -> Iterator[str]:
 
 
 def _is_proxy(owner: Owner) -> bool:
-    """Anybody may give a program that name and those arguments, but neither make it root's child of
-    root's dockerd, nor have it run as root."""
+    """Returns True for a proxy that Docker's daemon started.
+
+    Anybody may give a program that name and those arguments. But only root can run it as root, as a
+    child of root's dockerd.
+    """
     is_named = owner.process.name == _NAME and owner.process.path.endswith(f"/{_NAME}")
     is_of_daemon = owner.parent.name == _DAEMON and owner.parent.path.endswith(f"/{_DAEMON}")
     is_roots = owner.process.uid == owner.parent.uid == 0 and not owner.process.has_own_users
@@ -51,8 +57,10 @@ def _is_proxy(owner: Owner) -> bool:
 
 
 class Proxies:
-    """Owners that stand for a container which is not known yet. ``find_addresses``: address -> id
-    of the container that has it now."""
+    """Owners that are proxies of a container which is not known yet.
+
+    ``find_addresses`` returns address -> id of the container that has it now.
+    """
 
     def __init__(self, find_addresses: Callable[[], dict[str, str]]) -> None:
         self._find_addresses = find_addresses
@@ -60,7 +68,7 @@ class Proxies:
         self._due_s = 0.0
 
     def note(self, index: int, owner: Owner, now_s: float) -> None:
-        """Looks at a process that is a proxy of Docker's daemon."""
+        """Notes an owner if its process is a proxy of Docker's daemon."""
         if _is_proxy(owner):
             target = read_target(owner.process.pid or 0)
             if target:
@@ -70,11 +78,11 @@ class Proxies:
         self._targets.pop(index, None)
 
     def young(self, now_s: float) -> list[int]:
-        """Those that are worth waiting for."""
+        """Returns the owners whose container may still become known soon."""
         return [i for i, (_, since_s) in self._targets.items() if now_s - since_s < _PATIENCE_S]
 
     def resolve(self, now_s: float) -> dict[int, str]:
-        """Owner -> id of its container, of those that are known by now, each once."""
+        """Returns owner -> container id, once for each container that has become known."""
         if not self._targets or now_s < self._due_s:
             return {}
         self._due_s = now_s + _PAUSE_S

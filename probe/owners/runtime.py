@@ -1,4 +1,4 @@
-"""What runtimes of containers say of a container, and what the probe asks of them."""
+"""The interface of container runtimes, and a store of the names that they give."""
 
 from __future__ import annotations
 
@@ -8,38 +8,40 @@ from probe.flow.owner import ContainerNames
 
 
 class Runtime(Protocol):
-    """Answers at once from what it knows; it learns in a thread of its own."""
+    """Names containers at once, from what a thread of its own has learned."""
 
     def find(self, container_id: str, pod_uid: str = "") -> ContainerNames | None:
-        """Without a ``name`` where only the Pod that it is in is known."""
+        """Returns names or None; a ``name`` is missing if only the container's Pod is known."""
 
     def take_changed(self) -> set[str]:
-        """Ids of containers, and UIDs of Pods, that have been named, or named anew, since the last
-        call."""
+        """Returns the container ids and Pod UIDs that were named or renamed.
+
+        It counts those since the previous call.
+        """
 
     def patience_s(self, in_pod: bool = False) -> float:
-        """How long it is worth to wait for the names of a container that is not known yet."""
+        """Returns the seconds to wait for the names of a container that is not known yet."""
 
     def is_at(self, container_id: str, cgroup: str, pod_uid: str) -> bool | None:
-        """Whether a cgroup is where the runtime has put that container; None: it cannot tell."""
+        """Returns True if the runtime put the container in this cgroup, None if unknown."""
 
     def close(self) -> None: ...
 
 
 class KnownContainers:
-    """Names by container id: of all that exist, and of the latest ``keep_gone`` that do not.
+    """Names by container id: of all that exist, and of the latest ``keep_gone`` that ended.
 
-    Written by one thread and read by another, each step of which is atomic.
+    One thread writes them and another reads. Each step is atomic.
     """
 
     def __init__(self, keep_gone: int = 4096) -> None:
         self._names: dict[str, ContainerNames] = {}
-        self._gone: dict[str, None] = {}  # in the order in which they went
+        self._gone: dict[str, None] = {}  # in the order in which they ended
         self._changed: list[str] = []
         self._keep_gone = keep_gone
 
     def __len__(self) -> int:
-        """Those that exist."""
+        """Returns the number of containers that exist."""
         return len(self._names) - len(self._gone)
 
     def find(self, container_id: str, pod_uid: str = "") -> ContainerNames | None:
@@ -55,7 +57,7 @@ class KnownContainers:
             self._changed.append(container_id)
 
     def remove(self, container_id: str) -> None:
-        """It may still be asked for: its last flows come later than its end."""
+        """Notes that a container ended. It can still be found, as its last flows come later."""
         if container_id not in self._names:
             return
         self._gone.pop(container_id, None)
@@ -65,7 +67,7 @@ class KnownContainers:
             del self._gone[oldest], self._names[oldest]
 
     def replace_all(self, names: dict[str, ContainerNames]) -> None:
-        """``names`` are all that exist."""
+        """Sets the names of all containers that exist."""
         for container_id in [known for known in self._names if known not in names]:
             if container_id not in self._gone:
                 self.remove(container_id)
@@ -73,6 +75,6 @@ class KnownContainers:
             self.add(container_id, found)
 
     def take_changed(self) -> set[str]:
-        changed = self._changed[:]  # the other thread may add while we look
+        changed = self._changed[:]  # the other thread may append meanwhile
         del self._changed[: len(changed)]
         return set(changed)

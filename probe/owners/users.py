@@ -1,9 +1,9 @@
-"""Names of users and groups: whose database tells them, and each number once.
+"""Finds the names of users and groups, each number once, in the right database.
 
-A number means what the file system of a process says. So the host's databases are asked for a
-process of the host only: one in the host's mount and user namespaces, or with the same files of
-users as the host (a systemd unit with a private /tmp). A process in a container has the names of
-its own /etc/passwd and /etc/group (``own_files``), any other process has none.
+The files that a process sees decide what a number means. The host's database serves processes of
+the host: those in its mount and user namespaces, or with the same user files (as a systemd unit
+with a private /tmp). A process in a container has the names of its own /etc/passwd and /etc/group
+(``own_files``). Any other process has no names.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from typing import Protocol
 from probe.owners.own_files import Answer, OwnNames, ask_own_names
 
 _MOST_PLACES = 1024
-#: Its inode (PROC_USER_INIT_INO), and the only one where the kernel has no user namespaces.
+#: Inode of the first user namespace (PROC_USER_INIT_INO), the only one if the kernel has no others.
 _FIRST_USER_NAMESPACE = 0xEFFFFFFD
 
 
 @dataclass(frozen=True, slots=True)
 class Namespaces:
-    """Inodes of the namespaces of a process; 0 where unknown."""
+    """Inodes of the namespaces of a process; 0 if unknown."""
 
     mount: int = 0
     user: int = 0
@@ -35,8 +35,10 @@ _UNKNOWN = Namespaces()
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """Of a user and a group, '' where there is none. ``are_own``: they are those of a container,
-    and say nothing of users of the host."""
+    """The names of a user and a group, '' for none.
+
+    ``are_own`` is True for names inside a container, which say nothing about users of the host.
+    """
 
     user: str = ""
     group: str = ""
@@ -44,7 +46,7 @@ class Names:
 
 
 class Users(Protocol):
-    """Who tells names of users: ``UserNames``, or a test."""
+    """The interface that finds names of users: ``UserNames``, or a test's."""
 
     def find(
         self, pid: int, uid: int, gid: int, namespaces: Namespaces, container_id: str = ""
@@ -52,10 +54,11 @@ class Users(Protocol):
 
 
 class UserNames:
-    """Names for processes, by the namespaces that they are in.
+    """Finds names for processes by their namespaces.
 
-    Those of the host are kept for the life of the probe, those of others for the ``_MOST_PLACES``
-    latest mount namespaces. ``reads_own``: names inside of containers are read there at all.
+    Names of the host are kept for the life of the probe. Those of other places are kept for the
+    ``_MOST_PLACES`` latest mount namespaces. With ``reads_own`` False, names inside containers are
+    not read.
     """
 
     def __init__(self, reads_own: bool = True, proc: str = "/proc") -> None:
@@ -66,8 +69,11 @@ class UserNames:
     def find(
         self, pid: int, uid: int, gid: int, namespaces: Namespaces, container_id: str = ""
     ) -> Names:
-        """``namespaces`` of the process ``pid``, which may be gone; ``container_id``: '' in none,
-        and where namespaces are unknown that alone tells a process of the host."""
+        """Returns the names for the process ``pid``, which may be gone.
+
+        ``namespaces`` are those of the process, and ``container_id`` is '' outside of containers.
+        If the namespaces are unknown, every process outside of containers counts as the host's.
+        """
         is_of_host = not container_id if namespaces == _UNKNOWN else namespaces == self._host
         if is_of_host:
             return Names(user_name(uid), group_name(gid))
@@ -80,12 +86,14 @@ class UserNames:
         return Names(user, group, are_own=True)
 
     def _own(self, pid: int, namespaces: Namespaces, container_id: str) -> OwnNames | None:
-        """None: the same as the host's. What cannot be found out now may be with the next
-        process there."""
+        """Returns the names inside a container, or None if it has the files of the host.
+
+        If they cannot be read now, the next process of the container may find them.
+        """
         key = namespaces, container_id
         if key not in self._places:
             if read_namespaces(pid, self._proc) != namespaces:
-                return OwnNames()  # gone, and its number may be another's
+                return OwnNames()  # gone, and another process may have its number
             answer = self._ask(pid, namespaces, container_id)
             if answer is None:
                 return OwnNames()
@@ -95,7 +103,7 @@ class UserNames:
         return self._places[key].names
 
     def _ask(self, pid: int, namespaces: Namespaces, container_id: str) -> Answer | None:
-        """The host's files are those of its first process, or else ours."""
+        """Asks for names; the host's files are those of process 1, or of the probe itself."""
         is_near = namespaces.user == self._host.user
         hosts = (f"{self._proc}/1", f"{self._proc}/self") if is_near else ()
         may_read = bool(container_id) and self._reads_own
@@ -103,7 +111,7 @@ class UserNames:
 
 
 def read_namespaces(pid: int | str, proc: str = "/proc") -> Namespaces | None:
-    """None where the process is gone, or may not be looked at."""
+    """Returns the namespaces of a process, None if it is gone or may not be read."""
     try:
         return Namespaces(*(_inode(f"{proc}/{pid}/ns/{name}") for name in ("mnt", "user")))
     except OSError:
@@ -111,17 +119,17 @@ def read_namespaces(pid: int | str, proc: str = "/proc") -> Namespaces | None:
 
 
 def _inode(path: str) -> int:
-    """0 where the kernel has no namespaces of that kind."""
+    """Returns the inode of a namespace, 0 if the kernel has no namespaces of that kind."""
     try:
         return os.stat(path).st_ino
     except FileNotFoundError:
-        os.stat(os.path.dirname(path))  # raises where there is no process
+        os.stat(os.path.dirname(path))  # raises if there is no process
         return _FIRST_USER_NAMESPACE if path.endswith("/user") else 0
 
 
 @lru_cache(65536)
 def user_name(uid: int) -> str:
-    """As the host calls it; '' for a uid without a name."""
+    """Returns the host's name for a uid, '' if it has none."""
     try:
         return pwd.getpwuid(uid).pw_name
     except (KeyError, OverflowError):
@@ -130,7 +138,7 @@ def user_name(uid: int) -> str:
 
 @lru_cache(4096)
 def group_name(gid: int) -> str:
-    """As the host calls it; '' for a gid without a name."""
+    """Returns the host's name for a gid, '' if it has none."""
     try:
         return grp.getgrgid(gid).gr_name
     except (KeyError, OverflowError):

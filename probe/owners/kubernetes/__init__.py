@@ -1,4 +1,4 @@
-"""Names of Pods by the Kubernetes API: of this node's, and of the cluster's if asked for."""
+"""Names Pods by the Kubernetes API: those of this node, and of the cluster if asked for."""
 
 from __future__ import annotations
 

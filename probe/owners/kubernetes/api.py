@@ -1,7 +1,7 @@
-"""The Kubernetes API: GET, lists and watches, with whatever credentials there are.
+"""Speaks with the Kubernetes API: GET, lists and watches, with the credentials that it finds.
 
-The package ``kubernetes`` gives configuration and authentication. Its models are left alone: they
-take 20 MB, and most of what comes is not looked at.
+The package ``kubernetes`` provides configuration and authentication. Its models are not loaded:
+they take 20 MB, and the probe reads few fields of an object.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from typing import Any
 from urllib.parse import urlencode
 
 IN_CLUSTER = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
-_MOST_OCTETS = 256 << 20  # of an answer; 500 Pods of the usual size take 5 MB
+_MOST_OCTETS = 256 << 20  # of an answer; 500 usual Pods take 5 MB
 _MOST_LINE_OCTETS = 16 << 20
 _PART_OCTETS = 65536
 
 
 class ApiError(Exception):
-    """It has answered, and not with what was asked for. ``status``: of HTTP, 0 for garbage."""
+    """Raised for an answer other than the expected one; ``status`` is of HTTP, 0 for garbage."""
 
     def __init__(self, status: int, text: str) -> None:
         super().__init__(f"{status} {text}" if status else text)
@@ -30,11 +30,14 @@ class ApiError(Exception):
 
 
 class KubernetesApi:
-    """``kubeconfig``: a file, '' for the credentials of the Pod that we are in. Nothing is kept of
-    these longer than the object lives, so that a new one follows a token that is rotated."""
+    """A connection to the API.
+
+    ``kubeconfig`` is a file, or '' for the credentials of the Pod in which the probe runs. Each
+    object reads them anew, so a new one uses a token that was rotated.
+    """
 
     def __init__(self, kubeconfig: str, answer_s: float) -> None:
-        # typed or not, as the version of the package may be
+        # imported by name, because only some versions of the package are typed
         client, config, rest = (
             importlib.import_module(f"kubernetes.{name}")
             for name in ("client", "config", "client.rest")
@@ -51,7 +54,7 @@ class KubernetesApi:
         self.url = str(settings.host)
 
     def get(self, path: str, **parameters: object) -> dict[str, Any]:
-        """The answer; raises ApiError, and whatever becomes of a connection."""
+        """Returns the answer. Raises ApiError, or the exception of a failed connection."""
         response = self._request(path, parameters, self._answer_s)
         try:
             octets = response.read(_MOST_OCTETS)
@@ -62,9 +65,9 @@ class KubernetesApi:
     def watch(
         self, path: str, silence_s: float, **parameters: object
     ) -> Generator[dict[str, Any] | None]:
-        """None as soon as it is open, then events until either end closes it.
+        """Yields None as soon as the watch is open, then events until either side closes it.
 
-        Ends after ``silence_s`` without any.
+        It also ends after ``silence_s`` without events.
         """
         from urllib3.exceptions import ReadTimeoutError
 
@@ -81,7 +84,7 @@ class KubernetesApi:
             return
         finally:
             response.close()
-            self.close()  # the server may be about to close it, too: the next one gets its own
+            self.close()  # the server may close the connection soon: the next watch opens its own
 
     def close(self) -> None:
         self._rest.pool_manager.clear()
@@ -109,10 +112,10 @@ class KubernetesApi:
 
 
 def _tls_context(settings: Any) -> ssl.SSLContext:
-    """Trusts, and checks names and dates, as kubectl does.
+    """Returns a context that trusts and checks names and dates as kubectl does.
 
-    Python 3.13 also demands the form of RFC 5280, by default. Authorities of many clusters, managed
-    ones among them, have no Authority Key Identifier, and would be refused for that alone.
+    By default Python 3.13 also requires the form of RFC 5280. The authorities of many clusters,
+    also of managed ones, lack an Authority Key Identifier and would be refused for that alone.
     """
     urllib3_ssl = importlib.import_module("urllib3.util.ssl_")
     required = ssl.CERT_REQUIRED if settings.verify_ssl else ssl.CERT_NONE
@@ -134,7 +137,7 @@ def _decode(octets: bytes) -> dict[str, Any]:
 
 
 def _message(octets: bytes) -> str:
-    """Of a Status."""
+    """Returns the message of a Status object, '' if there is none."""
     try:
         return str(json.loads(octets)["message"])
     except (ValueError, KeyError, TypeError):

@@ -1,8 +1,8 @@
-"""Names of this node's containers from Kubernetes, as a ``Runtime``.
+"""Names this node's containers by the Kubernetes API, as a ``Runtime``.
 
-All that is asked of the API happens in threads of their own, and metering asks only what these
-know. The Pod is known before its first container starts, by its UID, which every cgroup of it
-names; a container's own name comes with the kubelet's next report, a second or two later.
+Threads of their own speak with the API, and metering reads only what they have learned. A Pod is
+known before its first container starts, by its UID, which all its cgroups name. The name of a
+container comes with the kubelet's next report, a second or two later.
 """
 
 from __future__ import annotations
@@ -28,21 +28,23 @@ log = logging.getLogger(__name__)
 
 PODS, SERVICES, NODES = "/api/v1/pods", "/api/v1/services", "/api/v1/nodes"
 _ANSWER_S = 10.0
-_PAGE = 100  # of the cluster's objects: what is made of an answer takes its size four times
-#: For the name of a container: at least, at most, and by how much more than the latest reports of
-#: the kubelet took.
+_PAGE = 100  # objects of the cluster per answer; decoded, an answer takes four times its size
+#: Time to wait for a container's name: least, most, and factor to the kubelet's recent delay.
 _PATIENCE_S, _MOST_PATIENCE_S, _SPARE = 4.0, 20.0, 1.5
 _LAG_LASTS_S = 60.0
-#: A node may be under way while its network is not.
+#: How long names are awaited without the API: a node may start before its network.
 _LASTS_S = 15.0
 _KEPT_UIDS = 16384
 
 
 @dataclass(frozen=True, slots=True)
 class KubernetesSettings:
-    """``where``: 'auto', False, True, or a kubeconfig file; ``node``: '' for what is usual;
-    ``labels``: keys of those of Pods to tell; ``remote``: name the other end as well; ``cluster``:
-    what it is called."""
+    """Settings of the names.
+
+    ``where`` is 'auto', False, True, or a kubeconfig file. ``node`` is the name of this node, ''
+    for the usual one. ``labels`` are the keys of Pod labels to export. With ``remote`` the other
+    end of a flow is named as well. ``cluster`` is the name of the cluster.
+    """
 
     where: bool | str = "auto"
     node: str = ""
@@ -52,12 +54,12 @@ class KubernetesSettings:
 
 
 class NodePods:
-    """A ``Store``: names by the ids of containers and by the UIDs of Pods."""
+    """A ``Store`` of names, by the ids of containers and by the UIDs of Pods."""
 
     def __init__(self) -> None:
         self.containers, self.pods = KnownContainers(), KnownContainers()
-        self._of_pod: dict[str, tuple[str, ...]] = {}  # UID -> ids of its containers
-        self._cgroup_uids: dict[str, str] = {}  # id of a container -> UID that cgroups have
+        self._of_pod: dict[str, tuple[str, ...]] = {}  # UID of a Pod -> ids of its containers
+        self._cgroup_uids: dict[str, str] = {}  # container id -> UID in its cgroups
         self._lag_s, self._lagged_s = 0.0, float("-inf")
 
     def replace_all(self, found: list[Named]) -> None:
@@ -85,11 +87,11 @@ class NodePods:
         self._forget_uids()
 
     def cgroup_uid(self, container_id: str) -> str:
-        """Of the Pod that a container is in, '' where it is not known."""
+        """Returns the UID of the Pod of a container, '' if it is unknown."""
         return self._cgroup_uids.get(container_id, "")
 
     def lag_s(self) -> float:
-        """How long it took lately, at most, from the start of a container to its name."""
+        """Returns the longest recent time in seconds from a container's start to its name."""
         return self._lag_s if time.monotonic() - self._lagged_s < _LAG_LASTS_S else 0.0
 
     def _note_lag(self, lag_s: float) -> None:
@@ -97,7 +99,7 @@ class NodePods:
             self._lag_s, self._lagged_s = lag_s, time.monotonic()
 
     def _forget_uids(self) -> None:
-        """Of containers that are not even remembered as gone."""
+        """Forgets the UIDs of containers that are not even kept as ended."""
         if len(self._cgroup_uids) > 2 * len(self.containers) + _KEPT_UIDS:
             known = [key for key in self._cgroup_uids if self.containers.find(key)]
             self._cgroup_uids = {key: self._cgroup_uids[key] for key in known}
@@ -108,9 +110,10 @@ def _ids(one: Named) -> tuple[str, ...]:
 
 
 class KubernetesNames:
-    """A ``Runtime``. Inert until ``open``. ``remote``: names of other ends, None unless asked for.
+    """A ``Runtime`` that names the containers of Pods, from ``open`` to ``close``.
 
-    answer_s, silence_s: time-outs of an answer, and of a watch without events.
+    ``remote`` has the names of other ends, or is None if they were not asked for. ``silence_s`` is
+    the time-out of a watch without events.
     """
 
     def __init__(
@@ -149,7 +152,7 @@ class KubernetesNames:
         return self._here.containers.find(container_id) or self._here.pods.find(pod_uid)
 
     def is_at(self, container_id: str, cgroup: str, pod_uid: str) -> bool | None:
-        """It tells of no cgroups, but a container never leaves its Pod."""
+        """Returns False for a cgroup of another Pod; the API knows no cgroups, so None else."""
         known = self._here.cgroup_uid(container_id)
         return False if known and pod_uid and known != pod_uid else None
 
@@ -157,7 +160,7 @@ class KubernetesNames:
         return self._here.containers.take_changed() | self._here.pods.take_changed()
 
     def patience_s(self, in_pod: bool = False) -> float:
-        """Only what is in a Pod is ever named here."""
+        """Returns the seconds to wait for a name, 0 outside of Pods, where no name can come."""
         if not in_pod or self._watches[0].listener.lost_for_s() >= _LASTS_S:
             return 0.0
         return min(max(_PATIENCE_S, _SPARE * self._here.lag_s()), _MOST_PATIENCE_S)
@@ -168,14 +171,14 @@ class KubernetesNames:
 
 
 def is_wanted(where: bool | str, in_cluster: Path = IN_CLUSTER) -> bool:
-    """Whether Pods shall be named, as the setting ``kubernetes`` says."""
+    """Returns True if the setting ``kubernetes`` asks for names of Pods."""
     return _is_in_cluster(in_cluster) if where == "auto" else where is not False
 
 
 def node_name(where: bool | str = False, node: str = "", in_cluster: Path = IN_CLUSTER) -> str:
-    """What this host is called, by everybody: where Pods are named that is the API's name for it.
+    """Returns the name of this host in all records: the API's name if Pods are named.
 
-    ``where`` and ``node`` as of KubernetesSettings.
+    For ``where`` and ``node`` see KubernetesSettings.
     """
     if not is_wanted(where, in_cluster):
         return os.uname().nodename
@@ -189,9 +192,10 @@ def _is_in_cluster(service_account: Path) -> bool:
 def open_kubernetes(
     settings: KubernetesSettings, in_cluster: Path = IN_CLUSTER
 ) -> KubernetesNames | None:
-    """As the settings say. 'auto' is names in a Pod that has a service account, else none.
+    """Opens the names that the settings ask for, or returns None.
 
-    ConfigError: it was asked for, and the package is missing, or there is no configuration.
+    With 'auto' there are names if the probe runs in a Pod that has a service account. Raises
+    ConfigError if names are required, and the package or a configuration is missing.
     """
     is_in_cluster = _is_in_cluster(in_cluster)
     if not is_wanted(settings.where, in_cluster):
@@ -226,4 +230,4 @@ def _exists(path: str) -> bool:
 
 def _is_installed() -> bool:
     spec = importlib.util.find_spec("kubernetes")
-    return spec is not None and spec.origin is not None  # any directory passes for a package
+    return spec is not None and spec.origin is not None  # None for a mere directory

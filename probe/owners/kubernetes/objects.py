@@ -1,4 +1,4 @@
-"""Pods and Services of the Kubernetes API -> the little of them that flows are told with. Pure."""
+"""Takes from Pods, Services and nodes of the Kubernetes API what flows need. Does no I/O."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _PROTOCOLS = {"TCP": 6, "UDP": 17, "SCTP": 132}
 _NODE_ADDRESSES = ("InternalIP", "ExternalIP")
 _ZONES = ("topology.kubernetes.io/zone", "failure-domain.beta.kubernetes.io/zone")
 _OVER = ("Succeeded", "Failed")
-#: Label with the hash that ends the name of a ReplicaSet -> what has made that ReplicaSet.
+#: Label whose hash ends the name of a ReplicaSet -> kind of object that made the ReplicaSet.
 _HASHES = {"pod-template-hash": "Deployment", "rollouts-pod-template-hash": "Rollout"}
-#: A CronJob names a Job after itself and the time that it was due, in minutes; before 1.21 seconds.
+#: A CronJob adds to a Job's name the time when it was due: in minutes, before 1.21 in seconds.
 _SCHEDULED = re.compile(r"(?P<name>.+)-(?:(?P<minutes>\d{8})|(?P<seconds>\d{10}))")
 _DAY_S = 86400
 _ADDRESS_OCTETS = 16
@@ -30,11 +30,11 @@ _ADDRESS_OCTETS = 16
 
 @dataclass(frozen=True, slots=True)
 class Named:
-    """What has addresses of its own (16 octets, IPv4 first) from ``start_ns`` on (Unix time).
+    """An object with addresses of its own (16 octets, IPv4 first) since ``start_ns`` (Unix time).
 
-    ``containers``: ids of those of a Pod, with their names; ``names``: of the whole;
-    ``cgroup_uid``: what its cgroups have for a UID; ``started_ns``: when its latest container
-    started, 0 if none.
+    ``names`` are those of the object itself. ``containers`` are the ids of a Pod's containers, with
+    their names. ``cgroup_uid`` is the UID in its cgroups. ``started_ns`` is the time at which its
+    latest container started, 0 if none did.
     """
 
     uid: str
@@ -49,11 +49,13 @@ class Named:
 def read_pod(
     found: Object, labels: Sequence[str] = (), has_containers: bool = True, cluster: str = ""
 ) -> Named:
-    """``labels``: keys of those to keep, or beginnings of keys with a * behind; ``has_containers``:
-    they are wanted; ``cluster``: the name of the whole.
+    """Returns the names and addresses of a Pod.
 
-    A Pod in the host's network, or that is over, has no address. Raises KeyError, TypeError,
-    ValueError or AttributeError for what is no Pod.
+    ``labels`` are the keys to keep, or prefixes of keys that end in ``*``. Containers are read if
+    ``has_containers``. ``cluster`` is the name of the cluster.
+
+    A Pod in the host's network, or one that is over, has no address. Raises KeyError, TypeError,
+    ValueError or AttributeError for an object that is no Pod.
     """
     about, spec, status = found["metadata"], found["spec"], found.get("status") or {}
     own = about.get("labels") or {}
@@ -81,7 +83,7 @@ def read_pod(
 
 
 def _choose_labels(own: Object, labels: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Each once, in the order of ``labels``; those of a beginning by their names."""
+    """Yields each label once, in the order of ``labels``; those of a prefix by their keys."""
     told: set[str] = set()
     for wanted in labels:
         begin = wanted.removesuffix("*")
@@ -93,7 +95,7 @@ def _choose_labels(own: Object, labels: Sequence[str]) -> Iterator[tuple[str, st
 
 
 def read_node(found: Object, cluster: str = "") -> Named:
-    """With the addresses that its own processes, and Pods in its network, have."""
+    """Returns a node, with the addresses of its own processes and of Pods in its network."""
     about, status = found["metadata"], found.get("status") or {}
     name = intern(str(about["name"]))
     addresses = (str(one["address"]) for one in status.get("addresses") or ()
@@ -116,7 +118,10 @@ def _read_zone(about: Object) -> str:
 
 
 def read_service(found: Object, cluster: str = "") -> Named:
-    """With its cluster addresses; those of load balancers may belong to several."""
+    """Returns a Service, with its cluster addresses.
+
+    Addresses of load balancers are left out, because several Services may share one.
+    """
     about, spec = found["metadata"], found["spec"]
     name = str(about["name"])
     addresses = spec.get("clusterIPs") or [spec.get("clusterIP")]
@@ -138,21 +143,26 @@ def _read_ports(spec: Object) -> Iterator[tuple[int, int, str]]:
 
 
 def service_port(names: ContainerNames, protocol: int, port: int) -> str:
-    """'shop/web:http', as Antrea writes it; without the name of a port that has none."""
+    """Returns 'shop/web:http', as Antrea writes it; a port without a name gives 'shop/web'."""
     service = f"{names.pod.namespace}/{names.pod.workload.partition('/')[2]}"
     name = next((one[2] for one in names.ports if one[:2] == (protocol, port)), "")
     return f"{service}:{name}" if name else service
 
 
 def static_uid(about: Object) -> str:
-    """The UID that the cgroup has: of a Pod of a manifest file that is the kubelet's own digest."""
+    """Returns the UID in the Pod's cgroups.
+
+    For a Pod from a manifest file that is the kubelet's own digest.
+    """
     annotations = about.get("annotations") or {}
     return str(annotations.get("kubernetes.io/config.mirror") or about["uid"])
 
 
 def read_workload(about: Object) -> str:
-    """'Deployment/web': who made the Pod, and not what it made to that end. '' for a bare Pod, and
-    for one that the node itself made of a file."""
+    """Returns what made the Pod at first, as 'Deployment/web' instead of its ReplicaSet.
+
+    Returns '' for a Pod that nothing made, and for one that the node made from a file.
+    """
     owner = next((one for one in about.get("ownerReferences") or () if one.get("controller")), None)
     if owner is None or owner["kind"] == "Node":
         return ""
@@ -173,7 +183,10 @@ def _above_replica_set(name: str, labels: Object) -> tuple[str, str]:
 
 
 def _above_job(name: str, created: str) -> tuple[str, str]:
-    """A number that is no time at which this Pod could have been due is a part of the name."""
+    """Returns the CronJob of a Job, or the Job itself.
+
+    A number counts as part of the name if this Pod cannot have been due at that time.
+    """
     match = _SCHEDULED.fullmatch(name)
     if match:
         due_s = int(match["seconds"] or 60 * int(match["minutes"]))
@@ -193,8 +206,11 @@ def _read_starts(status: Object) -> Iterator[int]:
 def _read_containers(
     spec: Object, status: Object, pod: ContainerNames
 ) -> Iterator[tuple[str, ContainerNames]]:
-    """Also the one before a restart, whose flows may still be told. The image is the one that was
-    asked for: a runtime tells any name of the same image."""
+    """Yields container ids and names, also of a container before its restart.
+
+    Flows of that one may still be exported. The image is the one in the specification, because a
+    runtime may report any name of it.
+    """
     asked = {str(one["name"]): str(one.get("image", ""))
              for kind in _SPECS for one in spec.get(kind) or ()}  # fmt: skip
     for kind in _STATUSES:
@@ -202,7 +218,7 @@ def _read_containers(
             name = str(one["name"])
             names = replace(pod, name=name, image=asked.get(name) or str(one.get("image", "")))
             for state in (one, (one.get("lastState") or {}).get("terminated") or {}):
-                # 'containerd://4f3c...'; '' before it is made
+                # 'containerd://4f3c...', or '' before the container exists
                 container_id = str(state.get("containerID") or "").rpartition("//")[2]
                 if container_id:
                     yield container_id, names
@@ -214,7 +230,7 @@ def _read_addresses(status: Object) -> Iterator[bytes]:
 
 
 def _pack(address: str) -> bytes:
-    """As records have addresses."""
+    """Returns an address in the form that records have."""
     return ip_address(address).packed.ljust(_ADDRESS_OCTETS, b"\0")
 
 

@@ -1,7 +1,8 @@
-"""Who had an address when: Pods, Services and nodes of the whole cluster.
+"""Records who had an address at what time: Pods, Services and nodes of the whole cluster.
 
-An address goes from one Pod to the next, so it is told who had it when: a flow that is older than
-a Pod is not that Pod's, and one that began before its end is, whenever its record comes.
+An address passes from one Pod to the next, so each owner of it has a start and an end. A flow that
+is older than a Pod is not that Pod's. A flow that began before a Pod's end is, no matter when its
+record comes.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ _NEVER = 2**63 - 1
 
 @dataclass(frozen=True, slots=True)
 class Tenure:
-    """Who had an address, from ``start_ns`` until ``end_ns`` (Unix times)."""
+    """The time during which an object had an address, ``start_ns`` to ``end_ns`` (Unix times)."""
 
     uid: str
     names: ContainerNames
@@ -31,14 +32,14 @@ class Tenure:
 
 
 class Tenures:
-    """A ``Store``: address (16 octets) -> who has it and who had it, the latest last.
+    """A ``Store`` of the present and past owners of each address (16 octets), the latest last.
 
-    Written by one thread and read by another: an address's tuple is replaced as a whole.
+    One thread writes and another reads. An address's tuple is replaced as a whole.
     """
 
     def __init__(self) -> None:
         self._by_address: dict[bytes, tuple[Tenure, ...]] = {}
-        self._addresses: dict[str, tuple[bytes, ...]] = {}  # UID -> those it has
+        self._addresses: dict[str, tuple[bytes, ...]] = {}  # UID -> its addresses
         self._gone: deque[tuple[bytes, str]] = deque()
 
     def __len__(self) -> int:
@@ -51,7 +52,7 @@ class Tenures:
         return self._by_address.get(address, ())
 
     def find_at(self, address: bytes, time_ns: int) -> ContainerNames | None:
-        """Who had it then."""
+        """Returns the names of the owner at that time, or None."""
         for tenure in reversed(self.find(address)):
             if tenure.start_ns <= time_ns <= tenure.end_ns:
                 return tenure.names
@@ -75,7 +76,7 @@ class Tenures:
             own = next((t for t in found if t.uid == one.uid and t.end_ns == _NEVER), None)
             start_ns = own.start_ns if own else _start_after(others, one.start_ns)
             tenure = Tenure(one.uid, one.names, start_ns)
-            if tenure not in found:  # the same object goes on: what was made of it is kept by it
+            if tenure not in found:  # an equal tenure stays the same object, by which callers cache
                 self._by_address[address] = tuple(sorted((*others, tenure), key=_start))
         if one.addresses:
             self._addresses[one.uid] = one.addresses
@@ -112,18 +113,21 @@ def _start(tenure: Tenure) -> int:
 
 
 def _start_after(others: list[Tenure], start_ns: int) -> int:
-    """When an object that began at ``start_ns`` got an address that ``others`` had: it exists
-    before it has one. While somebody else is still told to have it, that is now."""
+    """Returns the time at which an object got an address that ``others`` had.
+
+    An object exists (from ``start_ns``) before it gets its address. If another object still has the
+    address according to the API, the time is now.
+    """
     now_ns = time.time_ns()
     return max([start_ns, *(min(one.end_ns, now_ns) + 1 for one in others)])
 
 
 class NodeNames(Tenures):
-    """Those of nodes, and the zones that these are in."""
+    """The names of nodes, and their zones."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._zones: dict[str, str] = {}  # name of a node -> zone
+        self._zones: dict[str, str] = {}  # node name -> zone
 
     def zone(self, node: str) -> str:
         return self._zones.get(node, "")
@@ -138,7 +142,7 @@ class NodeNames(Tenures):
 
 
 class RemoteNames(Tenures):
-    """Those of Pods, and beside them those of ``services`` and ``nodes``."""
+    """The names of Pods, and of ``services`` and ``nodes`` beside them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -146,7 +150,7 @@ class RemoteNames(Tenures):
 
 
 def sixteen_octets(addresses: Rows) -> list[bytes]:
-    """IPv4 first, as the addresses of what is ``Named``."""
+    """Returns addresses of 16 octets, IPv4 first, as those of ``Named``."""
     padded = np.zeros((len(addresses), 16), np.uint8)
     padded[:, : addresses.shape[1]] = addresses
     found: list[bytes] = padded.view("V16")[:, 0].tolist()

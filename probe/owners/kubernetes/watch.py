@@ -1,7 +1,7 @@
-"""One kind of object, kept up to date: a list, then a watch that goes on from there.
+"""Keeps one kind of objects up to date: a list, then a watch that continues from there.
 
-A watch that ends is resumed at the version that it had come to. If the API does not have that any
-more (410), or has answered strangely, the list is read again.
+A watch that ends is resumed at the last version that it received. If the API no longer has that
+version (410), or answered strangely, the list is read again.
 """
 
 from __future__ import annotations
@@ -19,26 +19,28 @@ from probe.owners.kubernetes.objects import Named
 log = logging.getLogger(__name__)
 
 _GONE = 410
-_WATCH_S = 300  # the server ends a watch by then
-#: It tells at which version it is (BOOKMARK) every minute; without, it may be gone unnoticed.
+_WATCH_S = 300  # the server ends a watch after this time
+#: The server sends its version (BOOKMARK) every minute; without it, the connection may be dead.
 SILENCE_S = 90.0
 _SHORT_S = 1.0
 
 
 class Store(Protocol):
     def replace_all(self, found: list[Named]) -> None:
-        """These are all."""
+        """Sets all objects that exist."""
 
     def add(self, one: Named) -> None:
-        """It is new, or has changed."""
+        """Adds an object that is new, or replaces one that has changed."""
 
     def remove(self, one: Named) -> None: ...
 
 
 class Watch:
-    """``open_api`` makes the connection, anew after each failure; ``path``: the list of all
-    objects, ``read``: of what the API tells of one; ``selector``: those that are wanted, '' for
-    all; ``page``: objects in an answer, 0: all of them at once, from the API's cache.
+    """Reads a list and follows its changes, in the thread of its ``listener``.
+
+    ``open_api`` makes a new connection for each watch. ``path`` is the list of all objects, and
+    ``read`` converts one object. ``selector`` chooses the wanted objects, '' for all. ``page`` is
+    the number of objects in an answer; with 0 all come at once, from the API's cache.
     """
 
     def __init__(
@@ -62,12 +64,12 @@ class Watch:
         self.listener = Listener(f"the Kubernetes API ({what})", self._listen)
 
     def _listen(self) -> None:
-        """Until the watch is silent for long or closed; raises whatever goes wrong."""
+        """Follows one watch, after the list if there is no version yet. Raises any failure."""
         with closing(self._open_api()) as api:
             try:
                 if not self._version:
                     self._list(api)
-                self._follow(api)  # the next one opens the API anew: tokens change in their files
+                self._follow(api)  # the next one opens the API again, as token files change
             except ApiError as error:
                 self._version = ""
                 self._must_be_fresh = error.status == _GONE
@@ -90,7 +92,11 @@ class Watch:
             log.warning("Kubernetes knows of no %s: see kubernetes-node", self._what)
 
     def _pages(self, api: KubernetesApi) -> Iterator[dict[str, Any]]:
-        """All at once come from the API's cache; what was refused as too old must not again."""
+        """Yields the answers of a list.
+
+        An answer with all objects comes from the API's cache. It must not after the API refused a
+        version as too old.
+        """
         if not self._page:
             as_of = {} if self._must_be_fresh else {"resourceVersion": "0"}
             yield api.get(self._path, **self._selected, **as_of)
@@ -103,7 +109,7 @@ class Watch:
             yield answer
 
     def _follow(self, api: KubernetesApi) -> None:
-        """One watch, to its end."""
+        """Follows one watch to its end."""
         began, heard = time.monotonic(), 0
         asked = {
             **self._selected,
