@@ -1,1 +1,1 @@
-"""A probe at work: its parts wired together, its loop, and what it tells about itself."""
+"""Runs the probe: opens and wires its parts, drives its loop, and makes its figures."""

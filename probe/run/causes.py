@@ -1,15 +1,15 @@
-"""What went wrong while metering, by cause: which of it lost something, and which did not.
+"""Divides the problems of metering, which are counted by cause, into losses and notices.
 
-Collectors, the cache and NAT count by cause. Of most causes something is told by nobody: they are
-losses. After the others everything is told all the same, later, twice or with less detail: they are
-notices. Every output keeps the two apart.
+Collectors, the cache and NAT count by cause. Most causes are losses: some traffic is in no record.
+The others are notices: all traffic is exported, but later, in two records or with less detail.
+Every output keeps the two apart.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-#: Causes of notices, with what they count. Any other cause is a loss.
+#: The causes of notices, each with the text that explains its count. Other causes are losses.
 NOTICES = {
     "snapshot_full": "flow ends that waited for the next pass over the sockets",
     "dumps_interrupted": "dumps during which a table changed; the next one has the rest",
@@ -23,6 +23,6 @@ NOTICES = {
 
 
 def split(counts: Mapping[str, int]) -> tuple[dict[str, int], dict[str, int]]:
-    """Losses and notices."""
+    """Returns the losses and the notices of ``counts``."""
     losses = {cause: count for cause, count in counts.items() if cause not in NOTICES}
     return losses, {cause: count for cause, count in counts.items() if cause in NOTICES}

@@ -1,7 +1,7 @@
-"""The registry of destinations: one line a kind.
+"""Holds the registry of destinations, with one line for each kind.
 
-It stands here because only ``run/`` is above every trade that offers destinations. What is below,
-such as the configuration, keeps URLs as text.
+The registry is here because only ``run/`` may import every package that offers destinations. Lower
+packages, such as the configuration, keep URLs as text.
 """
 
 from __future__ import annotations
@@ -49,9 +49,9 @@ def parse_destination(text: str) -> Destination:
 
 
 def open_sink(destination: Destination, factory: SinkFactory) -> Sink:
-    """Returns the sink for ``destination``, made of what ``factory`` has.
+    """Returns the sink for ``destination``, which ``factory`` provides with settings and tables.
 
-    Raises ConfigError where a file or a package that it needs cannot be used.
+    Raises ConfigError if the sink needs a file or a package that cannot be used.
     """
     kind = _find(destination.scheme)
     if kind is None:
@@ -68,7 +68,7 @@ def describe_kinds() -> Iterator[str]:
 
 
 def options_of_kinds() -> Iterator[tuple[tuple[Option, ...], tuple[str, ...]]]:
-    """Yields (options with the same help, the schemes that have them), each option once."""
+    """Yields options that share a help text, with the schemes that have them; each option once."""
     schemes: dict[Option, list[str]] = {}
     for kind in KINDS:
         for option in kind.options:
@@ -85,6 +85,6 @@ def _find(scheme: str) -> DestinationKind | None:
 
 
 def _explain(error: UnknownOption) -> str:
-    """Returns why a kind refuses an option, and which kinds have it."""
+    """Returns a text that says why a kind refuses an option, and which kinds have it."""
     having = ", ".join(kind.scheme for kind in KINDS if kind.option(error.name))
     return f"{error}; {error.name} is for {having}" if having else str(error)

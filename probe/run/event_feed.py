@@ -1,4 +1,4 @@
-"""Lifecycle events on their way from the collector to the destinations that take them."""
+"""Passes lifecycle events from the collector to the destinations that take them."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _MOST_WAITING = 65536
 
 
 class EventFeed:
-    """``pass_on`` is to be called at every tick, and when the collector has much to tell.
+    """Reads, delays, filters and sends events.
 
-    An event in a container that may still be named waits for the name, as flow records do; those
-    of one container wait together, so that each flow's events stay in order. Rules that go by
-    names are asked afterwards.
+    The probe calls ``pass_on`` at every tick, and when the rings of the collector fill up. Events
+    of a container whose name is not known yet wait for it, as flow records do. They wait together,
+    so that the events of a flow stay in order. The filter sees events with their names.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class EventFeed:
         chosen: FlowFilter,
         name_remote: Callable[[Rows], object] | None = None,
     ) -> None:
-        """``name_remote`` fills in the owners of ends elsewhere (RECORD_DTYPE)."""
+        """``name_remote`` fills in the owners of remote ends in records (RECORD_DTYPE)."""
         self._collector = collector
         self._exporter = exporter
         self._owners = owners
@@ -66,7 +66,7 @@ class EventFeed:
         return set(self._waiting["owner"].tolist())
 
     def _hold(self, events: Rows, nameless: NDArray[np.int64]) -> Rows:
-        """Those that need not wait."""
+        """Keeps the events that wait for a name. Returns the others."""
         waits = np.isin(events["owner"], nameless)
         if not waits.any():
             return events
@@ -76,13 +76,13 @@ class EventFeed:
 
 
 def _remote_owners(events: Rows, name: Callable[[Rows], object]) -> NDArray[np.uint32]:
-    """Those of the remote ends, as records of the same flows would have them."""
+    """Returns the owners of the remote ends, as records of the same flows would have them."""
     records: Rows = np.zeros(len(events), RECORD_DTYPE)
     for end, side in (("local", "source"), ("remote", "destination")):
         for part in ("address", "port"):
             records[f"{side}_{part}"] = events[f"{end}_{part}"]
     records["protocol"], records["ip_version"] = events["protocol"], events["ip_version"]
-    records["source_netns"] = 1  # its socket is here
+    records["source_netns"] = 1  # the local end has its socket on this host
     records["first_ns"] = records["last_ns"] = records["begun_ns"] = events["time_ns"]
     name(records)
     found: NDArray[np.uint32] = np.where(

@@ -1,4 +1,4 @@
-"""All destinations of a run, side by side, and what is asked of them together."""
+"""Gives records, events and times to all destinations of a run."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class Exporter:
-    """Gives records to every destination. Does nothing until ``open`` was called."""
+    """All destinations of a run, which get the same calls. There are none before ``open``."""
 
     def __init__(
         self,
@@ -48,7 +48,7 @@ class Exporter:
         self._burst: Burst | None = None
         self.outlets: list[Outlet] = []
         self.sinks: list[Sink] = []
-        #: Those of ``sinks`` that take more than flows.
+        #: The sinks that take more than flows.
         self.event_sinks: list[EventSink] = []
 
     def open(self, destinations: Iterable[str]) -> None:
@@ -72,14 +72,14 @@ class Exporter:
     def add(self, sink: Sink) -> None:
         """Adds a sink of this process, such as a view. It is in no group of ``share``.
 
-        When its reader is gone, the sink ends; that is no error.
+        The sink ends without an error when the reader of its output is gone.
         """
         part = self._guard.part(f"view {sink.name!r}", passing=(BrokenPipeError,))
         self._groups.append(([self._keep(sink, part)], None))
 
     @property
     def has_outlets(self) -> bool:
-        """Whether an outlet is left that still takes records."""
+        """Returns True while an outlet still takes records."""
         return any(outlet.part.is_on for outlet in self.outlets)
 
     def send(self, records: Rows, now_s: float) -> None:
@@ -109,7 +109,7 @@ class Exporter:
             outlet.finish(now_s)
 
     def reopening(self) -> Callable[[], None] | None:
-        """Returns what SIGHUP has to call, or None where no sink is a file that can be moved."""
+        """Returns the function for SIGHUP, or None if no sink is a file that can be moved."""
         found = [
             (outlet, outlet.sink)
             for outlet in self.outlets
@@ -123,7 +123,7 @@ class Exporter:
         return reopen if found else None
 
     def announce_interfaces(self) -> None:
-        """Sends the options again if an interface has come or has another name."""
+        """Sends the options of interfaces again if one is new or has another name."""
         described = self._interfaces.described()
         if described != self._announced:
             self._announced = described
@@ -150,16 +150,16 @@ class Exporter:
 
     @property
     def backlog(self) -> int:
-        """Octets that wait for destinations which can be reached."""
+        """Returns the number of octets that wait for destinations which can be reached."""
         return sum(outlet.backlog for outlet in self.outlets if not outlet.is_down)
 
     @property
     def unfinished(self) -> list[Outlet]:
-        """Outlets that have octets on their way, or octets that wait for a connection."""
+        """Returns outlets whose octets have not all arrived, or wait for a connection."""
         return [outlet for outlet in self.outlets if outlet.unfinished]
 
     def local_addresses(self) -> list[OwnSocket]:
-        """Returns address, port and protocol that the destinations' sockets send from."""
+        """Returns the local address, port and protocol of each destination's socket."""
         found = [(outlet.local_address(), outlet.sink) for outlet in self.outlets]
         return [(*address, _protocol(sink)) for address, sink in found if address]
 
@@ -179,7 +179,7 @@ class Exporter:
     def _keep(self, sink: Sink, part: Part) -> Outlet:
         self.sinks.append(sink)
         self.outlets.append(outlet := Outlet(sink, part))
-        is_alone = len(self.sinks) == 1  # with others, each wake-up has to look after all
+        is_alone = len(self.sinks) == 1  # with several sinks, each wake-up pumps them all
         self._burst = sink.burst if is_alone and isinstance(sink, MessageSink) else None
         if isinstance(sink, EventSink):
             self.event_sinks.append(sink)

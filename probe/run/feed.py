@@ -1,4 +1,4 @@
-"""What sinks of events are told beside flows and events: open sockets, counters of interfaces."""
+"""Sends open sockets and counters of interfaces to the sinks that take events."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ _SOCKETS_S = 3.0
 
 
 class Feed:
-    """``tick`` is to be called at every tick; does nothing where no sink takes events."""
+    """Reads sockets and counters when they are due. Does nothing where no sink takes events.
+
+    The probe calls ``tick`` at every tick.
+    """
 
     def __init__(
         self,
@@ -45,12 +48,12 @@ class Feed:
         self._chosen = ChosenSockets(chosen or FlowFilter(), owners)
         self._sockets_at = self._links_at = 0.0
         if exporter.event_sinks:
-            from probe.sources.sockets import OpenSockets  # and all of inet_diag
+            from probe.sources.sockets import OpenSockets  # loads all of inet_diag
 
             self._sockets = OpenSockets(owners, users, command_lines)
 
     def tick(self, now: float) -> None:
-        """``now``: monotonic seconds."""
+        """Sends what is due at ``now`` (monotonic seconds)."""
         if self._sockets is None:
             return
         if now >= self._sockets_at:
@@ -68,21 +71,21 @@ class Feed:
         self._tell_links(links)
 
     def finish(self) -> None:
-        """The last counters of links that were gone since the last tick."""
+        """Sends the last counters of links that have gone since the last tick."""
         if self._sockets is not None:
             self._tell_links([])
 
     def _tell_links(self, links: list[Interface]) -> None:
-        """Those that are gone at once: who is told of them may be about to stop."""
+        """Sends ``links``, and those that are gone at once: the probe may be about to stop."""
         if told := [*self._read_ended(), *links]:
             self._exporter.send_interfaces(told, time.time())
 
     def owners_in_use(self) -> set[int]:
-        """Owners of sockets that wait to be told."""
+        """Returns the owners of sockets that wait for a name."""
         return self._chosen.owners_in_use()
 
     def sweep_owners(self) -> list[int]:
-        """Owners that only sockets had, and that are gone."""
+        """Forgets owners without a process or an open socket. Returns their indices."""
         return self._sockets.sweep_owners() if self._sockets else []
 
     def close(self) -> None:
@@ -91,16 +94,19 @@ class Feed:
 
 
 class ChosenSockets:
-    """Open sockets by the rules for flows, told once their container has its name."""
+    """Selects open sockets by the rules for flows, once their containers have names."""
 
     def __init__(self, chosen: FlowFilter, owners: ContainerOwners) -> None:
         self._rules, self._owners = chosen, owners
         self._waiting: Rows = np.zeros(0, SOCKET_DTYPE)
-        self._told = np.zeros(0, np.uint64)  # keys of those that are open
+        self._told = np.zeros(0, np.uint64)  # keys of open sockets that were sent
 
     def choose(self, changes: Rows, nameless: NDArray[np.int64]) -> Rows:
-        """Of SOCKET_DTYPE that came or went what is told now. A socket's end is told if the
-        socket was."""
+        """Returns the ``changes`` (SOCKET_DTYPE) to send now.
+
+        The end of a socket is sent only if the socket itself was. Sockets of ``nameless`` owners
+        wait for a later call.
+        """
         if not len(changes) and not len(self._waiting):
             return changes
         left = changes[changes["gone"] != 0]
@@ -119,7 +125,10 @@ class ChosenSockets:
 
 
 def _keys(sockets: Rows) -> NDArray[np.uint64]:
-    """Of a socket on this host; cookies are unique among namespaces since Linux 5.3 only."""
+    """Returns a key for each socket of this host.
+
+    The key has the namespace too, since cookies are unique across namespaces only from Linux 5.3.
+    """
     inode: NDArray[np.uint64] = sockets["netns_inode"].astype(np.uint64)
     cookie: NDArray[np.uint64] = sockets["cookie"]
     return (inode << np.uint64(48)) | cookie

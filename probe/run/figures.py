@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Exported:
-    """Sums over all records that left the cache, for each destination the same."""
+    """The sums over all records that left the cache, which are the same for all destinations."""
 
     records: int = 0
     packets: int = 0
@@ -57,7 +57,7 @@ class CauseCounts:
         self._is_closed = False
 
     def read(self) -> dict[str, int]:
-        """Returns all counts; of a source that broke or is closed, the latest that it gave."""
+        """Returns all counts. A source that failed or is closed keeps its latest counts."""
         if not self._is_closed:
             with contextlib.suppress(Exception):
                 self._of_source = self._source.losses()
@@ -75,13 +75,13 @@ class CauseCounts:
         return counts
 
     def close(self) -> None:
-        """Asks the source for the last time."""
+        """Reads the counts of the source for the last time."""
         self.read()
         self._is_closed = True
 
 
 def destination_figures(outlets: Sequence[Outlet]) -> Iterator[DestinationFigures]:
-    """Yields the figures of each; the second one of the same name gets '#2' behind it."""
+    """Yields the figures of each outlet. The second one of a name gets the suffix '#2'."""
     names: list[str] = []
     for outlet in outlets:
         names.append(outlet.name)
@@ -102,7 +102,7 @@ def destination_figures(outlets: Sequence[Outlet]) -> Iterator[DestinationFigure
 
 
 def failed_parts(guard: Guard, outlets: Sequence[Outlet]) -> Iterator[FailedPart]:
-    """Yields the parts that have ended by an error, in the order in which they were made."""
+    """Yields the parts that an error has ended, in the order in which they were made."""
     destinations = [outlet.part for outlet in outlets]
     for part in guard.failed:
         yield FailedPart(part.name, part.error, part in destinations)

@@ -1,4 +1,4 @@
-"""A run of the probe from its start to its summary, with destinations or with a view of its own."""
+"""Runs the probe from its start to its summary, with destinations or with its own view."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from probe.stop import StopSignals
 
 
 def run(config: RunConfig) -> None:
-    """Runs until a signal or for the duration. Raises SockflowError.
+    """Runs until a signal or for the duration, then writes the summary to standard error.
 
-    The summary goes to standard error.
+    Raises SockflowError if the probe cannot start, or if an error ends metering.
     """
     keep_freed()
     shown = None if config.destinations else Shown(config.pen)

@@ -1,5 +1,7 @@
-"""Parts of the probe that many others ask: who asks one that has broken gets the latest answer, or
-none, and does not break with it."""
+"""Guards parts of the probe that many other parts call.
+
+After such a part has failed, its callers get its latest answer or an empty one, and go on.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,7 @@ from probe.owners.runtime import Runtime
 
 
 class GuardedRuntime:
-    """A ``Runtime`` that knows nothing more once it has raised."""
+    """A ``Runtime`` that gives empty answers once it has raised an error."""
 
     def __init__(self, runtime: Runtime, part: Part) -> None:
         self.runtime = runtime
@@ -41,7 +43,7 @@ class GuardedRuntime:
 
 
 class GuardedOwners(ContainerOwners):
-    """Owners of which none gets another name once naming has broken."""
+    """Container owners that keep their names once naming has failed."""
 
     def __init__(self, part: Part, find_addresses: Callable[[], dict[str, str]]) -> None:
         super().__init__(find_addresses=find_addresses)
@@ -56,7 +58,7 @@ class GuardedOwners(ContainerOwners):
 
 
 class GuardedInterfaces(InterfaceTable):
-    """Counters of interfaces that stay what they were once reading them has broken."""
+    """An interface table that keeps its latest counters once reading them has failed."""
 
     def __init__(self, interfaces: InterfaceList, owners: ContainerOwners, part: Part) -> None:
         super().__init__(interfaces, owners.find_names)

@@ -1,4 +1,4 @@
-"""What the C library does with memory that is freed."""
+"""Sets how the C library treats freed memory."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ _MAPPED_OCTETS = 1 << 20
 
 
 def keep_freed() -> None:
-    """Let up to 8 MB that are freed stay with the process, for they are needed again at once.
+    """Keeps up to 8 MB of freed memory in the process, since the next tick needs it again.
 
-    Messages of a tick are made, sent and freed; each page that went back to the kernel meanwhile
-    costs a fault, together more than encoding does. What is longer than 1 MB still goes back.
+    Each tick makes, sends and frees messages. Pages that go back to the kernel in between cost
+    faults, which take longer than encoding. Blocks of more than 1 MB still go back.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt:  # glibc; others have their own ways
+    if mallopt:  # only glibc has it
         mallopt(_M_TRIM_THRESHOLD, _KEPT_OCTETS)
         mallopt(_M_MMAP_THRESHOLD, _MAPPED_OCTETS)

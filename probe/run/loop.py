@@ -1,7 +1,7 @@
-"""The loop that drives the probe, in whichever thread it is called.
+"""Drives the probe, in the thread of its caller.
 
-Two phases share it. While metering, every tick reads the collector, and records that are due go to
-all destinations. Then, after a stop or the set duration, the rest is exported and sent.
+The loop has two phases. While metering, every tick reads the collector, and gives the records that
+are due to all destinations. After a stop or the set duration, it exports and sends the rest.
 """
 
 from __future__ import annotations
@@ -29,29 +29,29 @@ _FLUSH_S = 15.0  # a full cache of the default size takes ten at the default pac
 
 
 class Stop(Protocol):
-    """What ends metering: signals, or another thread."""
+    """The means to end metering: signals, or another thread."""
 
     received: bool
 
     def fileno(self) -> int:
-        """Readable when there may be news."""
+        """Returns a descriptor that is readable when ``received`` may have changed."""
 
     def drain(self) -> None:
-        """Take what made it readable."""
+        """Reads the descriptor empty."""
 
 
 class Readable(Protocol):
-    """What has a descriptor to wait for."""
+    """Anything with a descriptor that the loop can wait for."""
 
     def fileno(self) -> int: ...
 
 
-#: What to wait for, the part that it belongs to (None: metering), what to do when it is readable.
+#: A source to wait for, its part (None: metering), and the action for when it is readable.
 Watched = tuple[Readable, Part | None, Callable[[], object]]
 
 
 class Metered(Protocol):
-    """What the loop needs of a probe."""
+    """The methods of a probe that the loop calls."""
 
     @property
     def guard(self) -> Guard: ...
@@ -73,28 +73,28 @@ class Metered(Protocol):
 
 
 class Loop:
-    """Ticks, sockets and the screen by time and readiness, in one thread."""
+    """Serves ticks, sockets and the screen in one thread, as they are due or readable."""
 
     def __init__(self, probe: Metered, stop: Stop, shown: Shown | None = None) -> None:
         self._probe = probe
         self._stop = stop
         self._shown = shown
-        # what to do when one is readable
+        # the action for each readable descriptor
         self._actions: dict[int, tuple[Part | None, Callable[[], object]]] = {}
         self._view = probe.guard.part("the live view", passing=(BrokenPipeError,))
         self._pump_at: float | None = None
-        self._failure: Exception | None = None  # what ended metering
+        self._failure: Exception | None = None  # the error that ended metering
 
     def run(self, duration_s: float | None) -> None:
-        """Meter until ``stop`` or for ``duration_s``, then export what is left.
+        """Meters until ``stop`` or for ``duration_s``, then exports the rest.
 
-        MeteringError: it ended before, and what there was is exported.
+        Raises MeteringError if an error ends metering. It exports the rest before that.
         """
         for _ in self.steps(duration_s):
             pass
 
     def steps(self, duration_s: float | None) -> Iterator[None]:
-        """The same for those who look between: after each tick, and after each lot of the rest."""
+        """Does the same as ``run``, and yields after each tick and after each lot of the rest."""
         started = time.monotonic()
         end = float("inf") if duration_s is None else started + duration_s
         with select.epoll() as self._epoll:
@@ -102,12 +102,12 @@ class Loop:
             collector = self._probe.source.fileno()
             try:
                 yield from self._meter(end)
-                # what would come after the last snapshot would only be counted, or never end
+                # data after the last snapshot would only be counted, and might never end
                 self._unwatch(collector)
                 self._probe.read_last()
-            except BrokenPipeError:  # the reader of our output is gone
+            except BrokenPipeError:  # the reader of standard output is gone
                 raise
-            except Exception as error:  # of what metering cannot do without
+            except Exception as error:  # an error in a part that metering needs
                 self._failure = error
                 self._unwatch(collector)
             yield from self._finish()
@@ -116,8 +116,8 @@ class Loop:
             raise _ended_by(self._failure) from self._failure
 
     def _finish(self) -> Iterator[None]:
-        """Give out what was metered, also where metering broke."""
-        self._unwatch(self._stop.fileno())  # one that was asked for may stay readable for good
+        """Exports all that was metered, also after an error."""
+        self._unwatch(self._stop.fileno())  # after a stop it may stay readable
         deadline = time.monotonic() + _FLUSH_S
         rest = self._probe.finish()
         while True:
@@ -145,11 +145,11 @@ class Loop:
 
     def _unwatch(self, descriptor: int) -> None:
         if self._actions.pop(descriptor, None):
-            with contextlib.suppress(OSError):  # closed by who had it, so it is watched no more
+            with contextlib.suppress(OSError):  # its owner closed it, which ended the watch
                 self._epoll.unregister(descriptor)
 
     def _serve(self, descriptor: int) -> None:
-        """Do what a readable one asks for; one of a part that is off is looked at no more."""
+        """Runs the action of a readable descriptor, and unwatches it if its part has failed."""
         part, action = self._actions[descriptor]
         if part is None:
             action()
@@ -178,7 +178,7 @@ class Loop:
             raise MeteringError("nothing is left that takes flows; the errors above say why")
 
     def _deliver(self, deadline: float) -> None:
-        """Until nothing waits that can be sent; our own collector reads on meanwhile."""
+        """Sends until nothing is left that can be sent now. The built-in collector reads it."""
         while (now := time.monotonic()) < deadline:
             self._wait(now)
             if self._pump_at is None or not self._probe.exporter.backlog:
@@ -188,8 +188,11 @@ class Loop:
             pass
 
     def _await_arrival(self, deadline: float) -> None:
-        """Until what TCP collectors were sent has arrived, and those that are away have come back
-        for what was kept. Others wait for nobody: all that they can be sent has left."""
+        """Waits until TCP collectors have received everything, at most until ``deadline``.
+
+        Messages that are kept for a collector that is away count, too. Other destinations need no
+        wait, since all that can be sent to them has left.
+        """
         exporter, patient_until = self._probe.exporter, time.monotonic() + _PATIENCE_S
         while (now := time.monotonic()) < deadline and (late := exporter.unfinished):
             if now >= patient_until:
@@ -200,8 +203,8 @@ class Loop:
             self._wait(min(now + _LOOK_S, deadline))
 
     def _wait(self, until: float) -> None:
-        """Serve what is ready until ``until`` or the first event; send what the pace allows."""
-        # A pace makes this the busiest place of all: nothing but what a burst needs.
+        """Sends as the pace allows, until ``until`` or the first ready descriptor; serves that."""
+        # With a pace this loop runs most often of all, so it does only what a burst needs.
         pump, poll, clock = self._probe.exporter.pump, self._epoll.poll, time.monotonic
         now = clock()
         while True:

@@ -1,6 +1,7 @@
-"""A destination as the loop sees it: it may raise what it likes, and only it ends.
+"""Keeps the error of one destination from ending anything but that destination.
 
-What it had not sent by then is dropped and counted, as is what it would have been given later.
+Records that it has not sent by then are dropped and counted. So are the records that it would have
+been given later.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ _T = TypeVar("_T")
 
 
 class Outlet:
-    """A sink and the part of the probe that it is."""
+    """A sink together with its part, which an error of the sink ends."""
 
     def __init__(self, sink: Sink, part: Part) -> None:
         self.sink = sink
@@ -34,7 +35,7 @@ class Outlet:
         self.name = sink.name
         self._is_closed = False
 
-    # -- what it is given --------------------------------------------------------------------------
+    # -- input -------------------------------------------------------------------------------------
     def send(self, records: Rows, now_s: float) -> None:
         if self.part.error:
             self._count_lost(records)
@@ -62,7 +63,7 @@ class Outlet:
     def announce_interfaces(self) -> None:
         self.do(self.sink.announce_interfaces)
 
-    # -- what it does ------------------------------------------------------------------------------
+    # -- actions -----------------------------------------------------------------------------------
     def pump(self, now: float) -> float | None:
         if self.part.error:
             return None
@@ -76,13 +77,13 @@ class Outlet:
         self.do(self.sink.finish, now_s)
 
     def close(self, deadline: float) -> None:
-        """Send until ``deadline`` (monotonic s); what still waits then is dropped and counted."""
+        """Sends until ``deadline`` (monotonic seconds), then drops and counts the rest."""
         self.do(self.sink.flush, deadline)
         if self.part.is_on:
             self.do(self._close)
 
     def fail(self, error: Exception, records: Rows | None = None) -> None:
-        """It raised ``error``, when it was given ``records``."""
+        """Ends the sink, which raised ``error`` when it was given ``records``."""
         self.part.fail(error)
         try:
             if isinstance(self.sink, Abandoning):
@@ -90,10 +91,10 @@ class Outlet:
             else:
                 self._count_lost(records)
                 self._close()
-        except Exception:  # it is over already
+        except Exception:  # the sink has ended all the same
             _log.debug("%s cannot be closed", self.name, exc_info=True)
 
-    # -- what it says ------------------------------------------------------------------------------
+    # -- state -------------------------------------------------------------------------------------
     @property
     def statistics(self) -> SendStatistics:
         return self.sink.statistics
@@ -108,12 +109,12 @@ class Outlet:
 
     @property
     def backlog(self) -> int:
-        """Octets that wait to be sent."""
+        """Returns the number of octets that wait to be sent."""
         return self._ask(lambda: self.sink.backlog, 0)
 
     @property
     def unfinished(self) -> int:
-        """Octets that are worth some patience at the end."""
+        """Returns the number of octets that the probe should wait for at its end."""
         sink = self.sink
         if isinstance(sink, MessageSink):
             return self._ask(lambda: sink.unfinished, 0)
@@ -128,7 +129,7 @@ class Outlet:
         return self._ask(self.sink.owners_in_use, set())
 
     def summary(self) -> str:
-        """Also of one that is off, if it can still say it."""
+        """Returns the summary of the sink, also after an error if the sink can still give it."""
         try:
             text = self.sink.summary()
         except Exception as error:
@@ -147,7 +148,7 @@ class Outlet:
             return otherwise
 
     def do(self, action: Callable[..., object], *args: object) -> None:
-        """Anything else of the sink."""
+        """Calls any other method of the sink. An error ends the sink, and is not raised."""
         if not self.part.error:
             try:
                 action(*args)

@@ -1,6 +1,6 @@
-"""The probe's own sockets, and the other local end of its export sessions, never become flows.
+"""Keeps the probe's own sockets, and the other local end of its export sessions, out of the flows.
 
-Otherwise every message exported would be a flow to export. What they carry is counted instead.
+Otherwise every exported message would cause a flow to export. Their traffic is counted instead.
 """
 
 from __future__ import annotations
@@ -17,27 +17,29 @@ from probe.flow.owner import OwnerTable
 from probe.flow.rows import Rows, take_rows
 
 Endpoint = tuple[str, int]
-#: With the protocol of the socket: the same port of another protocol is somebody else's.
+#: Address, port and protocol: the same port of another protocol may be of another process.
 OwnSocket = tuple[str, int, int]
 
-#: Inode of the first pid namespace (include/linux/proc_ns.h): only there is our pid the kernel's.
+#: Inode of the first pid namespace (include/linux/proc_ns.h), whose pids the kernel half reports.
 _INITIAL_PID_NAMESPACE = 0xEFFFFFFC
-#: How long an address that we no longer use is still recognised: the other end reports late.
+#: How long an address that is not used any more still counts: the other end may report late.
 _REMEMBERED_S = 10.0
 
 
 @dataclass(slots=True)
 class OwnStatistics:
-    """What the probe's own sockets sent and received, at the IP layer."""
+    """The octets and packets of the probe's own sockets, at the IP layer."""
 
     octets: int = 0
     packets: int = 0
 
 
 class OwnTraffic:
-    """``owners`` is what the rows' owner column indexes; ``netns`` the cookie of our namespace.
+    """The filter that removes own traffic from rows and events.
 
-    ``is_guest``: this process does more than to run the probe, and what it does is metered.
+    The owner column of the rows is an index of ``owners``. ``netns`` is the cookie of our network
+    namespace. With ``is_guest`` the process belongs to another program, so only export sockets are
+    own traffic, and its other sockets are metered.
     """
 
     def __init__(self, owners: OwnerTable, netns: int = 0, is_guest: bool = False) -> None:
@@ -49,14 +51,14 @@ class OwnTraffic:
         self._now_s = 0.0
 
     def remember(self, addresses: list[OwnSocket], now_s: float) -> None:
-        """The addresses that export sockets are bound to at ``now_s`` (monotonic)."""
+        """Notes the ``addresses`` of export sockets at ``now_s`` (monotonic seconds)."""
         self._now_s = now_s
         self._addresses.update(dict.fromkeys(addresses, now_s))
         for address in [a for a, t in self._addresses.items() if now_s - t > _REMEMBERED_S]:
             del self._addresses[address]
 
     def take_out(self, batch: FlowBatch) -> FlowBatch:
-        """``batch`` without own traffic, which is counted."""
+        """Returns ``batch`` without own traffic, and counts that."""
         ours, theirs = self._find(batch.rows)
         out = ours | theirs
         if not out.any():
@@ -65,13 +67,13 @@ class OwnTraffic:
         return FlowBatch(take_rows(batch.rows, np.flatnonzero(~out)))
 
     def take_out_events(self, events: Rows) -> Rows:
-        """EVENT_DTYPE without those of own traffic."""
+        """Returns ``events`` (EVENT_DTYPE) without those of own traffic."""
         ours, theirs = self._find(events)
         out = ours | theirs
         return take_rows(events, np.flatnonzero(~out)) if out.any() else events
 
     def _find(self, rows: Rows) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-        """Ends of our own, and the other ends of these."""
+        """Returns which rows are our own ends, and which are the other ends of our sessions."""
         ours = self._has_our_pid(rows)
         theirs = np.zeros(len(rows), bool)
         for address, last_s in self._addresses.items():
@@ -102,13 +104,16 @@ class OwnTraffic:
         if found.any():
             found &= rows["protocol"] == address[2]
             found &= (rows[f"{side}_address"] == packed).all(axis=1)
-            if _is_loopback(packed) and self._netns:  # every namespace has a loopback of its own
+            if _is_loopback(packed) and self._netns:  # each namespace has its own loopback
                 found &= rows["netns"] == self._netns
         return found
 
 
 def _began_before(rows: Rows, last_s: float) -> NDArray[np.bool_]:
-    """Whoever begins when we have left an address got its port after us. Events do not tell."""
+    """Returns which rows began before ``last_s``, when we last used an address.
+
+    A later flow belongs to a process that got the same port. Events have no start: all count.
+    """
     if "start_ns" not in (rows.dtype.names or ()):
         return np.ones(len(rows), bool)
     began: NDArray[np.bool_] = rows["start_ns"] <= np.uint64(last_s * 1e9)
@@ -123,7 +128,7 @@ def _pid_is_kernels() -> bool:
 
 
 def _packed(address: str) -> NDArray[np.uint8]:
-    """Sixteen octets as struct flow_row has them."""
+    """Returns ``address`` in sixteen octets, as struct flow_row has it."""
     host = address.partition("%")[0]
     octets = socket.inet_pton(socket.AF_INET6 if ":" in host else socket.AF_INET, host)
     return np.frombuffer(octets.ljust(16, b"\0"), np.uint8)

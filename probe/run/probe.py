@@ -1,6 +1,6 @@
-"""The probe: what it does at each tick, and at the end. ``probe.run.loop`` drives it.
+"""Does the work of the probe at each tick and at the end. ``probe.run.loop`` drives it.
 
-``probe.run.wiring`` opens its parts. A ``Probe`` has all of them once it exists.
+``probe.run.wiring`` opens all parts before it makes the ``Probe``.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ if TYPE_CHECKING:
     from probe.prometheus.server import MetricsServer
     from probe.snmp.process import SnmpAgent
 
-_SNAPSHOT_SHARE = 100  # a snapshot costs at most one per cent of one core,
-_LONGEST_INTERVAL_S = 3.0  # unless that means to wait longer than this
+_SNAPSHOT_SHARE = 100  # a snapshot takes at most one per cent of a core,
+_LONGEST_INTERVAL_S = 3.0  # unless the interval would exceed this
 _SWEEP_S = 10.0
 _FLUSH_LOT = 16384  # records
 
 
 class Parts:
-    """The parts that may break alone, in the order in which a summary names them."""
+    """The parts that may fail alone, in the order in which a summary names them."""
 
     def __init__(self, guard: Guard) -> None:
         self.links = guard.part("interfaces")
@@ -66,9 +66,10 @@ class Parts:
 
 @dataclass(eq=False, kw_only=True)
 class Probe:
-    """All parts of a probe that meters, opened and wired. ``close`` detaches it from the kernel.
+    """A probe that meters, with all its parts opened and wired.
 
-    ``nat``, ``traffic``, ``metrics`` and ``snmp`` are None where the configuration has them off.
+    ``close`` detaches it from the kernel. ``nat``, ``traffic``, ``metrics`` and ``snmp`` are None
+    if the configuration turns them off.
     """
 
     config: RunConfig
@@ -98,7 +99,7 @@ class Probe:
     sweep_at: float = 0.0
 
     def tick(self) -> None:
-        """One snapshot, and the records that are due."""
+        """Reads a snapshot, and sends the records that are due."""
         started = time.monotonic()
         self.parts.links.call(self.interfaces.refresh)
         self.observe(self.source.read())
@@ -113,19 +114,19 @@ class Probe:
         self.tick_times.observe(time.monotonic() - started)
 
     def drain(self) -> None:
-        """Make room in the kernel's rings; records that are due at once leave."""
+        """Empties the rings of the kernel, and sends the records that cannot wait for a tick."""
         self.observe(self.source.drain())
         self.parts.events.call(self.events.pass_on)
         self._send_ready()
 
     def read_last(self) -> None:
-        """The last snapshot; ``finish`` gives out what it brought."""
+        """Reads the last snapshot. ``finish`` exports it."""
         self.observe(self.source.read(is_last=True))
 
     def finish(self) -> Iterator[int]:
-        """All that the cache holds; yields after each lot of records.
+        """Exports all that the cache holds, and yields after each lot of records.
 
-        A full cache is more than the destinations' queues hold, so the caller sends between lots.
+        The queues of the destinations cannot hold a full cache, so the caller sends between lots.
         """
         self.waiting.stop()
         self.parts.events.call(self.events.pass_on, may_wait=False)
@@ -142,14 +143,14 @@ class Probe:
             self._send(np.zeros(0, RECORD_DTYPE))
         self.parts.links.call(self.interfaces.refresh)
         self.parts.feed.call(self.feed.finish)
-        yield 0  # the last figures count what has left
+        yield 0  # the caller sends, so that the last figures count everything
         self.exporter.finish(time.time())
         yield 0
 
     def interval_s(self) -> float:
-        """Time between snapshots: as configured, longer on a host with very many sockets.
+        """Returns the seconds between snapshots: as configured, or more with very many sockets.
 
-        Timeouts and the names of containers wait as long, so it is bounded.
+        Timeouts and names of containers are checked once per snapshot, so it is bounded.
         """
         due_s = _SNAPSHOT_SHARE * self.source.snapshot_cpu_ns / 1e9
         return max(self.config.interval, min(due_s, _LONGEST_INTERVAL_S))
@@ -165,13 +166,13 @@ class Probe:
         self.cache.observe(batch, time.monotonic_ns())
 
     def close(self) -> None:
-        """Closes all parts; each error is logged, and keeps no other part from being closed."""
+        """Closes all parts. An error is logged, and the other parts are still closed."""
         self.causes.close()
         self.closing.close()
 
     @property
     def has_purpose(self) -> bool:
-        """True while anything is left that shows somebody what is metered."""
+        """Returns True while any output of the metered traffic is left."""
         is_scraped = self.metrics and self.parts.metrics.is_on
         is_polled = self.snmp and self.parts.snmp.is_on
         return bool(
@@ -179,7 +180,7 @@ class Probe:
         )
 
     def watched(self) -> Iterator[Watched]:
-        """Yields what the loop is to wait for, and what it is to do when that is readable."""
+        """Yields the sources that the loop waits for, each with its part and its action."""
         yield self.source, None, self.drain
         if self.interfaces.fileno() >= 0:
             yield self.interfaces, self.parts.links, self.interfaces.refresh
@@ -187,7 +188,7 @@ class Probe:
             yield self.metrics, self.parts.metrics, self.metrics.answer
 
     def refresh_interfaces(self, now: float) -> float:
-        """Reads the list of interfaces if that is due. Returns when it is due next.
+        """Reads the list of interfaces if it is due at ``now``. Returns when it is due next.
 
         Both are monotonic seconds. Interfaces may change without an event.
         """
@@ -196,7 +197,7 @@ class Probe:
         return self._retry_interfaces_at()
 
     def figures(self) -> Figures:
-        """Returns what all parts have counted; only for the loop's thread."""
+        """Returns the figures of all parts. Only the thread of the loop may call it."""
         losses, notices = split(self.causes.read())
         chosen, own, exported = self.filter, self.own.statistics, self.exported
         outlets = self.exporter.outlets
@@ -239,7 +240,7 @@ class Probe:
             self._send(records)
 
     def _refresh_names(self) -> None:
-        """Rows are judged, and records leave, with the names that are known by now."""
+        """Takes in names that have come, so that filters and records use them."""
         self.exporter.forget(self.owners.refresh())
 
     def _send(self, records: Rows) -> None:
@@ -274,7 +275,7 @@ class Probe:
 
 
 def _lots(records: Rows) -> Iterator[Rows]:
-    """``records`` by some thousands, the two directions of a flow in the same lot."""
+    """Yields ``records`` in lots of some thousands, with both directions of a flow in one lot."""
     records = records.take(np.argsort(records["flow_id"], kind="stable"))
     start = 0
     while start < len(records):
@@ -286,5 +287,5 @@ def _lots(records: Rows) -> Iterator[Rows]:
 
 
 def _wall_offset_ns() -> int:
-    """Unix time minus CLOCK_MONOTONIC, now: the wall clock may be set at any time."""
+    """Returns Unix time minus CLOCK_MONOTONIC now, as the wall clock may be set at any time."""
     return time.time_ns() - time.monotonic_ns()

@@ -1,7 +1,7 @@
-"""What ``sockflow run`` does without a destination.
+"""Shows the flows of ``sockflow run`` without a destination, through the built-in collector.
 
-Any local user may send datagrams to a port of the loopback, and what is shown here is believed. So
-the collector and the exporter are connected to each other, which lets nobody else in.
+Any local user can send datagrams to a port of the loopback, and users believe the view. So the
+sockets of the collector and the exporter are connected to each other, which shuts out all others.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from probe.view.screen import View, open_view
 
 
 class Shown:
-    """The built-in collector and its view. It hears nobody before ``follow``."""
+    """The built-in collector and its view. It receives nothing before ``follow``."""
 
     def __init__(self, pen: int) -> None:
         self._exporter: Callable[[], Sequence[OwnSocket]] = tuple
@@ -31,19 +31,19 @@ class Shown:
         return f"ipfix://127.0.0.1:{self.source.address[1]}"
 
     def follow(self, exporter: Callable[[], Sequence[OwnSocket]]) -> None:
-        """Hear the exporter that sends from the address that this tells, now and later."""
+        """Receives only from the addresses that ``exporter`` returns, now and at each refresh."""
         self._exporter = exporter
         self._hear_exporter()
 
     def read(self) -> bool:
-        """Show some of the messages that wait; False when there was nothing to show."""
+        """Takes in some of the waiting messages. Returns False if there were no records."""
         records = self.source.read()
         self.flows.observe(records, time.time())
         return bool(records)
 
     def refresh(self) -> None:
         self._hear_exporter()
-        self._view = self._view or open_view(self.flows)  # not before the probe could start
+        self._view = self._view or open_view(self.flows)  # opened only after the probe has started
         counted = self.source.process.statistics
         self._view.refresh(
             f"sockflow on {os.uname().nodename}: {len(self.flows)} flows, "

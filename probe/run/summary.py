@@ -1,4 +1,4 @@
-"""The lines that a run ends with."""
+"""Makes the lines at the end of a run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from probe.units import octets
 
 
 def summarize(figures: Figures, view: str = "") -> list[str]:
-    """Returns the lines; ``view`` is what the built-in collector says of itself, or ''."""
+    """Returns the lines. ``view`` is the summary of the built-in collector, or ''."""
     lines = [
         f"{figures.flows} flows, {figures.packets} packets, {octets(figures.octets)} "
         f"in {figures.records} records"
@@ -32,12 +32,12 @@ def summarize(figures: Figures, view: str = "") -> list[str]:
 
 
 def lost_line(losses: Mapping[str, int]) -> str:
-    """Returns the line of losses, which says so where there are none."""
+    """Returns the line of losses; without losses it is 'lost: nothing'."""
     return f"lost: {_named(losses) or 'nothing'}"
 
 
 def notice_line(notices: Mapping[str, int]) -> str:
-    """Returns the line of notices, or '' where there are none."""
+    """Returns the line of notices, or '' if there are none."""
     named = _named(notices)
     return f"late, or with less detail, but not lost: {named}" if named else ""
 
@@ -58,7 +58,7 @@ def _named(counts: Mapping[str, int]) -> str:
 
 
 def _not_sent(figures: Figures) -> dict[str, int]:
-    """Returns what the destinations did not take."""
+    """Returns the counts of records and messages that all destinations dropped."""
     return {
         "records_dropped": sum(one.dropped_records for one in figures.destinations),
         "messages_dropped": sum(one.dropped_messages for one in figures.destinations),

@@ -48,7 +48,7 @@ MakeSinks = Callable[[OwnerTable], Sequence["Sink"]]
 
 
 def no_sinks(_: OwnerTable) -> Sequence[Sink]:
-    """Makes no sinks: nothing in this process takes records."""
+    """Makes no sinks, for a process that takes no records itself."""
     return ()
 
 
@@ -60,9 +60,9 @@ def open_probe(
 ) -> Probe:
     """Returns a probe that is attached to the kernel. Raises ConfigError or KernelError.
 
-    ``make_sinks`` gets the table of owners and makes what takes records in this process, beside
-    the ``destinations``. ``is_guest``: the process is somebody else's program, and its traffic is
-    metered like any other.
+    ``make_sinks`` gets the table of owners, and returns the sinks of this process, in addition to
+    the ``destinations``. With ``is_guest`` the process belongs to another program, and its traffic
+    is metered like any other.
     """
     with contextlib.ExitStack() as closing:
         wiring = _Wiring(config, closing)
@@ -73,7 +73,7 @@ def open_probe(
 
 
 class _Wiring:
-    """Parts that others need while they are opened. ``closing`` closes them in reverse order."""
+    """The parts that later parts need to be opened. ``closing`` closes all in reverse order."""
 
     def __init__(self, config: RunConfig, closing: contextlib.ExitStack) -> None:
         self._config, self._closing = config, closing
@@ -92,7 +92,10 @@ class _Wiring:
         self._filter = make_filter(config)
 
     def open_destinations(self, destinations: Sequence[str], make_sinks: MakeSinks) -> None:
-        """Raises ConfigError where one cannot be opened, or none takes the events asked for."""
+        """Opens the destinations, and adds the sinks of this process.
+
+        Raises ConfigError if one cannot be opened, or if events are on and none takes them.
+        """
         self._at_close("the destinations", self._exporter.close)
         self._at_close("interfaces", self._interfaces.close)
         self._exporter.open(destinations)
@@ -135,11 +138,14 @@ class _Wiring:
             metrics=metrics,
             snmp=self._open_snmp(),
             feed=self._open_feed(),
-            closing=self._closing.pop_all(),  # the last to be evaluated
+            closing=self._closing.pop_all(),  # evaluated last, after all parts are open
         )
 
     def _open_runtimes(self) -> tuple[RemoteOwners | None, ServiceOwners | None]:
-        """Kubernetes first: where it runs its Pods in Docker, it knows more of them."""
+        """Opens Kubernetes and Docker. Returns the owners of remote ends and of Services, if any.
+
+        Kubernetes comes first: of Pods that run in Docker, it has more names.
+        """
         kubernetes = open_kubernetes(_kubernetes_settings(self._config))
         opened = {"Kubernetes": kubernetes, "Docker": open_docker(self._config.docker)}
         found: list[Runtime] = []
@@ -176,10 +182,10 @@ class _Wiring:
         waiting: WaitingRecords,
         services: ServiceOwners | None,
     ) -> Iterator[tuple[Part, Enricher]]:
-        """Yields the steps in their order, each with the part whose end is its end.
+        """Yields the steps of enrichment in their order, each with its part.
 
-        Owners at other hosts are found behind NAT. Services come last: they copy owners with the
-        names that records leave with.
+        NAT comes before remote owners, which are found by their addresses behind NAT. Services
+        come last, since they copy owners with their final names.
         """
         if nat:
             yield self._parts.nat, nat
@@ -254,13 +260,13 @@ class _Wiring:
 def _read_links(
     links: GuardedInterfaces, read_ended: Callable[[], Sequence[Interface]]
 ) -> list[Interface]:
-    """Returns the links that are gone since the last call, and then those that exist."""
-    present = links.read()  # may find that some are gone
+    """Returns the links that have gone since the last call, then those that exist."""
+    present = links.read()  # first: it may find that some are gone
     return [*read_ended(), *present]
 
 
 def make_filter(config: RunConfig) -> FlowFilter:
-    """Returns the filter of the configured rules. Raises ConfigError for a rule that is none."""
+    """Returns the filter of the configured rules. Raises ConfigError for an invalid rule."""
     include, exclude = (
         [parse_rule(text) for text in texts] for texts in (config.include, config.exclude)
     )
