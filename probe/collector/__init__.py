@@ -1,4 +1,7 @@
-"""The built-in collector: sockets, connections and files in front of the Collecting Process."""
+"""Reads IPFIX and NetFlow v9 from sockets, connections and files: the built-in collector.
+
+This package does the I/O. The Collecting Process, which decodes messages, is in ``ipfix/``.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ from probe.stop import StopSignals
 __all__ = ["CollectorSocket", "collect", "parse_listen", "read", "to_json"]
 
 _REFRESH_S = 1.0
-_LAST_S = 10.0  # to read what waits at the end, a full receive buffer of each source
+_LAST_S = 10.0  # enough to read a full receive buffer of each source at the end
 
 
 def collect(
@@ -30,7 +33,10 @@ def collect(
     as_json: bool = False,
     with_options: bool = False,
 ) -> None:
-    """Show what arrives until a signal or ``duration_s``; then a summary. ConfigError."""
+    """Shows what arrives until a signal or for ``duration_s``, then writes a summary.
+
+    Raises ConfigError if an address of ``listen`` is wrong or cannot be used.
+    """
     process = collecting_process(pen)
     sources: list[MessageSource] = []
     end = time.monotonic() + duration_s if duration_s is not None else float("inf")
@@ -51,7 +57,10 @@ def collect(
 
 
 def read(paths: Sequence[str], pen: int, as_json: bool = False, with_options: bool = False) -> None:
-    """Show what is in files (RFC 5655), then a summary. ConfigError: one cannot be opened."""
+    """Shows the records of files (RFC 5655), then writes a summary.
+
+    Raises ConfigError if one of the files cannot be opened.
+    """
     process = collecting_process(pen)
     files = [MessageFile(path) for path in paths]
     for file in files:
@@ -89,14 +98,14 @@ def _collect_until(
             selector.select(max(0.0, min(refresh_at, end) - now))
             _receive(sources, output)
         deadline = time.monotonic() + _LAST_S
-        while _are_readable(sources) and time.monotonic() < deadline:  # it was sent in time
+        while _are_readable(sources) and time.monotonic() < deadline:  # was sent in time
             _receive(sources, output)
     finally:
         output.close()
 
 
 def _are_readable(sources: Iterable[MessageSource]) -> bool:
-    with selectors.PollSelector() as selector:  # it needs no descriptor, of which none may be left
+    with selectors.PollSelector() as selector:  # needs no descriptor, as none may be left
         for source in sources:
             selector.register(source, selectors.EVENT_READ)
         return bool(selector.select(0))

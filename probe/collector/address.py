@@ -1,4 +1,4 @@
-"""Where to listen, as the user writes it: ``HOST:PORT`` or ``ipfix+tls://HOST:PORT?cert=FILE``."""
+"""Parses the address to listen on: ``HOST:PORT`` or ``ipfix+tls://HOST:PORT?cert=FILE``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _EXAMPLE = "expected HOST:PORT (UDP), ipfix+tcp://HOST:PORT or " \
 
 @dataclass(frozen=True, slots=True)
 class Listen:
-    """``cert``, ``key`` and ``ca`` are paths of PEM files, for TLS only."""
+    """An address to listen on. For TLS, ``cert``, ``key`` and ``ca`` are paths of PEM files."""
 
     scheme: str
     host: str
@@ -37,7 +37,10 @@ class Listen:
 
 
 def parse_listen(text: str) -> Listen:
-    """ConfigError says what is wrong with ``text``. UDP takes both protocols."""
+    """Returns the address that ``text`` means. UDP takes both protocols.
+
+    Raises ConfigError, which says what is wrong with ``text``.
+    """
     try:
         parts = urlsplit(text if "://" in text else f"ipfix://{text}")
         host, port = parts.hostname, parts.port

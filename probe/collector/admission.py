@@ -1,4 +1,7 @@
-"""Who may keep a connection when there are too many: strangers must not shut out exporters."""
+"""Decides which connection ends when there are too many.
+
+Strangers that open connections must not be able to shut out exporters.
+"""
 
 from __future__ import annotations
 
@@ -7,17 +10,18 @@ from collections.abc import Collection
 
 from probe.collector.connection import Connection
 
-#: Connections of one listener, and of one address.
+#: The most connections of one listener, and of one address.
 MAX_CONNECTIONS, MAX_PER_HOST = 512, 256
-#: A connection that has brought no whole message by then is closed.
+#: A connection without a whole message after so many seconds is closed.
 FIRST_MESSAGE_S = 30.0
 
 
 def find_victim(connections: Collection[Connection], host: str) -> Connection | None:
-    """Whom to close for a newcomer from ``host``; None: the newcomer is refused.
+    """Returns the connection to close for a new one from ``host``, or None to refuse the new one.
 
-    First it is who never sent a message: of the address with most connections the oldest. When all
-    have sent some, an address may be asked for one that has more than the newcomer's.
+    It is the oldest one without a message, of the address that has most connections. If all have
+    sent messages, it is from the address with the most connections. That address must have at least
+    two more than ``host``. An address at its own limit can only replace its own silent ones.
     """
     per_host = Counter(one.peer[0] for one in connections)
     if per_host[host] >= MAX_PER_HOST:
@@ -33,12 +37,12 @@ def find_victim(connections: Collection[Connection], host: str) -> Connection | 
 
 
 def is_full(connections: Collection[Connection], host: str) -> bool:
-    """Whether a newcomer from ``host`` needs somebody else's place."""
+    """Returns True if a new connection from ``host`` needs the place of another one."""
     if len(connections) >= MAX_CONNECTIONS:
         return True
     return sum(one.peer[0] == host for one in connections) >= MAX_PER_HOST
 
 
 def _oldest(some: Collection[Connection]) -> Connection | None:
-    """Who has been silent longest."""
+    """Returns the connection that has been silent longest, or None."""
     return min(some, key=lambda one: one.heard_s, default=None)

@@ -1,4 +1,4 @@
-"""One accepted connection: octets in, whole messages out. TLS is in ``tls``."""
+"""Receives the octets of one accepted connection. TLS is in ``tls``."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from probe.ipfix.stream import MessageStream
 
 RECEIVE_OCTETS = 65536
 
-#: Host, port, and a number of the connection, so that its Templates end with it.
+#: Host, port, and the number of the connection. The number ends Templates with their connection.
 Peer = tuple[str, int, int]
 
 
 class Connection:
-    """A socket that does not block.
+    """A connection, whose socket does not block.
 
-    ``awaits`` is what a selector must wait for; ``is_ready`` turns True after the handshake, and
-    ``is_proven`` with the first message that could be read. ``heard_s`` is when the last one came.
+    ``awaits`` has the events that a selector waits for. ``is_ready`` is True after the handshake,
+    and ``is_proven`` after the first valid message. ``heard_s`` is the time of the last one.
     """
 
     def __init__(self, accepted: socket.socket, peer: Peer, since_s: float) -> None:
@@ -34,7 +34,10 @@ class Connection:
         accepted.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
     def receive(self) -> bytes | None:
-        """Octets that came, b'' at the end of the stream, None when none wait; OSError."""
+        """Returns octets that came, b'' at the end of the stream, or None if none wait.
+
+        Raises OSError if the connection has failed.
+        """
         try:
             return self.socket.recv(RECEIVE_OCTETS)
         except (BlockingIOError, InterruptedError):
@@ -42,7 +45,7 @@ class Connection:
 
     @property
     def has_more(self) -> bool:
-        """Whether octets wait that a selector cannot see."""
+        """Returns True if octets wait that a selector cannot see."""
         return False
 
     def close(self) -> None:

@@ -1,8 +1,8 @@
-"""Connections of exporters over TCP or TLS (RFC 7011 sections 10.4 and 11), any number of them.
+"""Accepts and reads connections of exporters over TCP or TLS (RFC 7011 sections 10.4 and 11).
 
-A stream that is no IPFIX ends its own connection and is counted. What a connection can make us keep
-is one message that is not complete, and the Templates that the Collecting Process allows it. One
-that says nothing is closed after a while, or when an exporter needs its place.
+A stream that is not IPFIX ends its own connection and is counted. The memory of a connection is
+bounded: one incomplete message, and as many Templates as the Collecting Process allows. A
+connection without messages is closed after a while, or when an exporter needs its place.
 """
 
 from __future__ import annotations
@@ -28,24 +28,27 @@ _log = logging.getLogger(__name__)
 
 _BACKLOG = 128
 _HANDSHAKE_S = 10.0
-_ROUNDS = 4  # receives per connection and turn
+_ROUNDS = 4  # calls of receive per connection and turn
 _MALFORMED_IN_A_ROW = 5
 _WARN_S = 10.0
 _NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE)
 
 
 class CollectorConnections:
-    """Listens as ``listen`` says; ConfigError when it cannot. A selector can wait for it."""
+    """A listener and its connections, which a selector can wait for as one.
+
+    Raises ConfigError if it cannot listen on ``listen``.
+    """
 
     def __init__(self, listen: Listen, process: CollectingProcess) -> None:
         self._open = _opener(listen)
         self._process = process
         self._connections: dict[int, Connection] = {}
         self._serials = itertools.count()
-        self._last = -1  # descriptor that was served last
+        self._last = -1  # the descriptor that was served last
         self._warned_s: dict[str, float] = {}
         self.refused = self.displaced = self.silent = self.broken = self.failed_handshakes = 0
-        self._spare = os.open(os.devnull, os.O_RDONLY)  # for a newcomer when there is no other
+        self._spare = os.open(os.devnull, os.O_RDONLY)  # freed to accept when none is left
         self._listener = bind(listen)
         self._listener.listen(_BACKLOG)
         self._selector = selectors.EpollSelector()
@@ -60,7 +63,7 @@ class CollectorConnections:
         return self._selector.fileno()
 
     def receive(self) -> Decoded:
-        """Records of some of the messages that wait."""
+        """Returns the records of some of the waiting messages."""
         found = Decoded([], [])
         ready = sorted(key.fd for key, _ in self._selector.select(0))
         left = MOST_OCTETS
@@ -68,7 +71,7 @@ class CollectorConnections:
             if descriptor == self._listener.fileno():
                 self._accept()
             elif left > 0 and _count(found) < MOST_RECORDS:
-                if connection := self._connections.get(descriptor):  # it may have had to leave
+                if connection := self._connections.get(descriptor):  # it may be closed by now
                     left -= self._serve(connection, found)
                 self._last = descriptor
         self._end_silent()
@@ -97,7 +100,7 @@ class CollectorConnections:
                 accepted, address = self._listener.accept()
             except BlockingIOError:
                 return
-            except OSError as error:  # gone again, or no descriptor left
+            except OSError as error:  # it is gone, or no descriptor is left
                 self.refused += 1
                 self._warn("refused", f"a connection could not be accepted: {error.strerror}")
                 if error.errno in _NO_DESCRIPTOR:
@@ -109,7 +112,7 @@ class CollectorConnections:
                 continue
             try:
                 connection = self._open(accepted, peer, time.monotonic())
-            except OSError as error:  # it was reset before we came to it
+            except OSError as error:  # the exporter reset it before
                 accepted.close()
                 self.failed_handshakes += 1
                 self._warn("handshake", f"{peer[0]} port {peer[1]}: no connection: {error}")
@@ -118,7 +121,7 @@ class CollectorConnections:
             self._selector.register(connection.socket, connection.awaits)
 
     def _make_room(self, host: str) -> bool:
-        """Whether a newcomer from ``host`` may stay."""
+        """Closes a connection for a new one from ``host``. Returns False to refuse the new one."""
         count = len(self._connections)
         victim = find_victim(self._connections.values(), host)
         if victim is None:
@@ -132,14 +135,14 @@ class CollectorConnections:
         return True
 
     def _refuse_with_spare(self) -> None:
-        """End what waits to be accepted: else it would wake us up again and again."""
+        """Ends a waiting connection, which would otherwise wake the selector again and again."""
         os.close(self._spare)
         with contextlib.suppress(OSError):
             self._listener.accept()[0].close()
         self._spare = os.open(os.devnull, os.O_RDONLY)
 
     def _serve(self, connection: Connection, found: Decoded) -> int:
-        """Octets received. The connection may be closed afterwards."""
+        """Reads a connection. Returns the number of octets; the connection may be closed then."""
         received = rounds = 0
         try:
             while connection.has_more or (rounds < _ROUNDS and _count(found) < MOST_RECORDS):
@@ -160,7 +163,10 @@ class CollectorConnections:
         return received
 
     def _decode(self, connection: Connection, octets: bytes, found: Decoded) -> None:
-        """DecodeError when the stream cannot be followed any further."""
+        """Adds the records of ``octets`` to ``found``.
+
+        Raises DecodeError if the rest of the stream cannot be read.
+        """
         for offset, message in connection.stream.feed(octets):
             decoded = self._process.decode_message(message, connection.peer, is_reliable=True)
             found.flows.extend(decoded.flows)
@@ -208,7 +214,7 @@ class CollectorConnections:
                 self._close(connection)
 
     def _warn(self, kind: str, text: str) -> None:
-        """One line per burst of a kind: what follows is counted."""
+        """Logs one line per burst of a ``kind``. Further cases are only counted."""
         now_s = time.monotonic()
         if now_s - self._warned_s.get(kind, float("-inf")) >= _WARN_S:
             self._warned_s[kind] = now_s

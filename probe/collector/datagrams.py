@@ -1,4 +1,4 @@
-"""A UDP socket in front of the sans-io Collecting Process."""
+"""Reads messages from a UDP socket for the Collecting Process."""
 
 from __future__ import annotations
 
@@ -23,13 +23,14 @@ _log = logging.getLogger(__name__)
 
 _MAX_DATAGRAM = 65535
 _SO_MEMINFO, _MEMINFO_DROPS = 55, 8  # linux/sock_diag.h
-_BATCH = 256  # datagrams read at a time, so that the screen is not starved
+_BATCH = 256  # datagrams per turn, so that the screen is drawn in time
 
 
 class CollectorSocket:
-    """Listens at ``host``, ``port`` (0: any free one). ConfigError when it cannot.
+    """A UDP socket at ``host`` and ``port``, where 0 is any free port.
 
-    A ``process`` may be shared with other sources; ``pen`` is for one of its own.
+    Several sources may share a ``process``. Without one, ``pen`` is for a new one.
+    Raises ConfigError if the socket cannot be bound.
     """
 
     def __init__(
@@ -49,21 +50,21 @@ class CollectorSocket:
         return self._socket.fileno()
 
     def hear_only(self, exporter: tuple[str, int]) -> None:
-        """Take datagrams of this address and port from now on.
+        """Receives only datagrams of this address and port from now on.
 
-        The socket is connected to it, so the kernel refuses all others. What others sent before is
-        counted as ``refused``.
+        The socket is connected to it, so the kernel refuses all others. Datagrams that others sent
+        before are counted as ``refused``.
         """
         if exporter != self._only:
             self._socket.connect(exporter)
             self._only = exporter
 
     def read(self) -> list[Record]:
-        """Flow records of the datagrams that wait, at most some hundred; garbage is counted."""
+        """Returns flow records of some hundred waiting datagrams. Counts malformed ones."""
         return self.receive().flows
 
     def receive(self) -> Decoded:
-        """The same with option records."""
+        """Returns flow and option records of some hundred waiting datagrams."""
         found, octets = Decoded([], []), 0
         for datagram, peer in self._datagrams():
             octets += len(datagram)

@@ -1,4 +1,4 @@
-"""Files of IPFIX Messages (RFC 5655), which ``sockflow run -e file://...`` and others write."""
+"""Reads files of IPFIX Messages (RFC 5655), such as ``sockflow run -e file://...`` writes."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _NAMED_PROBLEMS = 10
 
 
 class MessageFile:
-    """One file, a Transport Session of its own; '-' is standard input.
+    """One file, which is a Transport Session of its own; '-' is standard input.
 
-    Of a message that is broken all is read that can be; where no message begins, nothing more.
+    The valid parts of a broken message are read. Reading ends where no message begins.
     """
 
     def __init__(self, path: str) -> None:
@@ -29,12 +29,12 @@ class MessageFile:
         return self.path
 
     def check(self) -> None:
-        """ConfigError when it cannot be opened."""
+        """Raises ConfigError if the file cannot be opened."""
         with self._open():
             pass
 
     def read(self, process: CollectingProcess) -> Iterator[Decoded]:
-        """Records of all its messages, in the order of the file; errors are counted."""
+        """Yields the records of each message, in the order of the file. Counts errors."""
         stream = MessageStream()
         with self._open() as file:
             try:
@@ -52,7 +52,7 @@ class MessageFile:
         process.forget(self)
 
     def summary(self) -> list[str]:
-        """What was not understood and at which offset; the first problems by name."""
+        """Returns lines on the first problems with their offsets, and on the number of others."""
         more = self.problem_count - len(self._problems)
         last = [f"{self.path}: {more} more broken messages"] if more else []
         return [f"{self.path}: {problem}" for problem in self._problems] + last

@@ -1,4 +1,4 @@
-"""Something that gives records: a UDP socket, connections, a file."""
+"""Defines a source of records, and binds the sockets of sources."""
 
 from __future__ import annotations
 
@@ -13,18 +13,21 @@ from probe.mapping import load_elements, load_netflow9, load_registry
 
 _log = logging.getLogger(__name__)
 
-#: Octets of a socket's receive buffer: a burst of every exporter's whole cache.
+#: Octets of a socket's receive buffer. It takes a burst when exporters send their whole caches.
 RECEIVE_BUFFER = 8 << 20
-#: A source gives no more records at a time, except for the rest of what it reads at once: a
-#: message may have 65 000 of them, and each takes three hundred octets.
+#: A source stops reading after so many records in one turn. A message can have 65 000 records,
+#: each of which takes three hundred octets of memory.
 MOST_RECORDS = 4096
-#: Nor does it decode more octets at a time: a field of two octets takes about ninety as a value.
+#: It also stops after so many octets. A field of two octets takes about ninety as a value.
 MOST_OCTETS = 512 << 10
 _SO_RCVBUFFORCE = 33
 
 
 class MessageSource(Protocol):
-    """A selector can wait for it. ``receive`` gives some of what waits and never blocks."""
+    """A source of records that a selector can wait for.
+
+    ``receive`` returns the records of some waiting messages, and never blocks.
+    """
 
     @property
     def address(self) -> tuple[str, int]: ...
@@ -34,25 +37,31 @@ class MessageSource(Protocol):
     def receive(self) -> Decoded: ...
 
     def losses(self) -> dict[str, int]:
-        """What happened below the messages, by name."""
+        """Returns counts of problems below the level of messages, by name."""
 
     def close(self) -> None: ...
 
 
 def collecting_process(pen: int) -> CollectingProcess:
-    """For IPFIX and NetFlow v9, with our names; ``pen`` is that of Sockflow's own elements."""
+    """Returns a Collecting Process for IPFIX and NetFlow v9, with Sockflow's names of elements.
+
+    ``pen`` is the enterprise number of Sockflow's own elements.
+    """
     elements = load_elements(pen)
     return CollectingProcess(elements, load_netflow9(elements), load_registry(), _tell)
 
 
 def _tell(peer: object, text: str) -> None:
-    """``peer`` is an address, or a file."""
+    """Logs a warning about ``peer``, which is an address or a file."""
     who = f"{peer[0]} port {peer[1]}" if isinstance(peer, tuple) else peer
     _log.warning("%s: %s", who, text)
 
 
 def bind(listen: Listen) -> socket.socket:
-    """A socket that does not block, bound to the first address of the host; ConfigError else."""
+    """Returns a non-blocking socket, bound to the first address of the host.
+
+    Raises ConfigError if it cannot be bound.
+    """
     kind = socket.SOCK_DGRAM if listen.is_datagram else socket.SOCK_STREAM
     try:
         found = socket.getaddrinfo(
@@ -75,7 +84,7 @@ def bind(listen: Listen) -> socket.socket:
 
 
 def summary(counted: CollectorStatistics, losses: dict[str, int]) -> str:
-    """One line; what is seldom is named only where it happened."""
+    """Returns the summary in one line. Rare counts are named only if they are not 0."""
     line = (
         f"{counted.records} records in {counted.messages} messages collected, "
         f"{counted.lost_records} records lost on the way, {counted.errors} broken messages, "
@@ -93,7 +102,7 @@ def summary(counted: CollectorStatistics, losses: dict[str, int]) -> str:
 
 
 def _enlarge_buffer(bound: socket.socket) -> None:
-    """Beyond net.core.rmem_max where the privilege allows it. Connections have their own."""
+    """Enlarges a UDP receive buffer, beyond net.core.rmem_max if the privilege allows it."""
     if bound.type != socket.SOCK_DGRAM:
         return
     try:

@@ -1,4 +1,4 @@
-"""What was collected, as JSON lines or for people."""
+"""Writes collected records as JSON lines, or as flows for people."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from probe.view.text import write_lines
 
 
 class Output(Protocol):
-    """``refresh`` is called about once a second, ``close`` at the end."""
+    """An output of records, refreshed about once a second and closed at the end."""
 
     def show(self, decoded: Decoded) -> None: ...
 
@@ -25,7 +25,10 @@ class Output(Protocol):
 
 
 class JsonLines:
-    """One line per record; option records, when asked for, begin with ``"options": true``."""
+    """An output of one JSON line per record.
+
+    Option records, with ``with_options``, begin with ``"options": true``.
+    """
 
     def __init__(self, with_options: bool) -> None:
         self._with_options = with_options
@@ -36,14 +39,14 @@ class JsonLines:
             write_lines(sys.stdout, (to_json({"options": True, **one}) for one in decoded.options))
 
     def refresh(self, where: str) -> None:
-        """Nothing waits."""
+        """Does nothing, since no line waits."""
 
     def close(self) -> None:
-        """Nothing waits."""
+        """Does nothing, since no line waits."""
 
 
 class Live:
-    """The latest flows: a table on a terminal, else a line where there is news."""
+    """A view of the latest flows: a table on a terminal, else a line per flow with news."""
 
     def __init__(self) -> None:
         self._flows = FlowTable()
@@ -60,7 +63,10 @@ class Live:
 
 
 class Printed:
-    """All flows of a recording, by its own clock; printed when they are too many to keep."""
+    """A print of all flows of a recording, by its own clock.
+
+    It prints them at the end, and earlier when they are too many to keep.
+    """
 
     _LIMIT = 50_000
 
@@ -71,11 +77,11 @@ class Printed:
     def show(self, decoded: Decoded) -> None:
         self._flows.observe(decoded.flows, 0.0)
         self._fresh += len(decoded.flows)
-        if self._fresh >= self._LIMIT:  # before FlowTable forgets one of them
+        if self._fresh >= self._LIMIT:  # print before FlowTable forgets one
             self.close()
 
     def refresh(self, where: str) -> None:
-        """Nothing that is complete waits."""
+        """Does nothing, since later records may continue the flows."""
 
     def close(self) -> None:
         self._fresh = 0
@@ -83,7 +89,7 @@ class Printed:
 
 
 def to_json(record: Record) -> str:
-    """One record as one line; a number that JSON does not know (not a number, infinite) is null."""
+    """Returns one record as one line. NaN and infinite numbers, which JSON lacks, become null."""
     try:
         return json.dumps(record, allow_nan=False)
     except ValueError:

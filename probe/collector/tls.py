@@ -1,4 +1,4 @@
-"""IPFIX over TLS (RFC 7011 section 11): our certificate shown, the exporter's demanded."""
+"""Receives IPFIX over TLS (RFC 7011 section 11), with certificates of one or both sides."""
 
 from __future__ import annotations
 
@@ -14,10 +14,13 @@ from probe.opening import warn_if_readable
 
 
 def server_context(listen: Listen) -> ssl.SSLContext:
-    """With ``ca`` only exporters with a certificate that it signed get in. ConfigError."""
+    """Returns the TLS settings of the listener; with ``ca``, exporters need a certificate by it.
+
+    Raises ConfigError if a file cannot be used.
+    """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.num_tickets = 0  # nothing is ever written to an exporter, which may close at once
+    context.num_tickets = 0  # an exporter may close at once, and not read tickets
     _load(listen.cert, lambda: context.load_cert_chain(listen.cert, listen.key or None))
     warn_if_readable(listen.key or listen.cert, "a private key")
     if listen.ca:
@@ -36,7 +39,10 @@ def _load(path: str, load: Callable[[], None]) -> None:
 
 
 class TlsConnection(Connection):
-    """Shakes hands as octets come; an exporter that fails that is an OSError of ``receive``."""
+    """A TLS connection, which does its handshake as octets come.
+
+    ``receive`` raises OSError if the handshake fails.
+    """
 
     def __init__(
         self, accepted: socket.socket, peer: Peer, since_s: float, context: ssl.SSLContext

@@ -1,4 +1,4 @@
-"""Rows and owners as people write them."""
+"""Writes rows and owners as text for people."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from probe.view.flows import ENDED, PROTOCOLS, End, Flow
 
 
 def process_text(owner: Owner) -> str:
-    """'curl(12)', '' where nobody is known."""
+    """Returns the process, such as 'curl(12)', or '' if it is unknown."""
     return _process(owner.process.name, owner.process.pid)
 
 
@@ -37,7 +37,7 @@ def protocol_text(number: int) -> str:
 
 
 def address_text(row: Any, end: str) -> str:
-    """``{end}_address`` of a row."""
+    """Returns ``{end}_address`` of a row as text."""
     octets = row[f"{end}_address"].tobytes()
     if row["ip_version"] == 4:
         return socket.inet_ntop(socket.AF_INET, octets[:4])
@@ -50,7 +50,7 @@ def endpoint_text(row: Any, end: str) -> str:
 
 
 def to_flow(row: Any, owners: OwnerTable) -> Flow:
-    """A row of LIVE_DTYPE."""
+    """Returns the Flow of a row of LIVE_DTYPE."""
     client, server = (_end(row, end, owners) for end in ("client", "server"))
     state = ENDED.get(int(row["end_reason"])) or CONN_STATES[row["tcp_state"]].lower()
     return Flow(

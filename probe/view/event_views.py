@@ -1,4 +1,4 @@
-"""``sockflow events``, and the sockets of ``sockflow flows --listening``."""
+"""Shows events for ``sockflow events``, and sockets for ``sockflow flows --listening``."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _OF_CONTAINERS = (EventKind.CONTAINER_START, EventKind.CONTAINER_STOP)
 
 
 class EventView(View):
-    """Takes events and sockets, and no flows."""
+    """A view that takes events and sockets, and no flows."""
 
     def __init__(
         self, owners: OwnerTable, choice: Choice, stream: TextIO, as_json: bool = False
@@ -47,16 +47,16 @@ class EventView(View):
         self._lines = AgentLines(owners, Privacy(), exporter) if as_json else None
 
     def send(self, records: Rows, now_s: float) -> None:
-        """Flows are shown elsewhere."""
+        """Ignores flows, which other views show."""
 
     def send_events(self, events: Rows, now_s: float) -> None:
-        """EVENT_DTYPE."""
+        """Ignores ``events`` (EVENT_DTYPE) unless a subclass shows them."""
 
     def send_sockets(self, sockets: Rows, now_s: float) -> None:
-        """SOCKET_DTYPE."""
+        """Ignores ``sockets`` (SOCKET_DTYPE) unless a subclass shows them."""
 
     def send_interfaces(self, links: Sequence[Interface], now_s: float) -> None:
-        """Nobody asked for them."""
+        """Ignores interfaces, which these views do not show."""
 
     def forget(self, owners: list[int]) -> None:
         if self._lines:
@@ -64,7 +64,7 @@ class EventView(View):
 
 
 class Events(EventView):
-    """A line for each event of ``kinds``, when it comes."""
+    """A view that writes a line for each event of ``kinds`` when it comes."""
 
     def __init__(
         self,
@@ -96,7 +96,7 @@ class Events(EventView):
 
 
 class Listening(EventView):
-    """A line for each socket that comes or goes."""
+    """A view that writes a line for each socket that opens or closes."""
 
     def send_sockets(self, sockets: Rows, now_s: float) -> None:
         sockets = sockets[self._choice.matches_sockets(sockets, self._owners)]
@@ -104,7 +104,7 @@ class Listening(EventView):
             self.show(sockets, now_s)
 
     def show(self, sockets: Rows, now_s: float) -> None:
-        """Those that were chosen, never none."""
+        """Shows the sockets that the user chose, at least one."""
         if self._lines:
             self.write(self._lines.sockets(socket_columns(sockets, now_s)))
         else:
@@ -121,7 +121,7 @@ class Listening(EventView):
 
 
 class ListeningOnScreen(Listening):
-    """A table of those that are open, by port."""
+    """A live table of the open sockets, ordered by port."""
 
     COLUMNS = ("proto", "address", "process", "parent", "user", "container")
 
@@ -159,10 +159,11 @@ class ListeningOnScreen(Listening):
 
 
 def event_line(event: Any, owner: Owner, remote_owner: Owner = UNKNOWN) -> str:
-    """A row of EVENT_DTYPE: '12:00:01.250 CONNECT tcp 10.0.0.1:40000 > 10.0.0.2:80, process ...'.
+    """Returns the line of an event, a row of EVENT_DTYPE.
 
-    The arrow points from the client to the server; the local end comes first, and the container at
-    the remote one last, where it is known.
+    An example is '12:00:01.250 CONNECT tcp 10.0.0.1:40000 > 10.0.0.2:80, process ...'. The arrow
+    points from the client to the server. The local end comes first, and the container at the remote
+    end comes last if it is known.
     """
     kind = EventKind(event["kind"])
     when = datetime.fromtimestamp(event["time_ns"] / 1e9).isoformat(timespec="milliseconds")
@@ -178,7 +179,7 @@ def event_line(event: Any, owner: Owner, remote_owner: Owner = UNKNOWN) -> str:
 
 
 def _details(event: Any, kind: EventKind) -> list[str]:
-    """What such an event is about."""
+    """Returns the texts that only events of this ``kind`` have."""
     if kind == EventKind.CONNECT_FAILED:
         number = int(event["error"])
         return [errno.errorcode.get(number, f"errno {number}")] if number else []

@@ -1,7 +1,7 @@
-"""``sockflow flows``: what becomes of the records that the user chose.
+"""Shows the flows that the user of ``sockflow flows`` chose.
 
-The records come straight from the cache, for they have what a collector is not told: both sockets'
-RTT, parents, and owners that need not be decoded.
+The records come straight from the cache. They hold data that no collector gets: the RTT of both
+sockets, parent processes, and owners that need no decoding.
 """
 
 from __future__ import annotations
@@ -34,8 +34,11 @@ _OWNERS = ("source_owner", "destination_owner")
 
 
 class View(LocalSink):
-    """A sink that shows. ``refresh`` is called after each tick, ``end`` after the last records, and
-    ``close``, which leaves the terminal usable, in any case."""
+    """A sink that shows its records.
+
+    The caller calls ``refresh`` after each tick, ``end`` after the last records, and ``close`` in
+    any case. ``close`` leaves the terminal usable.
+    """
 
     def __init__(self, owners: OwnerTable, choice: Choice, stream: TextIO) -> None:
         super().__init__("shown")
@@ -51,14 +54,14 @@ class View(LocalSink):
             self.take(records, now_s)
 
     def take(self, records: Rows, now_s: float) -> None:
-        """Records of flows that were chosen, never none."""
+        """Takes records of flows that the user chose, at least one."""
         raise NotImplementedError
 
     def refresh(self) -> None:
-        """Show what is new."""
+        """Shows what is new."""
 
     def end(self) -> None:
-        """Nothing more comes."""
+        """Shows the rest after the last records."""
         self.refresh()
 
     def write(self, lines: Sequence[str]) -> None:
@@ -67,7 +70,7 @@ class View(LocalSink):
 
 
 class JsonFlows(View):
-    """One line an object, as ``sockflow run -e json:-`` writes them."""
+    """A view that writes JSON objects, one per line, as ``sockflow run -e json:-`` does."""
 
     def __init__(self, owners: OwnerTable, choice: Choice, stream: TextIO) -> None:
         super().__init__(owners, choice, stream)
@@ -84,7 +87,7 @@ class JsonFlows(View):
 
 
 class FlowsByLine(View):
-    """Flows with news, a line or a tree each."""
+    """A view that writes each flow with news, as a line or as a tree."""
 
     def __init__(
         self, owners: OwnerTable, choice: Choice, stream: TextIO, order: str, as_tree: bool = False
@@ -116,7 +119,7 @@ class FlowsByLine(View):
 
 
 class FlowsOnScreen(FlowsByLine):
-    """The first flows in the order that was asked for, as many as fit."""
+    """A live view of the first flows in the chosen order, as many as fit on the screen."""
 
     def __init__(
         self, owners: OwnerTable, choice: Choice, stream: TextIO, order: str, as_tree: bool = False
@@ -142,7 +145,7 @@ class FlowsOnScreen(FlowsByLine):
 
 
 class GroupsAtEnd(FlowsByLine):
-    """Sums over the whole run, written once, at the end."""
+    """A view that writes the sums of groups over the whole run, once at its end."""
 
     def __init__(
         self,
@@ -180,7 +183,7 @@ class GroupsAtEnd(FlowsByLine):
 
 
 class GroupsOnScreen(GroupsAtEnd):
-    """The same, live."""
+    """A live table of the sums of groups."""
 
     def __init__(
         self, owners: OwnerTable, choice: Choice, stream: TextIO, order: str, by: str

@@ -1,7 +1,7 @@
-"""Decoded records put together to flows for people: both directions of a connection in one line.
+"""Combines decoded records into flows for people, with both directions of a connection in one.
 
-Pure: records (element name -> value) and times go in, flows come out. Works on anyone's IPFIX; what
-a record does not say stays empty.
+Records are mappings of element name to value. The module does no I/O and has no clock. It takes the
+IPFIX of any exporter; what a record lacks stays empty in the flow.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Key = tuple[Any, ...]
 
 PROTOCOLS = {1: "icmp", 6: "tcp", 17: "udp", 58: "icmp6", 132: "sctp"}
 _TCP = 6
-_INITIATOR, _RESPONDER = 1, 2  # biflowDirection: which end the source is
+_INITIATOR, _RESPONDER = 1, 2  # biflowDirection: the role of the source
 ENDED = {1: "idle", 3: "closed", 4: "forced end", 5: "evicted"}  # flowEndReason
 _SIDES = {
     "process": ("SRC_PROC_NAME", "DST_PROC_NAME"),
@@ -32,7 +32,7 @@ _SIDES = {
     "workload": ("sourceWorkload", "destinationWorkload"),
 }
 _WAYS = ("flowStart", "flowEnd", "reverseFlowStart", "reverseFlowEnd")
-#: Units of a second, and the elements in that unit; the finest that exporters use comes first.
+#: Units per second, with the elements in that unit. The finest unit in common use comes first.
 _TIMES = [
     (per_second, [f"{way}{unit}" for way in _WAYS])
     for unit, per_second in (
@@ -40,13 +40,13 @@ _TIMES = [
     )
 ]  # fmt: skip
 _ORIGINS = ("sourceOwnerOrigin", "destinationOwnerOrigin")
-_UNCONFIRMED = 16  # of them: see elements.txt
+_UNCONFIRMED = 16  # a bit of sourceOwnerOrigin; see elements.txt
 _LONGEST = 256
 
 
 @dataclass(slots=True)
 class End:
-    """One end of a flow. ``octets`` and ``packets`` are what it sent."""
+    """One end of a flow. ``octets`` and ``packets`` count what it sent."""
 
     endpoint: str
     octets: int = 0
@@ -58,7 +58,7 @@ class End:
 
 @dataclass(slots=True)
 class Flow:
-    """A connection or UDP exchange; times are Unix seconds."""
+    """A connection or a UDP exchange. Times are Unix seconds."""
 
     protocol: str
     client: End
@@ -73,35 +73,35 @@ class Flow:
     changed: bool = field(default=True, repr=False)
 
     def age_s(self, now_s: float) -> float:
-        """How long it has lasted: until now, or until its last packet once it ended."""
+        """Returns seconds since the first packet; of an ended flow, until its last packet."""
         return max(0.0, (self.last_s if self.ended else now_s) - self.first_s)
 
 
 class FlowTable:
-    """The flows of the latest records, at most ``limit``; the longest silent one goes first."""
+    """The latest flows, at most ``limit``. Beyond, the flow without records for longest leaves."""
 
     def __init__(self, limit: int = 2000) -> None:
         self._flows: dict[Key, Flow] = {}
         self._limit = limit
         self.records = 0
-        #: The latest activity of any flow so far.
+        #: The time of the latest packet of any flow so far.
         self.latest_s = 0.0
 
     def __len__(self) -> int:
         return len(self._flows)
 
     def observe(self, records: Iterable[Record], now_s: float) -> None:
-        """Add records that arrived at ``now_s`` (used where a record carries no times)."""
+        """Adds records that arrived at ``now_s``, the time of records that carry none."""
         for record in records:
             if "protocolIdentifier" in record and _address(record, "source") is not None:
                 self._observe_one(record, now_s)
 
     def newest(self, count: int) -> list[Flow]:
-        """The ``count`` flows with the latest activity."""
+        """Returns the ``count`` flows with the latest packets."""
         return sorted(self._flows.values(), key=lambda flow: flow.last_s, reverse=True)[:count]
 
     def take_changed(self) -> list[Flow]:
-        """Flows with news since the last call, oldest activity first; ended ones are forgotten."""
+        """Returns flows with news since the last call, the latest last. Forgets ended flows."""
         changed = [flow for flow in self._flows.values() if flow.changed]
         for flow in changed:
             flow.changed = False
@@ -109,7 +109,7 @@ class FlowTable:
         return sorted(changed, key=lambda flow: flow.last_s)
 
     def forget_ended(self, before_s: float) -> None:
-        """Drop the flows whose end was reported before ``before_s``."""
+        """Drops the flows whose end was reported before ``before_s``."""
         for key in [k for k, flow in self._flows.items() if flow.ended and flow.seen_s < before_s]:
             del self._flows[key]
 
@@ -117,7 +117,7 @@ class FlowTable:
         self.records += 1
         key = _key(record)
         from_client = _source_is_client(record)
-        # Moved to the end of the dict, whose order is that of the last record.
+        # The flow moves to the end of the dict, which is in the order of last records.
         flow = self._flows.pop(key, None) or _new_flow(record, from_client, now_s)
         self._flows[key] = flow
         _update(flow, record, now_s)
@@ -153,7 +153,7 @@ def _new_flow(record: Record, from_client: bool, now_s: float) -> Flow:
 
 
 def _name(end: End, record: Record, side: int) -> None:
-    """Who is at this end; an empty value never overwrites a known one."""
+    """Updates process, user and container of an end. A name stays if a record has none."""
     name, pid, user, uid, container, *names = (record.get(two[side]) for two in _SIDES.values())
     if name or pid:
         end.process = f"{_text(name) or '?'}({_text(pid)})" if pid else _text(name)
@@ -166,13 +166,16 @@ def _name(end: End, record: Record, side: int) -> None:
 
 
 def _key(record: Record) -> Key:
-    """The same for both directions. flowId keeps equal addresses of isolated namespaces apart."""
+    """Returns a key that both directions share.
+
+    Its flowId distinguishes equal addresses in isolated namespaces.
+    """
     ends = sorted((_endpoint(record, "source"), _endpoint(record, "destination")))
     return _number(record, "protocolIdentifier"), *ends, _number(record, "flowId")
 
 
 def _source_is_client(record: Record) -> bool:
-    """As the exporter says; else the end with the lower port is taken for the server."""
+    """Returns what biflowDirection says; else takes the end with the lower port for the server."""
     direction = record.get("biflowDirection")
     if direction in (_INITIATOR, _RESPONDER):
         return bool(direction == _INITIATOR)
@@ -191,7 +194,10 @@ def _endpoint(record: Record, side: str) -> str:
 
 
 def _times(record: Record, now_s: float) -> tuple[float, float]:
-    """First and last packet of both directions, in the finest unit that the record has."""
+    """Returns the times of the first and last packet of both directions, in Unix seconds.
+
+    They come from the first unit of _TIMES in which the record has two times.
+    """
     for per_second, names in _TIMES:
         times = [time / per_second for name in names if isinstance(time := record.get(name), int)]
         if len(times) > 1:
@@ -200,11 +206,14 @@ def _times(record: Record, now_s: float) -> tuple[float, float]:
 
 
 def _number(record: Record, name: str) -> int:
-    """0 where there is none: an exporter may send any octets, and name its own elements at will."""
+    """Returns a number, or 0 if there is none.
+
+    The value may have any type, as exporters choose the types of their own elements.
+    """
     value = record.get(name)
     return value if isinstance(value, int) else 0
 
 
 def _text(value: object) -> str:
-    """The same for names; one that is longer than any real one would be kept with each flow."""
+    """Returns a name, cut to _LONGEST characters, since each flow keeps its names."""
     return str(value or "")[:_LONGEST]

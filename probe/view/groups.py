@@ -1,4 +1,4 @@
-"""Flows summed up by container, Pod, process or user, apart as client and as server."""
+"""Sums flows up by container, Pod, process or user, with counts for each role."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from probe.jsonlines.owner_objects import container_members
 from probe.units import milliseconds, octets
 from probe.view.describe import container_text, pod_text, user_text
 
-#: What an end is counted under; '' for those that are in no container, no Pod, ...
+#: The name under which an end is counted; '' for an end without a container, a Pod, ...
 GROUPS: dict[str, Callable[[Owner], str]] = {
     "container": container_text,
     "pod": pod_text,
@@ -40,7 +40,10 @@ class Mean:
 
 @dataclass(slots=True)
 class AsRole:
-    """As client, or as server. Means are over the flows whose socket here measured an RTT."""
+    """The sums of one role, client or server.
+
+    The means are over the flows whose socket on this host measured an RTT.
+    """
 
     flows: int = 0
     rtt_us: Mean = field(default_factory=Mean)
@@ -49,7 +52,7 @@ class AsRole:
 
 @dataclass(slots=True)
 class Totals:
-    """``owner``: of the first end that was counted here."""
+    """The sums of one group. ``owner`` is that of the first end that was counted in it."""
 
     owner: Owner
     client: AsRole = field(default_factory=AsRole)
@@ -60,7 +63,7 @@ class Totals:
     packets_received: int = 0
 
     def add(self, rows: Rows, end: str, other: str) -> None:
-        """Flows of LIVE_DTYPE whose ``end`` belongs here."""
+        """Adds flows (LIVE_DTYPE) whose ``end`` belongs to this group."""
         role = self.client if end == "client" else self.server
         role.flows += len(rows)
         measured = rows[rows[f"{end}_rtt_us"] > 0]
@@ -72,7 +75,7 @@ class Totals:
         self.packets_received += int(rows[f"{other}_packets"].sum())
 
 
-#: The most comes first; 'name' from A to Z.
+#: The group with the most comes first; 'name' sorts from A to Z.
 GROUP_ORDERS: dict[str, Callable[[Totals], float]] = {
     "octets": lambda totals: totals.octets_sent + totals.octets_received,
     "sent": lambda totals: totals.octets_sent,
@@ -85,7 +88,10 @@ GROUP_ORDERS: dict[str, Callable[[Totals], float]] = {
 
 
 class Groups:
-    """Sums of the ends on this host: of flows that have left the table, and of those in it."""
+    """The sums over the ends on this host, of all flows of the run.
+
+    Flows that have left the table are summed up here. Flows in the table are added on demand.
+    """
 
     def __init__(self, by: str, owners: OwnerTable) -> None:
         self._name = GROUPS[by]
@@ -93,11 +99,11 @@ class Groups:
         self._past: dict[str, Totals] = {}
 
     def leave(self, rows: Rows) -> None:
-        """``rows`` (LIVE_DTYPE) will not be in the table any more."""
+        """Adds ``rows`` (LIVE_DTYPE) that leave the table."""
         self._add(rows, self._past)
 
     def totals(self, rows: Rows, order: str) -> list[tuple[str, Totals]]:
-        """By name; ``rows`` are those in the table, ``order`` one of GROUP_ORDERS."""
+        """Returns names and totals, with the ``rows`` of the table, in an order of GROUP_ORDERS."""
         found = copy.deepcopy(self._past)
         self._add(rows, found)
         key = GROUP_ORDERS[order]
@@ -107,26 +113,26 @@ class Groups:
         for end, other in (("client", "server"), ("server", "client")):
             for mine in _by_owner(rows[rows[f"{end}_is_here"]], f"{end}_owner"):
                 owner = self._owners[int(mine[f"{end}_owner"][0])]
-                owner = replace(owner, service="")  # that some flows came by, and others not
+                owner = replace(owner, service="")  # flows of one group may have different Services
                 totals = groups.setdefault(self._name(owner) or _NONE, Totals(owner))
                 totals.add(mine, end, other)
 
 
 def _by_owner(rows: Rows, column: str) -> list[Rows]:
-    """The rows of each owner together."""
+    """Returns the rows of each owner as an array of their own."""
     if not len(rows):
         return []
     rows = rows[np.argsort(rows[column], kind="stable")]
     return np.split(rows, np.flatnonzero(np.diff(rows[column])) + 1)
 
 
-#: Beside the name; all are numbers.
+#: The columns after the name, all of them numbers.
 GROUP_COLUMNS = ("as client", "as server", "sent", "received", "rtt as client", "var as client",
                  "rtt as server", "var as server")  # fmt: skip
 
 
 def group_cells(name: str, totals: Totals) -> tuple[str, ...]:
-    """The name and the texts of GROUP_COLUMNS."""
+    """Returns the name and the texts of GROUP_COLUMNS."""
     roles = (totals.client, totals.server)
     times = (mean.value for role in roles for mean in (role.rtt_us, role.rtt_var_us))
     return (
@@ -136,7 +142,7 @@ def group_cells(name: str, totals: Totals) -> tuple[str, ...]:
 
 
 def group_object(by: str, name: str, totals: Totals, now_s: float) -> dict[str, object]:
-    """As a line of JSON; times are milliseconds."""
+    """Returns the object for a line of JSON. Its times are milliseconds."""
     members = container_members(totals.owner, "KUBE") if by == "container" else {}
     roles = {"CLIENT": totals.client, "SERVER": totals.server}
     return {

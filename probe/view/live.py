@@ -1,7 +1,7 @@
-"""Flow Records summed up to flows, as columns: what ``sockflow flows`` shows is taken from these.
+"""Sums Flow Records up to flows in columns, which ``sockflow flows`` shows.
 
-A flow has a client and a server; what is counted of an end is what it sent. Thousands of records a
-second cost a few calls of numpy, and only what fits on the screen is ever made to text.
+A flow has a client and a server; the counters of an end count what it sent. Thousands of records a
+second cost a few calls of numpy, and only what fits on the screen becomes text.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ _END = (
     ("octets", "u8"), ("packets", "u8"), ("address", "u1", 16), ("port", "u2"), ("owner", "u4"),
     ("rtt_us", "u4"), ("rtt_var_us", "u4"), ("is_here", "?"),
 )  # fmt: skip
-#: Times are Unix nanoseconds; ``seen_ns``: when its latest record came. RTT is what the socket of
-#: that end measured, 0 where it did not. ``is_here``: the end has a socket on this host.
+#: Times are Unix nanoseconds, and ``seen_ns`` is the arrival of the latest record. The socket of an
+#: end measured its RTT, which is 0 if it did not. ``is_here``: the end has a socket on this host.
 LIVE_DTYPE = np.dtype(
     [
         ("flow_id", "u8"), ("first_ns", "i8"), ("last_ns", "i8"), ("seen_ns", "i8"),
@@ -37,7 +37,7 @@ Slots = NDArray[np.intp]
 
 
 class LiveFlows:
-    """At most ``limit`` flows; beyond, those that have been silent for the longest time leave.
+    """The latest flows, at most ``limit``. Beyond, those without packets for longest leave.
 
     ``rows`` (LIVE_DTYPE) are ordered by flow_id. ``on_leave`` gets the rows that leave.
     """
@@ -46,7 +46,7 @@ class LiveFlows:
         self, limit: int = 65536, on_leave: Callable[[Rows], None] = lambda rows: None
     ) -> None:
         self.rows: Rows = np.zeros(0, LIVE_DTYPE)
-        #: All flows that were ever in it.
+        #: The number of all flows so far.
         self.flows = 0
         self._limit = limit
         self._on_leave = on_leave
@@ -55,7 +55,7 @@ class LiveFlows:
         return len(self.rows)
 
     def observe(self, records: Rows, now_ns: int) -> None:
-        """Add RECORD_DTYPE rows that came at ``now_ns`` (Unix time)."""
+        """Adds records (RECORD_DTYPE) that came at ``now_ns`` (Unix time)."""
         if not len(records):
             return
         self._insert(records)
@@ -72,13 +72,13 @@ class LiveFlows:
             self._keep(np.isin(np.arange(len(self.rows)), latest))
 
     def forget_ended(self, before_ns: int) -> None:
-        """The flows whose end was told before ``before_ns``."""
+        """Drops the flows whose last record came before ``before_ns`` and reported the end."""
         kept = ~(self.rows["has_ended"] & (self.rows["seen_ns"] < before_ns))
         if not kept.all():
             self._keep(kept)
 
     def take_news(self) -> Rows:
-        """The flows with news since the last call."""
+        """Returns the flows with news since the last call."""
         found: Rows = self.rows[self.rows["has_news"]]
         self.rows["has_news"] = False
         return found
@@ -92,7 +92,7 @@ class LiveFlows:
         self.rows = self.rows[kept]
 
     def _insert(self, records: Rows) -> None:
-        """Rows for flows that are new, with their ends."""
+        """Inserts a row for each new flow, with the addresses and ports of its ends."""
         known = np.isin(records["flow_id"], self.rows["flow_id"])
         candidates = records[~known]
         order = np.argsort(candidates["flow_id"], kind="stable")
@@ -120,7 +120,7 @@ class LiveFlows:
 
 
 def _source_is_client(records: Rows) -> NDArray[np.bool_]:
-    """As the record says; else the end with the lower port is taken for the server."""
+    """Returns what the records say; else takes the end with the lower port for the server."""
     role = records["biflow_direction"]
     ports = records["source_port"].astype(int) - records["destination_port"]
     source, destination = (
@@ -137,18 +137,18 @@ def _update_flows(rows: Rows, slots: Slots, records: Rows, now_ns: int) -> None:
     np.minimum.at(rows["first_ns"], slots, records["first_ns"])
     np.maximum.at(rows["last_ns"], slots, records["last_ns"])
     np.add.at(rows["retransmitted"], slots, records["retransmitted"])
-    for name in _WHOLE:  # of several records of a flow the last one stays
+    for name in _WHOLE:  # the last record of a flow wins
         rows[name][slots] = records[name]
     rows["seen_ns"][slots], rows["has_news"][slots] = now_ns, True
     rows["has_ended"][slots] = ~np.isin(records["end_reason"], _LIVES_ON)
 
 
 def _update_ends(rows: Rows, slots: Slots, records: Rows, near: str, far: str) -> None:
-    """``near`` is the end that sent."""
+    """Updates both ends of flows; ``near`` is the end that sent these records' packets."""
     for name in ("octets", "packets"):
         np.add.at(rows[f"{near}_{name}"], slots, records[name])
     is_here = records["source_netns"] != 0
-    # The socket that counted is the sender's where it is on this host.
+    # If the sender's socket is on this host, it measured the RTT; else the receiver's did.
     for end, side, measured in (
         (near, "source", is_here),
         (far, "destination", ~is_here),

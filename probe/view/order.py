@@ -1,4 +1,4 @@
-"""In which order flows are shown."""
+"""Sorts flows for views."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from probe.view.describe import container_text, process_text, user_text
 
 _Key = NDArray[Any]
 
-#: Of LIVE_DTYPE rows; the most comes first.
+#: Sort keys of LIVE_DTYPE rows; the row with the most comes first.
 _NUMBERS: dict[str, Callable[[Rows], _Key]] = {
     "latest": lambda rows: rows["last_ns"],
     "sent": lambda rows: rows["client_octets"],
@@ -27,7 +27,7 @@ _NUMBERS: dict[str, Callable[[Rows], _Key]] = {
     "age": lambda rows: np.where(rows["has_ended"], rows["last_ns"] - rows["first_ns"],
                                  np.iinfo("i8").max - rows["first_ns"]),
 }  # fmt: skip
-#: Of the client, or the server where the client has none; from A to Z, those without at the end.
+#: Sort texts of the client, or of the server if the client has none. A to Z, empty ones last.
 _TEXTS: dict[str, Callable[[Owner], str]] = {
     "process": process_text,
     "user": user_text,
@@ -38,7 +38,7 @@ FLOW_ORDERS = (*_NUMBERS, *_TEXTS, *_ENDPOINTS)
 
 
 def sort_flows(rows: Rows, key: str, owners: OwnerTable) -> Rows:
-    """``rows`` (LIVE_DTYPE) by a key of FLOW_ORDERS; of equal ones the latest come first."""
+    """Returns ``rows`` (LIVE_DTYPE) sorted by a key of FLOW_ORDERS. Among equals, latest first."""
     rows = rows[np.argsort(rows["last_ns"], kind="stable")[::-1]]
     if key in _NUMBERS:
         numbers = _NUMBERS[key](rows)

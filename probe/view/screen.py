@@ -1,4 +1,4 @@
-"""Where flows are shown: a live table on a terminal, else plain lines."""
+"""Shows flows as a live table on a terminal, else as plain lines."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _KEEP_ENDED_S = 10.0
 
 
 class View(Protocol):
-    """``refresh`` is called about once a second; ``close`` leaves the terminal usable."""
+    """A view of flows, refreshed about once a second. ``close`` leaves the terminal usable."""
 
     def refresh(self, status: str) -> None: ...
 
@@ -23,13 +23,13 @@ class View(Protocol):
 
 
 def open_view(flows: FlowTable, stream: TextIO | None = None) -> View:
-    """A live table if ``stream`` (default: standard output) is a terminal."""
+    """Returns a live table if ``stream`` (default: standard output) is a terminal, else lines."""
     stream = stream or sys.stdout
     return LiveTable(flows) if stream.isatty() else PlainLines(flows, stream)
 
 
 class PlainLines:
-    """One line per flow with news."""
+    """A view that writes one line per flow with news."""
 
     def __init__(self, flows: FlowTable, stream: TextIO) -> None:
         self._flows = flows
@@ -44,7 +44,7 @@ class PlainLines:
 
 
 class LiveTable:
-    """The newest flows that fit on the screen."""
+    """A live table of the newest flows that fit on the screen."""
 
     def __init__(self, flows: FlowTable) -> None:
         self._flows = flows
@@ -61,7 +61,10 @@ class LiveTable:
 
 
 def print_flows(flows: FlowTable, stream: TextIO | None = None) -> None:
-    """What is new in ``flows``, whose own latest time is now: a table on a terminal, else lines."""
+    """Prints what is new in ``flows``, as a table on a terminal, else as lines.
+
+    Ages count until the latest time in ``flows``, since a recording has its own clock.
+    """
     stream = stream or sys.stdout
     now_s = flows.latest_s
     changed = flows.take_changed()

@@ -1,4 +1,4 @@
-"""The terminal as a place that is drawn anew. rich is imported in this module and nowhere else."""
+"""Draws tables and lines on the terminal, live. Only this module imports rich."""
 
 from __future__ import annotations
 
@@ -16,12 +16,15 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-_FRAME_LINES = 5  # title, header with its rules, and the cursor's line
+_FRAME_LINES = 5  # title, header with its rules, and the line of the cursor
 
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """A table. ``numbers``: columns aligned to the right; ``dim``: rows that matter less."""
+    """The content of a table.
+
+    ``numbers`` are the columns aligned to the right. ``dim`` are the rows that matter less.
+    """
 
     title: str
     columns: Sequence[str]
@@ -31,7 +34,10 @@ class Drawn:
 
 
 class Terminal:
-    """Untouched until something is shown; ``close`` leaves it usable, with what was shown last."""
+    """The terminal, which is left alone until something is shown.
+
+    ``close`` leaves it usable, with the last picture on it.
+    """
 
     def __init__(self) -> None:
         from rich.console import Console
@@ -43,7 +49,7 @@ class Terminal:
 
     @property
     def rows(self) -> int:
-        """How many rows of a table fit, at least 1."""
+        """Returns how many rows of a table fit, at least 1."""
         return max(1, self._console.height - _FRAME_LINES)
 
     def show_table(self, drawn: Drawn) -> None:
@@ -69,9 +75,10 @@ class Terminal:
 
 
 class _ControlEcho:
-    """The ^C that the terminal writes for Ctrl-C, into what is drawn: then one line stays behind.
+    """Turns off the ^C that a terminal writes for Ctrl-C.
 
-    Nothing happens without a terminal, or in the background, where setting it would stop us.
+    A ^C within the picture would leave one of its lines behind. Nothing happens without a terminal,
+    or in the background, where the change of a setting would stop this process.
     """
 
     def __init__(self) -> None:
@@ -99,14 +106,14 @@ def _set_local_flags(terminal: int, flags: int) -> None:
 
 
 def print_table(stream: TextIO, drawn: Drawn) -> None:
-    """Once, to a terminal."""
+    """Prints a table to a terminal, once."""
     from rich.console import Console
 
     Console(file=stream).print(make_table(drawn))
 
 
 def make_table(drawn: Drawn) -> Table:
-    """Returns ``drawn`` as rich draws it: cells are text and never markup."""
+    """Returns ``drawn`` as a table of rich. Its cells are text and never markup."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -118,7 +125,7 @@ def make_table(drawn: Drawn) -> Table:
         side: Literal["left", "right"] = "right" if name in drawn.numbers else "left"
         table.add_column(printable(name), justify=side, no_wrap=True, overflow="ellipsis")
     for number, row in enumerate(drawn.rows):
-        # Text, not markup: a process may be called [red].
+        # As markup, a process with the name [red] would change the colour.
         texts = (Text(printable(text)) for text in row)
         table.add_row(*texts, style="dim" if number in drawn.dim else "")
     return table

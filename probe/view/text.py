@@ -1,4 +1,4 @@
-"""Numbers and flows as plain text; the columns that live tables and lines share."""
+"""Writes flows as plain text, in the columns that live tables and lines share."""
 
 from __future__ import annotations
 
@@ -11,25 +11,27 @@ from probe.view.flows import End, Flow
 
 COLUMNS = ("proto", "client", "server", "sent", "received", "process", "user", "container",
            "age", "state")  # fmt: skip
-#: With what the sockets measured.
+#: The columns with the measurements of sockets.
 ALL_COLUMNS = (*COLUMNS[:5], "rtt", "resent", *COLUMNS[5:])
 NUMBERS = ("sent", "received", "rtt", "resent", "age")
 
 
 def write_lines(stream: TextIO, lines: Iterable[str]) -> None:
-    """All lines of text and JSON that views write go through here; what is drawn anew goes through
-    ``terminal``. Nothing that would drive the terminal gets past either."""
+    """Writes lines of text or JSON, without characters that would drive the terminal.
+
+    All views write their lines here. Live tables go through ``terminal``, which is as strict.
+    """
     stream.writelines(f"{printable(line)}\n" for line in lines)
     stream.flush()
 
 
 def cells(flow: Flow, now_s: float, columns: Sequence[str] = COLUMNS) -> tuple[str, ...]:
-    """The texts of ``columns``; ``sent`` is what the client sent, ``received`` what it got."""
+    """Returns the texts of ``columns``. The client sent ``sent``, and got ``received``."""
     return tuple(_CELLS[name](flow, now_s) for name in columns)
 
 
 def line(flow: Flow, now_s: float) -> str:
-    """One flow on one line, for logs and pipes."""
+    """Returns one flow as one line, for logs and pipes."""
     proto, client, server, *others = cells(flow, now_s, ALL_COLUMNS)
     named = zip(ALL_COLUMNS[3:], others, strict=True)
     return ", ".join(
@@ -40,7 +42,7 @@ def line(flow: Flow, now_s: float) -> str:
 def aligned(
     columns: Sequence[str], rows: Sequence[Sequence[str]], numbers: Collection[str]
 ) -> Iterator[str]:
-    """A header and ``rows`` as lines, each column as wide as it must be; numbers to the right."""
+    """Yields a header and ``rows`` as lines, in aligned columns; ``numbers`` go to the right."""
     table = [columns, *rows]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     for row in table:
@@ -56,7 +58,7 @@ def _volume(end: End) -> str:
 
 
 def _both(client: str, server: str) -> str:
-    """'curl(12) > nginx(7)' where both ends are known, '> nginx(7)' for the server's alone."""
+    """Returns 'curl(12) > nginx(7)', or '> nginx(7)' if only the server is known."""
     if not server:
         return client
     return client if client == server else f"{client} > {server}".lstrip()

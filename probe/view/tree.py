@@ -1,4 +1,4 @@
-"""Who is at the ends of a flow, as a tree: host, parent, process."""
+"""Writes the owners of a flow's ends as a tree of host, parent and process."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _HEAD = tuple(name for name in ALL_COLUMNS if name not in ("process", "user", "c
 
 
 def tree_lines(row: Any, owners: OwnerTable, node: str, now_s: float) -> list[str]:
-    """A row of LIVE_DTYPE; ``node`` is the name of this host."""
+    """Returns the tree of a row of LIVE_DTYPE. ``node`` is the name of this host."""
     proto, client, server, *others = cells(to_flow(row, owners), now_s, _HEAD)
     named = (f"{name} {text}" for name, text in zip(_HEAD[3:], others, strict=True) if text)
     lines = [", ".join([f"{proto} {client} > {server}", *named])]
@@ -32,7 +32,7 @@ def tree_lines(row: Any, owners: OwnerTable, node: str, now_s: float) -> list[st
 
 
 def _family(owner: Owner) -> list[str]:
-    """The parent, and the process below it."""
+    """Returns the lines of the parent, and of the process below it."""
     process, parent = process_text(owner), parent_text(owner)
     if not process:  # a Pod or a Service of another host
         container = container_text(owner)
