@@ -1,1 +1,1 @@
-"""What is added to records after they were metered: translations of addresses, and names."""
+"""Adds to metered records what metering does not know: translations of addresses, and names."""

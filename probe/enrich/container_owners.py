@@ -1,8 +1,8 @@
-"""Names of containers for owners and records, whenever they come.
+"""Gives owners and records the names of their containers, whenever these come.
 
-Usually a container's name is known before its first process runs, and its owners have it from the
-beginning. Where it comes later, owners are described anew, and their records wait for it: a name
-that is missing cannot be added to a record that has left.
+Usually a container's name is known before its first process runs, so its owners have it from the
+beginning. If it comes later, the owners are described again, and their records wait for it. A
+record that has left cannot get a name any more.
 """
 
 from __future__ import annotations
@@ -27,39 +27,42 @@ _MOST_PODS = 8192  # containers
 
 
 class ContainerOwners(OwnerTable):
-    """An OwnerTable that fills in what runtimes know of the containers and Pods of its owners."""
+    """An OwnerTable that adds the names of containers and Pods, as runtimes know them."""
 
     def __init__(
         self,
         runtimes: tuple[Runtime, ...] = (),
         find_addresses: Callable[[], dict[str, str]] = dict,
     ) -> None:
-        """``find_addresses``: address -> id of the container that has it now."""
+        """Makes a table; ``find_addresses`` returns address -> id of the container that has it."""
         super().__init__()
         self._runtimes = runtimes
         self._find_zone: Callable[[str], str] = _no_zone
         self._proxies = Proxies(find_addresses)
-        self._by_key: dict[str, set[int]] = {}  # id of a container, or UID of a Pod -> owners
-        self._pods: dict[str, str] = {}  # id of a container -> UID of its Pod; the latest
-        self._doubts: dict[int, int] = {}  # owner -> what is added to its source
-        self._nameless: dict[str, float] = {}  # container id -> when it was first asked for
+        self._by_key: dict[str, set[int]] = {}  # container id or Pod UID -> owners
+        self._pods: dict[str, str] = {}  # container id -> UID of its Pod; the latest ones
+        self._doubts: dict[int, int] = {}  # owner -> bits to add to its source
+        self._nameless: dict[str, float] = {}  # container id -> first tick without a name
 
     def set_runtimes(
         self,
         runtimes: tuple[Runtime, ...],
         find_zone: Callable[[str], str] | None = None,
     ) -> None:
-        """From now on; owners that are here already get their names with the next ``refresh``.
+        """Sets the runtimes; the next ``refresh`` gives present owners their names.
 
-        The first that knows a container names it. ``find_zone``: where a node is, '' where nobody
-        knows.
+        The first runtime that knows a container names it. ``find_zone`` returns the zone of a node,
+        '' if it is unknown.
         """
         self._runtimes = runtimes
         self._find_zone = find_zone or _no_zone
 
     def container_of(self, pid: int) -> str:
-        """The id of the container that a process is in, '' for none; ``find_names`` will know its
-        Pod, also of one that the runtime does not tell of, such as the one that holds the Pod."""
+        """Returns the id of the container in which a process is, '' for none.
+
+        After this, ``find_names`` knows the Pod of that container. It does so even if the runtime
+        does not list the container, as the one that holds the Pod.
+        """
         cgroup = read_cgroup(f"/proc/{pid}")
         place = read_place(cgroup)
         if self._is_at(place.container_id, cgroup, place.pod_uid) is False:
@@ -68,11 +71,11 @@ class ContainerOwners(OwnerTable):
         return place.container_id
 
     def find_names(self, container_id: str) -> ContainerNames | None:
-        """What is known of a container, or else of the Pod that it is in."""
+        """Returns the names of a container, or else of its Pod."""
         return self._find(container_id, self._pods.get(container_id, ""))
 
     def mark_unconfirmed(self, records: Rows) -> None:
-        """Says so in the owner sources of ``records`` (RECORD_DTYPE)."""
+        """Marks unconfirmed owners in the owner sources of ``records`` (RECORD_DTYPE)."""
         if not self._doubts:
             return
         doubts = np.zeros(1 + max(self._doubts), np.uint8)
@@ -107,7 +110,7 @@ class ContainerOwners(OwnerTable):
         super().release(index)
 
     def refresh(self) -> list[int]:
-        """Describes anew the owners in containers that have been named; their indices."""
+        """Renames the owners in newly named containers, and returns their indices."""
         changed = self._place_proxies()
         for runtime in self._runtimes:
             for key in runtime.take_changed():
@@ -115,7 +118,7 @@ class ContainerOwners(OwnerTable):
         return changed
 
     def nameless(self, now_s: float) -> NDArray[np.int64]:
-        """Owners whose container may still be named soon; call it at every tick."""
+        """Returns the owners whose container may be named soon; call it at every tick."""
         patience_s = {in_pod: self._patience_s(in_pod) for in_pod in (False, True)}
         found = self._proxies.young(now_s)
         for container_id, since_s in self._nameless.items():
@@ -129,7 +132,7 @@ class ContainerOwners(OwnerTable):
         return max((runtime.patience_s(in_pod) for runtime in self._runtimes), default=0.0)
 
     def _find(self, container_id: str, pod_uid: str) -> ContainerNames | None:
-        """Of a container rather than of its Pod only."""
+        """Prefers names of the container to those of its Pod only."""
         found = [runtime.find(container_id, pod_uid) for runtime in self._runtimes]
         known = [names for names in found if names]
         return next((names for names in known if names.name), known[0] if known else None)
@@ -153,7 +156,7 @@ class ContainerOwners(OwnerTable):
             self._doubts.pop(index, None)
 
     def _place_proxies(self) -> list[int]:
-        """Who stands for a container is told with it."""
+        """Puts proxies into the containers for which they work."""
         found = self._proxies.resolve(time.monotonic())
         for index, container_id in found.items():
             owner = dataclasses.replace(
@@ -174,7 +177,7 @@ class ContainerOwners(OwnerTable):
     def _named(self, owner: Owner) -> Owner:
         owner = self._placed(owner)
         container_id, pod_uid = owner.container.id, _cgroup_uid(owner)
-        is_here = container_id or (pod_uid and owner.cgroup)  # a Pod of elsewhere has its names
+        is_here = container_id or (pod_uid and owner.cgroup)  # remote Pods are named already
         if not self._runtimes or not is_here:
             return owner
         is_at = None
@@ -198,7 +201,7 @@ class ContainerOwners(OwnerTable):
         return owner if node == owner.node else dataclasses.replace(owner, node=share(node))
 
     def _is_at(self, container_id: str, cgroup: str, pod_uid: str) -> bool | None:
-        """Whether a container has that cgroup: no, where one runtime that knows it says no."""
+        """Returns True or False as runtimes know the cgroup, None else; one False decides."""
         if not cgroup:
             return None
         said = [one.is_at(container_id, cgroup, pod_uid) for one in self._runtimes]
@@ -220,7 +223,7 @@ def with_names(owner: Owner, names: ContainerNames) -> Owner:
 
 
 def _confirmed(owner: Owner, is_confirmed: bool) -> Owner:
-    """Returns ``owner`` with what runtimes say: whether it is in its container."""
+    """Returns ``owner``, marked with whether runtimes confirm its container."""
     if owner.container.is_unconfirmed != is_confirmed:
         return owner
     container = dataclasses.replace(owner.container, is_unconfirmed=not is_confirmed)
@@ -232,7 +235,7 @@ def _no_zone(_: str) -> str:
 
 
 def _cgroup_uid(owner: Owner) -> str:
-    """The UID that runtimes know a Pod by; what is told of a Pod of a manifest is another one."""
+    """Returns the Pod UID in cgroups; the API has another one for a Pod from a manifest file."""
     return (pod_uid(owner.cgroup) if owner.cgroup else "") or owner.pod.uid
 
 

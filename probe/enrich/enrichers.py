@@ -1,4 +1,4 @@
-"""The steps that add to records what metering does not know, in one order."""
+"""Defines the steps that add to records what metering does not know, and runs them in order."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from probe.guard import Part, close_quietly
 
 
 class Enricher(ABC):
-    """One step. All but ``apply`` is for steps that keep something between two calls."""
+    """One step. Only steps that keep state between two calls need more than ``apply``."""
 
     @abstractmethod
     def apply(self, records: Rows) -> Rows:
@@ -35,7 +35,7 @@ class Enrichers:
         self._steps = steps
 
     def apply(self, records: Rows) -> Rows:
-        """Returns the records that leave now, with all that the steps know of them."""
+        """Returns the records that leave now, completed by all steps."""
         for part, step in self._steps:
             found = part.call(step.apply, records)
             records = records if found is None else found

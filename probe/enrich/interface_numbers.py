@@ -1,4 +1,4 @@
-"""Interfaces of the host that the packets of containers pass."""
+"""Adds the host's interfaces that the packets of containers pass."""
 
 from __future__ import annotations
 

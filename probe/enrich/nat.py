@@ -1,27 +1,29 @@
-"""NAT: what the host's connection tracking made of the Flow Keys of records.
+"""Adds to records the addresses and ports after NAT, from the host's connection tracking.
 
-A record's tuple is what its local socket sees. If the connection tracking of our network namespace
-has a connection with exactly this tuple in one of its two directions, then packets with it come in
-there, and leave with the tuple that the other direction, reversed, tells. That is the translation:
+Theory of operation. A record's tuple is the one that its local socket sees. The probe looks it up
+in the connection tracking of its own network namespace. If one of the two directions of a
+connection has exactly this tuple, the packets come in with it. They leave with the tuple of the
+other direction, reversed. That is the translation:
 
 - ORIG is the tuple (a client's socket): packets leave as REPLY reversed;
 - REPLY is the tuple (a server's socket answers): packets leave as ORIG reversed.
 
-A tuple that is the reverse of one of them belongs to packets as they leave: its addresses are those
-after the translation already, as nobody but the translator knows the ones before. Such a record
-stays as it is; postNAT elements must not name addresses before the NAT.
+If the tuple is the reverse of one of them, it belongs to packets that leave, so its addresses are
+those after the translation already. Such a record stays unchanged, because postNAT elements must
+not name addresses before the NAT.
 
-An entry outlives its flow by more than records wait (TIME_WAIT 120 s, CLOSE 10 s, UDP 30 s), so
-asking when a record is due is early enough.
+An entry outlives its flow for longer than records wait (TIME_WAIT 120 s, CLOSE 10 s, UDP 30 s). So
+a look-up when the record is due is early enough.
 
-The two ends of a UDP conversation are joined by their tuples, which differ where it is
-translated. So ``find_peers`` is asked once about each new end that has no peer by its own tuple:
-the other side of its entry is what the peer's socket sees. It may use half of NAT's time.
+The two ends of a UDP conversation are joined by their tuples, which differ if it is translated. So
+``find_peers`` looks up each new end once if its own tuple finds no peer. The other side of the
+entry is what the peer's socket sees. These look-ups may use half of NAT's time.
 
-Not read: the connection tracking of other network namespaces (a container that translates for
-itself) and zones other than the default. A wrong match takes a second connection with the same
-protocol, addresses and both ports, at the same time, in a namespace whose packets do not pass ours.
-On loopback, where that is easily so, only records of our own namespace are looked at.
+The probe does not read the connection tracking of other network namespaces (a container that
+translates for itself), nor zones other than the default. A wrong match needs a second connection
+with the same protocol, addresses and ports, at the same time, in a namespace whose packets do not
+pass this one. That happens easily on loopback, so there only records of the probe's own namespace
+are looked up.
 """
 
 from __future__ import annotations
@@ -45,12 +47,12 @@ log = logging.getLogger(__name__)
 _TCP, _UDP = 6, 17
 _LOOPBACK = 127
 _SHARE = 100  # one per cent of one core
-_SAVED_NS = 50_000_000  # of that, for ticks on which the records of many seconds are due
+_SAVED_NS = 50_000_000  # credit to save for ticks on which the records of many seconds are due
 _FIRST_LOOK_UP_NS = 4000
-#: What a call may take beside its look-ups, and how much longer than usual one of them.
+#: The most that is charged for a call beside its look-ups, and the largest factor for a look-up.
 _CALL_NS, _SLOWER = 5_000_000, 8
 _QUIET_NS = 60_000_000_000
-#: Not allowed, or not built: that does not change while the probe runs.
+#: Errors that do not change while the probe runs: not permitted, or not in this kernel.
 _NEVER = {
     errno.EPERM, errno.EACCES, errno.EINVAL, errno.EOPNOTSUPP,
     errno.EPROTONOSUPPORT, errno.EAFNOSUPPORT, errno.ESOCKTNOSUPPORT,
@@ -59,7 +61,11 @@ _NEVER = {
 
 @dataclass(slots=True)
 class NatStatistics:
-    """``skipped``: records not looked up, for want of time. ``unread``: answers lost or strange."""
+    """Counters of look-ups.
+
+    ``skipped`` counts records that were not looked up for lack of time. ``unread`` counts answers
+    that were lost or malformed.
+    """
 
     looked_up: int = 0
     translated: int = 0
@@ -71,10 +77,10 @@ class NatStatistics:
 
 
 class Nat(Enricher):
-    """Opens its socket at the first ``apply`` that has use for it.
+    """Adds translations to records; the first ``apply`` that needs its socket opens it.
 
-    host_netns: cookie of our network namespace, as in the records. monotonic_ns and thread_ns are
-    clocks: of the world, and of our own processor time.
+    ``host_netns`` is the cookie of the probe's network namespace, as in the records.
+    ``monotonic_ns`` is a clock, and ``thread_ns`` returns the processor time of this thread.
     """
 
     def __init__(
@@ -106,9 +112,9 @@ class Nat(Enricher):
     def find_peers(
         self, rows: Rows, packets: NDArray[np.int64]
     ) -> tuple[Positions, Positions, Rows]:
-        """What the peers of translated flow ends see: FindPeers of ``flow/cache``.
+        """Returns what the peers of translated flow ends see: FindPeers of ``flow/cache``.
 
-        ``rows`` are of ends without a peer. Those with the most packets are asked about first.
+        ``rows`` are of ends without a peer. Ends with the most packets are looked up first.
         """
         chosen = np.flatnonzero(self._passes_our_namespace(rows))
         peers: Rows = np.zeros(0, ROW_DTYPE)
@@ -123,14 +129,14 @@ class Nat(Enricher):
             found, peers = self._look_up_ends(rows, asked[0])
 
         self._with_conntrack(look_up)
-        if not asked:  # nothing is tracked here, now
+        if not asked:  # no connection is tracked now
             return np.arange(len(rows)), found, peers
         left_out = np.ones(len(rows), bool)
         left_out[chosen] = False
         return np.concatenate([np.flatnonzero(left_out), asked[0]]), found, peers
 
     def _with_conntrack(self, action: Callable[[], None]) -> None:
-        """Runs ``action`` where connections are tracked, and counts its time."""
+        """Runs ``action`` if any connection is tracked, and charges its time."""
         started, asked = self._thread_ns(), self._asked()
         try:
             if self._conntrack.open() and self._conntrack.read_count():
@@ -144,9 +150,11 @@ class Nat(Enricher):
         return self.statistics.looked_up + self.statistics.ends_looked_up
 
     def _charge(self, spent_ns: int, look_ups: int) -> None:
-        """Interrupts, and whoever the host of a virtual machine gives our core to, show as our own
-        time. So one call costs no more than it can be worth: else a single stall of 0.1 s would
-        leave no time to look anything up for the next ten seconds."""
+        """Takes the time of a call from the credit, up to a bound.
+
+        Interrupts, and a virtual machine's loss of its core, appear as time of this thread. Without
+        the bound, a single stall of 0.1 s would prevent all look-ups for ten seconds.
+        """
         most = 2 * look_ups * self._look_up_ns + _CALL_NS
         self._credit_ns -= min(spent_ns, round(most))
 
@@ -165,7 +173,7 @@ class Nat(Enricher):
         return np.flatnonzero(chosen)
 
     def _passes_our_namespace(self, rows: Rows) -> Flags:
-        """Flow ends over IPv4 whose packets are not on a loopback of another namespace."""
+        """Returns True for ends over IPv4 that are not on the loopback of another namespace."""
         loopback = rows["local_address"][:, 0] == _LOOPBACK
         loopback |= rows["remote_address"][:, 0] == _LOOPBACK
         passes: Flags = ~loopback | (rows["netns"] == self._host_netns)
@@ -173,7 +181,7 @@ class Nat(Enricher):
         return passes
 
     def _busiest(self, chosen: Positions, packets: NDArray[np.int64]) -> Positions:
-        """As many ends as there is time for, of half of it."""
+        """Returns the busiest ends, as many as half of the time suffices for."""
         self._earn()
         count = max(0, int(self._credit_ns / 2 / self._look_up_ns))
         if len(chosen) <= count:
@@ -208,7 +216,7 @@ class Nat(Enricher):
         self.statistics.translated += len(at)
 
     def _afford(self, records: Rows, chosen: Positions) -> Positions:
-        """As many as there is time for, those with the most octets."""
+        """Returns the records with the most octets, as many as there is time for."""
         self._earn()
         count = max(0, int(self._credit_ns / self._look_up_ns))
         if len(chosen) <= count:
@@ -226,7 +234,10 @@ class Nat(Enricher):
         self._credit_ns, self._credited_at = min(self._credit_ns, _SAVED_NS), now
 
     def _look_up(self, tuples: Tuples, flow_ids: NDArray[np.uint64]) -> Entries:
-        """One entry usually tells both directions of a flow, so the second asks only if not."""
+        """Looks up tuples; usually one entry serves both directions of a flow.
+
+        The second direction is looked up only if the entry of the first does not fit it.
+        """
         entries = Entries.none(len(tuples))
         first, second = _find_directions(flow_ids)
         alone = np.ones(len(tuples), bool)
@@ -263,7 +274,7 @@ class Nat(Enricher):
 
 
 def no_peers() -> tuple[Positions, Positions, Rows]:
-    """What ``find_peers`` returns where nobody can be asked."""
+    """Returns the result of a ``find_peers`` that found no peer."""
     none = np.zeros(0, np.intp)
     return none, none, np.zeros(0, ROW_DTYPE)
 
@@ -289,14 +300,14 @@ def _fill(records: Rows, at: Positions, after: Tuples) -> None:
 
 
 def _find_directions(flow_ids: NDArray[np.uint64]) -> tuple[Positions, Positions]:
-    """Positions of records that have the same flow id as another one: that one, and they."""
+    """Returns pairs of positions of records with the same flow id."""
     order = np.argsort(flow_ids, kind="stable")
     again = np.flatnonzero(flow_ids[order][1:] == flow_ids[order][:-1])
     return order[again], order[again + 1]
 
 
 def _translated(tuples: Tuples, entries: Entries) -> Tuples:
-    """The tuples with which packets leave; unchanged where the entry is not about them."""
+    """Returns the tuples with which packets leave, unchanged if the entry does not fit."""
     after = tuples.copy()
     for side, other in ((entries.original, entries.reply), (entries.reply, entries.original)):
         same = np.flatnonzero(entries.found & _are_equal(tuples, side))
@@ -305,7 +316,7 @@ def _translated(tuples: Tuples, entries: Entries) -> Tuples:
 
 
 def _belongs(tuples: Tuples, entries: Entries) -> Flags:
-    """The entry is about these packets, before or after the translation."""
+    """Returns True if the entry is about these packets, before or after the translation."""
     back = _reversed(tuples)
     one = _are_equal(tuples, entries.original) | _are_equal(tuples, entries.reply)
     return one | _are_equal(back, entries.original) | _are_equal(back, entries.reply)

@@ -1,4 +1,4 @@
-"""Names of other ends by their addresses: Pods, Services and nodes of the whole cluster."""
+"""Names the other ends of flows by their addresses: Pods, Services and nodes of the cluster."""
 
 from __future__ import annotations
 
@@ -33,23 +33,23 @@ class _Known:
 
 
 class RemoteOwners(Enricher):
-    """Owners of the ends of records that are on other hosts.
+    """Gives owners to the ends of records that are on other hosts.
 
-    ``find_peers`` (``Nat.find_peers``) asks conntrack about one direction of a flow.
+    ``find_peers`` (``Nat.find_peers``) looks up one direction of a flow in conntrack.
     """
 
     def __init__(self, names: RemoteNames, owners: OwnerTable) -> None:
         self._names, self._owners = names, owners
         self.find_peers: FindPeers | None = None
-        #: By id() of names, which are kept there, and the name of the Service.
+        #: By id() of both names, which ``_Known`` keeps alive, and the name of the Service's port.
         self._known: dict[tuple[int, int, str], _Known] = {}
         self._behind: dict[int, bytes] = {}  # flow id -> address behind that of a Service
 
     def apply(self, records: Rows) -> Rows:
         """Fills in the owners of ``records`` at ends without a socket here. Returns all of them.
 
-        Behind the address of a Service is a Pod, which NAT tells of one direction only: the other
-        one, and later records of the flow, have the same.
+        Behind the address of a Service is a Pod. NAT shows this Pod in one direction only. The
+        other direction and later records of the flow get the same Pod.
         """
         now_s = time.monotonic()
         foreign = {
@@ -64,7 +64,7 @@ class RemoteOwners(Enricher):
         return records
 
     def sweep(self, in_use: set[int], now_s: float) -> list[int]:
-        """Forgets those that no record has named for long; their indices."""
+        """Forgets owners that no record has named for long, and returns their indices."""
         old = [
             key
             for key, known in self._known.items()
@@ -81,8 +81,11 @@ class RemoteOwners(Enricher):
             self._note_behind(int(records["flow_id"][place]), address)
 
     def _ask_of_replies(self, records: Rows, at: Positions) -> None:
-        """NAT tells the Pod of requests. Where a reply leaves before any request did, as of a
-        server that goes on sending, conntrack is asked as its request would have been."""
+        """Looks up the Pods behind replies of flows without a request.
+
+        NAT shows the Pod of requests. If a reply leaves before any request, as from a server that
+        goes on sending, conntrack is asked for the tuple of a request.
+        """
         if self.find_peers is None or not len(self._names.services):
             return
         octets = sixteen_octets(records["source_address"][at])
@@ -110,7 +113,7 @@ class RemoteOwners(Enricher):
             del self._behind[next(iter(self._behind))]
 
     def _name(self, records: Rows, side: str, at: Positions, now_s: float) -> None:
-        """Of most records it is asked only whether anybody has the address."""
+        """Names ends; for most of them it only checks that their address is unknown."""
         if not len(at):
             return
         octets = sixteen_octets(records[f"{side}_address"][at])
@@ -129,7 +132,7 @@ class RemoteOwners(Enricher):
                 records[f"{side}_owner_source"][at[hit]] = OwnerSource.ADDRESS
 
     def _find(self, row: np.void, side: str, address: bytes, now_s: float) -> int:
-        """The owner of one end; 0 for nobody."""
+        """Returns the owner of one end, 0 for none."""
         begun = int(row["begun_ns"]) or int(row["first_ns"])
         behind = self._behind.get(int(row["flow_id"]))
         service = self._names.services.find_at(address, begun)
@@ -144,7 +147,7 @@ class RemoteOwners(Enricher):
     def _index(
         self, pod: ContainerNames | None, service: ContainerNames | None, port: str, now_s: float
     ) -> int:
-        """In the table of owners; 0 for nobody."""
+        """Returns the owner's index in the table, 0 for none."""
         names = pod or service
         if names is None:
             return 0
@@ -161,7 +164,7 @@ class RemoteOwners(Enricher):
 
 
 def _clients(replies: Rows) -> Rows:
-    """The flow ends that ``replies`` have come to."""
+    """Returns the flow ends that received ``replies``."""
     ends: Rows = np.zeros(len(replies), ROW_DTYPE)
     for name in ("protocol", "ip_version"):
         ends[name] = replies[name]

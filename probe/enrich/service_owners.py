@@ -1,8 +1,8 @@
-"""Services in front of Pods of this host.
+"""Adds Services to the owners of Pods of this host.
 
-Such a Pod has a socket here, so its end is named already. The Service belongs to the flow and not
-to the process, which others reach directly. So an end that was reached by a Service has an owner
-of its own: the same process and Pod, and the Service beside them.
+Such a Pod has a socket here, so its end has an owner already. A Service belongs to the flow and not
+to the process, which clients can also reach directly. So an end that a client reached through a
+Service gets another owner: the same process and Pod, with the Service.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _MOST_FLOWS = 65536
 
 @dataclass(slots=True)
 class _Served:
-    """``index``: of ``owner`` with its Service."""
+    """An owner, and the ``index`` of the same owner with its Service."""
 
     owner: Owner
     index: int
@@ -37,8 +37,10 @@ class _Served:
 
 @dataclass(slots=True)
 class _Flow:
-    """A flow through ``service``; ``target``: address and port of the server's socket, where they
-    are known."""
+    """A flow through ``service``.
+
+    ``target`` is address and port of the server's socket, if they are known.
+    """
 
     service: str
     target: tuple[bytes, int] | None = None
@@ -47,20 +49,20 @@ class _Flow:
 class ServiceOwners(Enricher):
     """Adds Services to the owners of records, at ends that have a socket here.
 
-    Call it last, with the names that the records leave with: an owner that is described anew
-    later is another one.
+    Call it last, when records have their final names: an owner that is renamed later counts as
+    another one.
     """
 
     def __init__(self, services: Tenures, owners: OwnerTable) -> None:
         self._services, self._owners = services, owners
-        self._known: dict[tuple[int, str], _Served] = {}  # by id() of the owner, which is kept
+        self._known: dict[tuple[int, str], _Served] = {}  # by id() of the owner in _Served
         self._flows: dict[int, _Flow] = {}  # by flow id
 
     def apply(self, records: Rows) -> Rows:
         """Fills in the owners of ``records`` that were reached by a Service. Returns all of them.
 
         One direction of a flow, usually the client's, has the Service's address at the server's
-        end. Where conntrack does not tell it of the other one, that has the same Service.
+        end. The other direction gets the same Service if conntrack does not show it.
         """
         if not len(self._services) or not len(records):
             return records
@@ -88,7 +90,7 @@ class ServiceOwners(Enricher):
         return records
 
     def sweep(self, in_use: set[int], now_s: float) -> list[int]:
-        """Forgets those that no record has named for long; their indices."""
+        """Forgets owners that no record has named for long, and returns their indices."""
         old = [
             key
             for key, known in self._known.items()
@@ -100,8 +102,10 @@ class ServiceOwners(Enricher):
         return released
 
     def _find(self, records: Rows, side: str, at: NDArray[np.intp]) -> list[tuple[int, str]]:
-        """(position, Service) of the ends at ``side`` that have a Service's address, seen by a
-        socket or by conntrack."""
+        """Returns (position, Service) of the ends at ``side`` that have a Service's address.
+
+        A socket or conntrack may have seen that address.
+        """
         found = []
         for prefix in (side, f"nat_{side}"):
             addresses = sixteen_octets(records[f"{prefix}_address"][at])
@@ -116,8 +120,11 @@ class ServiceOwners(Enricher):
 
     @staticmethod
     def _server_side(row: np.void, flow: _Flow) -> str:
-        """Of a record without the Service's address. Usually that is one of the server's. But what
-        a process of the host sends over UDP is metered behind the host's own NAT."""
+        """Returns the server's side of a record without the Service's address.
+
+        Usually the server sent such a record. But UDP datagrams from a process of the host are
+        metered after the host's own NAT.
+        """
         return "destination" if _end(row, "destination") == flow.target else "source"
 
     def _service(self, row: np.void, address: bytes, port: str) -> str:
@@ -132,7 +139,7 @@ class ServiceOwners(Enricher):
             del self._flows[next(iter(self._flows))]
 
     def _index(self, owner: Owner, service: str, now_s: float) -> int:
-        """Of the owner with its Service, which is made where it is not there yet."""
+        """Returns the index of the owner with its Service, which is made if it does not exist."""
         known = self._known.get((id(owner), service))
         if known is None:
             index = self._owners.add(dataclasses.replace(owner, service=service))

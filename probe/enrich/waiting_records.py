@@ -1,7 +1,7 @@
-"""Records that wait for the name of a container at one of their ends.
+"""Holds records until the container at one of their ends has a name.
 
-A name that comes after its record has left cannot be added any more. So a record waits while the
-runtime is likely to name the container soon.
+A record that has left cannot get a name any more. So a record waits while the runtime is likely to
+name its container soon.
 """
 
 from __future__ import annotations

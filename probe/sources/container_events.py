@@ -1,8 +1,8 @@
-"""Containers that start and stop, from what the kernel half tells of cgroups.
+"""Makes events of containers that start and stop from the kernel half's events of cgroups.
 
-A container starts when the first program is executed in its cgroup: that is the process that the
-event names, and the end of the container names it again. One in whose cgroup nothing is executed
-is told of without a process, at the latest when it is gone.
+A container starts when the first program is executed in its cgroup. The event names this process,
+and so does the event of the container's end. If nothing is executed in its cgroup, the container is
+reported without a process, at the latest when it ends.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from probe.flow.owner import OwnerTable
 from probe.flow.rows import Rows, concatenate_rows, take_rows
 from probe.owners.container import is_container
 
-#: Of enum event_kind in bpf/flow.h. They are no EventKind: flows have no kind from 64 on.
+#: Kinds of enum event_kind in bpf/flow.h that are no EventKind: flows have no kind above 63.
 CGROUP_MADE, CGROUP_REMOVED, CGROUP_ENTERED = 64, 65, 66
-#: How long after its cgroup a container has time to execute something.
+#: The time between the cgroup and the first program of a container; then it starts without one.
 _PATIENCE_NS = 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class _Told:
-    """One event of a container, or its beginning that waits for a process."""
+    """An event of a container, or its start while that waits for a process."""
 
     kind: int
     time_ns: int
@@ -35,15 +35,15 @@ class _Told:
 
 
 class ContainerEvents:
-    """``owners`` is what the rows' owner column indexes."""
+    """Converts events; ``owners`` is the table that the rows' owner column indexes."""
 
     def __init__(self, owners: OwnerTable) -> None:
         self._owners = owners
-        self._made: dict[str, _Told] = {}  # by container id: those that wait for a process
-        self._running: dict[str, int] = {}  # container id -> owner, where a process is known
+        self._made: dict[str, _Told] = {}  # container id -> a start that waits for a process
+        self._running: dict[str, int] = {}  # container id -> owner, if a process is known
 
     def observe(self, rows: Rows, now_ns: int) -> Rows:
-        """EVENT_DTYPE with the kernel half's kinds and times -> with ours, oldest first."""
+        """Converts EVENT_DTYPE with kinds of the kernel half to EventKind, oldest first."""
         of_cgroups = np.flatnonzero(rows["kind"] >= CGROUP_MADE)
         told: list[_Told] = []
         for at in of_cgroups.tolist():
@@ -56,7 +56,7 @@ class ContainerEvents:
         return _by_time(rows)
 
     def owners_in_use(self) -> set[int]:
-        """Owners that later events will name."""
+        """Returns the owners that later events will name."""
         return {*self._running.values(), *(made.owner for made in self._made.values())}
 
     def _judge(self, row: np.void) -> list[_Told]:
@@ -77,7 +77,7 @@ class ContainerEvents:
     def _start(self, container: str, entered: _Told) -> list[_Told]:
         made = self._made.pop(container, None)
         if made is None:
-            return []  # no container, or a part of one that runs
+            return []  # no container, or a part of one that runs already
         self._running[container] = entered.owner
         return [_Told(EventKind.CONTAINER_START, entered.time_ns, made.cookie, entered.owner)]
 
@@ -96,7 +96,7 @@ def _event_rows(told: list[_Told]) -> Rows:
 
 
 def _by_time(rows: Rows) -> Rows:
-    """The ends of connections may be told of some time after they happened."""
+    """Sorts rows, because the end of a connection may be reported some time after it happened."""
     times: NDArray[np.int64] = rows["time_ns"]
     if (times[1:] >= times[:-1]).all():
         return rows

@@ -1,8 +1,8 @@
-"""The eBPF collector: every TCP and UDP socket of the host, read as arrays of rows.
+"""The eBPF collector: reads every TCP and UDP socket of the host as arrays of rows.
 
-One ``read`` is one pass over all sockets in the kernel plus what ended since the last one. Rows
-that ended come through a ring, names through another one; both are drained after the snapshot, so
-that a row never precedes the owner that it names.
+Theory of operation. One ``read`` walks all sockets in the kernel once, and adds the flow ends that
+ended since the previous read. Rows of ended flows come through one ring, and owners through
+another. Both are read after the snapshot, so that each row finds the owner that it names.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ from probe.sources.container_events import ContainerEvents
 log = logging.getLogger(__name__)
 
 _PACKAGE = Path(__file__).resolve().parents[1]
-#: In an installed package, else in the checkout.
+#: The object of an installed package, else that of the checkout.
 OBJECT = _PACKAGE / "bpf" / "sockflow.bpf.o"
 if not OBJECT.exists():
     OBJECT = _PACKAGE.parent / "bpf" / "sockflow.bpf.o"
 
-#: Programs that the probe can do without, and what is lost then.
+#: Programs that the probe can do without -> the loss that a warning names.
 _OPTIONAL = {
     "udp_created": "owners of UDP sockets come from descriptor tables only",
     "udp_released": "UDP flows end by the idle timeout only",
@@ -53,7 +53,7 @@ _OPTIONAL = {
     "cgroup_removed": "no CONTAINER_STOP events",
     "program_executed": "CONTAINER_START names no process",
 }
-#: Programs and maps that are for events only.
+#: Programs and maps that only events need.
 _EVENT_PROGRAMS = (
     "connecting6", "tcp_retransmitted", "cgroup_made", "cgroup_removed", "program_executed",
 )  # fmt: skip
@@ -68,24 +68,24 @@ _ITERATOR_MAPS = {
     "mark_listener_owners": "listeners",
     "forget_identities": "owner_ids",
 }
-#: In this order.
+#: Iterators of a sweep, in this order.
 _MARKING = ("mark_socket_owners", "mark_peer_owners", "mark_listener_owners", "forget_identities")
 _TCP, _UDP = 6, 17
-#: Ended UDP flows that wait for the next snapshot at most.
+#: The most ended UDP flows that wait for the next snapshot.
 _MOST_HELD = 131_072
-_SWEEP_ABOVE = 8192  # owners kept without looking whether anything names them
+_SWEEP_ABOVE = 8192  # as many owners are kept without a sweep
 _ATTRIBUTION_NS = 5_000_000_000
 _MAX_PASSES, _MAX_LAST_PASSES = 4, 64
 _PROGRAMS_END_S = 1.0
 
 
 class EbpfSource:
-    """Inert until ``open``; see the module's docstring for what ``read`` returns.
+    """Meters from ``open`` to ``close``; the module's docstring describes ``read``.
 
-    owners: the table that rows' ``owner`` column will index. users: names of users and groups.
-    command_lines: whether to read them (from /proc, when an identity is first seen).
-    capacity: rows of one snapshot pass; more sockets than that take further passes.
-    events: whether the kernel half tells of events; without, it is as if they did not exist.
+    owners: the table that the rows' ``owner`` column will index. users: finds names of users and
+    groups. command_lines: whether to read them (from /proc, when an identity is first seen).
+    capacity: the number of rows in one snapshot pass; more sockets take further passes. events:
+    whether the kernel half reports events; if not, their programs are not loaded.
     """
 
     def __init__(
@@ -116,7 +116,7 @@ class EbpfSource:
         self._doubted = np.zeros(0, np.uint64)  # ids that nothing named at the last sweep
         self._links: list[Link] = []
         self._iterators: dict[str, IteratorLink] = {}
-        self._held: list[Rows] = []  # rows of UDP that were drained
+        self._held: list[Rows] = []  # UDP rows of drain, for the next read
         self._attribution_due = 0
         self._unattributed = False
         self._containers = ContainerEvents(owners)
@@ -124,9 +124,9 @@ class EbpfSource:
 
     # -- opening ----------------------------------------------------------------------------------
     def open(self) -> None:
-        """Loads, attaches, and attributes the sockets that are older than the probe.
+        """Loads and attaches the programs, and finds the owners of sockets that exist already.
 
-        Raises KernelError saying what is missing.
+        Raises KernelError, which names what is missing.
         """
         host.check_capabilities()
         host.check_btf()
@@ -143,7 +143,7 @@ class EbpfSource:
             raise
 
     def _load(self) -> KernelObject:
-        """The object as this kernel takes it: what is optional is left out where it is refused."""
+        """Returns the loaded object, without the optional programs that this kernel refuses."""
         left_out = [] if self.tells_events else [*_EVENT_PROGRAMS]
         luxuries = ["typed_task"]
         # Programs for events need the socket itself, which a slot does not have (bpf/slots.h).
@@ -156,7 +156,7 @@ class EbpfSource:
                 return kernel
             except LoadError as error:
                 kernel.close()
-                if error.code == errno.EPERM:  # EACCES is the verifier's
+                if error.code == errno.EPERM:  # the verifier returns EACCES instead
                     raise KernelError(
                         "this kernel forbids eBPF to this process although it has the "
                         "capabilities: look at seccomp, lockdown and the security modules"
@@ -252,22 +252,22 @@ class EbpfSource:
 
     # -- reading ----------------------------------------------------------------------------------
     def fileno(self) -> int:
-        """Readable when a ring has enough for a ``drain``."""
+        """Returns a descriptor that is readable when a ring has enough for a ``drain``."""
         return self._epoll.fileno()
 
     def read(self, is_last: bool = False) -> FlowBatch:
-        """All flow ends with traffic since the last read, and all that ended.
+        """Returns all flow ends with traffic since the last read, and all that ended.
 
-        A socket that is closed while its descriptor is held has a second for close() to tell who
-        served it, unless this ``is_last``: then nothing is metered any more. The rows may be the
-        kernel's own array: they last until the next ``read``.
+        If a socket is closed while a descriptor of it is held, the kernel half waits up to a second
+        for close(), which shows the owner. It does not wait if this ``is_last``, because metering
+        ends then. The rows may be the kernel's own array, which is valid until the next ``read``.
         """
         if self._unattributed and time.monotonic_ns() >= self._attribution_due:
             self._attribute()
         self._is_last[0] = is_last
         parts = self._read_snapshot()
         if is_last:
-            # what closed while the pass came by waits in its socket, where no program will find it
+            # sockets that closed during the pass hold rows that no program will read later
             parts = [concatenate_rows(parts)]
             self._attached.close()
             parts += self._read_snapshot()
@@ -279,12 +279,12 @@ class EbpfSource:
         return self._finish(concatenate_rows(filled) if len(filled) > 1 else (filled or parts)[0])
 
     def drain(self) -> FlowBatch:
-        """TCP connections that ended since the last read, without a snapshot.
+        """Returns TCP connections that ended since the last read, without a snapshot.
 
-        What ended of UDP is in the next read, with the other end. A Flow Key that went from one
-        process to the next has two ends that change together, or they could not be told apart.
+        UDP ends stay for the next read, together with their peers. If a Flow Key passes from one
+        process to the next, both ends must change together, or they could not be told apart.
         """
-        self._epoll.poll(0)  # edge-triggered: arms it again
+        self._epoll.poll(0)  # edge-triggered: this poll arms it again
         rows = self._read_ended()
         is_udp = rows["protocol"] == _UDP
         if is_udp.any() and sum(map(len, self._held)) + len(rows) <= _MOST_HELD:
@@ -293,7 +293,7 @@ class EbpfSource:
         return self._finish(rows)
 
     def read_events(self) -> Rows:
-        """EVENT_DTYPE: what happened since the last call, oldest first; the caller's own."""
+        """Returns the caller's own EVENT_DTYPE: events since the last call, oldest first."""
         if not self.tells_events:
             return np.zeros(0, EVENT_DTYPE)
         rows = convert_rows(self._event_ring.read(), EVENT_DTYPE)
@@ -305,7 +305,7 @@ class EbpfSource:
         return rows
 
     def _read_unfinished(self) -> list[Rows]:
-        """Rows of programs that were running when they were detached, and those behind them."""
+        """Returns rows of programs that still ran when they were detached, and later rows."""
         parts: list[Rows] = []
         deadline = time.monotonic() + _PROGRAMS_END_S
         while self._flow_ring.holds_more and time.monotonic() < deadline:
@@ -317,10 +317,10 @@ class EbpfSource:
         return self._flow_ring.read()
 
     def _want_to_be_told(self) -> None:
-        """When a ring has enough again. To be called when all have been read, not before.
+        """Asks the kernel half to wake the probe again. Call it only after all rings were read.
 
-        What is told while they are read is forgotten where select() then finds them empty; the
-        kernel would wait for an answer, and say nothing more.
+        A wake-up during the reading would be lost, because select() then finds the rings empty. The
+        kernel half would wait for this request, and not wake the probe any more.
         """
         self._woken[0] = 0
 
@@ -351,7 +351,7 @@ class EbpfSource:
         return FlowBatch(rows)
 
     def _find_owners(self, ids: NDArray[np.uint64]) -> NDArray[np.uint64]:
-        """The kernel's ids as indices of the table, 0 where unknown."""
+        """Returns the table's indices for the kernel's ids, 0 if unknown."""
         at = np.searchsorted(self._owner_ids, ids, side="right") - 1
         found: NDArray[np.uint64] = np.where(
             self._owner_ids[at] == ids, self._owner_indices[at], np.uint64(0)
@@ -367,14 +367,14 @@ class EbpfSource:
             for row in rows
         ]
         ids = np.concatenate([self._owner_ids, rows["id"]])
-        order = np.argsort(ids)  # two processors may announce theirs out of order
+        order = np.argsort(ids)  # two processors may write ids out of order
         self._owner_ids = ids[order]
         self._owner_indices = np.append(self._owner_indices, np.array(indices, np.uint64))[order]
 
     def _attribute(self) -> None:
-        """One pass over all descriptor tables: sockets no hook saw, and workers of accepted ones.
+        """Walks all descriptor tables, for sockets no hook saw and for workers of accepted ones.
 
-        At most every five seconds, and never more than half a percent of one core.
+        It runs at most every five seconds, and takes at most half a percent of one core.
         """
         started = time.monotonic_ns()
         self._iterators["attribute_sockets"].run()
@@ -385,20 +385,20 @@ class EbpfSource:
 
     # -- keeping house -----------------------------------------------------------------------------
     def losses(self) -> dict[str, int]:
-        """What the kernel half could not keep, by cause (struct losses), never reset."""
+        """Returns what the kernel half could not keep, by cause (struct losses), never reset."""
         found = {name: int(self._losses[name]) for name in self._losses.dtype.names or ()}
         found["recursion_misses"] = self._object.recursion_misses()
         return found
 
     def wants_sweep(self) -> bool:
-        """Whether there are many new owners since the last sweep."""
+        """Returns True if there are many new owners since the last sweep."""
         return len(self._owner_ids) > _SWEEP_ABOVE + 2 * self._named
 
     def sweep_owners(self, in_use: Collection[int]) -> list[int]:
-        """Forgets owners that nothing named at this sweep and the one before; their indices.
+        """Forgets owners that nothing named at this sweep and the previous one.
 
-        One sweep is not enough: rows may be on their way, and another processor may have found an
-        identity just before it was forgotten.
+        Returns their indices. One sweep is not enough: rows may be on their way, and another
+        processor may have found an identity just before it was forgotten.
         """
         if len(self._owner_ids) <= _SWEEP_ABOVE:
             return []
@@ -415,7 +415,7 @@ class EbpfSource:
         return released
 
     def _find_named(self) -> NDArray[np.bool_]:
-        """Which owners a socket in the kernel may still name."""
+        """Returns for each owner whether a socket in the kernel may still name it."""
         words = map_words(self._object.map_fd("owner_marks"), self._mark_words)
         words[:] = 0
         for name in _MARKING:
@@ -427,7 +427,7 @@ class EbpfSource:
         return named
 
     def close(self) -> None:
-        """Detaches everything; nothing stays in the kernel."""
+        """Detaches everything, so that nothing stays in the kernel."""
         self._count = self._woken = self._is_last = self._udp_peers = None  # type: ignore[assignment]
         self._attributed = None  # type: ignore[assignment]
         self._losses = None
@@ -439,7 +439,7 @@ def _no_command_line(_: int) -> str:
 
 
 def _netns_cookie() -> int:
-    """The cookie of our own network namespace (SO_NETNS_COOKIE, Linux 5.14), 0 when unknown."""
+    """Returns the cookie of the probe's namespace (SO_NETNS_COOKIE, Linux 5.14), or 0."""
     import socket
 
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:

@@ -1,8 +1,12 @@
-"""eBPF and Netlink at once: Netlink meters what the kernel half has no storage for.
+"""Runs eBPF and Netlink at once: Netlink meters the sockets that eBPF cannot.
 
-One line says what each adds: a TCP socket is metered by eBPF from its first row on, with exact
-counters, owners and sequence numbers; Netlink gives only sockets that eBPF does not know, which are
-those whose storage could not be allocated, and older ones that no descriptor table shows.
+Theory of operation. eBPF meters a TCP socket from its first row on, with exact counters, owners and
+sequence numbers. Netlink shows all TCP sockets, and keeps those whose cookie never came from eBPF.
+These are sockets for which the kernel half got no storage, and older ones that no descriptor table
+shows.
+
+Each ``read`` reads Netlink first and eBPF second. A socket that eBPF meters is then in eBPF's rows
+before the decision is made. Once a socket is Netlink's, it stays so until it closes.
 """
 
 from __future__ import annotations
@@ -22,14 +26,14 @@ from probe.sources.ebpf import EbpfSource
 from probe.sources.netlink import NetlinkSource
 from probe.sources.netlink.counters import Flags
 
-_LINGER = 3  # reads for which a closed socket is remembered: the other source may be late
+_LINGER = 3  # reads for which a closed socket is remembered, as the other source may be late
 
 
 class Claims:
-    """Who meters which socket, by cookie. No I/O.
+    """Decides by cookie which source meters a socket. Does no I/O.
 
-    A cookie belongs to eBPF from its first row on. Netlink's rows are looked at before eBPF reads,
-    so whatever eBPF knows of them is in its rows by then: what is not, it will never meter.
+    A cookie belongs to eBPF from its first row on. Netlink's rows are older than eBPF's, so a
+    socket that is not in eBPF's rows by then is one that eBPF will never meter.
     """
 
     def __init__(self) -> None:
@@ -37,10 +41,10 @@ class Claims:
         self._known: U64 = np.zeros(0, np.uint64)  # ascending
         self._ours: dict[int, tuple[int, int]] = {}  # Netlink's: cookie -> sequence numbers
         self._closing: list[U64] = [np.zeros(0, np.uint64)] * _LINGER
-        self._before: Rows | None = None  # eBPF's latest rows, for those whose peer is Netlink's
+        self._before: Rows | None = None  # eBPF's latest rows, to find peers in
 
     def are_known(self, cookies: U64) -> Flags:
-        """Those that eBPF meters."""
+        """Returns True for the cookies that eBPF meters."""
         if not len(self._known):
             return np.zeros(len(cookies), bool)
         at = np.minimum(np.searchsorted(self._known, cookies), len(self._known) - 1)
@@ -48,9 +52,10 @@ class Claims:
         return known
 
     def merge(self, first: Rows, second: Rows, is_read: bool) -> Rows:
-        """``first``: of Netlink; ``second``: of eBPF, read after it, whose columns the result has.
+        """Returns the rows of both sources, each socket from one of them.
 
-        ``is_read``: sockets that closed some reads ago are forgotten.
+        ``first`` are Netlink's rows. ``second`` are eBPF's, read after them; the result has their
+        columns. With ``is_read``, sockets that closed some reads ago are forgotten.
         """
         tcp = second["protocol"] == TCP
         if self._ours:
@@ -74,7 +79,10 @@ class Claims:
             self._known = distinct(np.concatenate([self._known, new]))
 
     def _find_sequence_numbers(self, mine: Rows, theirs: Rows) -> None:
-        """tcp_info has none, but the peer on this host has them, and so the ends can be joined."""
+        """Copies sequence numbers from peers, so that both ends of a connection can be joined.
+
+        tcp_info has none, but eBPF knows those of a peer on this host.
+        """
         for row in mine:
             cookie = int(row["cookie"])
             if cookie not in self._ours:
@@ -118,7 +126,7 @@ class Claims:
 
 
 class MergedSource:
-    """Inert until ``open``. ``ebpf`` and ``netlink`` share the table of owners."""
+    """Meters with both sources from ``open`` to ``close``; they share the table of owners."""
 
     def __init__(self, ebpf: EbpfSource, netlink: NetlinkSource, claims: Claims) -> None:
         self.owners = ebpf.owners
@@ -130,7 +138,7 @@ class MergedSource:
         self._stack = contextlib.ExitStack()
 
     def open(self) -> None:
-        """Both; raises KernelError where one of them cannot run."""
+        """Opens both sources. Raises KernelError if one of them cannot run."""
         with contextlib.ExitStack() as stack:
             for source in (self._ebpf, self._netlink):
                 source.open()
@@ -143,27 +151,30 @@ class MergedSource:
         self.host_netns = self._ebpf.host_netns or self._netlink.host_netns
 
     def fileno(self) -> int:
-        """Readable when one of them is."""
+        """Returns a descriptor that is readable when that of either source is."""
         return self._epoll.fileno()
 
     def read(self, is_last: bool = False) -> FlowBatch:
-        """All TCP and UDP flow ends with traffic since the last read, each from one of the two."""
+        """Returns all flow ends with traffic since the last read, each from one source."""
         first, second = self._netlink.read(is_last).rows, self._ebpf.read(is_last).rows
         self.snapshot_ns = self._netlink.snapshot_ns + self._ebpf.snapshot_ns
         self.snapshot_cpu_ns = self._netlink.snapshot_cpu_ns + self._ebpf.snapshot_cpu_ns
         return FlowBatch(self._claims.merge(first, second, is_read=True))
 
     def drain(self) -> FlowBatch:
-        """What ended since the last read."""
+        """Returns the flow ends that ended since the last read."""
         first, second = self._netlink.drain().rows, self._ebpf.drain().rows
         return FlowBatch(self._claims.merge(first, second, is_read=False))
 
     def read_events(self) -> Rows:
-        """EVENT_DTYPE: those of eBPF."""
+        """Returns the events of eBPF (EVENT_DTYPE)."""
         return self._ebpf.read_events()
 
     def losses(self) -> dict[str, int]:
-        """What either could not keep or see; what eBPF had no storage for may be Netlink's."""
+        """Returns what both sources lost, by cause.
+
+        Sockets without eBPF storage do not count if Netlink meters them.
+        """
         found = {**self._netlink.losses(), **self._ebpf.losses()}
         found["storage_failed"] = max(0, found["storage_failed"] - self._claims.taken_over)
         return found
@@ -172,7 +183,7 @@ class MergedSource:
         return self._ebpf.wants_sweep()
 
     def sweep_owners(self, in_use: Collection[int]) -> list[int]:
-        """Forgets owners that are gone and that nothing names; their indices."""
+        """Forgets owners that have ended and that nothing names, and returns their indices."""
         return self._ebpf.sweep_owners(in_use) + self._netlink.sweep_owners(in_use)
 
     def close(self) -> None:

@@ -1,6 +1,6 @@
-"""The registry of sources: one line a source. Help, errors and pages read it.
+"""The registry of sources, with one entry for each. Help, errors and pages read it.
 
-The opener of a source imports its module, so that only the one in use takes memory.
+The opener of a source imports its module, so that only the source in use takes memory.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class SourceContext:
-    """What a source is made of: where it puts owners, and what the user wants to know."""
+    """The arguments of a source: its table of owners, and what the user wants to know."""
 
     owners: OwnerTable
     users: Users
@@ -29,11 +29,10 @@ class SourceContext:
 
 @dataclass(frozen=True, slots=True)
 class SourceKind:
-    """One source. ``make`` returns it not yet open.
+    """One kind of source; ``make`` returns it before it is opened.
 
-    title: how texts name it. help: when to choose it, in one line.
-    tells_events: whether it knows what happens to sockets.
-    is_automatic: whether ``auto`` tries it, in the order of SOURCES.
+    title: its name in texts. help: when to choose it, in one line. tells_events: whether it reports
+    events of sockets. is_automatic: whether ``auto`` tries it, in the order of SOURCES.
     """
 
     name: str
@@ -106,7 +105,7 @@ def find_source(name: str) -> SourceKind | None:
 
 
 def describe_sources() -> Iterator[str]:
-    """Yields what the help says of each name that ``--collector`` takes."""
+    """Yields a line of help for each name that ``--collector`` takes."""
     order = ", else ".join(kind.name for kind in SOURCES if kind.is_automatic)
     yield f"{AUTO}: {order}"
     for kind in SOURCES:
@@ -120,10 +119,10 @@ def open_source(
     command_lines: bool,
     events: bool = False,
 ) -> Source:
-    """Returns the source of this name, open. ``auto`` takes the first that this host can run.
+    """Returns the open source of this name; ``auto`` takes the first that this host can run.
 
-    A source that tells no events is opened all the same, with a warning if ``events`` are wanted:
-    flows matter most. Raises KernelError where no source can run.
+    A source without events is opened even if ``events`` are wanted, with a warning, because flows
+    matter most. Raises KernelError if no source can run.
     """
     context = SourceContext(owners, users, command_lines, events)
     chosen = find_source(name)

@@ -1,7 +1,7 @@
-"""Sockets that wait for peers: TCP in LISTEN, and UDP without a peer, of all network namespaces.
+"""Lists sockets without a peer: TCP in LISTEN, and UDP, of all network namespaces.
 
-No flow comes of them; they are shown. Read by inet_diag whatever meters the flows, so any user may,
-and sees what the Netlink collector would see.
+They make no flows, and are only shown. inet_diag lists them no matter which collector meters, so
+any user may list them, and sees as much as the Netlink collector would.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ _OPEN = np.dtype([("told", SOCKET_DTYPE), ("key", "u8"), ("inode", "u4"), ("wait
 
 
 class OpenSockets:
-    """Nothing stays open between two calls, so no namespace outlives its processes for us.
+    """Lists changes. It keeps no descriptor between two calls, so it keeps no namespace alive.
 
-    owners: the table that rows' ``owner`` column will index. users: names of users and groups.
-    budget_ns: for the search of owners in one call; who is not found is sought in the next ones.
+    owners: the table that the rows' ``owner`` column will index. users: finds names of users and
+    groups. budget_ns: time for the search of owners in one call; the search goes on in later calls.
     """
 
     def __init__(
@@ -55,17 +55,19 @@ class OpenSockets:
         )
         self._budget_ns = budget_ns
         self._due_ns = 0
-        self._known: Rows = np.zeros(0, _OPEN)  # what was told of
-        self._waiting: Rows = np.zeros(0, _OPEN)  # whose owner is still sought
+        self._known: Rows = np.zeros(0, _OPEN)  # sockets that callers know
+        self._waiting: Rows = np.zeros(0, _OPEN)  # sockets whose owner is still sought
 
     @property
     def unreadable_processes(self) -> int:
-        """Whose descriptors we may not read, as of the latest search."""
+        """Returns how many processes have unreadable descriptors, as of the latest search."""
         return self._search.unreadable
 
     def changes(self) -> Rows:
-        """SOCKET_DTYPE: a row for each that came since the last call, and one with ``gone`` for
-        each that left; those come last. Nothing when it is too early for another look."""
+        """Returns SOCKET_DTYPE: new sockets, then those that left, with ``gone``.
+
+        It covers the time since the last call, and is empty if another look is not due yet.
+        """
         if time.monotonic_ns() < self._due_ns:
             return np.zeros(0, SOCKET_DTYPE)
         started = time.process_time_ns()
@@ -81,11 +83,11 @@ class OpenSockets:
         return told
 
     def sweep_owners(self) -> list[int]:
-        """Forgets owners whose process is gone and that no socket here has; their indices."""
+        """Forgets owners whose process ended and that no socket has; returns their indices."""
         return self._processes.sweep(set(self._known["told"]["owner"].tolist()))
 
     def close(self) -> None:
-        """What was told of is forgotten."""
+        """Forgets all sockets."""
         self._known = self._waiting = np.zeros(0, _OPEN)
 
     # -- one look ---------------------------------------------------------------------------------
@@ -105,7 +107,7 @@ class OpenSockets:
         return np.concatenate([settled["told"], left])
 
     def _read(self, spaces: Namespaces) -> tuple[Rows, set[int]]:
-        """All that wait for peers, and the inodes of the namespaces that answered."""
+        """Returns all sockets without a peer, and the inodes of namespaces that answered."""
         parts: list[Rows] = [np.zeros(0, _OPEN)]
         answered: set[int] = set()
         for inode, namespace in spaces.entered.items():
@@ -133,7 +135,10 @@ class OpenSockets:
 
     # -- owners -----------------------------------------------------------------------------------
     def _own(self, came: Rows, spaces: Namespaces) -> Rows:
-        """Those of ``came`` whose owner was found, or sought long enough; the others wait."""
+        """Returns those of ``came`` whose owner is known, or was sought long enough.
+
+        The others wait for the next call.
+        """
         waited = dict(
             zip(self._waiting["key"].tolist(), self._waiting["waits"].tolist(), strict=True)
         )
@@ -153,7 +158,7 @@ class OpenSockets:
         return ready
 
     def _search_holders(self, inodes: list[int], spaces: Namespaces) -> dict[int, int]:
-        """Socket inode -> owner index."""
+        """Returns socket inode -> owner index."""
         present = spaces.processes.by_inode.values()
         where = [pid for pids in present for pid in pids] + spaces.processes.closed
         found = self._search.search(filter(None, inodes), where, self._budget_ns)
@@ -161,9 +166,9 @@ class OpenSockets:
 
 
 def _describe(sockets: Sockets, inode: int, protocol: int) -> Rows:
-    """``inode``: of their network namespace."""
+    """Returns the rows of sockets; ``inode`` is that of their network namespace."""
     rows: Rows = np.zeros(len(sockets), _OPEN)
-    # cookies are unique among namespaces since Linux 5.3 only
+    # before Linux 5.3, cookies are unique within a namespace only
     rows["key"] = sockets["cookie"] | np.uint64((inode & 0xFFFF) << 48)
     rows["inode"] = sockets["inode"]
     told = rows["told"]
@@ -175,7 +180,7 @@ def _describe(sockets: Sockets, inode: int, protocol: int) -> Rows:
 
 
 def _leave_nothing(_: Namespace) -> None:
-    """No event was asked for."""
+    """Does nothing, because no events were asked for."""
 
 
 def _no_command_line(_: int) -> str:

@@ -1,4 +1,4 @@
-"""What every source of flow ends is."""
+"""The interface of every source of flow ends."""
 
 from __future__ import annotations
 
@@ -11,44 +11,45 @@ from probe.flow.rows import Rows
 
 
 class Source(Protocol):
-    """Yields rows of flow ends. Inert until ``open``, which raises KernelError."""
+    """Reads rows of flow ends from ``open`` to ``close``. ``open`` raises KernelError."""
 
     owners: OwnerTable
-    #: What it is attached to, for bug reports.
+    #: The kernel hooks to which it is attached, for bug reports.
     hooks: list[str]
-    #: How long the latest ``read`` took in the kernel and over its answers.
+    #: The duration of the latest ``read``, in the kernel and for its answers.
     snapshot_ns: int
-    #: Our processor time of that, which does not grow where others keep the machine busy.
+    #: The processor time of that, which other programs' load does not increase.
     snapshot_cpu_ns: int
-    #: What rows of our own network namespace have in their ``netns`` column, 0 when unknown.
+    #: The value in the ``netns`` column for the probe's network namespace, 0 if unknown.
     host_netns: int
-    #: Whether ``read_events`` ever has any.
+    #: Whether ``read_events`` can return any.
     tells_events: bool
 
     def open(self) -> None: ...
 
     def fileno(self) -> int:
-        """Readable when it is time to ``drain``."""
+        """Returns a descriptor that is readable when it is time to ``drain``."""
 
     def read(self, is_last: bool = False) -> FlowBatch:
-        """All flow ends with traffic since the last read, and all that ended.
+        """Returns all flow ends with traffic since the last read, and all that ended.
 
-        ``is_last``: those too that would wait for the next read to know more; metering may end.
+        With ``is_last`` it also returns those that would wait for the next read, because metering
+        may end.
         """
 
     def drain(self) -> FlowBatch:
-        """What ended since the last read."""
+        """Returns the flow ends that ended since the last read."""
 
     def read_events(self) -> Rows:
-        """EVENT_DTYPE: what happened since the last call, oldest first; the caller's own."""
+        """Returns the caller's own EVENT_DTYPE: events since the last call, oldest first."""
 
     def losses(self) -> dict[str, int]:
-        """What was missed, by cause, never reset."""
+        """Returns what was missed, by cause, never reset."""
 
     def wants_sweep(self) -> bool:
-        """Whether there are so many new owners that they should be swept before it is due."""
+        """Returns True if so many owners are new that a sweep should come early."""
 
     def sweep_owners(self, in_use: Collection[int]) -> list[int]:
-        """Forgets owners that are gone and that nothing names; their indices."""
+        """Forgets owners that have ended and that nothing names, and returns their indices."""
 
     def close(self) -> None: ...
