@@ -1,9 +1,9 @@
-"""What a kind of destination declares about itself: its scheme, options, help and opener.
+"""Defines what a kind of destination declares: its scheme, options, help and opener.
 
-Each trade declares its kinds in a module named ``destinations``, which is cheap to import. The
-opener of a kind imports its sink, so that a package such as librdkafka is loaded only when used.
-``probe.run.destinations`` lists all kinds. The command line's help, the errors and the pages read
-what is declared here.
+The package of each output format declares its kinds in a module named ``destinations``, which is
+cheap to import. The opener of a kind imports its sink, so that a package such as librdkafka is
+loaded only when used. ``probe.run.destinations`` lists all kinds. The help of the command line,
+the errors and the pages are made from these declarations.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def any_text(text: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One option of a URL. ``values`` says what it may be, as help and pages show it."""
+    """One option of a URL. ``values`` describes the allowed values, as help and pages show them."""
 
     name: str
     values: str
@@ -73,11 +73,11 @@ def choice(name: str, values: Mapping[str, Any], help: str, default: str = "") -
 class DestinationKind:
     """One kind of destination.
 
-    form: how its URL looks, as help and errors show it. help: what it is, in one line.
-    locate: reads the part of the URL before the query. options: what the query may have; those that
-    are fields of Destination go there, all others into ``Destination.options``.
+    form: the form of its URL, as help and errors show it. help: a description in one line.
+    locate: reads the part of the URL before the query. options: the options that the query may
+    have. Those that are fields of Destination go there, all others into ``Destination.options``.
     extra: the extra of the package that installs what the opener imports.
-    refusals: option -> why this kind cannot have it, where another kind has it.
+    refusals: maps an option that only other kinds have to the reason why this kind has not.
     """
 
     scheme: str
@@ -89,20 +89,20 @@ class DestinationKind:
     extra: str = ""
     port: int = 0
     refusals: Mapping[str, str] = field(default_factory=dict, hash=False)
-    #: Fields of Destination that are not the class's defaults for this kind.
+    #: Fields of Destination whose default for this kind differs from that of the class.
     defaults: Mapping[str, Any] = field(default_factory=dict, hash=False)
-    #: Checks what no single option can: raises ValueError.
+    #: Checks options against each other. Raises ValueError.
     check: Callable[[Destination], None] | None = None
 
     def option(self, name: str) -> Option | None:
-        """Returns the option of this name, or None where this kind has none."""
+        """Returns the option of this name, or None if this kind has none."""
         return next((one for one in self.options if one.name == name), None)
 
     def parse(self, text: str) -> Destination:
-        """Returns the Destination that the URL ``text`` means.
+        """Returns the Destination that the URL ``text`` describes.
 
-        Raises ConfigError, which names the URL and says what is wrong with it, and UnknownOption
-        for an option that another kind may have.
+        Raises ConfigError, which names the URL and the fault. Raises UnknownOption for an option
+        that this kind does not have, but another may.
         """
         location, _, query = text.partition(":")[2].partition("?")
         try:
@@ -123,7 +123,7 @@ class DestinationKind:
     def open_sink(self, destination: Destination, factory: SinkFactory) -> Sink:
         """Returns the sink for ``destination``.
 
-        Raises ConfigError where a file or a package that it needs cannot be used.
+        Raises ConfigError if a file or a package that it needs cannot be used.
         """
         try:
             return self.open(destination, factory)
@@ -152,7 +152,7 @@ class DestinationKind:
             if name in found:
                 raise ValueError(f"{name} is given twice")
             try:
-                # Not parse_qsl, which takes the + in a path for a space.
+                # Not parse_qsl, which reads the + in a path as a space.
                 found[name] = option.read(unquote(value))
             except ValueError as error:
                 raise ValueError(f"{name} {error}") from None
@@ -170,7 +170,7 @@ class DestinationKind:
 
 
 class UnknownOption(ValueError):
-    """A URL has an option that its kind does not have."""
+    """Raised for a URL with an option that its kind does not have."""
 
     def __init__(self, kind: DestinationKind, name: str) -> None:
         self.name = name
@@ -211,7 +211,7 @@ def absolute_path(location: str) -> dict[str, Any]:
 
 
 def _may_be_host(text: str) -> bool:
-    """Returns whether ``text`` is an address or may be a name; the resolver knows which exist."""
+    """Returns True if ``text`` has the form of an address or name. It is not looked up."""
     try:
         text.encode("idna")  # as the resolver would: labels of 1 to 63 octets
     except UnicodeError:

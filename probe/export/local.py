@@ -7,8 +7,10 @@ from probe.flow.rows import Rows
 
 
 class LocalSink:
-    """A Sink that is always there and keeps nothing back. A subclass overrides ``send`` and
-    ``summary``, and is an EventSink if it has the methods of one."""
+    """A Sink that is always reachable and queues nothing.
+
+    A subclass overrides ``send`` and ``summary``. It is an EventSink if it has the methods of one.
+    """
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -28,13 +30,13 @@ class LocalSink:
         return None
 
     def finish(self, now_s: float) -> None:
-        """Nothing belongs at the end."""
+        """Does nothing: no output belongs at the end."""
 
     def forget(self, owners: list[int]) -> None:
-        """Nothing is encoded ahead."""
+        """Does nothing: no encoded owner is kept."""
 
     def announce_interfaces(self) -> None:
-        """Nobody asked for them."""
+        """Does nothing: this sink does not describe interfaces."""
 
     def local_address(self) -> tuple[str, int] | None:
         return None
@@ -43,4 +45,4 @@ class LocalSink:
         return True
 
     def close(self) -> None:
-        """Nothing waits."""
+        """Does nothing: no records wait."""

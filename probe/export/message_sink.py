@@ -1,8 +1,14 @@
-"""Records to one destination of IPFIX or NetFlow v9: an encoder, a session and a sender.
+"""Sends records to one destination of IPFIX or NetFlow v9: an encoder, a session and a sender.
 
-Records wait as records and become messages just before these leave. So an export is spread over the
-time that its pace takes anyhow, instead of holding a core up at every tick, and what is encoded is
-still in the processor's cache when the kernel copies it.
+Records wait unencoded, in lots, and become messages just before these leave. There are two reasons:
+
+- Encoding is spread over the time that the pace of the destination takes anyhow. Encoding all of an
+  export at once would occupy a core at every tick.
+- A message is still in the processor's cache when the kernel copies it.
+
+``send`` encodes lots until the sender has enough for now; each ``pump`` continues with that. If
+more than ``_MOST_WAITING`` octets of records wait, lots are encoded early. The bound of the
+sender's queue then applies to their messages.
 """
 
 from __future__ import annotations
@@ -24,17 +30,17 @@ from probe.units import octets
 
 _log = logging.getLogger(__name__)
 
-#: ``PacedSender.burst``
+#: The type of ``PacedSender.burst``.
 Burst = Callable[[float], float | None]
 
-#: Records that become messages at once: below that the calls of numpy cost more than their work.
+#: Records encoded at a time. With fewer, the calls of numpy cost more than the work they do.
 _LOT = 4096
-#: Octets of records that may wait; beyond, they become messages, for which the sender has a bound.
+#: Octets of records that may wait. Beyond that they become messages, which the sender bounds.
 _MOST_WAITING = 32 << 20
 
 
 class MessageSink:
-    """Records to one destination."""
+    """A Sink that encodes records as messages and gives them to a sender."""
 
     def __init__(self, sender: Sender, session: ExportSession, encoder: Encoder, biflow: bool):
         self.sender = sender
@@ -43,16 +49,16 @@ class MessageSink:
         self.name = str(sender.destination)
         self.burst: Burst | None = sender.burst if isinstance(sender, PacedSender) else None
         self.pairs_directions = biflow
-        self._room = session.max_message  # of the path, as it was when messages were last made
+        self._room = session.max_message  # of the path, when messages were last made for it
         self._is_fragmenting = False
         self._lots: deque[Rows] = deque()
         self._waiting = 0  # octets of ``_lots``
         self._taken = 0  # records, since the start
 
     def send(self, records: Rows, now_s: float) -> None:
-        """Take ``records``, and queue Templates when these are due; ``now_s`` is Unix time.
+        """Takes ``records``, and queues Templates if these are due; ``now_s`` is Unix time.
 
-        As many become messages as the sender wants now, the others when it is pumped.
+        Encodes only what the sender can use now; the rest follows in ``pump``.
         """
         self._taken += len(records)
         if self.pairs_directions:
@@ -68,11 +74,14 @@ class MessageSink:
             self._encode(records, now_s)
         while self._lots and (self._waiting > _MOST_WAITING or not self.sender.is_stocked):
             self._encode_next(now_s)
-            if self._lots:  # a tick may have tens of megabytes
+            if self._lots:  # a tick may bring tens of megabytes
                 self._pump_sender(time.monotonic())
 
     def pump(self, now: float) -> float | None:
-        """As ``Sender.pump``; a Transport Session that has come about begins with its Templates."""
+        """Does ``Sender.pump``, and encodes more records when the sender can use them.
+
+        If a new Transport Session has begun, its Templates are sent first.
+        """
         due = self._pump_sender(now)
         while self._lots and not self.sender.is_stocked:
             self._encode_next(time.time())
@@ -101,7 +110,11 @@ class MessageSink:
             self._encode_next(now_s)
 
     def _begin(self, now_s: float) -> bool:
-        """The sender needs Templates. Whether they are on their way: a Transport Session is new."""
+        """Provides the Templates that the sender needs.
+
+        Returns True if a new Transport Session began and its Templates are queued. Returns False if
+        the session goes on, and repeats the Templates with its next message.
+        """
         first = self.sender.first_sequence(self.session.odid)
         if first is None:
             self.session.resend_templates()
@@ -111,10 +124,10 @@ class MessageSink:
         return True
 
     def _fit_path(self) -> bool:
-        """Make messages as large as the path takes now; whether that has changed.
+        """Makes messages as large as the path takes now. Returns True if that size has changed.
 
-        Where it takes less, what waits is cut anew. A router may have dropped the messages before
-        that, so Templates and types are sent again.
+        When it has become smaller, the waiting messages are cut to the new size. A router may have
+        dropped earlier messages that were too long, so Templates and types are sent again.
         """
         room, before = self.sender.max_message, self._room
         if room == before:
@@ -127,7 +140,7 @@ class MessageSink:
         return True
 
     def _tell_fragments(self) -> None:
-        """A warning where one record is more than the path takes, once until it takes it again."""
+        """Warns if one record may be larger than the path takes, once until it fits again."""
         least, was_fragmenting = self.session.least_message, self._is_fragmenting
         self._is_fragmenting = self._room < least
         if self._is_fragmenting and not was_fragmenting:
@@ -141,7 +154,7 @@ class MessageSink:
             )
 
     def finish(self, now_s: float) -> None:
-        """The options with the last figures."""
+        """Queues all records that wait, then the options with the final figures."""
         self._encode_all(now_s)
         self.sender.enqueue(self.session.last_messages(now_s))
 
@@ -159,13 +172,16 @@ class MessageSink:
 
     @property
     def backlog(self) -> int:
-        """Octets that wait: of messages, and of records that are none yet."""
+        """Octets that wait: those of messages, and those of records that are not encoded yet."""
         return self.sender.backlog + self._waiting
 
     @property
     def unfinished(self) -> int:
-        """Octets that are worth some patience at the end: over a connection what has not arrived,
-        also while it is broken; else what waits for who is there."""
+        """Octets for which the probe should wait a while when it ends.
+
+        Over a connection these are all that have not arrived, even while it is broken. Otherwise
+        they are those that wait for a destination which is reachable.
+        """
         sender = self.sender
         if isinstance(sender, StreamSender):
             return sender.unfinished + self._waiting
@@ -175,7 +191,7 @@ class MessageSink:
         self.encoder.forget(owners)
 
     def owners_in_use(self) -> set[int]:
-        """Those of the records that wait."""
+        """Returns the indices of the owners in the records that wait."""
         sides = ("source_owner", "destination_owner")
         found = [np.unique(lot[side]).tolist() for lot in self._lots for side in sides]
         return set().union(*found)
@@ -203,7 +219,7 @@ class MessageSink:
         self.sender.close()
 
     def abandon(self, records: Rows | None) -> None:
-        """Close after something here raised: whatever was taken and not sent is dropped."""
+        """Closes after an exception in this sink. Drops and counts all that was not sent."""
         try:
             self.sender.close()
         finally:
@@ -213,10 +229,12 @@ class MessageSink:
             self._waiting = 0
             sent = self.statistics
             known = sent.sent_flow_records + sent.dropped_flow_records
-            sent.count_lost(max(0, self._taken - known))  # those of a lot that broke on its way
+            sent.count_lost(
+                max(0, self._taken - known)
+            )  # records of a lot that failed while it was encoded
 
 
 def _sum(records: Rows, name: str) -> int:
-    """Of both directions, where a record has both."""
+    """Returns the sum of a column, with that of the reverse direction if records have one."""
     names = [one for one in (name, f"reverse_{name}") if one in (records.dtype.names or ())]
     return sum(int(records[one].sum()) for one in names)

@@ -1,4 +1,4 @@
-"""What the probe says about itself: rows for the Options Templates of ``templates/options.txt``."""
+"""Reports on the probe itself: rows for the Options Templates of ``templates/options.txt``."""
 
 from __future__ import annotations
 
@@ -18,14 +18,17 @@ _NO_ADDRESS = {"exporterIPv4Address": bytes(4), "exporterIPv6Address": bytes(16)
 
 
 class Metering(Protocol):
-    """Tells what the Metering Process has counted."""
+    """Gives access to the counts of the Metering Process."""
 
     def figures(self) -> Figures:
         """Returns the counts until now."""
 
 
 class SelfReport:
-    """Rows of all options of one session. ``boot_s``: Unix time when the host was booted."""
+    """Makes the rows of all options of one session.
+
+    ``boot_s``: Unix time at which the host booted.
+    """
 
     def __init__(
         self,
@@ -56,7 +59,10 @@ class SelfReport:
         }
 
     def counters(self) -> list[OptionRow]:
-        """Of each interface as they are now, and once the last ones of each that is gone."""
+        """Returns the present counters of each interface.
+
+        The last counters of an interface that is gone are returned once.
+        """
         links = self._interfaces.table.read()
         return [_counters(link) for link in (*self._ended(), *links)]
 
@@ -85,7 +91,7 @@ class SelfReport:
         }
 
     def _losses(self, figures: Figures) -> list[OptionRow]:
-        """Also the causes that never struck: a zero is news too."""
+        """Returns a row for each cause of losses. A count of 0 is reported too."""
         return [
             {"meteringProcessId": self._odid, "lossCause": cause, "lossTotalCount": count}
             for cause, count in figures.losses.items()
@@ -104,7 +110,11 @@ class SelfReport:
 
 
 def _counters(link: Interface) -> OptionRow:
-    """In is what a veth's container sends. IANA's elements are those of what comes in."""
+    """Returns the row of one interface.
+
+    In a veth, "in" is the traffic that its container sends. IANA has elements for incoming traffic
+    only; ours are for the outgoing.
+    """
     counters = link.counters
     name = names_label(link.container_id, link.names)
     return {
@@ -123,7 +133,7 @@ def _counters(link: Interface) -> OptionRow:
 
 
 def _addresses(local: tuple[str, int] | None) -> dict[str, OptionValue]:
-    """Both elements; the one of the other IP version is all zeroes."""
+    """Returns both address elements. The one of the other IP version is all zeroes."""
     if local is None:
         return dict(_NO_ADDRESS)
     address = ipaddress.ip_address(local[0].partition("%")[0])

@@ -1,4 +1,15 @@
-"""Flows split over a group of destinations, both directions of a flow to the same one."""
+"""Splits flows over a group of destinations. Both directions of a flow go to the same one.
+
+Theory of operation, for "hash":
+
+1. ``flow_hash`` maps each record to a hash of its Flow Key. Both directions have the same hash.
+2. All records of a flow must have one hash, but NAT may be known for some of its records only. So
+   the smallest hash of a flow within a batch applies to all its records there.
+3. The hash of a flow that continues is remembered, and replaces the hashes in its later records.
+   Two generations bound that memory.
+4. Each member mixes the hash with a seed made of its own name. The member with the greatest result
+   gets the flow (rendezvous hashing). So only the flows of a lost member move.
+"""
 
 from __future__ import annotations
 
@@ -15,41 +26,43 @@ from probe.flow.rows import Rows, take_rows
 
 Words = NDArray[np.uint64]
 
-# The finalizer of MurmurHash3 (public domain, A. Appleby): every bit of a word decides every other.
+# The finalizer of MurmurHash3 (public domain, A. Appleby): each bit affects all bits of the result.
 _MIX_1, _MIX_2 = np.uint64(0xFF51AFD7ED558CCD), np.uint64(0xC4CEB9FE1A85EC53)
 _SHIFT = np.uint64(33)
-#: Records hashed at a time, so that what is computed stays in the cache.
+#: Records hashed at a time: few enough that the results stay in the processor's cache.
 _LOT = 8192
 _ODD = np.uint64(0x9E3779B97F4A7C15)
-#: Flows that go on and whose hash is remembered, in each of two generations.
+#: Flows whose hash each of the two generations remembers.
 _REMEMBERED = 65536
 
 
 class ShareGroup:
-    """``names`` are the members' (their URLs), ``kind`` is "hash" or "round-robin".
+    """A group of destinations that divide flows among them.
 
-    hash: rendezvous hashing of the Flow Key. It depends on the key and the names only: after a
-    restart, and from another probe, a flow goes where it went. While a member is down its flows
-    go to the others, and no other flow moves. A flow keeps the hash of its first records: what NAT
-    made of it may be known of one direction only, or be looked up later.
+    ``names`` are the URLs of the members; ``kind`` is "hash" or "round-robin".
 
-    round-robin: evenly by the number of the flow, which is new in every run; when a member goes
-    or comes back, all flows are dealt anew.
+    hash: rendezvous hashing of the Flow Key. The member depends on the key and the names only, so
+    it is the same after a restart and in another probe. While a member is down, its flows go to the
+    others, and no other flow moves. A flow keeps the hash of its first records, because its
+    translation by NAT may be known for one direction only, or later.
+
+    round-robin: divides evenly by the number of the flow, which differs in every run. When a member
+    goes down or comes back, all flows are divided again.
     """
 
     def __init__(self, kind: str, names: Sequence[str]) -> None:
         if kind not in ("hash", "round-robin"):
             raise ValueError(f"no way to share: {kind}")
         self._is_hash = kind == "hash"
-        # Not hashlib: libcrypto would be 4 MB for the sake of some names.
+        # Not hashlib: it loads libcrypto, 4 MB of memory for a few names.
         checksums = np.array([zlib.crc32(name.encode()) for name in names], np.uint64)
         self._seeds = list(_mix(checksums + _ODD))
         self._memory = _Memory()
 
     def split(self, records: Rows, is_up: Sequence[bool]) -> list[Rows]:
-        """One array for each member, of the same dtype as ``records`` and in their order.
+        """Returns one array for each member, of the same dtype and in the order of ``records``.
 
-        When all are down it is as if all were up: the loss is counted where it happens.
+        If all members are down, they are treated as if all were up: each sink counts its losses.
         """
         count = len(self._seeds)
         up = [member for member in range(count) if is_up[member]] or list(range(count))
@@ -66,7 +79,10 @@ class ShareGroup:
         return shares
 
     def _keys_of(self, records: Rows) -> Words:
-        """A hash for each record that all records of its flow have, earlier ones too."""
+        """Returns a hash for each record, which is the same for all records of a flow.
+
+        That includes records of earlier calls, as far as they are remembered.
+        """
         lots = range(0, len(records), _LOT)
         keys = np.concatenate([flow_hash(records[at : at + _LOT]) for at in lots])
         flows = records["flow_id"]
@@ -81,7 +97,7 @@ class ShareGroup:
         return keys
 
     def _by_hash(self, keys: Words, up: list[int]) -> NDArray[np.intp]:
-        """Index into ``up`` of the member with the greatest weight for each flow."""
+        """Returns for each flow the index into ``up`` of the member with the greatest weight."""
         best = np.zeros(len(keys), np.intp)
         weight = _mix(keys ^ self._seeds[up[0]])
         for number, member in enumerate(up[1:], 1):
@@ -91,21 +107,28 @@ class ShareGroup:
         return best
 
     def _in_turn(self, flows: Words, up: list[int]) -> NDArray[np.intp]:
-        """As ``_by_hash``. Numbers hold the time and the CPU: their own low bits say little."""
+        """Returns an index into ``up`` for each flow number.
+
+        The numbers are mixed first: they are made of the time and the CPU, so their low bits are
+        not evenly distributed.
+        """
         return (_mix(flows) % np.uint64(len(up))).astype(np.intp)
 
 
 class _Memory:
-    """Hashes of flows that go on. It has two generations, and forgets the older one when the
-    younger is full; a flow that is met again is young again."""
+    """The hashes of flows that continue, in two generations.
+
+    When the younger generation is full, the older one is dropped and the younger takes its place.
+    A flow that is seen again is written to the younger one.
+    """
 
     def __init__(self) -> None:
         self._young, self._old = _Generation(), _Generation()
 
     def apply(self, flows: Words, keys: Words, goes_on: NDArray[np.bool_]) -> None:
-        """Put what is remembered into ``keys``, and remember those that go on.
+        """Replaces ``keys`` of known flows by the remembered ones, and remembers continuing flows.
 
-        ``flows`` are distinct.
+        ``flows`` are distinct flow numbers, ``keys`` their hashes.
         """
         for generation in (self._old, self._young):
             generation.read(flows, keys)
@@ -141,10 +164,10 @@ class _Generation:
 
 
 def flow_hash(records: Rows) -> Words:
-    """A hash of the Flow Key that is the same in both directions.
+    """Returns a hash of the Flow Key that is the same in both directions.
 
-    A translated flow (NAT) has two keys: one direction shows addresses from before the translator
-    where the other shows those from behind. Where both are known the smaller hash is the flow's.
+    A flow translated by NAT has two keys: one direction shows the addresses before translation, the
+    other those after it. If both are known, the smaller of their hashes is used.
     """
     keys = _key_hash(_by_word(records), "source", "destination")
     if "translated" in (records.dtype.names or ()):
@@ -157,7 +180,7 @@ def flow_hash(records: Rows) -> Words:
 
 def _key_hash(wide: Rows, source: str, destination: str) -> Words:
     hashed = _end_hash(wide, source)
-    hashed += _end_hash(wide, destination)  # as good the other way round
+    hashed += _end_hash(wide, destination)  # a sum: the same in both directions
     hashed += wide["protocol"] * _ODD
     return hashed
 
@@ -181,7 +204,10 @@ def _mix(words: Words) -> Words:
 
 
 def _by_word(records: Rows) -> Rows:
-    """The columns of the Flow Key, addresses as words of the same order on every machine."""
+    """Returns a view of the Flow Key's columns.
+
+    Addresses are little-endian words, so that hashes are the same on every machine.
+    """
     fields: Mapping[str, tuple[Any, ...]] = records.dtype.fields or {}
     columns = {"protocol": ("u1", fields["protocol"][1])}
     for side in ("source", "destination", "nat_source", "nat_destination"):

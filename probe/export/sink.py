@@ -1,4 +1,4 @@
-"""What every destination is to the probe, whatever it is sent."""
+"""Defines what the probe needs of every destination, whatever its format."""
 
 from __future__ import annotations
 
@@ -13,9 +13,12 @@ if TYPE_CHECKING:
 
 
 class Sink(Protocol):
-    """Nothing here blocks but ``flush`` and ``close``; bad luck is counted, never raised."""
+    """A destination of flows.
 
-    #: As the user wrote it, without its options.
+    Only ``flush`` and ``close`` may block. Failures to send are counted, never raised.
+    """
+
+    #: The URL as the user wrote it, without its options.
     name: str
 
     @property
@@ -23,91 +26,97 @@ class Sink(Protocol):
 
     @property
     def is_down(self) -> bool:
-        """Unreachable, and to be tried again."""
+        """True while the destination is unreachable and waits for another attempt."""
 
     @property
     def is_reliable(self) -> bool:
-        """Up, and not just being tried again: what others could take may be given to it."""
+        """Connected and past its retry period, so safe to assign flows to.
+
+        A sink that has just recovered gets no flows while a healthy one exists.
+        """
 
     @property
     def backlog(self) -> int:
         """Octets that wait to be sent."""
 
     def send(self, records: Rows, now_s: float) -> None:
-        """Take Flow Records (RECORD_DTYPE) that are due at ``now_s`` (Unix time)."""
+        """Takes Flow Records (RECORD_DTYPE) that are due at ``now_s`` (Unix time)."""
 
     def pump(self, now: float) -> float | None:
-        """Send what can be at ``now`` (monotonic s); when to call again, None: nothing waits."""
+        """Sends what can leave at ``now`` (monotonic s).
+
+        Returns when to call again, or None if nothing waits.
+        """
 
     def finish(self, now_s: float) -> None:
-        """No more records will come: queue what belongs at the end."""
+        """Queues what belongs at the end. No more records come after this call."""
 
     def forget(self, owners: list[int]) -> None:
-        """What was encoded of these indices of the OwnerTable is stale."""
+        """Drops what was encoded for these indices of the OwnerTable: it is stale."""
 
     def announce_interfaces(self) -> None:
-        """An interface has come or has another name."""
+        """Notes that an interface is new or was renamed, so that names are sent again."""
 
     def local_address(self) -> tuple[str, int] | None:
-        """(address, port) that it sends from; None without a socket."""
+        """Returns the (address, port) that it sends from, or None without a socket."""
 
     def summary(self) -> str:
-        """One line for the end of a run."""
+        """Returns one line of figures for the end of a run."""
 
     def flush(self, deadline: float) -> bool:
-        """Send until nothing waits or ``deadline`` (monotonic s). True: all of it left."""
+        """Sends until nothing waits or ``deadline`` (monotonic s). Returns True if all has left."""
 
     def close(self) -> None:
-        """What still waits is dropped and counted."""
+        """Closes the destination. What still waits is dropped and counted."""
 
 
 @runtime_checkable
 class EventSink(Sink, Protocol):
-    """A destination that takes more than flows."""
+    """A destination that also takes events, sockets and interface counters."""
 
     @property
     def takes_events(self) -> bool:
-        """Whether ``send_events`` does anything, as the destination was configured."""
+        """True if ``send_events`` has an effect with this destination's options."""
 
     def send_events(self, events: Rows, now_s: float) -> None:
-        """EVENT_DTYPE, oldest first."""
+        """Takes events (EVENT_DTYPE), the oldest first."""
 
     def send_sockets(self, sockets: Rows, now_s: float) -> None:
-        """SOCKET_DTYPE: those that came or went."""
+        """Takes sockets (SOCKET_DTYPE) that were opened or closed."""
 
     def send_interfaces(self, links: Sequence[Interface], now_s: float) -> None:
-        """Counters of all interfaces that are shown."""
+        """Takes the counters of all interfaces that are reported."""
 
 
 @runtime_checkable
 class Reopening(Protocol):
-    """A destination that is a file which others may move away."""
+    """A destination that is a file, which log rotation may move away."""
 
     @property
     def can_reopen(self) -> bool: ...
 
     def reopen(self) -> None:
-        """Go on in the file at the path, which may be a new one."""
+        """Continues in the file at the path, which may be a new one."""
 
 
 @runtime_checkable
 class OwnerKeeping(Protocol):
-    """A destination that keeps indices of the OwnerTable, and describes the owners later."""
+    """A destination that keeps indices of the OwnerTable and describes their owners later."""
 
     def owners_in_use(self) -> set[int]: ...
 
 
 @runtime_checkable
 class Abandoning(Protocol):
-    """A destination that knows what it has not sent when it was given up in the midst of a call."""
+    """A destination that can be closed after an exception, and then counts what it has not sent."""
 
     def abandon(self, records: Rows | None) -> None:
-        """Close without sending, and count what waits as dropped, ``records`` of the call too."""
+        """Closes without sending. Counts what waits and ``records`` of this call as dropped."""
 
 
 @runtime_checkable
 class Pairing(Protocol):
-    """A destination that may make one thing of both directions of a flow."""
+    """A destination that may put both directions of a flow into one record."""
 
     @property
     def pairs_directions(self) -> bool: ...

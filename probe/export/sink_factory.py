@@ -1,4 +1,4 @@
-"""Makes the sinks of one exporter: what they share is read once and given to each."""
+"""Makes the sinks of one exporter. What they share is read once and given to each."""
 
 from __future__ import annotations
 
@@ -41,10 +41,11 @@ SenderOpener = Callable[[Destination], Sender]
 
 
 class SinkFactory:
-    """Has what sinks are made of, and reads the declarations in ``templates/`` once for all.
+    """Holds what sinks are made of, and reads the declarations in ``templates/`` once for all.
 
-    The opener of a kind of destination gets it. config, owners, metering, interfaces: of the probe.
-    boot_s: Unix time at which this host booted, the present estimate by default.
+    The opener of each kind of destination is called with it. config, owners, metering and
+    interfaces are those of the probe. boot_s: Unix time at which this host booted; by default it is
+    computed from the present time.
     """
 
     def __init__(
@@ -132,10 +133,10 @@ class SinkFactory:
         )
 
     def _default_profile(self) -> str:
-        """Returns the profile where the user chose none.
+        """Returns the profile for a user who chose none.
 
-        Elements of Pods stay out where nobody names Pods: they would be empty, and with them a
-        Template has more fields than Wireshark reads.
+        It has the elements of Pods only if Kubernetes is in use. They would be empty otherwise, and
+        with them a Template has more fields than Wireshark reads.
         """
         return "kubernetes" if is_wanted(self.config.kubernetes) else "full"
 
@@ -155,7 +156,7 @@ class SinkFactory:
 
 
 def _strings(target: Destination, profile: Profile) -> Strings | None:
-    """Returns how names are written, or None where they keep all their characters."""
+    """Returns how names are written, or None if they keep all their characters."""
     wanted = target.strings or ("plain" if profile.has_plain_strings else "full")
     return PLAIN if wanted == "plain" else None
 
