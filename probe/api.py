@@ -1,4 +1,4 @@
-"""Sockflow as a library: the flows of this host as numpy arrays, batch by batch.
+"""Offers Sockflow as a library, which gives the flows of this host in batches of numpy arrays.
 
     from probe.api import Metering, address
 
@@ -8,8 +8,8 @@
                 source = batch.owners[flow["source_owner"]]
                 print(source.process.name, address(flow, "destination"), flow["octets"])
 
-The probe runs in the thread that iterates, in a loop of its own: no signal handler is installed,
-and nothing is shared between two ``Metering``. What cannot be used or had is a ``SockflowError``.
+The probe runs in the thread that iterates, in a loop of its own. It installs no signal handler, and
+two ``Metering`` share nothing. All errors that a program can act on are a ``SockflowError``.
 """
 
 from __future__ import annotations
@@ -47,14 +47,15 @@ _KINDS = {"flows": RECORD_DTYPE, "events": EVENT_DTYPE, "sockets": SOCKET_DTYPE}
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What there is to tell since the batch before; each array may be empty.
+    """The flows, events and sockets since the previous batch. Each array may be empty.
 
-    flows: RECORD_DTYPE, one row for each direction of a flow that had packets: counters since its
-    last row. A live flow has one every ``active_timeout`` seconds, the last one tells why it ended.
+    flows: RECORD_DTYPE, one row for each direction of a flow that had packets. Its counters count
+    since the last row of that direction. A live flow has a row every ``active_timeout`` seconds,
+    and its last row has the reason of its end.
     events: EVENT_DTYPE, oldest first. sockets: SOCKET_DTYPE, those that began or ceased to listen.
-    owners: who the ``owner`` columns of these arrays mean, 0 being unknown. An index keeps its
-    meaning until the next batch; an ``Owner`` does not change.
-    The arrays are the caller's own.
+    owners: the table that the ``owner`` columns of the arrays index, where 0 is unknown. An index
+    keeps its meaning until the next batch, and an ``Owner`` does not change.
+    The caller may change the arrays.
     """
 
     flows: Rows
@@ -66,26 +67,26 @@ class Batch:
         return len(self.flows) + len(self.events) + len(self.sockets)
 
     def biflows(self) -> Rows:
-        """``flows`` with both directions of a flow in one row, the initiator being its source."""
+        """Returns ``flows`` with one row per flow, whose source is the initiator."""
         return pair_directions(self.flows)
 
 
 class Metering:
     """The probe of this host, for use in a ``with`` statement and one iteration.
 
-    settings: those of ``sockflow run`` by the names that ``RunConfig`` gives them, as
+    settings: those of ``sockflow run`` by their names in ``RunConfig``, such as
     ``collector="netlink"``, ``include=["pod=web-1"]``, ``duration=60``, ``active_timeout=10``
     (2 unless it is set). With ``destinations`` the same records are exported there as well.
     The traffic of the program itself is metered like any other.
 
-    Raises ConfigError for settings, and in ``__enter__`` KernelError where this host has no way to
-    meter. Iteration gives a Batch each ``interval`` seconds; it ends after ``duration`` or
-    ``stop``, and then the last batches have all that was still in the flow cache.
+    Raises ConfigError for wrong settings. ``__enter__`` raises KernelError if this host cannot be
+    metered. Iteration gives a Batch every ``interval`` seconds. It ends after ``duration`` or
+    ``stop``, and its last batches have the rest of the flow cache.
     """
 
     def __init__(self, **settings: object) -> None:
         self._config = build(settings)
-        make_filter(self._config)  # raises ConfigError for a rule here, and not in __enter__
+        make_filter(self._config)  # raises ConfigError here already, not in __enter__
         self._stop = StopRequest()
         self._probe: Probe | None = None
         self._inbox = _Inbox()
@@ -111,19 +112,28 @@ class Metering:
         return self._batches(self._probe)
 
     def stop(self) -> None:
-        """From any thread: the iteration ends after what is left; before it began, at once."""
+        """Ends the iteration after the rest of the cache, or at once if it has not begun.
+
+        Any thread may call it.
+        """
         self._stop.request()
 
     def losses(self) -> Mapping[str, int]:
-        """What never became a row, by cause, never reset."""
+        """Returns counts of losses by cause, which never became rows. They are never reset."""
         return self._figures().losses
 
     def notices(self) -> Mapping[str, int]:
-        """What came late, twice or with less detail, and is no loss, by cause, never reset."""
+        """Returns counts by cause of late, split or less detailed data, which are no losses.
+
+        They are never reset.
+        """
         return self._figures().notices
 
     def close(self) -> None:
-        """Detach; what was not iterated over is lost. In the thread that iterates, or after it."""
+        """Detaches the probe. All that the iteration has not given is lost.
+
+        The thread that iterates may call it, or any thread after the iteration.
+        """
         if self._stop.fileno() >= 0:
             if self._probe:
                 self._probe.close()
@@ -138,13 +148,15 @@ class Metering:
 
 
 def address(row: Any, end: str) -> str:
-    """``{end}_address`` of a row as text; of flows ``end`` is 'source' or 'destination', of events
-    'local' or 'remote'."""
+    """Returns ``{end}_address`` of a row as text.
+
+    ``end`` is 'source' or 'destination' for flows, and 'local' or 'remote' for events.
+    """
     return address_text(row, end)
 
 
 class _Inbox(LocalSink):
-    """What came since it was last emptied."""
+    """A sink that keeps its arrays until the next ``take``."""
 
     def __init__(self) -> None:
         super().__init__("program")
@@ -160,7 +172,7 @@ class _Inbox(LocalSink):
         self._came["sockets"].append(sockets)
 
     def send_interfaces(self, links: list[Interface], now_s: float) -> None:
-        """They are no rows."""
+        """Ignores interfaces, which a Batch does not have."""
 
     def take(self, owners: OwnerTable) -> Batch:
         came = {

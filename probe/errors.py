@@ -1,22 +1,24 @@
-"""The error hierarchy: what stops the probe with one line and exit status 2, and their bytes."""
+"""Defines the errors that end the probe with one line and exit status 2, and DecodeError."""
 
 
 class SockflowError(Exception):
-    """Something the user can act on; its text says what to do. The CLI exits with status 2."""
+    """An error that the user can act on. Its text says how; the CLI exits with status 2."""
 
 
 class ConfigError(SockflowError):
-    """A flag, configuration file, template file or destination that cannot be used."""
+    """An error in a flag, configuration file, template file or destination."""
 
 
 class KernelError(SockflowError):
-    """A privilege, kernel feature or kernel object that the eBPF collector needs is missing."""
+    """The lack of a privilege, kernel feature or kernel object that a collector needs."""
 
 
 class MeteringError(SockflowError):
-    """Metering broke while it ran, or nobody is left to tell of it. What was metered before has
-    been given to the destinations."""
+    """An error that ended metering, or the end of all outputs.
+
+    Everything metered before has been given to the destinations.
+    """
 
 
 class DecodeError(Exception):
-    """Octets that are not a valid message: counted by the Collecting Process, never fatal."""
+    """An error in the octets of a message. The Collecting Process counts it and goes on."""

@@ -1,7 +1,7 @@
-"""What the parts of a probe have counted, as plain values of one moment.
+"""Holds the counts of all parts of a probe at one moment, as plain values.
 
-The loop's thread makes ``Figures`` in one place (``probe.run.figures``). The summary of a run,
-Prometheus, and what the exporter reports of itself read them.
+The loop's thread makes ``Figures`` (``Probe.figures``). The summary of a run, Prometheus, and the
+exporter's reports about itself read them.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ _NO_COUNTS: Mapping[str, int] = MappingProxyType({})
 
 @dataclass(frozen=True, slots=True)
 class DestinationFigures:
-    """Counts of one destination since the start.
+    """The counts of one destination since the start.
 
-    ``name`` is unique among destinations. ``is_up`` is False while it is known to be unreachable.
-    ``summary`` is the line that the run ends with.
+    ``name`` is unique among destinations. ``is_up`` is False while the destination is known to be
+    unreachable. ``summary`` is its line at the end of the run.
     """
 
     name: str
@@ -35,7 +35,7 @@ class DestinationFigures:
 
 @dataclass(frozen=True, slots=True)
 class FailedPart:
-    """A part of the probe that an error of its own has ended."""
+    """A part of the probe that its own error has ended."""
 
     name: str
     error: str
@@ -44,10 +44,10 @@ class FailedPart:
 
 @dataclass(frozen=True, slots=True)
 class DurationFigures:
-    """A histogram: how often something took at most so many seconds, and their sum.
+    """A histogram of durations, with their sum in seconds.
 
-    ``counts`` has one number for each bound of ``probe.prometheus.durations.BOUNDS_S`` and one for
-    what took longer.
+    ``counts`` has one number for each bound of ``probe.prometheus.durations.BOUNDS_S``, and one for
+    longer durations.
     """
 
     counts: tuple[int, ...] = ()
@@ -56,11 +56,11 @@ class DurationFigures:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """Counts since the start. All of them are zero before metering has begun.
+    """The counts of all parts since the start, which are zero before metering begins.
 
-    ``losses`` count what was lost before it became a Flow Record, and ``notices`` what came late or
-    with less detail, both by cause (``probe.run.causes``).
-    ``own_*`` is traffic of the probe itself; ``excluded_*`` is what filters left out.
+    ``losses`` count data that was lost before it became a Flow Record. ``notices`` count data that
+    came late or with less detail. Both are by cause (``probe.run.causes``).
+    ``own_*`` count traffic of the probe itself, and ``excluded_*`` traffic that filters left out.
     """
 
     source: str = ""

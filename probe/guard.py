@@ -1,14 +1,15 @@
-"""What one part of the probe raises ends that part and no other.
+"""Keeps an error in one part of the probe from ending the others.
 
-A ``Part`` is whatever can be done without: a destination, a runtime, an enricher, a poller or a
-view. All calls of a part go through its ``call``. What the call raises is logged once. From then
-on the part is off and is not called again; the summary and Prometheus tell of it. The rest goes on.
+A ``Part`` is anything that metering does not need: a destination, a runtime, an enricher, a poller
+or a view. All calls of a part go through its ``call``. The first error that a call raises is
+logged. From then on the part is off and is not called again. The summary and Prometheus name it,
+and the rest of the probe goes on.
 
-What metering itself cannot do without (the collector, the filter, the cache) is no part: when that
-raises, ``probe.run.loop`` stops metering, flushes what there is, and ends with the error.
+The collector, the filter and the cache are no parts, since metering needs them. If one of them
+raises an error, ``probe.run.loop`` stops metering, exports the rest, and ends with the error.
 
-A MemoryError is an error like any other: whose call it strikes, ends, and its memory is freed.
-KeyboardInterrupt and SystemExit are no errors of a part, and go through.
+A MemoryError is an error like any other. It ends the part in whose call it occurs, and the memory
+of that call is freed. KeyboardInterrupt and SystemExit are not caught.
 """
 
 from __future__ import annotations
@@ -24,7 +25,11 @@ _T = TypeVar("_T")
 
 
 class Part:
-    """``error`` is '' while it is on. ``passing``: exceptions that are meant for the caller."""
+    """A part of the probe, which its first error turns off.
+
+    ``error`` is '' while it is on. Exceptions of ``passing`` go to the caller and do not turn it
+    off.
+    """
 
     def __init__(self, name: str, passing: tuple[type[Exception], ...] = ()) -> None:
         self.name = name
@@ -36,7 +41,7 @@ class Part:
         return not self.error
 
     def call(self, action: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T | None:
-        """What ``action`` returns; None if it raises, and from then on."""
+        """Calls ``action`` and returns its result, or None if it raises or the part is off."""
         if self.error:
             return None
         try:
@@ -46,7 +51,7 @@ class Part:
             return None
 
     def wrap(self, action: Callable[_P, _T], otherwise: Callable[[], _T]) -> Callable[_P, _T]:
-        """``action`` as a part: what it returns, or ``otherwise()``."""
+        """Returns a function that calls ``action``, or ``otherwise`` if that has no result."""
 
         def guarded(*args: _P.args, **kwargs: _P.kwargs) -> _T:
             found = self.call(action, *args, **kwargs)
@@ -55,7 +60,7 @@ class Part:
         return guarded
 
     def fail(self, error: Exception) -> None:
-        """It raised ``error``: say so once, and turn it off. Raises what is ``passing``."""
+        """Turns the part off, and logs its first ``error``. Raises an error of ``passing``."""
         if isinstance(error, self._passing):
             raise error
         if not self.error:
@@ -76,7 +81,7 @@ class Guard:
         self.parts: list[Part] = []
 
     def part(self, name: str, passing: tuple[type[Exception], ...] = ()) -> Part:
-        """A new part; several may have the same name."""
+        """Returns a new part. Several parts may have the same name."""
         part = Part(name, passing)
         self.parts.append(part)
         return part
@@ -87,13 +92,13 @@ class Guard:
 
 
 def error_text(error: BaseException) -> str:
-    """'ValueError: what it says', on one line."""
+    """Returns the type and text of an error in one line, such as 'ValueError: bad number'."""
     said = " ".join(str(error).split())[:200]
     return f"{type(error).__name__}: {said}" if said else type(error).__name__
 
 
 def close_quietly(name: str, close: Callable[[], object]) -> None:
-    """An error at the end keeps nothing else from being closed."""
+    """Calls ``close``, and only logs an error, so that the caller can close the rest."""
     try:
         close()
     except Exception as error:

@@ -1,4 +1,4 @@
-"""Messages to the person who runs the probe: standard error, one line each."""
+"""Writes messages to the user on standard error, one line each."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _LEVELS = (logging.WARNING, logging.INFO, logging.DEBUG)
 
 
 def configure(verbosity: int) -> None:
-    """Warnings only; ``-v`` adds what the probe does, ``-vv`` what helps to debug it.
+    """Logs warnings only. ``-v`` adds the actions of the probe, and ``-vv`` adds debugging.
 
     Modules log through ``logging.getLogger(__name__)``, below ``probe``.
     """
@@ -24,18 +24,18 @@ def configure(verbosity: int) -> None:
 
 
 def say(*lines: str) -> None:
-    """Tell what is no warning: an error that ends the command, a summary."""
+    """Writes lines that are no warnings, such as a summary or the error that ends a command."""
     for line in lines:
         print(f"sockflow: {printable(line)}", file=sys.stderr)
 
 
 class _Printable(logging.Formatter):
-    """What a message or an exception quotes may come from anybody; a traceback keeps its lines."""
+    """A formatter that makes quoted text printable. Only a traceback keeps its line breaks."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         return printable(super().formatMessage(record))
 
     def formatException(self, ei: Any) -> str:
-        """Indented, so that no line of it can pass for one of ours."""
+        """Returns the traceback with indented lines, which cannot look like messages."""
         lines = super().formatException(ei).splitlines()
         return "\n".join(f"  {printable(line)}" for line in lines)

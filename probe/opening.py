@@ -1,4 +1,4 @@
-"""Opening a file to write to, and a file that holds a secret, where others have rights, too."""
+"""Opens output files safely in shared directories, and checks the rights of secret files."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ import stat
 
 _log = logging.getLogger(__name__)
 
-#: What anybody else may do with a file that only its owner and group should see.
+#: Rights of others, which a file with a secret should not give.
 _OTHERS = stat.S_IROTH | stat.S_IWOTH
 
 
 def open_output(path: str, flags: int, mode: int) -> int:
     """Opens ``path`` for writing, made with ``mode`` if it is absent, and returns its descriptor.
 
-    In a directory that others may write to, such as /tmp, somebody may have put a link or a file of
-    theirs where we would write as root. So links must be root's or ours on the whole way, and an
-    existing file there, too. Raises OSError.
+    In a directory that others may write to, such as /tmp, another user may have put a link or a
+    file where this process would write as root. So all links on the path must belong to root or to
+    this user, and so must an existing file there. Raises OSError if one does not.
     """
     _check_links(path)
     real = os.path.realpath(path)
-    if real.startswith("/proc/"):  # /dev/stdout, say: what is behind it has no path
+    if real.startswith("/proc/"):  # such as /dev/stdout: its target has no path
         return os.open(path, flags | os.O_CREAT, mode)
     file = os.open(real, flags | os.O_CREAT | os.O_NOFOLLOW, mode)
     try:
@@ -35,10 +35,10 @@ def open_output(path: str, flags: int, mode: int) -> int:
 
 
 def warn_if_readable(path: str, what: str) -> None:
-    """Warns if everybody may read or change ``path``, which holds ``what``."""
+    """Warns if all users may read or change ``path``, which holds ``what``."""
     try:
         mode = os.stat(path).st_mode
-    except OSError:  # whoever opens it says so
+    except OSError:  # the caller that opens it reports the error
         return
     if mode & _OTHERS:
         _log.warning(
@@ -48,7 +48,7 @@ def warn_if_readable(path: str, what: str) -> None:
 
 
 def _check_links(path: str) -> None:
-    """Raises OSError for a symbolic link of somebody else's on the way to ``path``."""
+    """Raises OSError if a symbolic link on the way to ``path`` belongs to another user."""
     at = "/"
     for part in os.path.abspath(path).split("/")[1:]:
         at = os.path.join(at, part)
@@ -70,7 +70,7 @@ def _check_owner(found: os.stat_result) -> None:
 
 
 def _is_shared(directory: str) -> bool:
-    """Returns whether somebody besides root and us may put files into ``directory``."""
+    """Returns True if users other than root and this one may put files into ``directory``."""
     found = os.stat(directory)
     return not _is_trusted(found.st_uid) or bool(found.st_mode & (stat.S_IWGRP | stat.S_IWOTH))
 

@@ -1,8 +1,8 @@
-"""Text that is safe to show: what others chose must not drive the terminal, nor forge a line.
+"""Makes text safe to show, so that foreign names can neither drive the terminal nor forge a line.
 
-A name may come from a process, from inside a container, from a cgroup or from the network. Whatever
-Sockflow writes for people passes here, at the last moment: views, log lines, errors, summaries.
-JSON needs no such care: all of it is written in ASCII, with escapes for everything else.
+A name may come from a process, from inside a container, from a cgroup or from the network. All text
+for people passes ``printable`` just before it is written: views, log lines, errors and summaries.
+JSON does not need it, since JSON is written in ASCII with escapes for all other characters.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 
 _REPLACEMENT = "?"
-#: Python takes these for printable, but they show nothing: joiners, fillers, variation selectors.
+#: Joiners, fillers and variation selectors, which show nothing. For Python they are printable.
 _INVISIBLE = (
     "\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0"
     "\U000e0000-\U000e0fff"
@@ -19,10 +19,10 @@ _INVISIBLE_ONE = re.compile(f"[{_INVISIBLE}]")
 
 
 def printable(text: str) -> str:
-    """``text`` with one '?' for every character that shows nothing or does something.
+    """Returns ``text`` with a '?' for each character that is invisible or has an effect.
 
-    These are control characters (C0, C1, DEL: line breaks and escapes too), changes of direction,
-    characters without width, lone surrogates and what Unicode has not assigned. The length stays.
+    These are control characters (C0, C1, DEL; also line breaks and escapes), changes of direction,
+    characters without width, lone surrogates and unassigned ones. The length stays the same.
     """
     if text.isprintable():
         return text if text.isascii() else _INVISIBLE_ONE.sub(_REPLACEMENT, text)

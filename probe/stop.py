@@ -1,4 +1,4 @@
-"""SIGINT, SIGTERM, SIGHUP and other threads as something a selector can wait for."""
+"""Makes SIGINT, SIGTERM, SIGHUP and requests of threads something that a selector can wait for."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 class StopSignals:
     """A context in which the first SIGINT or SIGTERM sets ``received`` and makes it readable.
 
-    A second one acts as it would without us, so that nobody has to wait for a slow end. SIGHUP
-    never ends anything: it makes this readable too, and ``drain`` then calls ``reopen``, if any.
+    A second one acts as it would without this context, so that the user can end a slow stop. SIGHUP
+    ends nothing: it makes this readable as well, and ``drain`` then calls ``reopen``, if any.
     """
 
     def __init__(self, reopen: Callable[[], None] | None = None) -> None:
@@ -48,7 +48,7 @@ class StopSignals:
         return self._reader.fileno()
 
     def drain(self) -> None:
-        """Take the octets that woke the selector, and do what SIGHUP asks for."""
+        """Reads the octets that woke the selector, and reopens files after a SIGHUP."""
         with contextlib.suppress(BlockingIOError):
             self._reader.recv(64, socket.MSG_DONTWAIT)
         if self._hung_up:
@@ -70,26 +70,26 @@ class StopSignals:
 
 
 class StopRequest:
-    """The same of another thread: ``request`` sets ``received`` and makes it readable for good."""
+    """A stop by another thread: ``request`` sets ``received`` and makes this readable for good."""
 
     def __init__(self) -> None:
         self.received = False
         self._file = os.eventfd(0, os.EFD_CLOEXEC)
-        self._closing = threading.RLock()  # a signal handler may request in the midst of it
+        self._closing = threading.RLock()  # a signal handler may interrupt it and call ``request``
 
     def request(self) -> None:
-        """Any number of times, from any thread, also after ``close``."""
+        """Requests a stop. Any thread may call it, repeatedly, also after ``close``."""
         self.received = True
         with self._closing:
             if self._file >= 0:
                 os.eventfd_write(self._file, 1)
 
     def fileno(self) -> int:
-        """-1 once it is closed."""
+        """Returns the descriptor, or -1 after ``close``."""
         return self._file
 
     def drain(self) -> None:
-        """It stays readable: who waits from now on has nothing to wait for."""
+        """Does nothing, so that this stays readable and later waits end at once."""
 
     def close(self) -> None:
         with self._closing:

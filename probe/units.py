@@ -1,4 +1,4 @@
-"""Quantities as people read them: octets, ages and round-trip times."""
+"""Writes quantities for people: octets, ages and round-trip times."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ _UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 
 
 def octets(count: int) -> str:
-    """1234567 -> '1.23 MB' (decimal units, three digits)."""
+    """Returns '1.23 MB' for 1234567: three digits and a decimal unit."""
     value, unit = float(count), 0
     while value >= 999.5 and unit < len(_UNITS) - 1:
         value, unit = value / 1000, unit + 1
@@ -14,7 +14,7 @@ def octets(count: int) -> str:
 
 
 def age(seconds: float) -> str:
-    """'0.8s', '42s', '3m12s', '5h07m', '2d03h'."""
+    """Returns an age such as '0.8s', '42s', '3m12s', '5h07m' or '2d03h'."""
     if seconds < 10:
         return f"{seconds:.1f}s"
     whole = int(seconds)
@@ -28,5 +28,5 @@ def age(seconds: float) -> str:
 
 
 def milliseconds(time_us: float) -> str:
-    """'0.12 ms', '' for 0."""
+    """Returns microseconds as milliseconds, such as '0.12 ms', or '' for 0."""
     return f"{time_us / 1000:.3g} ms" if time_us else ""

@@ -1,1 +1,1 @@
-"""The pages and pictures in ``docs/`` that are made of the code and of ``templates/``."""
+"""Makes the pages and pictures in ``docs/`` that come from the code and ``templates/``."""

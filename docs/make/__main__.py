@@ -12,7 +12,7 @@ from docs.make.elements import elements_page
 from docs.make.picture import flows_picture, shown_text
 
 DOCS = Path(__file__).resolve().parents[1]
-#: Path below ``docs/`` -> what makes its text.
+#: A path below ``docs/`` -> the function that makes its text.
 MADE: Mapping[str, Callable[[], str]] = {
     "elements.md": elements_page,
     "configuration.md": configuration_page,
@@ -21,7 +21,7 @@ MADE: Mapping[str, Callable[[], str]] = {
 
 
 def main() -> int:
-    """Returns the exit status: 1 if ``--check`` found stale files."""
+    """Makes stale files, or checks them. Returns the exit status, 1 if ``--check`` found some."""
     parser = argparse.ArgumentParser(prog="python -m docs.make", description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing, name stale files")
     if not parser.parse_args().check:
@@ -36,7 +36,7 @@ def main() -> int:
 
 
 def stale() -> list[str]:
-    """Returns the paths whose file is missing or says something else than the code now."""
+    """Returns the paths of files that are missing or differ from the text that the code makes."""
     return [path for path, make in MADE.items() if _said(path, _read(path)) != _said(path, make())]
 
 
@@ -45,7 +45,7 @@ def _read(path: str) -> str:
 
 
 def _said(path: str, text: str) -> str:
-    """Returns what has to be the same. How a picture is drawn depends on the version of rich."""
+    """Returns the text to compare. Of a picture it is the words, as versions of rich differ."""
     return shown_text(text) if path.endswith(".svg") else text
 
 

@@ -1,4 +1,4 @@
-"""The reference of settings: the parser of the command line and the checks of the file."""
+"""Makes the reference of settings from the command line's parser and the file's checks."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def _flags(name: str, parser: argparse.ArgumentParser) -> Iterator[str]:
 
 
 def _grouped(parser: argparse.ArgumentParser) -> Iterator[tuple[str, argparse.Action]]:
-    """Yields (flags, action). A flag without a help of its own stands beside the one before it."""
+    """Yields (flags, action). A flag without its own help joins the flag before it."""
     groups: list[list[argparse.Action]] = []
     for action in parser._actions:
         if isinstance(action, argparse._HelpAction):
@@ -138,7 +138,7 @@ def _grouped(parser: argparse.ArgumentParser) -> Iterator[tuple[str, argparse.Ac
 def _shown(action: argparse.Action) -> str:
     """Returns an action's flags with the name of their value, such as `--odid` N."""
     flags = ", ".join(map(code, action.option_strings))
-    is_told = action.dest in SETTINGS  # what it may be has a column of its own
+    is_told = action.dest in SETTINGS  # its values have their own column
     choices = () if is_told or action.choices is None else action.choices
     names = action.metavar or "|".join(choices)
     return f"{flags} {names}".strip()
@@ -163,7 +163,7 @@ def _value(setting: Setting) -> str:
 
 
 def _default(name: str) -> str:
-    """Returns the default of a setting, or nothing where it depends on what the help says."""
+    """Returns the default of a setting, or '' if only its help can explain it."""
     value = getattr(RunConfig(), name, None)
     if value is None or value == "" or value == ():
         return ""

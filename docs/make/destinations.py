@@ -1,4 +1,4 @@
-"""The tables of destinations and of their options: what each kind declares of itself."""
+"""Makes the tables of destinations and their options from the declarations of all kinds."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _options() -> Iterator[tuple[str, ...]]:
 
 
 def _shown(form: str) -> str:
-    """Returns the form of a URL: each URL as code, the words around it as text."""
+    """Returns the form of a URL, with each URL as code and the other words as text."""
     return " ".join(
         code(word.rstrip(",")) + "," * word.endswith(",") if ":" in word else word
         for word in form.split()

@@ -1,4 +1,4 @@
-"""The reference of Information Elements: what ``templates/`` says of each."""
+"""Makes the reference of Information Elements from the files in ``templates/``."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ _KNOWN = """
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One table: its heading, a sentence, and the names of its elements in order."""
+    """A table of the page, with its heading, a sentence, and its elements in order."""
 
     heading: str
     about: str
@@ -139,7 +139,7 @@ def _part(part: Part) -> Iterator[str]:
 
 
 def _values(names: Iterable[str]) -> Iterator[str]:
-    """Yields the values of enumerations; elements with the same values stand together."""
+    """Yields the values of enumerations. Elements with the same values share a table."""
     together: dict[tuple[tuple[str, str], ...], list[str]] = defaultdict(list)
     values = read_values()
     for name in names:
@@ -161,7 +161,7 @@ def _in_profiles() -> dict[str, list[str]]:
 
 
 def _senders(names: list[str]) -> str:
-    """Returns the names, or in short those profiles that are not among them."""
+    """Returns the names, or 'all but' the others if only a few profiles are missing."""
     others = [name for name in load_profiles() if name not in names]
     if not names:
         return "none"

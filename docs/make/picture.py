@@ -1,4 +1,4 @@
-"""The picture of the live table: flows of a made-up host, drawn by the view's own code."""
+"""Draws the picture of the live table, with flows of a made-up host and the view's code."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from probe.view.text import ALL_COLUMNS, NUMBERS, cells
 
 _WIDTH = 182
 _NOW_S = 1_767_323_045.0
-#: Fonts would come from the network; the viewer's own will do.
+#: The declarations of fonts. They would be loaded from the network, so they are left out.
 _FONTS = re.compile(r"\s*@font-face \{.*?\}", re.S)
 _TEXT = re.compile(r"<text[^>]*>(.*?)</text>", re.S)
 
@@ -28,7 +28,7 @@ def flows_picture() -> str:
 
 
 def shown_text(svg: str) -> str:
-    """Returns what a picture shows, without blanks: versions of rich differ in the rest."""
+    """Returns the text in a picture without blanks. Versions of rich differ in the rest."""
     return re.sub(r"\s", "", unescape("".join(_TEXT.findall(svg))))
 
 

@@ -1,4 +1,4 @@
-"""Tables and notes in Markdown, for the pages that are made."""
+"""Writes tables and notes in Markdown for the made pages."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ def made_by(sources: str) -> str:
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
-    """Yields the lines of a table. A | in a cell is escaped."""
+    """Yields the lines of a table, and escapes each | in a cell."""
     yield _row(heads)
     yield "|" + "---|" * len(heads)
     yield from map(_row, rows)
 
 
 def code(text: str) -> str:
-    """Returns ``text`` set as code, or nothing for nothing."""
+    """Returns ``text`` as code in Markdown, or '' if it is empty."""
     return f"`{text}`" if text else ""
 
 

@@ -1,4 +1,4 @@
-"""The command line: puts the subcommands together, and turns errors into one line and a status.
+"""Parses the command line, runs a subcommand, and reports an error in one line.
 
 The exit status is 0 after success, and 2 for an error that the user can act on.
 """
@@ -14,8 +14,8 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-# SIGHUP tells a program that runs on to open its files anew, and never ends one (probe.stop). The
-# imports below take a while, so what comes meanwhile has to be ignored from here on.
+# SIGHUP makes the probe open its files again, and must never end it (probe.stop). The imports below
+# take a while, so SIGHUP is ignored from here on.
 signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 # ruff: noqa: E402
@@ -25,7 +25,7 @@ from probe.commands.process import prepare_process
 from probe.commands.subcommand import Subcommand
 from probe.errors import ConfigError, SockflowError
 
-#: One line a subcommand, in the order of the help.
+#: One line for each subcommand, in the order of the help.
 COMMANDS: tuple[Subcommand, ...] = (
     run.COMMAND,
     flows.COMMAND,
@@ -34,7 +34,7 @@ COMMANDS: tuple[Subcommand, ...] = (
     templates.COMMAND,
     interfaces.COMMAND,
 )
-#: Errors of a write to a disk or a device; what opens files says which file it is.
+#: Errors of a write to a disk or a device. Code that opens files names the file in its own error.
 _NOT_WRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG)
 _NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE)
 
@@ -69,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _give_up_output() -> None:
-    """What is still in the buffer of standard output goes nowhere, so that the exit is quiet."""
+    """Discards the buffer of standard output, so that the exit raises no other error."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -88,7 +88,7 @@ def _main(arguments: Sequence[str]) -> int:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Raises ConfigError where argparse would print the usage and exit."""
+    """A parser that raises ConfigError where argparse would print the usage and exit."""
 
     def error(self, message: str) -> NoReturn:
         raise ConfigError(f"{message} (see {self.prog} --help)")

@@ -1,4 +1,4 @@
-"""``sockflow collect``: the built-in collector on its own."""
+"""Declares ``sockflow collect``, the built-in collector on its own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``sockflow events``: what happens to flows and containers, live."""
+"""Declares ``sockflow events``, which shows events of flows and containers live."""
 
 from __future__ import annotations
 

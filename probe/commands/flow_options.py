@@ -1,4 +1,4 @@
-"""Flags that ``sockflow flows`` and ``sockflow events`` share, and what they ask for."""
+"""Adds the flags that ``sockflow flows`` and ``sockflow events`` share, and reads them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _KEY_HELP = {
 _RUN_SETTINGS = ("collector", "duration", "active_timeout", "docker", "kubernetes",
                  "kubernetes_node", "kubernetes_labels", "kubernetes_remote",
                  "kubernetes_cluster")  # fmt: skip
-#: Between two looks at what happened; a snapshot still takes at most 1 % of one core.
+#: Seconds between two reads of events. Snapshots still take at most 1 % of one core.
 _EVENT_INTERVAL_S = 0.2
 ORDERS = ("latest", "octets", "sent", "received", "packets", "rtt", "resent", "age", "client",
            "server", "process", "user", "container")  # fmt: skip
@@ -34,17 +34,17 @@ GROUPS = ("container", "pod", "process", "user")
 
 
 def settings(options: Mapping[str, Any], **more: object) -> RunConfig:
-    """Those of the probe. ConfigError."""
+    """Returns the settings of the probe. Raises ConfigError if one is wrong."""
     return build({name: options[name] for name in _RUN_SETTINGS if name in options} | more)
 
 
 def event_settings(options: Mapping[str, Any]) -> RunConfig:
-    """Those for events, which only eBPF tells. ConfigError."""
+    """Returns the settings for events, which need eBPF. Raises ConfigError if one is wrong."""
     return settings(options, events=True, collector="ebpf", interval=_EVENT_INTERVAL_S)
 
 
 def request(options: Mapping[str, Any]) -> Any:
-    """What to show. ConfigError."""
+    """Returns the Request of the flags. Raises ConfigError if a flag is wrong."""
     from probe.commands.watch import Request
 
     by, as_tree = options.get("by", ""), options.get("as_tree", False)
@@ -62,7 +62,7 @@ def request(options: Mapping[str, Any]) -> Any:
 
 
 def kinds(options: Mapping[str, Any]) -> list[EventKind]:
-    """Those of ``--kind``, or all. ConfigError."""
+    """Returns the kinds of ``--kind``, or all. Raises ConfigError for an unknown kind."""
     names = [name.strip().upper() for text in options["kind"] for name in text.split(",")]
     for name in names:
         if name not in EventKind.__members__:
@@ -78,7 +78,7 @@ def _order(key: str, known: tuple[str, ...]) -> str:
 
 
 def view_parser(text: str) -> Mapping[str, Any]:
-    """Returns the arguments of the parser of a view, which ``text`` says what it shows."""
+    """Returns arguments for the parser of a view. ``text`` says what the view shows."""
     return {
         **ONLY_GIVEN,
         "description": f"{text}. Filters: all must hold, of one that is repeated any value "
@@ -87,7 +87,7 @@ def view_parser(text: str) -> Mapping[str, Any]:
 
 
 def add_filters(command: argparse.ArgumentParser) -> None:
-    """Adds the flags that all views have."""
+    """Adds the flags of all views to ``command``."""
     command.add_argument(
         "--json", dest="as_json", action="store_true", default=False,
         help="one JSON object a line (docs/json.md)",

@@ -1,4 +1,4 @@
-"""``sockflow flows``: this host's flows, live."""
+"""Declares ``sockflow flows``, which shows the flows of this host live."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``sockflow interfaces``: who is behind which interface, and what goes through it."""
+"""Shows interfaces with their containers and their traffic, for ``sockflow interfaces``."""
 
 from __future__ import annotations
 
@@ -35,13 +35,16 @@ _POLL_S = 0.05
 
 
 class Rates:
-    """Octets and packets a second, in and out, between two readings."""
+    """The rates of octets and packets per second, in and out, between two readings."""
 
     def __init__(self) -> None:
         self._before: dict[tuple[int, float], tuple[float, Counters]] = {}
 
     def take(self, links: Sequence[Interface], now_s: float) -> dict[int, tuple[float, ...]]:
-        """By index; none for what was not there before. ``now_s``: of a clock that is never set."""
+        """Returns the rates by ifIndex, without interfaces that are new.
+
+        ``now_s`` is the time of a monotonic clock.
+        """
         found: dict[int, tuple[float, ...]] = {}
         before, self._before = self._before, {}
         for link in links:
@@ -67,7 +70,7 @@ def show_interfaces(
     kubernetes: KubernetesSettings,
     duration_s: float | None,
 ) -> None:
-    """Until a signal or for ``duration_s`` where ``watch`` says so, else once."""
+    """Shows interfaces once. With ``watch``, shows them until a signal or for ``duration_s``."""
     with (
         _reading(docker, kubernetes) as interfaces,
         StopSignals() as stop,
@@ -88,7 +91,7 @@ def show_interfaces(
 
 
 def cells(link: Interface, rate: tuple[float, ...] | None) -> tuple[str, ...]:
-    """The texts of COLUMNS; no rates where there are none yet."""
+    """Returns the texts of COLUMNS. Without ``rate``, the rates stay empty."""
     container = names_label(link.container_id, link.names)
     in_octets, in_packets, out_octets, out_packets = rate or (None,) * 4
     return (
@@ -110,7 +113,7 @@ class _JsonLines:
 
 
 class _Lines:
-    """Columns of text, as wide as they must be."""
+    """An output of aligned columns of text."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -121,7 +124,7 @@ class _Lines:
 
 
 class _Live:
-    """The interfaces with the most traffic that fit on the screen."""
+    """A live table of the interfaces with the most traffic that fit on the screen."""
 
     def __init__(self) -> None:
         self._terminal = Terminal()
@@ -166,7 +169,7 @@ def _reading(docker: bool | str, kubernetes: KubernetesSettings) -> Iterator[Int
 
 
 def _await_names(interfaces: InterfaceList) -> None:
-    """Until all containers that there are now have theirs; threads have only just begun."""
+    """Waits until all present containers have names, which threads have just begun to read."""
     deadline = time.monotonic() + _NAMES_S
     while time.monotonic() < deadline:
         if all(link.names for link in interfaces.table.read() if link.container_id):
@@ -185,7 +188,7 @@ def _bits(octets_a_second: float | None) -> str:
 
 
 def _rate(value: float | None) -> str:
-    """1234567 -> '1.23M'."""
+    """Returns a rate with a decimal unit, such as '1.23M' for 1234567."""
     if value is None:
         return ""
     unit = 0

@@ -1,4 +1,4 @@
-"""``sockflow interfaces``: who is behind which interface, and its counters."""
+"""Declares ``sockflow interfaces``, which shows interfaces with containers and counters."""
 
 from __future__ import annotations
 

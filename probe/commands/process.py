@@ -1,4 +1,4 @@
-"""The process that a command runs in: its standard streams and how many files it may open."""
+"""Prepares the process of a command: its standard streams and its limit of open files."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import sys
 
 
 def prepare_process() -> None:
-    """Makes this process fit for a command: standard streams are open, many files may be.
+    """Opens missing standard streams, and raises the limit of open files.
 
-    ``sockflow`` calls it. A program that uses ``probe.api`` keeps its own settings.
+    Only ``sockflow`` calls it. A program that uses ``probe.api`` keeps its own settings.
     """
     keep_standard_streams()
     raise_descriptor_limit()
@@ -20,20 +20,21 @@ def prepare_process() -> None:
 def keep_standard_streams() -> None:
     """Opens /dev/null for each of the descriptors 0, 1 and 2 that is closed.
 
-    Otherwise the next file or socket gets that number, and what is printed goes into it.
+    Otherwise the next file or socket would get that number, and printed text would go into it.
     """
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(descriptor, True)
     os.close(descriptor)
-    # Python found them closed and has None in their place, which nobody can write to.
+    # Python sets streams that were closed at its start to None, to which print cannot write.
     sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
     sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
 
 
 def raise_descriptor_limit() -> None:
-    """Raises the soft limit of open files to the hard one, which only an administrator may pass.
+    """Raises the soft limit of open files to the hard limit, which only an administrator can raise.
 
-    The soft limit is 1024 on most hosts, for the sake of programs that call select(2). We do not.
+    The soft limit is 1024 on most hosts, to protect programs that call select(2). Sockflow does not
+    call it.
     """
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(OSError, ValueError):

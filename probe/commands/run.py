@@ -1,4 +1,4 @@
-"""``sockflow run``: meters this host and exports its flows."""
+"""Declares ``sockflow run``, which meters this host and exports its flows."""
 
 from __future__ import annotations
 

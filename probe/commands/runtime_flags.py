@@ -1,4 +1,4 @@
-"""Flags of what names containers and Pods, for all subcommands that name them."""
+"""Adds the flags of Docker and Kubernetes, for all subcommands that name containers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a subcommand declares: its name, its flags and what it does."""
+"""Defines how a subcommand declares its name, its flags and its work."""
 
 from __future__ import annotations
 
@@ -29,5 +29,5 @@ class Subcommand:
         self.add_flags(parser)
 
 
-#: For ``Subcommand.parser``: a flag that was not given has no value at all.
+#: An argument for ``Subcommand.parser``, with which a flag that was not given has no value.
 ONLY_GIVEN: Mapping[str, Any] = {"argument_default": argparse.SUPPRESS}

@@ -1,4 +1,4 @@
-"""``sockflow templates``: what a profile sends, and the files that collectors want for it."""
+"""Prints the Templates of profiles, and files for collectors, for ``sockflow templates``."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ from probe.mapping.element_files import libfds_elements, telegraf_mapping
 from probe.mapping.files import read_wireshark
 from probe.mapping.tables import ATTRIBUTES, TRANSLATION
 
-#: Collectors that a file can be written for.
+#: The collectors for which it can write a file.
 COLLECTORS = ("pmacct", "goflow2", "wireshark", "libfds", "telegraf")
 _Row = tuple[str, str, str, str, str, str]
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """The command's flags; ``collector`` is one of COLLECTORS, '' for a table.
+    """The flags of the command. ``collector`` is one of COLLECTORS, or '' for a table.
 
-    ``enterprise``: whose elements libfds is told of; 0: those of ``pen``.
+    ``enterprise`` selects the elements in the file for libfds, where 0 means those of ``pen``.
     """
 
     name: str = ""
@@ -50,7 +50,10 @@ class Request:
 
 
 def describe(request: Request) -> str:
-    """What the command prints. ConfigError: no such profile, or a biflow in NetFlow v9."""
+    """Returns the text that the command prints.
+
+    Raises ConfigError for an unknown profile, and for flags that exclude each other.
+    """
     if request.biflow and request.netflow9:
         raise ConfigError("NetFlow v9 has no reverse elements: leave out --biflow or --netflow9")
     if request.enterprise and request.collector != "libfds":
@@ -82,7 +85,7 @@ def _collector_file(request: Request, elements: ElementTable) -> str:
 
 
 def _element_file(request: Request, elements: ElementTable) -> str:
-    """Of all elements, or of those that a profile may send."""
+    """Returns the file for all elements, or for those that a profile may send."""
     used = _used(_find(request.name), elements) if request.name else elements
     if request.collector == "wireshark":
         return wireshark_dissector(read_wireshark(), used, load_netflow9(elements))
@@ -92,7 +95,7 @@ def _element_file(request: Request, elements: ElementTable) -> str:
 
 
 def _find(name: str) -> Profile:
-    """A profile, or a Template file of the user's own."""
+    """Returns the profile ``name``, or a profile of the Template file ``name``."""
     if name not in load_profiles() and Path(name).is_file():
         return Profile(name, name, (), "a Template of your own")
     return load_profile(name)
@@ -103,7 +106,7 @@ def _definition(name: str, elements: ElementTable) -> TemplateDefinition:
 
 
 def _used(profile: Profile, elements: ElementTable) -> list[Element]:
-    """What a profile's Templates may have, those of its options and of Biflows too."""
+    """Returns the elements in a profile's Templates, with those of its options and of Biflows."""
     definition = for_biflow(load_template(profile.template, elements), elements)
     options = load_options(elements)
     fields = [field for pair in definition.positions for field in pair]
@@ -137,7 +140,7 @@ def _describe_template(request: Request, elements: ElementTable) -> str:
 def _table(definition: TemplateDefinition, netflow9: bool) -> list[str]:
     rows = [("element", "field type" if netflow9 else "id", "PEN", "type", "length", "in")]
     rows += _rows(definition)
-    # NetFlow v9 knows no enterprises.
+    # NetFlow v9 has no enterprise numbers.
     return list(_aligned([row[:2] + row[3:] if netflow9 else row for row in rows]))
 
 
@@ -159,7 +162,7 @@ def _row(field: Field, condition: str) -> _Row:
 
 
 def _condition(field: Field) -> str:
-    """When it is in a Template; '' for always."""
+    """Returns when a Template has the field, or '' for always."""
     if field.element.name in TRANSLATION:
         return "IPv4, translated"
     attribute = ATTRIBUTES.get(field.element.name)

@@ -1,4 +1,4 @@
-"""What a bug report needs: version, kernel, libbpf, and the hooks that this kernel accepts."""
+"""Describes the version, kernel, libbpf, and the hooks of this kernel, for bug reports."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from probe.sources.source import Source
 
 
 def describe() -> str:
-    """Several lines. Hooks are found by attaching for a moment, which needs the privilege."""
+    """Returns several lines. It finds hooks by attaching for a moment, which needs privileges."""
     system = os.uname()
     return "\n".join(
         (

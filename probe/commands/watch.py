@@ -1,4 +1,7 @@
-"""``sockflow flows`` and ``sockflow events``: the probe with a view and without destinations."""
+"""Runs the probe with a view and without destinations.
+
+``sockflow flows`` and ``sockflow events`` do so.
+"""
 
 from __future__ import annotations
 
@@ -29,8 +32,11 @@ from probe.view.flow_views import (
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What to show. ``order`` is one of order.FLOW_ORDERS, or with ``by`` of groups.GROUP_ORDERS;
-    ``by`` is one of groups.GROUPS or ''."""
+    """A request of the user for a view.
+
+    ``by`` is one of groups.GROUPS or ''. ``order`` is one of order.FLOW_ORDERS, or with ``by`` one
+    of groups.GROUP_ORDERS.
+    """
 
     include: Sequence[Rule] = ()
     exclude: Sequence[Rule] = ()
@@ -42,12 +48,12 @@ class Request:
 
 
 def show_flows(config: RunConfig, request: Request) -> None:
-    """Until a signal or for the duration. Raises SockflowError."""
+    """Shows flows until a signal or for the duration. Raises SockflowError on failure."""
     _show(config, lambda owners: _flow_view(owners, request))
 
 
 def show_events(config: RunConfig, request: Request, kinds: Collection[EventKind]) -> None:
-    """The same for events."""
+    """Shows events until a signal or for the duration. Raises SockflowError on failure."""
     choice = Choice(request.include, request.exclude)
     _show(config, lambda owners: Events(owners, choice, sys.stdout, request.as_json, kinds))
 

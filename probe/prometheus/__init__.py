@@ -1,6 +1,6 @@
-"""What Prometheus scrapes: interfaces, containers, and how the probe itself does.
+"""Serves Prometheus with the metrics of interfaces, containers and the probe itself.
 
-The loop's thread takes a ``Snapshot`` when somebody scrapes, which is plain copies; families and
-their text are made of it in a thread of the server. Needs the package ``prometheus-client``, and
-imports it in ``families``, ``texts`` and ``server`` only.
+For each scrape, the loop's thread takes a ``Snapshot``, which consists of plain copies. A thread of
+the server turns it into families of metrics and their text. Only ``families`` and ``server`` import
+the package ``prometheus-client``, which they need.
 """

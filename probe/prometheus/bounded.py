@@ -1,4 +1,4 @@
-"""Counters of at most so many interfaces, and the sum of all others, which never falls."""
+"""Bounds the series of interfaces, and sums up all others in a counter that never falls."""
 
 from __future__ import annotations
 
@@ -12,13 +12,12 @@ _ZERO: tuple[int, ...] = _values(Counters())
 
 
 class BoundedInterfaces:
-    """An interface that has series of its own keeps them until it is gone; first come,
-    first served.
+    """The first ``limit`` interfaces, which keep their own series until they are gone.
 
-    One that is gone is selected once more, with its last counters, and then goes into ``ended``.
-    Of the others what was added since the last time is summed up, so that the sum goes on when one
-    of them goes. What they counted before they were seen is left out, unless they came and went
-    between two scrapes.
+    An interface that is gone is selected once more, with its last counters. Then its counters go
+    into ``ended``. The increments of all other interfaces are summed up in ``others``, so the sum
+    does not fall when one of them goes. Their counts from before the first scrape are left out,
+    unless the interface came and went between two scrapes.
     """
 
     def __init__(self, limit: int) -> None:
@@ -27,17 +26,17 @@ class BoundedInterfaces:
         self._last: dict[tuple[int, float], tuple[int, ...]] = {}
         self._others = self._ended = _ZERO
         self._leaving: list[tuple[int, ...]] = []
-        #: Links that are in ``ended``.
+        #: The number of links in ``ended``.
         self.ended_links = 0
 
     @property
     def ended(self) -> Counters:
-        """Sums of links that had series of their own and are gone."""
+        """Returns the sums of links that had their own series and are gone."""
         return Counters(*self._ended)
 
     @property
     def folded(self) -> int:
-        """Interfaces without series of their own."""
+        """Returns the number of interfaces without their own series."""
         return len(self._last)
 
     @property
@@ -45,7 +44,7 @@ class BoundedInterfaces:
         return Counters(*self._others)
 
     def select(self, links: Sequence[Interface]) -> list[Interface]:
-        """Those with series of their own; the rest goes into ``others``."""
+        """Returns the links with their own series, and adds the rest to ``others``."""
         self._own &= {_identity(link) for link in links}
         chosen, rest = [], []
         for link in links:
@@ -81,5 +80,5 @@ def _increments(
 
 
 def _identity(link: Interface) -> tuple[int, float]:
-    """``since_s`` moves when an index returns for another device."""
+    """Returns a key of a link: a new device with the same index has another ``since_s``."""
     return link.index, link.since_s

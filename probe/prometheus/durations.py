@@ -1,4 +1,4 @@
-"""How long something took, in the buckets of a histogram."""
+"""Counts durations in the buckets of a histogram."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from bisect import bisect_left
 
 from probe.figures import DurationFigures
 
-#: Upper bounds, in seconds.
+#: The upper bounds of the buckets, in seconds.
 BOUNDS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 
 
 class Durations:
-    """``counts``: of each bucket of BOUNDS_S and of what is above them."""
+    """A histogram. ``counts`` has one number per bound of BOUNDS_S, and one for all above."""
 
     def __init__(self) -> None:
         self.counts = [0] * (len(BOUNDS_S) + 1)
@@ -22,5 +22,5 @@ class Durations:
         self.sum_s += seconds
 
     def copy(self) -> DurationFigures:
-        """Returns the counts until now, as values that do not change."""
+        """Returns the counts of this moment, as values that do not change."""
         return DurationFigures(tuple(self.counts), self.sum_s)

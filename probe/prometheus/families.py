@@ -1,4 +1,4 @@
-"""A snapshot as families of metrics, by Prometheus' conventions of names and units."""
+"""Makes families of metrics from a snapshot, with names and units as Prometheus wants them."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ Labels = dict[str, str]
 
 
 def families(snapshot: Snapshot, bounded: BoundedInterfaces) -> Iterator[Metric]:
-    """``bounded`` remembers from scrape to scrape which interfaces have series of their own."""
+    """Yields all families. ``bounded`` remembers which interfaces have their own series."""
     yield from _interfaces(snapshot.interfaces, bounded)
     yield from _containers(snapshot)
     yield from _destinations(snapshot.figures.destinations)
@@ -217,5 +217,5 @@ def _labels(labels: ContainerLabels) -> Labels:
 
 
 def text(value: str) -> str:
-    """As UTF-8 can have it: half a surrogate in a runtime's answer must not end the scrape."""
+    """Returns ``value`` without lone surrogates, which a runtime may send but UTF-8 cannot hold."""
     return value.encode("utf-8", "replace").decode()

@@ -1,5 +1,7 @@
-"""HTTP for Prometheus. A scrape wakes the loop's thread, which answers with a snapshot; all the
-rest is done in a thread of the server, one scrape at a time.
+"""Serves HTTP to Prometheus.
+
+A scrape wakes the loop's thread, which only takes a snapshot. A thread of the server makes the
+answer from it, one scrape at a time.
 """
 
 from __future__ import annotations
@@ -27,16 +29,20 @@ _HOST, _PORT = "127.0.0.1", 9709
 DEFAULT = f"{_HOST}:{_PORT}"
 _ANSWER_S = 5.0
 _CLIENT_S = 5.0
-#: Clients at a time, and of one address, so that who asks again and again leaves room for others.
+#: The most clients at a time, in all and per address, so that no address can shut out others.
 _CLIENTS, _CLIENTS_OF_ONE = 16, 8
-#: How long ``close`` may take.
+#: Seconds that ``close`` may take.
 _POLL_S = 0.1
-#: The loop's thread asks for the interpreter after each system call, while text is made: not 5 ms.
+#: Seconds between switches of threads. After a system call, the loop would otherwise wait up to
+#: 5 ms for the thread that makes the text.
 _SWITCH_S = 0.0002
 
 
 def parse_address(given: str) -> tuple[str, int]:
-    """HOST:PORT, [IPv6]:PORT or a port, which is loopback's. ConfigError."""
+    """Returns the host and port of HOST:PORT, [IPv6]:PORT or a port of loopback.
+
+    Raises ConfigError if ``given`` is none of them.
+    """
     try:
         parts = urlsplit(f"//{_HOST}:{given}" if given.isdigit() else f"//{given}")
         host, port = parts.hostname, parts.port
@@ -48,10 +54,13 @@ def parse_address(given: str) -> tuple[str, int]:
 
 
 class MetricsServer:
-    """Inert until ``open``. ``fileno`` is readable when the loop is to call ``answer``."""
+    """The HTTP server, which does nothing before ``open``.
+
+    Its ``fileno`` is readable when the loop has to call ``answer``.
+    """
 
     def __init__(self, address: str, limit: int, take: Callable[[], Snapshot]) -> None:
-        """``limit``: of interfaces; ``take`` is called by ``answer`` only."""
+        """``limit`` is for interfaces. Only ``answer`` calls ``take``."""
         self._host, self._port = parse_address(address)
         self._take = take
         self._bounded = BoundedInterfaces(limit)
@@ -63,7 +72,7 @@ class MetricsServer:
         self._thread: threading.Thread | None = None
 
     def open(self) -> None:
-        """ConfigError: the package is missing, or the address cannot be had."""
+        """Starts the server. Raises ConfigError without its package or if it cannot listen."""
         if importlib.util.find_spec("prometheus_client") is None:
             raise ConfigError(
                 "--prometheus needs the package prometheus-client: "
@@ -92,7 +101,7 @@ class MetricsServer:
         return self._asked.fileno()
 
     def answer(self) -> None:
-        """Take the snapshot that a scrape waits for; in the loop's thread."""
+        """Takes the snapshot that a scrape waits for. Only the loop's thread calls it."""
         with contextlib.suppress(BlockingIOError):
             self._asked.recv(64)
         self._snapshot = self._take()
@@ -106,7 +115,7 @@ class MetricsServer:
         self._wake.close()
 
     def describe(self) -> Iterable[Any]:
-        """For the registry, which would scrape to find out."""
+        """Returns no metrics. Without this method the registry would scrape at once."""
         return ()
 
     def collect(self) -> Iterator[Any]:
@@ -124,9 +133,9 @@ class MetricsServer:
             return answer
 
     def _ask(self) -> bool:
-        """Whether the loop took a snapshot for us in time."""
+        """Asks the loop for a snapshot. Returns False if it does not take one in time."""
         self._answered.clear()
-        with contextlib.suppress(OSError):  # full: it was asked already; closed: no answer comes
+        with contextlib.suppress(OSError):  # full: already asked; closed: no answer
             self._wake.send(b"?")
         return self._answered.wait(_ANSWER_S)
 
@@ -146,11 +155,14 @@ def _listen(host: str, port: int, application: Callable[..., Any]) -> WSGIServer
 class _Client:
     connection: socket.socket
     address: str
-    has_asked: bool = False  # its whole request is here
+    has_asked: bool = False  # its whole request has come
 
 
 class _Server(ThreadingMixIn, WSGIServer):
-    """A thread for each client. Where there are too many, one that has not asked yet has to go."""
+    """An HTTP server with a thread for each client.
+
+    If there are too many clients, it ends one that has not sent a request yet.
+    """
 
     daemon_threads = True
     block_on_close = False
@@ -162,7 +174,7 @@ class _Server(ThreadingMixIn, WSGIServer):
         super().__init__(*arguments)
 
     def server_bind(self) -> None:
-        """Without the name of the host, which a resolver may take long to find."""
+        """Binds the socket without looking up the host's name, which may take a resolver long."""
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self.socket.bind(self.server_address)
         self.server_address = self.socket.getsockname()
@@ -180,7 +192,7 @@ class _Server(ThreadingMixIn, WSGIServer):
             return
         try:
             super().process_request(request, client_address)
-        except RuntimeError:  # no thread can be had
+        except RuntimeError:  # no thread could be started
             self._forget(request)
             raise
 
@@ -191,7 +203,7 @@ class _Server(ThreadingMixIn, WSGIServer):
             self._forget(request)
 
     def note_asked(self, request: Any) -> None:
-        """Notes that a client has sent its whole request: it is answered, whoever else comes."""
+        """Notes that a client has sent its whole request, so that no other one replaces it."""
         with self._changing:
             if client := self._clients.get(request):
                 client.has_asked = True
@@ -201,16 +213,17 @@ class _Server(ThreadingMixIn, WSGIServer):
             self._clients.pop(request, None)
 
     def _make_room(self, address: str) -> bool:
-        """Returns whether a client of ``address`` may stay."""
+        """Returns False if there is no room for a client of ``address``. It may end another one."""
         alike = [client for client in self._clients.values() if client.address == address]
         if len(alike) >= _CLIENTS_OF_ONE:
             return self._end_one(alike)
         return len(self._clients) < _CLIENTS or self._end_one(list(self._clients.values()))
 
     def _end_one(self, clients: list[_Client]) -> bool:
-        """Ends the oldest of them that has not asked, of the address that has most of those.
+        """Ends the oldest client without a request, of the address that has most such clients.
 
-        Returns False if all have asked. A scraper asks at once, so it is never the oldest for long.
+        Returns False if all have sent requests. A scraper sends its request at once, so it is never
+        the oldest for long.
         """
         silent = [client for client in clients if not client.has_asked]
         if not silent:
@@ -219,11 +232,11 @@ class _Server(ThreadingMixIn, WSGIServer):
         victim = max(silent, key=lambda client: addresses.count(client.address))
         del self._clients[victim.connection]
         with contextlib.suppress(OSError):
-            victim.connection.shutdown(socket.SHUT_RDWR)  # which wakes its thread up
+            victim.connection.shutdown(socket.SHUT_RDWR)  # wakes up its thread
         return True
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that went away, or said nothing for too long."""
+        """Logs that a client went away or sent no request in time."""
         _log.debug("scrape of %s failed", client_address, exc_info=True)
 
 
@@ -237,4 +250,4 @@ class _Request(WSGIRequestHandler):
         return is_whole
 
     def log_message(self, format: str, *arguments: Any) -> None:
-        """Nothing is logged of requests."""
+        """Logs nothing of requests."""

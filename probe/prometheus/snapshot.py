@@ -1,4 +1,4 @@
-"""All that a scrape tells, as plain copies of one moment; made by the loop's thread."""
+"""Copies all values of a scrape at one moment, in the loop's thread."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from probe.prometheus.traffic import ContainerLabels, ContainerTraffic
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """``interfaces`` begin with those that are gone since the last scrape.
+    """The values of one scrape.
 
-    ``containers`` has the values of ``traffic.COLUMNS`` for each container.
+    ``interfaces`` begin with those that have gone since the last scrape. ``containers`` has the
+    values of ``traffic.COLUMNS`` for each container.
     """
 
     figures: Figures
@@ -26,5 +27,5 @@ class Snapshot:
 def take_snapshot(
     figures: Figures, interfaces: Sequence[Interface], traffic: ContainerTraffic
 ) -> Snapshot:
-    """Returns what a scrape is answered with."""
+    """Returns the values for the answer to a scrape."""
     return Snapshot(figures, interfaces, traffic.sums(), traffic.folded)

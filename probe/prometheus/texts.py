@@ -1,11 +1,11 @@
-"""Names of counters without their ``_total``, the column that each is taken from, and its help."""
+"""Lists the counters: names without ``_total``, the column of each, and its help."""
 
 from __future__ import annotations
 
 _IN = "of a veth, what its container sends"
 _OUT = "of a veth, what its container gets"
 
-#: Columns of ``interfaces.table.Counters``.
+#: Counters from the columns of ``interfaces.table.Counters``.
 INTERFACES = {
     f"sockflow_interface_{name}": (column, help_)
     for name, column, help_ in (
@@ -21,7 +21,7 @@ INTERFACES = {
     )
 }
 
-#: The same of those that are gone.
+#: The same counters for interfaces that are gone.
 ENDED = {
     name.replace("_interface_", "_ended_interface_"): (
         column,
@@ -30,7 +30,7 @@ ENDED = {
     for name, (column, help_) in INTERFACES.items()
 }
 
-#: Columns of ``traffic.ContainerTraffic``.
+#: Counters from the columns of ``traffic.ContainerTraffic``.
 CONTAINERS = {
     f"sockflow_container_{name}": (column, help_)
     for name, column, help_ in (
@@ -43,7 +43,7 @@ CONTAINERS = {
     )
 }
 
-#: Fields of ``probe.figures.DestinationFigures``.
+#: Counters from the fields of ``probe.figures.DestinationFigures``.
 DESTINATIONS = {
     f"sockflow_destination_{name}": (column, help_)
     for name, column, help_ in (
@@ -56,7 +56,7 @@ DESTINATIONS = {
     )
 }
 
-#: Fields of ``probe.figures.Figures``: counters, and histograms of seconds.
+#: Counters from fields of ``probe.figures.Figures``. DURATIONS are its histograms of seconds.
 TOTALS = {
     f"sockflow_{name}": (column, help_)
     for name, column, help_ in (

@@ -1,6 +1,6 @@
-"""Sums of Flow Records by container, bounded: what Prometheus tells of containers.
+"""Sums Flow Records up by container for Prometheus, in bounded memory.
 
-A container is counted under its names, so that one that is started again goes on where it was.
+A container is counted under its names, so the counters go on after it is started again.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from probe.flow.label import name_in_pod
 from probe.flow.owner import Container, Owner, OwnerTable, Pod
 from probe.flow.rows import Rows
 
-#: A container that no record named for so long has no series any more.
+#: A container without records for so many seconds loses its series.
 _IDLE_S = 3600.0
-#: They are looked for as often as this where there is no room.
+#: Seconds between two searches for such containers, while there is no room for a new one.
 _RELEASE_S = 60.0
 _FOLDED, _NOBODY = 0, -1
 
 
 @dataclass(frozen=True, slots=True)
 class ContainerLabels:
-    """``container``: as ``label.name_in_pod`` returns it."""
+    """The labels of a container. ``container`` is what ``label.name_in_pod`` returns."""
 
     container: str = ""
     pod: str = ""
@@ -38,10 +38,10 @@ def container_labels(container: Container, pod: Pod) -> ContainerLabels:
     return ContainerLabels(name_in_pod(container, pod), pod.name, pod.namespace)
 
 
-#: Whatever has no series of its own; a name that no interface and no container can have.
+#: The labels of all without their own series. No interface and no container can have this name.
 OTHERS = ContainerLabels("all others")
 
-#: Columns of the sums.
+#: The columns of the sums.
 COLUMNS = (
     "sent_octets", "sent_packets", "received_octets", "received_packets", "retransmitted", "lost",
     "rtt_us", "rtt_records", "client_flows", "server_flows", "other_flows",
@@ -50,7 +50,7 @@ _AT = {name: number for number, name in enumerate(COLUMNS)}
 
 
 class ContainerTraffic:
-    """At most ``limit`` containers have sums of their own, the others are one."""
+    """The sums of at most ``limit`` containers, and one sum of all others."""
 
     def __init__(
         self,
@@ -64,11 +64,11 @@ class ContainerTraffic:
         self._sums = np.zeros((limit + 1, len(COLUMNS)), np.int64)
         self._seen_s = np.zeros(limit + 1)
         self._release_at = 0.0
-        #: Records of containers that have no sums of their own.
+        #: The number of records of containers without their own sums.
         self.folded = 0
 
     def count(self, records: Rows) -> None:
-        """RECORD_DTYPE, both directions of a flow in the same call."""
+        """Adds records (RECORD_DTYPE). Both directions of a flow come in the same call."""
         if not len(records):
             return
         now = self._monotonic()
@@ -86,7 +86,7 @@ class ContainerTraffic:
         self._count_flows(records, sources, destinations)
 
     def sums(self) -> dict[ContainerLabels, tuple[int, ...]]:
-        """The values of COLUMNS of each container; OTHERS where there are any."""
+        """Returns the values of COLUMNS of each container, and of OTHERS if there are any."""
         self._release(self._monotonic())
         found = {labels: tuple(self._sums[slot].tolist()) for labels, slot in self._slots.items()}
         if self._sums[_FOLDED].any():
@@ -96,7 +96,7 @@ class ContainerTraffic:
     def _count_flows(
         self, records: Rows, sources: NDArray[np.int64], destinations: NDArray[np.int64]
     ) -> None:
-        """A flow has ended when a record says so, and both of its directions may."""
+        """Counts flows that have ended, each once: the records of both directions may say so."""
         ended = np.flatnonzero(records["end_reason"] != EndReason.ACTIVE_TIMEOUT)
         if not len(ended):
             return
@@ -117,11 +117,11 @@ class ContainerTraffic:
         if present.any():
             sums = np.bincount(
                 slots[present], values[present].astype(np.float64), self._limit + 1
-            )  # exact below 2**53, which no batch reaches
+            )  # floats are exact below 2**53, more than any batch has
             self._sums[:, _AT[column]] += sums.astype(np.int64)
 
     def _slots_of(self, owners: NDArray[np.uint32], now: float) -> NDArray[np.int64]:
-        """The slot of each record's container, negative where there is none."""
+        """Returns the slot of each record's container, negative if there is none."""
         present = np.flatnonzero(np.bincount(owners))
         table = np.full(int(present[-1]) + 1, _NOBODY, np.int64)
         for index in present.tolist():
@@ -134,7 +134,7 @@ class ContainerTraffic:
     def _slot(self, owner: Owner, now: float) -> int:
         if (
             not owner.container.id or owner.container.is_proxy
-        ):  # what it passes on is counted at its end
+        ):  # a proxy's traffic counts at the container behind it
             return _NOBODY
         labels = container_labels(owner.container, owner.pod)
         slot = self._slots.get(labels)
