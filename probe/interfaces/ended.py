@@ -1,4 +1,4 @@
-"""Interfaces that are gone, with their last counters, kept until every reader has read them."""
+"""Keeps interfaces that are gone, with their last counters, until every reader has read them."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from dataclasses import replace
 from probe.flow.owner import ContainerNames
 from probe.interfaces.interface import Interface
 
-#: Kept for readers. One that reads once a minute misses some where 68 interfaces a second end.
+#: The most that are kept. A reader once a minute misses some if 68 interfaces a second end.
 _KEPT = 4096
 
 
 class EndedInterfaces:
     """Keeps ended interfaces while there is a reader.
 
-    find_names: id of a container -> names. It is asked when an interface is read, as names come
-    late.
+    find_names: returns the names of a container by its id. It is called when an interface is read,
+    because names come late.
     """
 
     def __init__(self, find_names: Callable[[str], ContainerNames | None]) -> None:
@@ -34,7 +34,7 @@ class EndedInterfaces:
             self._count += 1
 
     def reader(self) -> Callable[[], list[Interface]]:
-        """Returns a function that gives each interface that ends from now on once, oldest first."""
+        """Returns a function that gives each interface ending from now on once, in order."""
         self._has_readers = True
         told = self._count
 

@@ -1,4 +1,4 @@
-"""Since when an interface has been the same device, and when its status last changed."""
+"""Keeps since when an interface has been the same device, and when its status last changed."""
 
 from __future__ import annotations
 
@@ -18,14 +18,17 @@ class _Times:
 
 
 class InterfaceHistory:
-    """Unix times, of what ``note`` was told."""
+    """Keeps Unix times of the interfaces that ``note`` received."""
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
         self._times: dict[int, _Times] = {}
 
     def note(self, before: Link | None, now: Link) -> None:
-        """``before``: what had this index until now; None: nothing, or it was told to be gone."""
+        """Notes an interface; ``before`` is what had its index until now.
+
+        ``before`` is None if nothing had the index, or if an event reported that it is gone.
+        """
         times = self._times.get(now.index)
         if times is None or before is None or not is_same(before, now):
             now_s = self._clock()
@@ -34,16 +37,16 @@ class InterfaceHistory:
             times.changed_s = self._clock()
 
     def end(self, index: int) -> None:
-        """The interface is gone: who has this index next is another one."""
+        """Notes that the interface is gone: the next one with this index is another."""
         self._times.pop(index, None)
 
     def keep(self, interfaces: Mapping[int, Link]) -> None:
-        """Forgets all others."""
+        """Forgets all interfaces but these."""
         for index in [index for index in self._times if index not in interfaces]:
             del self._times[index]
 
     def since_s(self, index: int) -> float:
-        """When an interface was first seen as this device: its counters go on since then."""
+        """Returns when this device was first seen; its counters have run on since then."""
         return self._times[index].since_s if index in self._times else 0.0
 
     def changed_s(self, index: int) -> float:
@@ -51,8 +54,10 @@ class InterfaceHistory:
 
 
 def is_same(one: Link, other: Link) -> bool:
-    """Whether two that had the same index may be the same device, which keeps its kind and does not
-    change both its name and its address at once."""
+    """Returns True if two interfaces with one index may be the same device.
+
+    A device keeps its kind, and does not change both its name and its address at once.
+    """
     if one.kind != other.kind or one.type != other.type:
         return False
     return one.name == other.name or (bool(one.address) and one.address == other.address)

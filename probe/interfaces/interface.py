@@ -11,8 +11,9 @@ from probe.flow.owner import ContainerNames
 class Counters:
     """Counters of the host's side, as rtnetlink has them (struct rtnl_link_stats64).
 
-    What comes in of a veth is what its container sends. in_packets: all that came in, multicast
-    included. in_discards: what the kernel dropped, and what the device had no room for.
+    A veth receives what its container sends. in_packets counts all received packets, with
+    multicast. in_discards counts those that the kernel dropped, or for which the device had no
+    room.
     """
 
     in_octets: int = 0
@@ -28,14 +29,14 @@ class Counters:
 
 @dataclass(frozen=True, slots=True)
 class Interface:
-    """An interface with all that we know about it.
+    """An interface with all that the probe knows about it.
 
-    type, oper_status: numbers of IANAifType-MIB and of ifOperStatus. speed: bits a second, 0 when
+    type, oper_status: numbers of IANAifType-MIB and of ifOperStatus. speed: bits a second, 0 if
     unknown. kind, peer, peer_nsid: as in rtnetlink's ``Link``. master: the index of the bridge that
-    it is a port of, 0 for none. inner_name: what the peer of a veth is called in the container.
-    names: those of the container behind it, None where nobody knows them. changed_s: the Unix time
-    when its status last changed. since_s: the Unix time since when its counters count. is_gone:
-    these are its last counters, and it went at changed_s.
+    it is a port of, 0 for none. inner_name: the name of a veth's peer inside the container. names:
+    those of the container behind it, None if unknown. changed_s: the Unix time when its status last
+    changed. since_s: the Unix time from which its counters count. is_gone: True for an ended
+    interface, with its last counters; it ended at changed_s.
     """
 
     index: int

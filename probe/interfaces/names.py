@@ -24,7 +24,7 @@ from probe.netlink.rtnetlink import (
     subscribe,
 )
 
-if TYPE_CHECKING:  # numpy comes with it, which the SNMP agent's process has no use for
+if TYPE_CHECKING:  # it imports numpy, which the SNMP agent's process does not need
     from probe.interfaces.veth import VethMap
 
 log = logging.getLogger(__name__)

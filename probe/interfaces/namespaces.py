@@ -1,4 +1,10 @@
-"""Which network namespaces processes are in, and which process is in them: /proc, no descriptor."""
+"""Finds the network namespaces of processes, and one process in each, through /proc.
+
+Theory of operation. A scan reads the namespace's inode of each process and opens no descriptor. A
+process may change its namespace shortly after its start. So processes are read again until they
+have been known for a second, and all of them if the caller asks for it. The next scan is due when
+this one amounts to two per cent of one core.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +12,17 @@ import os
 import time
 from collections.abc import Callable
 
-#: A process that is younger may still move: a runtime starts it before it makes the namespace.
+#: A younger process may still move: a runtime starts it before it makes the namespace.
 _SETTLED_S = 1.0
-#: Two per cent of one core, and that only while somebody asks.
+#: Scans take at most two per cent of one core, and only while they are asked for.
 _SHARE = 50
 
 
 class NetworkNamespaces:
-    """Inodes of the network namespaces that processes are in, each with one process of it.
+    """The inodes of network namespaces, each with one process.
 
-    Processes that were seen are looked at again while they are young, and all of them at times.
-    What may not be read (another user's processes, without privilege) is not there.
+    Namespaces whose processes the probe may not read are left out, such as those of another user
+    without privilege.
     """
 
     def __init__(
@@ -27,11 +33,14 @@ class NetworkNamespaces:
     ) -> None:
         self._proc, self._monotonic, self._used = proc, monotonic, used
         self._seen: dict[int, tuple[int, float]] = {}
-        #: No look before this time (monotonic).
+        #: The earliest time of the next scan (monotonic).
         self.due = 0.0
 
     def scan(self, everything: bool = False) -> dict[int, int] | None:
-        """inode -> process id, the lowest; None: too soon after the last one to look again."""
+        """Returns inode -> the lowest process id, or None if the next scan is not due yet.
+
+        With ``everything`` it reads all processes again, not only the young ones.
+        """
         started = self._monotonic()
         if started < self.due:
             return None
@@ -46,7 +55,7 @@ class NetworkNamespaces:
         return found
 
     def is_in(self, pid: int, inode: int) -> bool:
-        """Whether the process lives, and is in that network namespace."""
+        """Returns True if the process lives and is in that network namespace."""
         return self._read(pid) == inode
 
     def _processes(self) -> list[int]:

@@ -30,7 +30,7 @@ _NOT_PRESENT = 6  # ifOperStatus
 
 
 class Veths(Protocol):
-    """Who is behind veths: ``VethMap``, which brings numpy, or nobody."""
+    """Finds the containers behind veths: ``VethMap``, which imports numpy, or a stand-in."""
 
     def container_id(self, index: int) -> str: ...
 
@@ -89,7 +89,7 @@ class InterfaceTable:
             self._failed = True
             return []
         self._failed = False
-        self._list.refresh()  # behind the counters: who has come since then has none
+        self._list.refresh()  # after the counters, so that a later interface has none
         interfaces = [one for one in self._list.interfaces if one.index in counters]
         self._learn(interfaces)
         return [self._read_one(one, counters[one.index]) for one in interfaces]
@@ -218,7 +218,7 @@ class _Known:
 
 @dataclass(slots=True)
 class _Told:
-    """The highest counters that events told of a veth.
+    """The highest counters of a veth in any event.
 
     came_from_elsewhere: it had counted before it came, so it was in another network namespace.
     """

@@ -1,4 +1,4 @@
-"""From what the kernel says of a device to what IF-MIB has for it."""
+"""Converts what the kernel reports of a device to what IF-MIB has for it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from probe.netlink.rtnetlink import Link
 _SYSFS = Path("/sys/class/net")
 _IFF_UP, _IFF_LOWER_UP = 0x1, 0x10000
 _OTHER, _ETHERNET, _TUNNEL = 1, 6, 131
-#: ARPHRD_* (include/uapi/linux/if_arp.h) -> IANAifType-MIB; others are other(1).
+#: ARPHRD_* (include/uapi/linux/if_arp.h) -> IANAifType-MIB; all others are other(1).
 _TYPES = {
     1: _ETHERNET,
     32: 199,  # InfiniBand
@@ -26,7 +26,7 @@ _TYPES = {
     803: 71,
     823: _TUNNEL,  # GRE over IPv6
 }
-#: What is Ethernet or nothing to the kernel, by the kind of its driver.
+#: IANAifType-MIB by the kind of the driver, if the kernel's type is Ethernet or none.
 _KINDS = {
     "bridge": 209,
     "vlan": 135,  # l2vlan
@@ -42,7 +42,7 @@ _KINDS = {
 #: IF_OPER_* -> ifOperStatus: unknown, notPresent, down, lowerLayerDown, testing, dormant, up.
 _STATUS = (4, 6, 2, 7, 3, 5, 1)
 _UP, _DOWN = 1, 2
-#: What the driver itself claims (veth_get_link_ksettings); pollers divide by it.
+#: The speed that the driver itself reports (veth_get_link_ksettings); pollers divide by it.
 _VETH_SPEED = 10_000_000_000
 
 
@@ -51,8 +51,11 @@ def if_type(interface: Link) -> int:
 
 
 def oper_status(interface: Link) -> int:
-    """A driver that tells no state, as that of the loopback, is up when its device is
-    (Documentation/networking/operstates.rst)."""
+    """Returns ifOperStatus.
+
+    A driver without a state, such as that of the loopback, is up when its device is
+    (Documentation/networking/operstates.rst).
+    """
     if interface.state:
         return _STATUS[interface.state] if interface.state < len(_STATUS) else _STATUS[0]
     if not interface.flags & _IFF_UP:
@@ -61,11 +64,14 @@ def oper_status(interface: Link) -> int:
 
 
 def read_speed(interface: Link, sysfs: Path = _SYSFS) -> int:
-    """Bits a second, 0 when unknown: of hardware what its driver tells, of a veth 10 Gbit/s."""
+    """Returns bits a second, 0 if unknown.
+
+    Hardware has the speed that its driver reports, and a veth has 10 Gbit/s.
+    """
     if interface.kind:
         return _VETH_SPEED if interface.kind == "veth" else 0
     with contextlib.suppress(OSError, ValueError):
         device = sysfs / interface.name
-        if int((device / "ifindex").read_text()) == interface.index:  # not another namespace's
+        if int((device / "ifindex").read_text()) == interface.index:  # else of another namespace
             return max(0, int((device / "speed").read_text())) * 1_000_000
     return 0

@@ -35,11 +35,11 @@ from probe.netlink.rtnetlink import (
 
 _KEPT = 4096  # namespaces
 _KEPT_OF_AN_INODE = 8
-#: How often all processes are looked at while a veth has no known process behind it.
+#: The pause between reads of all processes while a veth has no known process behind it.
 _EVERYTHING_S = 10.0
-#: A runtime may make the veth before there is a process behind it. So we look so often, so long.
+#: A runtime may make a veth before its process. So a new veth is looked up this often, this long.
 _RETRY_S, _RETRIED_S = 0.03, 3.0
-#: For _RETRIED_S a process is asked each time whether it is in a container yet, then so seldom.
+#: After _RETRIED_S, the pause between checks whether a process is in a container by now.
 _ASKED_AGAIN_S = 30.0
 
 
@@ -192,8 +192,11 @@ class VethMap:
             space.container_id = self._container_of(space.pid)
 
     def apply(self, records: Rows) -> None:
-        """Fills ingress_interface of ``records`` (RECORD_DTYPE) that come out of a container, and
-        egress_interface of those that go into one."""
+        """Fills in interfaces of the host in ``records`` (RECORD_DTYPE).
+
+        Records from a container get an ingress_interface, and those to a container an
+        egress_interface.
+        """
         if not len(records) or not self._by_inode:
             return
         stays = stays_inside(records)
@@ -209,7 +212,7 @@ class VethMap:
         self, records: Rows, column: str, at: NDArray[np.int64], inode: int, ifindex: int
     ) -> None:
         first_ns, last_ns = records["first_ns"][at], records["last_ns"][at]
-        for space in self._by_inode[inode]:  # the latest that there was during the flow wins
+        for space in self._by_inode[inode]:  # the latest one that held during the flow wins
             held = last_ns >= space.since_ns
             if space.gone_ns is not None:
                 held &= first_ns <= space.gone_ns

@@ -1,4 +1,4 @@
-"""Encoded attributes of owners (or TCP states), kept by index so that records gather them."""
+"""Keeps the encoded attributes of owners (or TCP states) by index, for records to gather."""
 
 from __future__ import annotations
 
@@ -13,27 +13,29 @@ from probe.ipfix.template import Field
 from probe.ipfix.text import Strings, cut_text, encode_variable
 from probe.mapping.tables import ATTRIBUTES, AttributeValue
 
-#: Octets left of a string when the strings of one owner have to be shortened, tried in turn.
+#: The most octets of a string, tried in turn until the strings of an owner fit.
 _LIMITS = (192, 128, 96, 64, 48, 32, 24, 16, 8, 4, 0)
 
 
-#: (position in the Template, field) of fields next to each other.
+#: (position in the Template, field) of adjacent fields.
 Run = list[tuple[int, Field]]
 
 
 class Table(Protocol):
-    """What attributes are read from: an OwnerTable, or the names of TCP states."""
+    """The source of attributes: an OwnerTable, or the names of TCP states."""
 
     def __getitem__(self, index: int, /) -> Any: ...
 
 
 class InternedFields:
-    """The fields of one Template that follow from one index column.
+    """The fields of one Template that depend on one index column.
 
-    ``numbers``: a packed row per index; each of ``blocks``, fields of fixed length next to each
-    other, is one column 'f<position of the first>' of octets;
-    ``texts``: for each of ``runs`` the concatenated variable-length strings per index;
-    ``text_length``: octets of all of these together. ``strings``: how they are written.
+    ``numbers`` has a packed row per index. Each of ``blocks`` is a group of adjacent fields of
+    fixed length. It is one column of octets there, with the name 'f<position of the first field>'.
+
+    ``texts`` has one array for each of ``runs``: the concatenated variable-length strings per
+    index. ``text_length`` is the number of octets of all of these together. ``strings`` encodes
+    them.
     """
 
     def __init__(
@@ -66,7 +68,7 @@ class InternedFields:
         return sum(map(len, self._runs))
 
     def set_limit(self, octets: int) -> None:
-        """Let the variable-length strings of one index be no longer than this together."""
+        """Limits the octets of all variable-length strings of one index together."""
         if octets != self._limit:
             self._limit = octets
             self._seen[:] = False
@@ -79,7 +81,7 @@ class InternedFields:
                     texts[index] = b""
 
     def prepare(self, indices: NDArray[Any]) -> None:
-        """Encode what is not known yet of ``indices``."""
+        """Encodes those of ``indices`` that are not encoded yet."""
         if len(indices) and int(indices.max()) >= len(self._seen):
             self._grow(max(256, 2 * int(indices.max())))
         missing = indices[~self._seen[indices]]
@@ -101,7 +103,7 @@ class InternedFields:
                 fixed_value(read(entry), field, self._strings) for read, field in self._fixed
             )
             self.numbers.view(self._kinds)[index] = values
-        # A command line may be longer than any field: cut before it is given a length.
+        # A command line may be longer than any field can be, so it is cut before the encoding.
         runs = [
             [cut_text(self._octets(read(entry)), self._limit) for read in run] for run in self._runs
         ]
@@ -116,18 +118,18 @@ class InternedFields:
 
 
 def fixed_kind(field: Field) -> str:
-    """numpy kind of an attribute in a fixed-length field."""
+    """Returns the numpy kind of an attribute in a fixed-length field."""
     kind = field.element.type.name
     return f"S{field.length}" if kind in ("string", "octetArray") else f">u{field.length}"
 
 
 def block_kind(block: Run) -> str:
-    """numpy kind of fields that are copied together."""
+    """Returns the numpy kind of fields that are copied together."""
     return f"V{sum(field.length for _, field in block)}"
 
 
 def fixed_value(value: AttributeValue, field: Field, strings: Strings) -> int | bytes:
-    """A number saturates, a string is cut at a character and padded."""
+    """Returns a value for a fixed field: numbers saturate, strings are cut and padded."""
     if isinstance(value, bytes):
         return value[: field.length]
     if isinstance(value, str):
@@ -136,7 +138,11 @@ def fixed_value(value: AttributeValue, field: Field, strings: Strings) -> int | 
 
 
 def _shortened(runs: list[list[bytes]], limit: int) -> list[bytes]:
-    """Every run of strings as variable-length fields, the longest cut until all fit ``limit``."""
+    """Returns each run of strings as variable-length fields.
+
+    If they exceed ``limit`` together, each string is cut to the largest of ``_LIMITS`` that
+    suffices.
+    """
     encoded = [b"".join(map(encode_variable, run)) for run in runs]
     for longest in _LIMITS:
         if sum(map(len, encoded)) <= limit:

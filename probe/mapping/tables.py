@@ -1,4 +1,4 @@
-"""Which flow column or owner attribute fills which Information Element."""
+"""The tables of flow columns and owner attributes that fill Information Elements."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ TCP_STATES = (
 
 @dataclass(frozen=True, slots=True)
 class Privacy:
-    """What may leave the host. What is False leaves the Templates, whatever the file says."""
+    """What may leave the host; a False removes its elements from every Template."""
 
     users: bool = True
     paths: bool = True
@@ -48,11 +48,11 @@ class Privacy:
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """An element that is a number of the record itself."""
+    """An element whose value is a number in the record itself."""
 
     name: str
     convert: Callable[[NDArray[Any]], NDArray[Any]] | None = None
-    #: Nanoseconds to be told as milliseconds of sysUptime (RFC 3954 section 8).
+    #: Nanoseconds that are exported as milliseconds of sysUptime (RFC 3954 section 8).
     is_uptime: bool = False
 
 
@@ -61,7 +61,7 @@ AttributeValue = int | str | bytes
 
 @dataclass(frozen=True, slots=True)
 class Attribute:
-    """An element that belongs to what the record's column ``key`` is an index of."""
+    """An element of the owner or state whose index is in the record's column ``key``."""
 
     key: str
     read: Callable[[Any], AttributeValue]
@@ -89,8 +89,11 @@ def _to_boolean(values: NDArray[Any]) -> NDArray[Any]:
 
 
 def _to_uuid(text: str) -> bytes:
-    """16 octets; a Pod of a static manifest has 32 digits for its UID, which are read alike. An API
-    may tell what is no UUID, though it should not."""
+    """Returns a UUID as 16 octets, zeros if the text is empty or no UUID.
+
+    The UID of a Pod from a static manifest is 32 digits without dashes, which is read in the same
+    way.
+    """
     try:
         return UUID(text).bytes if text else bytes(16)
     except ValueError:
@@ -131,7 +134,7 @@ COLUMNS = {
     "postNATDestinationIPv4Address": Column("nat_destination_address"),
     "postNAPTSourceTransportPort": Column("nat_source_port"),
     "postNAPTDestinationTransportPort": Column("nat_destination_port"),
-    # Nothing is sampled: one of every one packet is counted.
+    # No sampling: one packet in one is counted.
     "samplingInterval": Column("protocol", _to_one),
     "RETRANSMITTED_IN_PKTS": Column("retransmitted"),
     "tcpSmoothedRttMicroseconds": Column("rtt_us"),
@@ -149,7 +152,7 @@ COLUMNS = {
     "sourceNetworkNamespaceCookie": Column("source_netns"),
     "destinationNetworkNamespaceCookie": Column("destination_netns"),
 }
-#: Where ntop's element of the other direction has a name of its own.
+#: ntop's own names for elements of the other direction.
 _REVERSE_NAMES = {"RETRANSMITTED_IN_PKTS": "RETRANSMITTED_OUT_PKTS"}
 _REVERSIBLE = {column.name for column in flow_columns.COLUMNS if column.has_reverse}
 
@@ -158,19 +161,19 @@ def _reverse_name(name: str) -> str:
     return _REVERSE_NAMES.get(name) or f"reverse{name[0].upper()}{name[1:]}"
 
 
-#: Element of one direction, element of the other (RFC 5103 section 6.1).
+#: Element of one direction -> element of the other (RFC 5103 section 6.1).
 REVERSES = {
     name: _reverse_name(name)
     for name, column in COLUMNS.items()
     if column.name in _REVERSIBLE and not column.is_uptime
 }
-#: Of biflows, which are rows of BIFLOW_DTYPE.
+#: Columns of biflows, which are rows of BIFLOW_DTYPE.
 COLUMNS |= {
     reverse: Column(f"reverse_{COLUMNS[name].name}", COLUMNS[name].convert)
     for name, reverse in REVERSES.items()
 }
 
-#: What is known of flows only that conntrack shows to be translated.
+#: Elements that only flows have that conntrack shows as translated.
 TRANSLATION = {
     "postNATSourceIPv4Address",
     "postNATDestinationIPv4Address",
@@ -184,7 +187,7 @@ def _known(identifier: int | None) -> int:
 
 
 def _owner_attributes(side: str, ntop: str) -> dict[str, Attribute]:
-    """Elements of the owner at one side; ``ntop`` is the prefix of ntop's names for it."""
+    """Returns the elements of the owner at one side; ``ntop`` is the prefix of ntop's names."""
     key = f"{side}_owner"
 
     def attribute(read: Callable[[Owner], AttributeValue], privacy: str = "") -> Attribute:

@@ -1,11 +1,12 @@
-"""ctnetlink: what the kernel's connection tracking knows of single connections.
+"""Looks up single connections in the kernel's connection tracking (ctnetlink).
 
-Asked by tuple and not dumped: a dump walks the whole hash table, 10 ms for one of the usual size
-that is empty, and 1.7 us more for each entry of the thousands in TIME_WAIT; a look-up takes 2.7 us
-(not tracked) to 4.4 us. Nothing is subscribed to, so the kernel does no work for connections that
-nobody asks for. Messages are arrays with fixed offsets (pyroute2 takes some 100 us for each).
+The probe asks by tuple, because a dump walks the whole hash table. That takes 10 ms for an empty
+table of the usual size, and 1.7 us for each of thousands of entries in TIME_WAIT. A look-up takes
+2.7 us (not tracked) to 4.4 us. The probe subscribes to no events, so connections that it does not
+ask for cost the kernel nothing.
 
-TCP and UDP over IPv4, in the default zone of the network namespace in which the socket was opened.
+Messages are arrays with fixed offsets, because pyroute2 takes some 100 us for each. They cover TCP
+and UDP over IPv4, in the default zone of the network namespace in which the socket was opened.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ TUPLE = np.dtype(
     ]
 )
 
-#: Exists where nf_conntrack is loaded. To ask without looking would load it.
+#: Exists if nf_conntrack is loaded. A request without this check would load it.
 _LOADED = Path("/proc/sys/net/netfilter/nf_conntrack_count")
 
 # include/uapi/linux/nfnetlink.h, nfnetlink_conntrack.h
@@ -68,7 +69,7 @@ _FIELDS: dict[str, tuple[Any, int]] = {
     "flags": ("u2", 6),
     "sequence": ("u4", 8),
     "family": ("u1", 16),
-    "error": ("i4", 16),  # of NLMSG_ERROR, in place of struct nfgenmsg
+    "error": ("i4", 16),  # of NLMSG_ERROR, instead of struct nfgenmsg
     "original": (_WIRE_TUPLE, 20),
     "reply": (_WIRE_TUPLE, 72),
 }
@@ -98,7 +99,7 @@ _HEADER_PLACES = [0, *_INNER]
 
 @dataclass(slots=True)
 class Entries:
-    """What was found, one row per tuple asked for; ``original`` and ``reply`` are TUPLEs."""
+    """The results, one row for each tuple asked for; ``original`` and ``reply`` are TUPLEs."""
 
     found: Flags
     original: Tuples
@@ -118,7 +119,7 @@ class Entries:
 
 
 def encode_requests(tuples: Tuples, sequence: int) -> bytes:
-    """One IPCTNL_MSG_CT_GET per tuple, numbered from ``sequence`` (modulo 2**32)."""
+    """Returns one IPCTNL_MSG_CT_GET per tuple, numbered from ``sequence`` (modulo 2**32)."""
     requests = np.zeros(len(tuples), _REQUEST)
     words = requests.view(np.uint32).reshape(len(tuples), -1)
     words[:, 5:] = _ORIGINAL
@@ -133,9 +134,10 @@ def encode_requests(tuples: Tuples, sequence: int) -> bytes:
 def decode_answers(
     answers: NDArray[np.void], sequence: int, count: int
 ) -> tuple[Entries, int, int]:
-    """Entries of the requests numbered from ``sequence``; answers unread, other than ENOENT.
+    """Returns the entries, the number of unread answers, and the first error or 0.
 
-    ``answers``: ANSWER, one per datagram. Also returns the first error number, 0 for none.
+    ``answers`` are ANSWERs, one per datagram, to requests numbered from ``sequence``. Entries that
+    do not exist (ENOENT) are no errors.
     """
     entries = Entries.none(count)
     at = (answers["sequence"].astype(np.int64) - sequence) % 2**32
@@ -168,7 +170,7 @@ def _decode_tuples(wire: NDArray[np.void]) -> Tuples:
 
 
 class Conntrack:
-    """Inert until ``open``. The kernel answers within ``send``, so that nothing ever waits."""
+    """Looks up connections after ``open``. The kernel answers within ``send``, so nothing waits."""
 
     def __init__(self) -> None:
         self._socket: socket.socket | None = None
@@ -177,7 +179,7 @@ class Conntrack:
         self.unread = 0
 
     def open(self) -> bool:
-        """False while connection tracking is not loaded. OSError where it may not be asked."""
+        """Returns False while connection tracking is not loaded. Raises OSError if forbidden."""
         if self._socket is not None:
             return True
         if not _LOADED.exists():
@@ -192,7 +194,7 @@ class Conntrack:
             self._socket = None
 
     def read_count(self) -> int:
-        """Connections tracked in the namespace."""
+        """Returns the number of connections tracked in the namespace."""
         sequence = self._take_numbers(1)
         family = _FAMILY.pack(socket.AF_INET, 0, 0)
         self._opened().send(wire.encode_message(_GET_STATISTICS, 0, sequence, family))
@@ -203,7 +205,10 @@ class Conntrack:
         raise OSError(errno.EPROTO, "the kernel does not say how many connections it tracks")
 
     def look_up(self, tuples: Tuples) -> Entries:
-        """OSError if the kernel refuses; an answer that cannot be read counts in ``unread``."""
+        """Returns the entries of ``tuples``, and counts unreadable answers in ``unread``.
+
+        Raises OSError if the kernel refuses.
+        """
         entries = Entries.none(len(tuples))
         for start in range(0, len(tuples), _LOT):
             lot = tuples[start : start + _LOT]
@@ -218,7 +223,7 @@ class Conntrack:
         return entries
 
     def _receive(self, count: int) -> NDArray[np.void]:
-        """Up to ``count`` datagrams, all that wait."""
+        """Returns up to ``count`` datagrams, as many as are queued."""
         octets, at = self._answers.view(np.uint8).data, 0
         receive, size = self._opened().recv_into, ANSWER.itemsize
         while at < count:
@@ -228,7 +233,7 @@ class Conntrack:
             except BlockingIOError:
                 break
             except OSError as error:
-                if error.errno != errno.ENOBUFS:  # some did not fit; those that did wait behind it
+                if error.errno != errno.ENOBUFS:  # some were dropped; the others follow
                     raise
         return self._answers[:at]
 

@@ -1,8 +1,8 @@
-"""inet_diag messages (include/uapi/linux/inet_diag.h) as arrays: requests, answers, final counters.
+"""Encodes and decodes inet_diag messages (include/uapi/linux/inet_diag.h) as arrays.
 
-No I/O. Messages are indexed where they lie: keys and counters of all of them are gathered word by
-word, and only the messages that matter are decoded into SOCKET rows (pyroute2 takes some 60 us
-for each message, this some tenths of a microsecond).
+Does no I/O. Messages stay in the receive buffer. Keys and counters of all of them are gathered word
+by word, and only messages with news are decoded into SOCKET rows. This takes some tenths of a
+microsecond for each message, and pyroute2 some 60 us.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ Place = int | tuple[int, int]
 
 AF_INET, AF_INET6 = 2, 10
 TCP, UDP = 6, 17
-#: include/net/tcp_states.h
+#: States of include/net/tcp_states.h.
 ESTABLISHED, SYN_SENT, SYN_RECV, FIN_WAIT1, FIN_WAIT2, TIME_WAIT = 1, 2, 3, 4, 5, 6
 CLOSE, CLOSE_WAIT, LAST_ACK, LISTEN, CLOSING, NEW_SYN_RECV = 7, 8, 9, 10, 11, 12
-#: All but those without a socket behind them, of which no counter is known.
+#: All states but those that have no full socket, and so no counters.
 STATES = 0xFFE & ~(1 << TIME_WAIT | 1 << NEW_SYN_RECV)
 #: Bits of inet_diag_req_v2.idiag_ext.
 INFO, SOCKET_MEMORY = 1 << 1, 1 << 6
@@ -43,12 +43,12 @@ _LEAST_INFO_WORDS = 36  # up to tcpi_segs_in (Linux 4.2)
 _MEMORY_WORDS = 9
 _COOKIE = 15
 
-#: Columns by their place in words, and how many where not one: from the message's beginning, ...
+#: Columns by place and number of words (1 if not given), from the message's beginning.
 _MESSAGE: dict[str, Place] = {
     "header": 4, "ports": 5, "local": (6, 4), "remote": (10, 4), "interface": 14,
     "cookie": (_COOKIE, 2), "receive_queue": 18, "send_queue": 19, "uid": 20, "inode": 21,
 }  # fmt: skip
-#: ... from that of struct tcp_info, ...
+#: The same, from the beginning of struct tcp_info.
 _TCP_INFO: dict[str, Place] = {
     "flags": 1, "unacknowledged": 6, "lost": 8, "sent_ago_ms": 11, "data_received_ago_ms": 13,
     "received_ago_ms": 14, "rtt_us": 17, "rtt_var_us": 18, "window": 20, "retransmitted": 25,
@@ -56,11 +56,11 @@ _TCP_INFO: dict[str, Place] = {
     "segments_in": 35, "data_segments_in": 38, "data_segments_out": 39, "delivery_rate": (40, 2),
     "sent": (50, 2), "resent": (52, 2), "out_of_order": 56,
 }  # fmt: skip
-#: ... and from that of INET_DIAG_SKMEMINFO.
+#: The same, from the beginning of INET_DIAG_SKMEMINFO.
 _MEMORY: dict[str, Place] = {"receive_memory": 0, "send_memory": 2, "drops": 8}
 
-#: A socket. Addresses as flow rows have them; ports in the host's order; ``key`` is unique among
-#: all namespaces; ``has_info``: 1 where the counters of struct tcp_info are there.
+#: A socket. Addresses are as in flow rows, and ports in the host's order. ``key`` is unique among
+#: all namespaces. ``has_info`` is 1 if the counters of struct tcp_info are present.
 SOCKET = np.dtype(
     [
         ("key", "u8"), ("cookie", "u8"), ("cgroup", "u8"), ("pacing_rate", "u8"),
@@ -79,19 +79,19 @@ SOCKET = np.dtype(
 
 
 def encode_both(extensions: int, states: int, sequence: int) -> bytes:
-    """A dump of TCP over IPv4 and IPv6: one walk through the kernel's tables, not two."""
+    """Requests a dump of TCP over IPv4 and IPv6, in one walk through the kernel's tables."""
     body = struct.pack("=4B48x2I", AF_INET, 0, 0, extensions, states, 0)
     return wire.encode_message(_BOTH_FAMILIES, wire.F_DUMP, sequence, body)
 
 
 def encode_family(family: int, protocol: int, extensions: int, states: int, sequence: int) -> bytes:
-    """A dump of one protocol over one version of IP."""
+    """Requests a dump of one protocol over one version of IP."""
     body = struct.pack("=4BI48x", family, protocol, extensions, 0, states)
     return wire.encode_message(_BY_FAMILY, wire.F_DUMP, sequence, body)
 
 
 class DumpState:
-    """What the datagrams of one dump have told so far."""
+    """The state of one dump, from its datagrams so far."""
 
     def __init__(self) -> None:
         self.done = False
@@ -100,7 +100,7 @@ class DumpState:
 
 
 def index_datagram(words: U32, begin: int, end: int, dump: DumpState) -> Positions:
-    """Where messages about sockets begin in ``words[begin:end]``, one datagram."""
+    """Returns where messages about sockets begin in the datagram ``words[begin:end]``."""
     if end - begin >= _FIRST_ATTRIBUTE and _holds_equal(words, begin, end):
         dump.interrupted |= bool(int(words[begin + 1]) >> 16 & wire.F_DUMP_INTERRUPTED)
         return np.arange(begin, end, int(words[begin]) // 4)
@@ -121,7 +121,7 @@ def index_datagram(words: U32, begin: int, end: int, dump: DumpState) -> Positio
 
 
 def _holds_equal(words: U32, begin: int, end: int) -> bool:
-    """Nothing but messages of one length, as nearly all datagrams of a dump are."""
+    """Returns True if all messages have one length, as in nearly all datagrams of a dump."""
     length, kind = int(words[begin]), int(words[begin + 1])
     step = length // 4
     if length % 4 or step < _FIRST_ATTRIBUTE or (end - begin) % step:
@@ -135,7 +135,7 @@ def _holds_equal(words: U32, begin: int, end: int) -> bool:
 
 @dataclass(slots=True)
 class Messages:
-    """Messages in ``words``: where each begins, and where its attributes' payloads do (or 0)."""
+    """Messages in ``words``: where each begins, and where its attributes' payloads begin (or 0)."""
 
     words: U32
     starts: Positions
@@ -152,19 +152,22 @@ class Messages:
         return self.words[self.starts + 4] >> np.uint32(8) & np.uint32(0xFF)
 
     def keys(self) -> U64:
-        """Namespace number and cookie: cookies are unique among namespaces since Linux 5.3 only."""
+        """Returns namespace number and cookie in one number.
+
+        Before Linux 5.3, cookies are unique within a namespace only.
+        """
         cookie = self._pair(self.starts + _COOKIE)
         return cookie | self.namespaces.astype(np.uint64) << np.uint64(48)
 
     def segments(self) -> tuple[U32, U32]:
-        """Sent and received; 0 where the message has no counters."""
+        """Returns the segments sent and received, 0 for messages without counters."""
         place = np.where(self.info_words >= _LEAST_INFO_WORDS, self.info, 0)
         known = place > 0
         out, into = self.words[place + 34], self.words[place + 35]
         return out * known, into * known
 
     def decode(self, which: NDArray[np.intp]) -> Sockets:
-        """SOCKET rows of some of the messages."""
+        """Returns SOCKET rows of the messages ``which``."""
         sockets: Sockets = np.zeros(len(which), SOCKET)
         if not len(which):
             return sockets
@@ -205,13 +208,13 @@ class Messages:
                 sockets[name] = self.words[where] * known
 
     def _pair(self, where: Positions) -> U64:
-        """Two words of a little-endian host, as our kernel object is for, too."""
+        """Returns 64 bits of two words of a little-endian host, as the kernel half requires."""
         pair: U64 = self.words[where] | self.words[where + 1].astype(np.uint64) << np.uint64(32)
         return pair
 
 
 def find_attributes(words: U32, starts: Positions, namespaces: U32) -> Messages:
-    """Walks the attributes of all messages side by side. ``namespaces``: a number for each."""
+    """Walks the attributes of all messages side by side; ``namespaces`` has their numbers."""
     found = {kind: np.zeros(len(starts), np.int64)
              for kind in (_ATTRIBUTE_INFO, _ATTRIBUTE_MEMORY, _ATTRIBUTE_CGROUP)}  # fmt: skip
     info_words = np.zeros(len(starts), np.int64)
@@ -246,9 +249,10 @@ def find_attributes(words: U32, starts: Positions, namespaces: U32) -> Messages:
 
 
 def _common_layout(words: U32, starts: Positions) -> dict[int, tuple[int, int]] | None:
-    """Attribute -> (place in words, length) where all messages are built as the first one is.
+    """Returns attribute -> (place in words, length) if all messages are built like the first.
 
-    Nearly all lots of a dump are: they take a third of the time so.
+    Otherwise it returns None. Nearly all lots of a dump have one layout, and take a third of the
+    time.
     """
     end = int(words[starts[0]]) // 4
     same = words[starts] == words[starts[0]]
@@ -278,7 +282,7 @@ def _split(sockets: Sockets, name: str, words: U32) -> None:
 
 
 def _with_plain_addresses(sockets: Sockets) -> Sockets:
-    """IPv4 over an IPv6 socket is IPv4, with its address in the first word as everywhere."""
+    """Turns IPv4 over an IPv6 socket into IPv4, with its address in the first word."""
     mapped = np.array([0, 0, int.from_bytes(b"\0\0\xff\xff", "little")], np.uint32)
     six = sockets["ip_version"] == 6
     four = six & (sockets["remote"][:, :3] == mapped).all(axis=1)

@@ -1,4 +1,4 @@
-"""sock_diag sockets of one network namespace: dumps, and final counters of what was destroyed."""
+"""Dumps the sockets of a network namespace, and receives final counters, by sock_diag."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ from probe.netlink.inet_diag import (
 
 _NETLINK_SOCK_DIAG = 4
 _SO_NETNS_COOKIE = 71
-#: SKNLGRP_INET_TCP_DESTROY and _INET6_. UDP's are not joined: those messages have no counters,
-#: and a busy resolver destroys thousands of sockets a second.
+#: SKNLGRP_INET_TCP_DESTROY and _INET6_. Messages of UDP have no counters, and a busy resolver
+#: destroys thousands of sockets a second. So the probe does not join the groups of UDP.
 _TCP_DESTROY_GROUPS = (1, 3)
-_EVENT_BUFFER = 8 << 20  # each message that waits takes about a kilobyte of kernel memory
-_DATAGRAM = 32768  # the kernel fills no more in one
+_EVENT_BUFFER = 8 << 20  # a queued message takes about a kilobyte in the kernel
+_DATAGRAM = 32768  # octets; the kernel sends no larger one
 _LOT = 1 << 20
 
 
 class Buffer:
-    """Where datagrams are received, back to back; ``words`` is the same memory."""
+    """Receives datagrams one behind the other; ``words`` is the same memory."""
 
     def __init__(self) -> None:
         self.words: U32 = np.zeros((_LOT + 2 * _DATAGRAM) // 4, np.uint32)
         self._octets = memoryview(self.words).cast("B")  # type: ignore[arg-type]
-        self.end = 0  # words
+        self.end = 0  # in words
         self._starts: list[Positions] = []
         self._numbers: list[int] = []
 
@@ -49,7 +49,7 @@ class Buffer:
         return 4 * self.end >= _LOT
 
     def receive(self, source: socket.socket, number: int, dump: DumpState) -> None:
-        """One datagram of the namespace with that number. Raises what ``recv_into`` raises."""
+        """Receives a datagram of the namespace ``number``. Raises OSError as ``recv_into`` does."""
         got = source.recv_into(self._octets[4 * self.end :], _DATAGRAM)
         end = self.end + got // 4
         self._starts.append(index_datagram(self.words, self.end, end, dump))
@@ -57,7 +57,10 @@ class Buffer:
         self.end = end
 
     def take(self) -> tuple[Positions, U32]:
-        """Where each message begins, and its namespace's number; the next ones overwrite it."""
+        """Returns where each message begins, and the number of its namespace.
+
+        The next datagrams overwrite the messages.
+        """
         starts = np.concatenate(self._starts) if self._starts else np.zeros(0, np.int64)
         counts = [len(part) for part in self._starts]
         numbers = np.repeat(np.array(self._numbers, np.uint32), counts)
@@ -67,9 +70,9 @@ class Buffer:
 
 @dataclass(slots=True)
 class Namespace:
-    """A network namespace that we have sockets in. ``number`` is ours, and never 0.
+    """A network namespace in which the probe has sockets. ``number`` is the probe's, and never 0.
 
-    ``is_new``: it was not there when the collector was opened, so nothing in it is older.
+    ``is_new`` is True if the namespace is newer than the collector, so that nothing in it is older.
     """
 
     number: int
@@ -98,9 +101,9 @@ class Namespace:
     def dump(
         self, buffer: Buffer, extensions: int, states: int, protocol: int = TCP
     ) -> Iterator[DumpState]:
-        """Receives into ``buffer``; yields whenever that is full, and lastly when done.
+        """Receives into ``buffer``, and yields whenever that is full and at the end.
 
-        Raises OSError; a dump of which a part is missing has failed.
+        Raises OSError; a dump with a missing part has failed.
         """
         for request in self.requests(extensions, states, protocol):
             self.dumps.send(request)
@@ -118,7 +121,7 @@ class Namespace:
         yield dump
 
     def receive_events(self, buffer: Buffer) -> bool:
-        """Takes what waits; False when nothing is left, True when ``buffer`` is full."""
+        """Receives queued events. Returns False if none is left, True if ``buffer`` is full."""
         ignored = DumpState()
         while not buffer.is_full:
             try:
@@ -133,9 +136,9 @@ class Namespace:
 
 
 def open_namespace(number: int, inode: int, has_events: bool = True) -> Namespace:
-    """In the namespace of the calling thread; without events its ``events`` stay silent.
+    """Opens sockets in the namespace of the calling thread. Raises OSError.
 
-    Raises OSError.
+    Without ``has_events`` the socket for events receives none.
     """
     with contextlib.ExitStack() as stack:
         dumps = stack.enter_context(wire.open_socket(_NETLINK_SOCK_DIAG))
@@ -149,7 +152,7 @@ def open_namespace(number: int, inode: int, has_events: bool = True) -> Namespac
 
 
 def read_cookie(source: socket.socket) -> int:
-    """Of the network namespace (Linux 5.14), 0 when unknown."""
+    """Returns the cookie of a socket's network namespace (Linux 5.14), 0 if unknown."""
     try:
         return int.from_bytes(source.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8), "little")
     except OSError:

@@ -1,4 +1,4 @@
-"""The Netlink collector: every Linux, any user."""
+"""The Netlink collector, which meters TCP for any user since Linux 4.2."""
 
 from probe.sources.netlink.source import NetlinkSource
 

@@ -1,4 +1,12 @@
-"""Owners into the ledger: what had traffic is looked for, and what was found is told once."""
+"""Finds the owners of sockets with traffic, and writes them into the ledger.
+
+Theory of operation. Each ``find`` searches descriptors for the owners of the sockets with new
+traffic, in a bounded time. The search goes on in the next call. A socket that a whole
+round through all processes does not show is given up for 30 seconds. If the socket is younger than
+the latest look at processes, it waits for the next look instead.
+
+Sockets without a process get the owner of their listener, or else that of their cgroup.
+"""
 
 from __future__ import annotations
 
@@ -15,16 +23,16 @@ from probe.sources.netlink.ledger import Ledger
 from probe.sources.netlink.namespaces import Namespaces
 from probe.sources.netlink.owners import Listeners, ProcessOwners
 
-#: For descriptors in one read. Listing those of all processes takes some milliseconds.
+#: Time for descriptors in one read. To list those of all processes takes some milliseconds.
 _BUDGET_NS = 10_000_000
 _RETRY_NS = 30_000_000_000
 _MOST_GIVEN_UP = 65536
-_MOST_LIKELY = 64  # processes that are looked at out of turn
-_MOST_WANTED = 8192  # more than a read can find; who is left out is asked for at its next traffic
+_MOST_LIKELY = 64  # processes to look at before the round goes on
+_MOST_WANTED = 8192  # more than a read can find; others follow at their next traffic
 
 
 class Attribution:
-    """``unreadable``: sockets whose owner is among processes that we may not look into."""
+    """Finds owners; ``unreadable`` counts sockets not found while some processes are unreadable."""
 
     def __init__(
         self,
@@ -42,12 +50,15 @@ class Attribution:
         self._cgroups = cgroups
         self._spaces = spaces
         self._wanted: dict[int, int] = {}  # inode -> slot
-        self._given_up: dict[int, int] = {}  # inode -> when to try again
-        self._came_ns: dict[int, int] = {}  # of those that are looked for
-        self._early: dict[int, int] = {}  # as _wanted; maybe of processes that no look has shown
+        self._given_up: dict[int, int] = {}  # inode -> time of the next attempt
+        self._came_ns: dict[int, int] = {}  # inode -> time of the first attempt
+        self._early: dict[int, int] = {}  # inode -> slot, for a later look at processes
 
     def find(self, slots: Slots, budget_ns: int = _BUDGET_NS) -> Slots:
-        """Looks for owners, of ``slots`` and what is left from before; the slots of those found."""
+        """Looks for owners of ``slots``, and of sockets left from earlier calls.
+
+        Returns the slots whose process was found.
+        """
         ledger, now = self._ledger, time.monotonic_ns()
         wanting = ledger.unowned(slots, OwnerSource.DESCRIPTOR)
         wanting = wanting[: max(0, _MOST_WANTED - len(self._wanted))]
@@ -74,7 +85,7 @@ class Attribution:
         return owned
 
     def own_ended(self, rows: Rows, number: int) -> None:
-        """Accepted connections that no dump saw alive: of their owner the listener is known."""
+        """Gives accepted connections the owner of their listener if no dump saw them alive."""
         for at in np.flatnonzero((rows["owner"] == 0) & (rows["role"] == Role.RESPONDER)).tolist():
             owner = self._listeners.owner_of(number, int(rows["local_port"][at]))
             if owner:
@@ -122,7 +133,7 @@ class Attribution:
             del self._given_up[next(iter(self._given_up))]
 
     def _take_early(self) -> dict[int, int]:
-        """Those that had come since the look at processes before the latest one."""
+        """Returns sockets that are older than the latest look at processes by now."""
         looked = self._spaces.looked_ns
         ready = {inode: slot for inode, slot in self._early.items()
                  if self._came_ns[inode] <= looked}  # fmt: skip
@@ -133,7 +144,7 @@ class Attribution:
     def _processes_near(
         self, listening: dict[int, int], wanting: Slots
     ) -> tuple[list[int], list[int]]:
-        """Those in the namespaces of the sockets, and all others."""
+        """Returns the processes in the namespaces of the sockets, and all others."""
         numbers = {*listening.values(), *self._ledger.seen["namespace"][wanting].tolist()}
         inodes = [inode for inode, one in self._spaces.entered.items() if one.number in numbers]
         present = self._spaces.processes.by_inode

@@ -1,7 +1,8 @@
-"""struct tcp_info -> octets and packets of the IP layer, roles, flags and times. No I/O, no clock.
+"""Computes octets and packets of the IP layer, roles, flags and times from struct tcp_info.
 
-What the kernel's own structures tell the eBPF collector and tcp_info does not is estimated the
-same way where it can be (bpf/tcp_counters.h has the reasons), and ``ends_in_doubt`` says where not.
+Does no I/O and has no clock. The eBPF collector reads some of this from the kernel's own
+structures, which tcp_info lacks. Here it is estimated in the same way if possible;
+bpf/tcp_counters.h has the reasons. Totals with an estimated part have the mark ESTIMATED.
 """
 
 from __future__ import annotations
@@ -28,23 +29,23 @@ I64 = NDArray[np.int64]
 U8 = NDArray[np.uint8]
 Flags = NDArray[np.bool_]
 
-#: TCPI_OPT_*
+#: Options in tcpi_options: TCPI_OPT_*.
 _TIMESTAMPS, _SACK, _WINDOW_SCALE = 1, 2, 4
 _SYN_HEADER = 40  # Linux: MSS, SACK permitted, timestamps, window scale
 _SACK_BLOCK = 12
 _FIN, _SYN, _ACK = 0x01, 0x02, 0x10
 
-#: Columns of rows that count; those that inet_diag does not know stay 0.
+#: Columns of rows that are counters; those that inet_diag does not have stay 0.
 COUNTED = row_names(select(In.ROW, merge=Merge.SUM))
-#: Totals since the connection began. ``mark``: ESTIMATED where a part is an estimate.
+#: Totals since the connection began. ``mark`` is ESTIMATED if a part is an estimate.
 TOTALS = np.dtype([*((name, "i8") for name in COUNTED), ("mark", "u1")])
 
 
 def find_roles(sockets: Sockets, is_listened: Flags) -> U8:
-    """Role of each connection; ``is_listened``: its local port has a listener.
+    """Returns the role of each connection; ``is_listened``: its local port has a listener.
 
-    The active opener's SYN is in its bytes_acked: where nothing of what was sent waits for an
-    acknowledgement, and no FIN was sent, the octet more tells the role. Else the listener does.
+    The bytes_acked of an active opener count its SYN as one octet. This octet shows the role if no
+    sent data waits for an acknowledgement and no FIN was sent. Otherwise the listener decides.
     """
     role = np.where(is_listened, Role.RESPONDER, Role.INITIATOR)
     state = sockets["state"]
@@ -59,9 +60,10 @@ def find_roles(sockets: Sockets, is_listened: Flags) -> U8:
 
 
 def count_totals(sockets: Sockets, role: U8, out: I64, into: I64) -> NDArray[np.void]:
-    """TOTALS of each socket but ``lost``. ``role`` must be the same at every dump of a socket.
+    """Returns TOTALS of each socket, without ``lost``.
 
-    ``out``, ``into``: its segments, which tcp_info has modulo 2**32.
+    ``role`` must be the same at every dump of a socket. ``out`` and ``into`` are its segments,
+    which tcp_info has modulo 2**32.
     """
     totals = np.zeros(len(sockets), TOTALS)
     ip = np.where(sockets["ip_version"] == 6, 40, 20)
@@ -75,7 +77,7 @@ def count_totals(sockets: Sockets, role: U8, out: I64, into: I64) -> NDArray[np.
 
     sacks = np.where(options & _SACK, _out_of_order_acks(sockets, out), 0)
     totals["tx_packets"], totals["rx_packets"] = out + accepted, into
-    # the SYN-ACK was sent by a request socket; a SYN of either kind has a longer header
+    # a request socket sent the SYN-ACK; a SYN or SYN-ACK has a longer header
     tx = sent + out * header + np.where(accepted, syn_ack, ip + _SYN_HEADER - header)
     rx = received - _fin_octet(sockets) + into * header + syn_ack - header
     totals["tx_octets"] = np.where(unopened, out * (ip + _SYN_HEADER), tx + _SACK_BLOCK * sacks)
@@ -93,7 +95,7 @@ def count_totals(sockets: Sockets, role: U8, out: I64, into: I64) -> NDArray[np.
 
 
 def control_bits(sockets: Sockets, role: U8) -> tuple[U8, U8]:
-    """tcpControlBits that each end is known to have sent and received."""
+    """Returns the tcpControlBits that each end has certainly sent and received."""
     state = sockets["state"]
     opened = (role == Role.RESPONDER) | ~_is_unopened(sockets)
     tx = np.where(opened, _SYN | _ACK, _SYN)
@@ -104,9 +106,9 @@ def control_bits(sockets: Sockets, role: U8) -> tuple[U8, U8]:
 
 
 def read_times(sockets: Sockets, now_ns: int) -> tuple[I64, I64]:
-    """(first, last): the earliest and the latest moment that the socket itself remembers.
+    """Returns (first, last): the earliest and the latest time that the socket remembers.
 
-    A connection is at least as old as ``first``. Acknowledgements sent leave no time behind.
+    A connection is at least as old as ``first``. Sent acknowledgements leave no time.
     """
     ages = np.stack([sockets[name] for name in
                      ("sent_ago_ms", "data_received_ago_ms", "received_ago_ms")])  # fmt: skip
@@ -115,7 +117,7 @@ def read_times(sockets: Sockets, now_ns: int) -> tuple[I64, I64]:
 
 
 def _is_unopened(sockets: Sockets) -> Flags:
-    """Active openers without an answer to their SYN, or with a refusal."""
+    """Returns True for active openers whose SYN got no answer or a refusal."""
     closed = np.isin(sockets["state"], (CLOSE, SYN_SENT))
     unopened: Flags = closed & (sockets["acknowledged"] == 0) & (sockets["received"] == 0)
     unopened &= sockets["sent"] == 0
@@ -123,13 +125,13 @@ def _is_unopened(sockets: Sockets) -> Flags:
 
 
 def _lacks_sent(sockets: Sockets) -> Flags:
-    """Before Linux 4.19 tcp_info ends in front of bytes_sent."""
+    """Returns True if tcp_info ends before bytes_sent, as before Linux 4.19."""
     lacking: Flags = (sockets["sent"] == 0) & (sockets["acknowledged"] > 1)
     return lacking
 
 
 def _sent(sockets: Sockets) -> I64:
-    """Octets of payload sent, with what was sent again."""
+    """Returns octets of payload sent, including those sent again."""
     return np.where(
         _lacks_sent(sockets), sockets["acknowledged"], sockets["sent"]
     ).astype(np.int64)  # fmt: skip
@@ -141,14 +143,17 @@ def _sent_once(sockets: Sockets) -> I64:
 
 
 def _out_of_order_acks(sockets: Sockets, out: I64) -> I64:
-    """What came out of order was answered by an ACK with at least one SACK block."""
+    """Returns the ACKs with SACK blocks: one for each segment that came out of order."""
     acks = np.maximum(out - sockets["data_segments_out"], 0)
     found: I64 = np.minimum(sockets["out_of_order"].astype(np.int64), acks)
     return found
 
 
 def _duplicate_octets(sockets: Sockets) -> I64:
-    """What TCP dropped was received before; each segment of it counts as the mean of the others."""
+    """Returns the octets that TCP dropped because it had received them before.
+
+    Each dropped segment counts as the mean of the others.
+    """
     dropped = sockets["drops"].astype(np.int64)
     others = sockets["data_segments_in"].astype(np.int64) - dropped
     mean = sockets["received"].astype(np.int64) // np.maximum(others, 1)
@@ -156,7 +161,10 @@ def _duplicate_octets(sockets: Sockets) -> I64:
 
 
 def _fin_octet(sockets: Sockets) -> I64:
-    """A received FIN counts as one octet of payload. At the end nothing says whether one came."""
+    """Returns 1 for a received FIN, which tcp_info counts as an octet of payload.
+
+    After the end nothing shows whether a FIN came.
+    """
     states = (CLOSE_WAIT, CLOSING, LAST_ACK, CLOSE)
     has = np.isin(sockets["state"], states) & (sockets["received"] > 0)
     return has.astype(np.int64)

@@ -35,7 +35,7 @@ from probe.sources.netlink.counters import (
     read_times,
 )
 
-#: What is remembered beside the row, in which the counters are totals.
+#: What the ledger keeps of a socket beside its row, in which the counters are totals.
 _SEEN = np.dtype(
     [
         ("key", "u8"), ("sent", "u8"), ("received", "u8"), ("segments_out", "i8"),
@@ -44,7 +44,7 @@ _SEEN = np.dtype(
         ("missed", "u1"), ("is_live", "?"), ("is_reported", "?"),
     ]
 )  # fmt: skip
-_MISSED_MOST = 2  # dumps may skip a socket that moves while they walk
+_MISSED_MOST = 2  # dumps; each may skip a socket that moves meanwhile
 _MOST_VANISHED = 16384
 _U32 = np.int64(2**32)
 _UNLIMITED = np.uint64(2**64 - 1)
@@ -73,7 +73,7 @@ class Ledger:
         self._index = KeyIndex()
         self._free: Slots = np.arange(1023, 0, -1)
         self._next_id = first_id
-        self._since_ns = 0  # of the previous dump: what is new since then began after it
+        self._since_ns = 0  # time of the previous dump, after which new sockets began
         self._tick = 0
 
     def __len__(self) -> int:
@@ -84,7 +84,7 @@ class Ledger:
         self._tick += 1
 
     def find_changed(self, messages: Messages) -> NDArray[np.intp]:
-        """Returns which messages of a dump tell something new, and marks all others as seen."""
+        """Returns which messages of a dump have news, and marks the others as seen."""
         slots = self._index.find(messages.keys())
         out, into = messages.segments()
         seen = self.seen
@@ -162,11 +162,11 @@ class Ledger:
         return rows
 
     def renew(self, slots: Slots) -> Rows:
-        """Returns rows without traffic, which tell the owners of sockets that have had rows."""
+        """Returns rows without traffic, which name the owners of sockets that have had rows."""
         return self._bare_rows(slots[self.seen["is_reported"][slots]])
 
     def unowned(self, slots: Slots, source: int) -> Slots:
-        """Returns the slots whose owner this way has not found yet, and that a process may hold."""
+        """Returns slots with an inode whose owner does not come from ``source`` yet."""
         wanting = self.rows["owner_source"][slots] != source
         found: Slots = slots[wanting & (self.seen["inode"][slots] > 0)]
         return found
@@ -205,7 +205,7 @@ class Ledger:
 
     # -- sockets -----------------------------------------------------------------------------------
     def _is_another(self, sockets: Sockets, slots: Slots) -> Flags:
-        """Returns True for sockets that were disconnected and used again: counters began anew."""
+        """Returns True for sockets that were disconnected and used again, with new counters."""
         seen, rows = self.seen, self.rows
         back = sockets["sent"] < seen["sent"][slots]
         back |= sockets["received"] < seen["received"][slots]
@@ -216,7 +216,7 @@ class Ledger:
     def _open(
         self, slots: Slots, sockets: Sockets, place: Place, is_listened: Flags, now_ns: int
     ) -> None:
-        """Begins slots, with what never changes and without counters."""
+        """Fills new slots with the columns that never change, without counters."""
         if not len(slots):
             return
         seen = np.zeros(len(slots), _SEEN)
@@ -241,16 +241,16 @@ class Ledger:
         put_rows(self.rows, slots, rows)
 
     def _count(self, slots: Slots, sockets: Sockets, now_ns: int) -> Rows:
-        """Brings slots up to date, and returns rows with what came since the last time."""
+        """Updates slots, and returns rows with what was counted since the last time."""
         seen, known = take_rows(self.seen, slots), take_rows(self.rows, slots)
-        for name in ("segments_out", "segments_in"):  # 32 bits that run over in long transfers
+        for name in ("segments_out", "segments_in"):  # 32 bits, which wrap in long transfers
             seen[name] += (sockets[name] - seen[name]) % _U32
         for name in ("sent", "received"):
             seen[name] = sockets[name]
         for name in ("inode", "cgroup"):  # final messages have neither
             seen[name] = np.where(sockets[name], sockets[name], seen[name])
         totals = count_totals(sockets, known["role"], seen["segments_out"], seen["segments_in"])
-        # tcp_info has those that are lost now: what came since the last look was lost, at least
+        # tcp_info has the segments that are lost now, so an increase is the least that was lost
         lost = sockets["lost"].astype(np.int64)
         totals["lost"] = known["lost"] + np.maximum(lost - seen["lost"], 0)
         seen["lost"] = lost
@@ -295,7 +295,7 @@ class Ledger:
 
 
 def _distinct(sockets: Sockets, is_listened: Flags) -> tuple[Sockets, Flags]:
-    """Keeps the latest of two messages. A dump may show a socket that moves meanwhile twice."""
+    """Keeps the latest of two messages, as a dump may show a moving socket twice."""
     order = np.argsort(sockets["key"], kind="stable")
     keys = sockets["key"][order]
     repeated = keys[:-1] == keys[1:]

@@ -1,8 +1,11 @@
-"""Network namespaces that hold a process: found by inode, entered once each, left when empty.
+"""Opens sockets in all network namespaces that hold a process.
 
-A short-lived thread enters a namespace and opens our sockets there, which then work from
-everywhere; it ends there, so no thread of ours is ever left in a wrong one. Our sockets keep a
-namespace alive, so those whose last process is gone are left at the next look.
+Theory of operation. A look at /proc finds the namespaces by their inodes. A short-lived thread
+enters each new one once and opens the probe's sockets there, which then work from everywhere. The
+thread ends in that namespace, so no thread of the probe stays in a wrong one.
+
+The sockets keep a namespace alive. So they are closed at the next look after its last process has
+ended.
 """
 
 from __future__ import annotations
@@ -22,17 +25,19 @@ from probe.netlink.sock_diag import Namespace, open_namespace
 log = logging.getLogger(__name__)
 
 _CLONE_NEWNET = 0x40000000
-_SHARE = 200  # looking takes at most half a per cent of one core
+_SHARE = 200  # a look takes at most half a per cent of one core
 _MOST_NUMBERS = 1 << 15
-#: Descriptors that our sockets in a namespace take, and those that are left for everything else.
+#: Descriptors that the sockets of a namespace take, and those to leave for all other uses.
 _EACH, _RESERVE = 3, 256
 
 
 @dataclass(slots=True)
 class Processes:
-    """Who is in which namespace: inode -> process ids. ``hidden``: namespaces that only show
-    through processes that we may not look into, by a number that the kernel gives each; ``closed``:
-    those processes."""
+    """Process ids by the inode of their network namespace.
+
+    ``closed`` are the processes that the probe may not look into. ``hidden`` are the namespaces
+    that only such processes show, by a number that the kernel gives to each.
+    """
 
     by_inode: dict[int, list[int]] = field(default_factory=dict)
     closed: list[int] = field(default_factory=list)
@@ -40,7 +45,7 @@ class Processes:
 
 
 def find_processes(proc: str = "/proc") -> Processes:
-    """One look at every process. What goes away meanwhile is left out."""
+    """Looks at every process once, and leaves out those that end meanwhile."""
     found = Processes()
     own = _table_inode(f"{proc}/self")
     for name in os.listdir(proc):
@@ -61,7 +66,7 @@ def find_processes(proc: str = "/proc") -> Processes:
 
 
 def _table_inode(process: str) -> int:
-    """The inode of /proc/PID/net/tcp: anyone may ask, and each namespace has one of its own."""
+    """Returns the inode of /proc/PID/net/tcp, which all may read and each namespace has."""
     try:
         return os.stat(f"{process}/net/tcp").st_ino
     except OSError:
@@ -69,19 +74,20 @@ def _table_inode(process: str) -> int:
 
 
 class Namespaces:
-    """Those that we have sockets in. ``leave``: called with each before its sockets are closed.
+    """The namespaces in which the probe has sockets.
 
-    ``has_events``: whether to be told of sockets that are destroyed there.
+    ``leave`` is called with each one before its sockets are closed. With ``has_events`` the kernel
+    reports the sockets that are destroyed there.
     """
 
     def __init__(self, leave: Callable[[Namespace], None], has_events: bool = True) -> None:
         self.entered: dict[int, Namespace] = {}
         self.processes = Processes()
-        self.looked_ns = 0  # when ``processes`` were
-        self.unseen: set[int] = set()  # inodes of those that may not be entered, ever
-        self.crowded = 0  # namespaces that there are no descriptors for, as of the latest look
-        self._refused: set[int] = set()  # ... and are there now
-        self._failed: set[int] = set()  # of which our sockets were no longer good
+        self.looked_ns = 0  # when ``processes`` were read
+        self.unseen: set[int] = set()  # inodes of all that were ever refused
+        self.crowded = 0  # namespaces without descriptors, at the latest look
+        self._refused: set[int] = set()  # those of ``unseen`` that exist now
+        self._failed: set[int] = set()  # inodes of those whose sockets failed
         self._leave = leave
         self._has_events = has_events
         self._last_number = 0
@@ -89,21 +95,24 @@ class Namespaces:
 
     @property
     def unseen_count(self) -> int:
-        """How many namespaces hold a process and are not looked into, for whatever reason."""
+        """Returns how many namespaces hold a process and are not entered, for any reason."""
         return len(self.unseen) + len(self.processes.hidden) + self.crowded
 
     def open_own(self) -> Namespace:
-        """The namespace of this process, which needs no privilege. Raises OSError."""
+        """Opens sockets in the probe's own namespace, without privilege. Raises OSError."""
         own = self._open(os.stat("/proc/self/ns/net").st_ino)
         self.entered[own.inode] = own
         return own
 
     def refresh(self, is_new: bool) -> None:
-        """Enters what has come, leaves what has gone; at most every so often on a large host."""
+        """Enters new namespaces and leaves empty ones.
+
+        On a large host it does so less often, to take at most half a per cent of one core.
+        """
         started = time.monotonic_ns()
         if started < self._due_ns:
             return
-        cost = time.process_time_ns()  # on a busy host the clock tells how long others took
+        cost = time.process_time_ns()  # the clock would count other programs, too
         self.processes, self.looked_ns = find_processes(), started
         present = self.processes.by_inode
         self._refused &= present.keys()
@@ -114,14 +123,18 @@ class Namespaces:
         if coming:
             self._enter({inode: present[inode] for inode in coming}, is_new)
         own = os.stat("/proc/self/ns/net").st_ino
-        if own not in self.entered:  # no process shows it where /proc hides them
+        if own not in self.entered:  # a /proc that hides processes does not show it
             self.open_own().is_new = False
         for inode in [i for i in self.entered if i not in present and i != own]:
             self.drop(inode)
         self._due_ns = time.monotonic_ns() + _SHARE * (time.process_time_ns() - cost)
 
     def drop(self, inode: int, failed: bool = False) -> None:
-        """Gone; or ``failed``: entered again when due, where all is older than our sockets then."""
+        """Leaves a namespace that is gone, or whose sockets ``failed``.
+
+        A failed one is entered again at the next look. Its sockets then count as older than the
+        probe.
+        """
         gone = self.entered.pop(inode)
         if failed:
             self._failed.add(inode)
@@ -129,11 +142,12 @@ class Namespaces:
         gone.close()
 
     def _choose(self, coming: list[int]) -> list[int]:
-        """Returns those of ``coming`` that there are descriptors for, and warns of the others."""
+        """Returns as many of ``coming`` as descriptors allow, and warns about the others."""
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         room = max(0, (limit - _RESERVE) // _EACH - len(self.entered))
         crowded = max(0, len(coming) - room)
-        if crowded and not self.crowded and self._has_events:  # others look anew each time
+        # an object without events lives for one look only, so it would warn at each
+        if crowded and not self.crowded and self._has_events:
             log.warning(
                 "%d network namespaces are not looked into: the limit of %d open files is too low. "
                 "Raise it, as with LimitNOFILE= of systemd or ulimit -n",
@@ -148,7 +162,7 @@ class Namespaces:
         thread.join()
 
     def _enter_all(self, coming: dict[int, list[int]], is_new: bool) -> None:
-        """Runs in a thread that ends in the last of them."""
+        """Enters namespaces, in a thread that ends in the last of them."""
         for inode, pids in coming.items():
             try:
                 self._enter_one(inode, pids, is_new)
@@ -178,7 +192,10 @@ class Namespaces:
         return open_namespace(self._next_number(), inode, self._has_events)
 
     def _next_number(self) -> int:
-        """Used again after thousands of namespaces, when nothing remembers the first."""
+        """Returns a number that no entered namespace has.
+
+        Numbers repeat after thousands of namespaces, when nothing refers to the first any more.
+        """
         taken = {namespace.number for namespace in self.entered.values()}
         while True:
             self._last_number = self._last_number % _MOST_NUMBERS + 1
@@ -192,11 +209,11 @@ class Namespaces:
 
 
 class _RefusedError(Exception):
-    """setns may not: EPERM."""
+    """Raised if setns fails, as with EPERM."""
 
 
 def _set_namespace(descriptor: int) -> None:
-    """The calling thread's network namespace (os.setns is of Python 3.12)."""
+    """Sets the calling thread's network namespace (os.setns needs Python 3.12)."""
     library = ctypes.CDLL(None, use_errno=True)
     if library.setns(descriptor, _CLONE_NEWNET):
         code = ctypes.get_errno()

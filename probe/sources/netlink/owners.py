@@ -1,6 +1,6 @@
-"""Owners of sockets: processes found by descriptor, listeners for connections that none shows.
+"""Keeps the owners of sockets: processes, and listeners for connections without a process.
 
-Only sockets that had traffic are looked for, and for a bounded time per read.
+Owners are sought only for sockets with traffic, in a bounded time per read.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from probe.owners.procfs import Identity, owner_from_proc, read_identity
 from probe.owners.users import Users
 from probe.sources.netlink.counters import Flags
 
-_SWEEP_ABOVE = 8192  # owners kept without looking whether their process still lives
+_SWEEP_ABOVE = 8192  # as many owners are kept without a sweep
 
 
 class ProcessOwners:
-    """Processes as entries of an OwnerTable, one per identity."""
+    """Processes as entries of an OwnerTable, one for each identity."""
 
     def __init__(
         self,
@@ -37,7 +37,7 @@ class ProcessOwners:
         self._indices: dict[Identity, int] = {}
 
     def index(self, pid: int) -> int:
-        """0 when the process is gone."""
+        """Returns the owner's index, 0 if the process is gone."""
         identity = read_identity(pid)
         if identity is None:
             return 0
@@ -48,7 +48,7 @@ class ProcessOwners:
         return index
 
     def sweep(self, in_use: Collection[int]) -> list[int]:
-        """Forgets owners that nothing names and whose process is gone; their indices."""
+        """Forgets owners whose process ended and that nothing names; returns their indices."""
         if len(self._owners) <= _SWEEP_ABOVE:
             return []
         gone = [
@@ -69,7 +69,10 @@ class _Listener:
 
 
 class Listeners:
-    """Listening ports of the namespaces, with their owners. Key: namespace number, port."""
+    """The listening ports of all namespaces, with their owners.
+
+    The key holds the number of a namespace and a port.
+    """
 
     def __init__(self) -> None:
         self._found: dict[int, _Listener] = {}
@@ -80,7 +83,7 @@ class Listeners:
         self._seen.clear()
 
     def observe(self, sockets: Sockets) -> None:
-        """LISTEN sockets of a dump; of several on a port (SO_REUSEPORT) one stands for all."""
+        """Notes LISTEN sockets of a dump; one stands for all on a port (SO_REUSEPORT)."""
         sockets = sockets[np.argsort(sockets["inode"])]
         keys = _listener_keys(sockets).tolist()
         for key, inode in zip(keys, sockets["inode"].tolist(), strict=True):
@@ -92,7 +95,7 @@ class Listeners:
             self._keys = np.array(sorted(self._found), np.int64)
 
     def finish(self, numbers: Collection[int]) -> None:
-        """After the dumps of those namespaces: who was not seen listens no more."""
+        """Forgets ports that the dumps of these namespaces did not show any more."""
         gone = [key for key in self._found if key >> 16 in numbers and key not in self._seen]
         for key in gone:
             del self._found[key]
@@ -100,12 +103,12 @@ class Listeners:
             self._keys = np.array(sorted(self._found), np.int64)
 
     def forget(self, number: int) -> None:
-        """A namespace that was left."""
+        """Forgets the ports of a namespace that was left."""
         self._seen = {key for key in self._seen if key >> 16 != number}
         self.finish([number])
 
     def have(self, sockets: Sockets) -> Flags:
-        """Whether something listens on the local port of each."""
+        """Returns True for sockets whose local port has a listener."""
         if not len(self._keys):
             return np.zeros(len(sockets), bool)
         keys = _listener_keys(sockets)
@@ -114,11 +117,11 @@ class Listeners:
         return found
 
     def wanted(self) -> dict[int, int]:
-        """Inodes of those whose owner is not known, and the numbers of their namespaces."""
+        """Returns inode -> namespace number of the listeners without a known owner."""
         return {one.inode: key >> 16 for key, one in self._found.items() if not one.owner}
 
     def attribute(self, owners: dict[int, int]) -> None:
-        """``owners``: socket inode -> owner index."""
+        """Sets the owners of listeners; ``owners`` maps socket inode to owner index."""
         for listener in self._found.values():
             listener.owner = owners.get(listener.inode, listener.owner)
 

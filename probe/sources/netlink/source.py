@@ -1,8 +1,8 @@
-"""The Netlink collector: TCP counters from sock_diag, for any user and every kernel since 4.2.
+"""The Netlink collector: reads TCP counters from sock_diag, for any user, since Linux 4.2.
 
-One ``read`` is one dump of all TCP sockets in each network namespace that we may enter, and the
-final counters of those that were destroyed since. docs/sources.md says what this can
-see and what it cannot.
+Theory of operation. Each ``read`` dumps all TCP sockets in every network namespace that the probe
+may enter. It adds the final counters of the sockets that were destroyed since. docs/sources.md
+describes what this can see and what it cannot.
 """
 
 from __future__ import annotations
@@ -43,17 +43,18 @@ from probe.sources.netlink.watch import EventWatch
 
 log = logging.getLogger(__name__)
 
-_FIRST_SEARCH_NS = 300_000_000  # for the owners of all that is there when the probe starts
+_FIRST_SEARCH_NS = 300_000_000  # for the owners of all sockets at the start
 _ALL_STATES = 0xFFF
-_TICK_NS = 20_000_000  # the kernel's times here are as fine as its ticks
+_TICK_NS = 20_000_000  # tolerance, as the kernel's times here are as fine as its ticks
 
 
 class NetlinkSource:
-    """Inert until ``open``; see the module's docstring for what ``read`` returns.
+    """Meters from ``open`` to ``close``; the module's docstring describes ``read``.
 
-    owners: the table that rows' ``owner`` column will index. users: names of users and groups.
-    command_lines: whether to read them (from /proc, when an identity is first seen).
-    are_metered: cookies of sockets that somebody else meters, whose owners are not looked for.
+    owners: the table that the rows' ``owner`` column will index. users: finds names of users and
+    groups. command_lines: whether to read them (from /proc, when an identity is first seen).
+    are_metered: returns True for the cookies that another source meters, whose owners are not
+    sought.
     """
 
     tells_events = False
@@ -91,9 +92,9 @@ class NetlinkSource:
 
     # -- opening ----------------------------------------------------------------------------------
     def open(self) -> None:
-        """Looks at all sockets that are there, which count from now, and at their owners.
+        """Looks at all sockets and their owners; the sockets count from now on.
 
-        Raises KernelError where the kernel has no sock_diag. Says what cannot be seen.
+        Logs what cannot be seen. Raises KernelError if the kernel has no sock_diag.
         """
         try:
             self._watch = EventWatch()
@@ -137,13 +138,13 @@ class NetlinkSource:
 
     # -- reading ----------------------------------------------------------------------------------
     def fileno(self) -> int:
-        """Readable when sockets were destroyed: time to ``drain``."""
+        """Returns a descriptor that is readable when it is time to ``drain``."""
         return self._watch.fileno()
 
     def read(self, is_last: bool = False) -> FlowBatch:
-        """All TCP sockets with traffic since the last read, and all that ended.
+        """Returns all TCP sockets with traffic since the last read, and all that ended.
 
-        Nothing waits for a later read that could not be told now, so ``is_last`` changes nothing.
+        ``is_last`` changes nothing, because no row waits for a later read.
         """
         started, cpu_started = time.perf_counter_ns(), time.thread_time_ns()
         self._spaces.refresh(is_new=True)
@@ -151,7 +152,7 @@ class NetlinkSource:
         if self._are_metered:
             slots = slots[~self._are_metered(self._ledger.rows["cookie"][slots])]
         owned = self._attribution.find(slots)
-        for rows, at in parts:  # what was found belongs to the rows at hand, too
+        for rows, at in parts:  # the owners just found are also those of these rows
             there = at > 0
             for name in ("owner", "owner_source"):
                 rows[name] = np.where(there, self._ledger.rows[name][at], rows[name])
@@ -163,18 +164,18 @@ class NetlinkSource:
         return _batch([rows for rows, _ in parts] + [self._ledger.renew(late)] + left + ended)
 
     def drain(self) -> FlowBatch:
-        """What ended since the last read, without a dump."""
+        """Returns the sockets that ended since the last read, without a dump."""
         fired = self._watch.take_fired()
         rows = self._read_endings(fired)
         self._watch.rest([one for one in fired if one.number in self._busy])
         return _batch(rows)
 
     def read_events(self) -> Rows:
-        """None: sock_diag tells of the end of a socket, but of nothing before."""
+        """Returns no events: sock_diag reports only the end of a socket."""
         return np.zeros(0, EVENT_DTYPE)
 
     def list_sockets(self, protocol: int) -> Sockets:
-        """SOCKET rows of all sockets of TCP or UDP, with memory; those without counters too."""
+        """Returns SOCKET rows of all TCP or UDP sockets, with memory, also without counters."""
         parts: list[Sockets] = []
         for namespace in self._spaces.entered.values():
             for _ in namespace.dump(self._buffer, INFO | SOCKET_MEMORY, _ALL_STATES, protocol):
@@ -184,12 +185,12 @@ class NetlinkSource:
 
     @property
     def namespaces(self) -> frozenset[int]:
-        """Inodes of the network namespaces that are metered."""
+        """Returns the inodes of the network namespaces that are metered."""
         return frozenset(self._spaces.entered)
 
     # -- dumps ------------------------------------------------------------------------------------
     def _dump_all(self) -> tuple[list[tuple[Rows, Slots]], Slots]:
-        """Rows with their slots, by lots; and all those slots."""
+        """Returns rows with their slots, in lots, and all those slots together."""
         parts: list[tuple[Rows, Slots]] = []
         dumped: list[int] = []
         self._ledger.begin()
@@ -199,7 +200,7 @@ class NetlinkSource:
                 dumped.append(namespace.number)
         self._take_dump(parts)
         for namespace in self._spaces.entered.values():
-            namespace.is_new |= namespace.number in dumped  # from now on nothing there is older
+            namespace.is_new |= namespace.number in dumped  # later sockets there are new
         self._listeners.finish(dumped)
         vanished = self._ledger.finish(dumped, time.monotonic_ns())
         parts.append((vanished, np.zeros(len(vanished), np.int64)))
@@ -207,7 +208,7 @@ class NetlinkSource:
         return parts, slots[slots > 0]
 
     def _dump(self, namespace: Namespace, parts: list[tuple[Rows, Slots]]) -> bool:
-        """False when the dump failed; our sockets there are opened anew then."""
+        """Dumps a namespace. Returns False if that failed; its sockets are then opened again."""
         if namespace.number not in self._watched:
             self._watch.add(namespace)
             self._watched[namespace.number] = namespace
@@ -251,7 +252,7 @@ class NetlinkSource:
 
     # -- endings ----------------------------------------------------------------------------------
     def _read_endings(self, namespaces: list[Namespace]) -> list[Rows]:
-        """Last rows of sockets that were destroyed; notes which namespaces had any."""
+        """Returns last rows of destroyed sockets, and notes which namespaces had any."""
         parts: list[Rows] = []
         self._busy = set()
         for namespace in namespaces:
@@ -274,8 +275,8 @@ class NetlinkSource:
         chosen = messages.decode(np.arange(len(messages)))
         chosen = chosen[chosen["has_info"] > 0]
         known, now = self._ledger.knows(chosen), time.monotonic_ns()
-        # A refused opener has no peer any more. A descriptor held back a socket that was closed
-        # before the probe came: its traffic is not ours to count.
+        # A refused opener has no peer any more. A socket that was closed before the probe started
+        # may end late, while a descriptor holds it: its traffic does not count.
         first, _ = read_times(chosen, now)
         counts = (chosen["remote_port"] > 0) & (chosen["local_port"] > 0)
         counts &= first >= self._opened_ns - _TICK_NS
@@ -287,7 +288,7 @@ class NetlinkSource:
         return parts
 
     def _leave(self, namespace: Namespace) -> None:
-        """What ended there before its last process did, and what is left without a word."""
+        """Keeps the last rows of a namespace: of sockets that ended, and of those that remain."""
         self._left += self._read_endings([namespace])
         self._left.append(self._ledger.leave(namespace.number))
         self._listeners.forget(namespace.number)
@@ -296,7 +297,7 @@ class NetlinkSource:
 
     # -- keeping house -----------------------------------------------------------------------------
     def losses(self) -> dict[str, int]:
-        """What could not be seen or was missed, by cause, never reset."""
+        """Returns what could not be seen or was missed, by cause, never reset."""
         return {
             "namespaces_unseen": self._spaces.unseen_count,
             "owners_unreadable": self._attribution.unreadable,
@@ -310,12 +311,12 @@ class NetlinkSource:
         return False  # owners are found at a bounded rate
 
     def sweep_owners(self, in_use: Collection[int]) -> list[int]:
-        """Forgets owners that nothing names and whose process is gone; their indices."""
+        """Forgets owners that ended and that nothing names, and returns their indices."""
         named = {*in_use, *self._ledger.owners(), *self._listeners.owners()}
         return self._processes.sweep(named) + self._cgroups.sweep(named)
 
     def close(self) -> None:
-        """Leaves all namespaces; nothing stays open."""
+        """Leaves all namespaces, so that nothing stays open."""
         self._stack.close()
 
 
@@ -329,7 +330,7 @@ def _batch(parts: list[Rows]) -> FlowBatch:
 
 
 def _socket_cgroups() -> str:
-    """Where cgroup v2 is mounted, '' where sockets' ids of it do not tell containers."""
+    """Returns the mount of cgroup v2, '' if its ids on sockets name no containers."""
     if has_containers_in_v1():
         return ""
     try:

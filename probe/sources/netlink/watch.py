@@ -1,7 +1,7 @@
-"""When to drain: readable at the first event after silence, then at most every so often.
+"""Decides when to drain: at the first event after silence, then at regular intervals.
 
-Each event would wake the probe up; so what fires is disarmed, rests, and is armed again once
-nothing came any more.
+Without this, each event would wake up the probe. So a socket that fires is disarmed. It is armed
+again when a rest of 20 ms brought no further event.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ import struct
 
 from probe.netlink.sock_diag import Namespace
 
-#: A buffer of the default size holds what thousands of connections a second leave in this time.
+#: A receive buffer of default size holds the events of this time, at thousands of ends a second.
 _REST_NS = 20_000_000
 _CLOCK_MONOTONIC, _TFD_FLAGS = 1, os.O_NONBLOCK | os.O_CLOEXEC
 
 
 class EventWatch:
-    """Descriptors of event sockets and a timer behind one epoll descriptor."""
+    """Watches event sockets and a timer through one epoll descriptor."""
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
@@ -43,7 +43,7 @@ class EventWatch:
         self._resting.pop(descriptor, None)
 
     def take_fired(self) -> list[Namespace]:
-        """Those that have something to read, or had lately."""
+        """Returns namespaces that have something to read, or recently had."""
         for descriptor, _ in self._epoll.poll(0):
             if descriptor == self._timer:
                 os.read(self._timer, 8)
@@ -52,7 +52,10 @@ class EventWatch:
         return list(self._resting.values())
 
     def rest(self, busy: list[Namespace]) -> None:
-        """``busy``: those that had something. Of the others the next event is told at once."""
+        """Lets ``busy`` namespaces rest, which had something to read.
+
+        The next event of any other namespace is reported at once.
+        """
         still = {namespace.events.fileno(): namespace for namespace in busy}
         for descriptor in self._resting.keys() - still.keys():
             self._epoll.modify(descriptor, select.EPOLLIN | select.EPOLLONESHOT)
@@ -66,7 +69,7 @@ class EventWatch:
 
 
 def _create_timer() -> int:
-    """timerfd (os.timerfd_create is of Python 3.13)."""
+    """Returns a timerfd (os.timerfd_create needs Python 3.13)."""
     library = ctypes.CDLL(None, use_errno=True)
     descriptor: int = library.timerfd_create(_CLOCK_MONOTONIC, _TFD_FLAGS)
     if descriptor < 0:
