@@ -1,1 +1,1 @@
-"""One file for each subcommand of ``sockflow``, with its flags."""
+"""Declares the subcommands of ``sockflow`` and their flags, one file for each."""

@@ -23,7 +23,7 @@ _MOST_WAITING = 65536
 
 
 class EventFeed:
-    """Reads, delays, filters and sends events.
+    """The feed of events from the collector, through the filter, to the destinations.
 
     The probe calls ``pass_on`` at every tick, and when the rings of the collector fill up. Events
     of a container whose name is not known yet wait for it, as flow records do. They wait together,

@@ -24,9 +24,9 @@ _SOCKETS_S = 3.0
 
 
 class Feed:
-    """Reads sockets and counters when they are due. Does nothing where no sink takes events.
+    """The feed of open sockets and counters of interfaces, for sinks that take events.
 
-    The probe calls ``tick`` at every tick.
+    The probe calls ``tick`` at every tick. It does nothing if there is no such sink.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class Feed:
 
 
 class ChosenSockets:
-    """Selects open sockets by the rules for flows, once their containers have names."""
+    """The selection of open sockets by the rules for flows, made once containers have names."""
 
     def __init__(self, chosen: FlowFilter, owners: ContainerOwners) -> None:
         self._rules, self._owners = chosen, owners

@@ -34,7 +34,7 @@ class Exported:
 
 
 class ReadFigures:
-    """Gives the figures of a probe to its destinations, which are opened before the probe exists.
+    """A source of figures for destinations, which are opened before the probe exists.
 
     All figures are zero until ``read`` is replaced by the probe's.
     """
@@ -47,7 +47,7 @@ class ReadFigures:
 
 
 class CauseCounts:
-    """Counts of what went wrong while metering, by cause."""
+    """The counts of losses and notices while metering, by cause."""
 
     def __init__(
         self, source: Source, cache: FlowCache, links: InterfaceTable, nat: Nat | None

@@ -73,7 +73,7 @@ class Metered(Protocol):
 
 
 class Loop:
-    """Serves ticks, sockets and the screen in one thread, as they are due or readable."""
+    """The loop that serves ticks, sockets and the screen, as they are due or readable."""
 
     def __init__(self, probe: Metered, stop: Stop, shown: Shown | None = None) -> None:
         self._probe = probe

@@ -75,7 +75,7 @@ class Terminal:
 
 
 class _ControlEcho:
-    """Turns off the ^C that a terminal writes for Ctrl-C.
+    """The switch for the ^C that a terminal writes for Ctrl-C, which a live picture turns off.
 
     A ^C within the picture would leave one of its lines behind. Nothing happens without a terminal,
     or in the background, where the change of a setting would stop this process.
