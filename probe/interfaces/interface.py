@@ -1,4 +1,4 @@
-"""An interface of our network namespace, as IF-MIB describes it, and its counters."""
+"""An interface of the probe's network namespace, as IF-MIB describes it, and its counters."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The list of the interfaces of our network namespace, kept up to date by rtnetlink's events.
+"""Lists the interfaces of the probe's network namespace, and follows rtnetlink's events.
 
-rtnetlink answers for the namespace of the caller; /sys/class/net shows the namespace in which sysfs
-was mounted, and no ioctl tells the alias.
+rtnetlink answers for the namespace of the caller. /sys/class/net cannot replace it, because it
+shows the namespace in which sysfs was mounted. No ioctl returns the alias.
 """
 
 from __future__ import annotations
@@ -31,11 +31,12 @@ log = logging.getLogger(__name__)
 
 
 class InterfaceList:
-    """The links of our network namespace as of the last ``refresh``.
+    """The links of the probe's network namespace as of the last ``refresh``.
 
-    veths: finds who is behind them; ``refresh`` keeps it up to date. container_name: id -> what a
-    container is called. find_names: id -> all names of a container. history: since when each has
-    been the same device. table: their counters, and the rest of IF-MIB.
+    veths: finds the containers behind them; ``refresh`` keeps it up to date. container_name:
+    returns the name of a container by its id. find_names: returns all names of a container by its
+    id. history: since when each link has been the same device. table: their counters, and the rest
+    of IF-MIB.
     """
 
     def __init__(
@@ -71,8 +72,8 @@ class InterfaceList:
     def refresh(self) -> bool:
         """Returns True if an interface came, is gone, or has another name than before.
 
-        Costs one system call unless the kernel told of a change. Of a new alias the kernel tells
-        only when the interface is up. Warns once where the kernel fails, and keeps the old list.
+        It costs one system call if there was no event. The kernel reports a new alias only while
+        the interface is up. If the kernel fails, it warns once and keeps the old list.
         """
         before = self._by_index
         try:
@@ -82,7 +83,7 @@ class InterfaceList:
             else:
                 self._read_changes(self._events)
         except OSError as error:
-            self.close()  # so that the next call reads anew
+            self.close()  # so that the next call reads all links again
             if not self._failed:
                 log.warning("interfaces cannot be read: %s", error)
             self._failed = True
@@ -120,11 +121,11 @@ class InterfaceList:
             except BlockingIOError:
                 break
             except OSError as error:
-                if error.errno != errno.ENOBUFS:  # more than the socket holds
+                if error.errno != errno.ENOBUFS:  # ENOBUFS: events were lost
                     raise
                 has_overrun = True
         self._by_index = fresh
-        if has_overrun:  # not before all that is older was taken from the socket
+        if has_overrun:  # only after the older events were read
             self._read_all()
 
     def _apply(self, fresh: dict[int, Link], change: Change) -> None:

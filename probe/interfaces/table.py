@@ -1,4 +1,4 @@
-"""Interfaces with all that IF-MIB tells of them, and the containers behind them."""
+"""Adds to interfaces their counters, the rest of IF-MIB, and the containers behind them."""
 
 from __future__ import annotations
 
@@ -51,12 +51,13 @@ class Links(Protocol):
 class InterfaceTable:
     """Interfaces with their counters.
 
-    Theory of operation. A dump gives the counters of all interfaces that exist. The last counters
-    of an interface come with the event of its end, and for a veth this event lacks what came in:
-    the peer sent it, and the peer is gone by then. So events before it, of the veth and of its
-    peer, are noted too, and the highest value of each counter is the last one.
+    Theory of operation. A dump returns the counters of all interfaces that exist. The last counters
+    of an interface come with the event of its end. For a veth, this event lacks the received
+    packets: its peer counted them, and the peer is gone by then. So earlier events of the veth and
+    of its peer are noted, too. The highest value of each counter is the last one.
 
-    list_: the links. It refreshes when the table is read. find_names: id of a container -> names.
+    list_: the links. It refreshes when the table is read. find_names: returns the names of a
+    container by its id.
     """
 
     def __init__(
@@ -77,9 +78,9 @@ class InterfaceTable:
         self.ended = EndedInterfaces(find_names)
 
     def read(self) -> list[Interface]:
-        """Returns all interfaces as of now, by index. One that did not change is the same object.
+        """Returns all interfaces as of now, by index. An unchanged one is the same object.
 
-        Returns none where the kernel fails, and warns once.
+        If the kernel fails, it returns none and warns once.
         """
         try:
             counters = read_counters()
@@ -157,7 +158,7 @@ class InterfaceTable:
         return found
 
     def _learn(self, interfaces: list[Link]) -> None:
-        """Reads what takes another system call, for interfaces that came or changed."""
+        """Reads, for new or changed interfaces, what takes another system call."""
         fresh = [one for one in interfaces if not self._is_known(one)]
         if not fresh and len(self._known) == len(interfaces):
             return

@@ -1,15 +1,15 @@
 """Finds the container behind each veth of ours whose peer is in another network namespace.
 
-Theory of operation. The kernel tells three things by request, so no namespace is entered or opened:
+Theory of operation. The kernel answers three requests, so no namespace is entered or opened:
 
     veth of ours --> index of its peer, nsid of the peer's namespace     (event or RTM_GETLINK)
     process      --> nsid of its namespace                               (RTM_GETNSID by pid)
     process      --> inode of its namespace, and its container           (/proc)
 
 A veth and a process with the same nsid belong together: the veth is tied to the inode and to the
-container. The kernel gives nsids and inodes anew as soon as they are free. So what was read first
-is read again at the end, and each tie remembers from when until when it held. A record names an
-inode and a time, and finds the tie that held then, for as long as records may come.
+container. The kernel uses free nsids and inodes again at once. So the first values are read again
+at the end, and each tie has a beginning and an end. A record names an inode and a time, and finds
+the tie of that time, for as long as records may come.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class _Veth:
 
 
 class Kernel:
-    """Asks rtnetlink, by process id and by index."""
+    """Asks rtnetlink by process id and by index."""
 
     def read_nsids(self, pids: Iterable[int]) -> dict[int, int]:
         """Returns the nsid of each process that still lives."""
@@ -109,8 +109,8 @@ class Kernel:
 class VethMap:
     """Keeps the ties between veths and containers.
 
-    container_of: process id -> id of its container, '' for none. default_route: process id -> index
-    of the interface that the default route in its namespace leads to, 0 for none.
+    container_of: returns the container id of a process id, '' for none. default_route: returns the
+    index of the interface to which the default route in a process's namespace leads, 0 for none.
     """
 
     def __init__(
@@ -151,7 +151,7 @@ class VethMap:
         return self._retry_at
 
     def container_id(self, index: int) -> str:
-        """Returns the id of the container behind an interface of ours, '' where there is none."""
+        """Returns the id of the container behind an interface, '' if there is none."""
         veth = self._veths.get(index)
         if veth is None or veth.behind is None:
             return ""
@@ -160,7 +160,7 @@ class VethMap:
         return veth.behind.container_id
 
     def release(self, gone: Link) -> str:
-        """Returns the id of the container that was behind an interface which is gone, or ''.
+        """Returns the id of the container that was behind an ended interface, or ''.
 
         The container's network namespace loses its nsid some moments before the interface ends.
         """
@@ -171,9 +171,9 @@ class VethMap:
         return space.container_id
 
     def addresses(self) -> dict[str, str]:
-        """Returns the container that has each address, of those behind our veths.
+        """Returns address -> container id, for the containers behind these veths.
 
-        Costs a request for each container.
+        It costs a request for each container.
         """
         for veth in self._veths.values():
             self.container_id(veth.interface.index)
@@ -187,7 +187,7 @@ class VethMap:
         if now - space.tied_s < _RETRIED_S or now - space.asked_s > _ASKED_AGAIN_S:
             space.asked_s = now
             if not self._namespaces.is_in(space.pid, space.inode):
-                # it only prepared the namespace, as a runtime's hooks do
+                # that process only prepared the namespace, as a runtime's hooks do
                 space.pid = (self._namespaces.scan() or {}).get(space.inode, space.pid)
             space.container_id = self._container_of(space.pid)
 
@@ -219,7 +219,7 @@ class VethMap:
             records[column][at[held]] = space.veths.get(ifindex or self._default(space), 0)
 
     def _default(self, space: Namespace) -> int:
-        """Returns the interface inside that leads out, where there are several."""
+        """Returns the interface inside that leads out, also if there are several."""
         if space.default is None:
             inside = list(space.veths)
             space.default = inside[0] if len(inside) == 1 else self._default_route(space.pid)
@@ -275,7 +275,7 @@ class VethMap:
         space = veth.behind = spaces[-1]
         space.veths[veth.interface.peer] = veth.interface.index
         space.default = None
-        self._by_inode[inode] = spaces[-_KEPT_OF_AN_INODE:]  # last: the others are older
+        self._by_inode[inode] = spaces[-_KEPT_OF_AN_INODE:]  # the latest ones are last
         while len(self._by_inode) > _KEPT:
             del self._by_inode[next(iter(self._by_inode))]
 
