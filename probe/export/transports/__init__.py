@@ -1,1 +1,1 @@
-"""Ways for messages to leave: UDP, TCP, TLS, files and lines of text."""
+"""Transports of messages and lines: UDP, TCP, TLS, and files."""

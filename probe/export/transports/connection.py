@@ -1,4 +1,4 @@
-"""One TCP connection to a collector, never waited for but when it ends."""
+"""Handles one TCP connection to a collector. Only ``finish`` blocks, for a short time."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ import time
 
 from probe.export.transports.resolve import Address
 
-#: To connect, and to agree on TLS.
+#: Time in which the connection and its TLS session must be established.
 _OPEN_S = 10.0
-#: The path or the collector's host is gone when nothing was acknowledged for so long, or when
-#: probes of an idle connection stay unanswered; the kernel's own limits are hours.
+#: The path or the collector's host counts as lost if it acknowledges nothing for this time, or if
+#: keepalive probes of an idle connection stay unanswered. The kernel's own limits are hours.
 _SILENCE_MS = 60_000
 _LIMITS = [
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
@@ -26,16 +26,16 @@ _LIMITS = [
     (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
     (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _SILENCE_MS),
 ]
-#: At the end, what the collector's host has not acknowledged by then counts as lost.
+#: At the end, octets that the collector's host has not acknowledged within this time count as lost.
 _CLOSE_S = 0.5
 _CLOSE_POLL_S = 0.002
 _READ_OCTETS = 16384
-#: A collector has nothing to say: what it says anyway is read in such portions, and not kept.
+#: Reads in one ``listen``. A collector sends nothing in IPFIX; what it sends is read and dropped.
 _MOST_READS = 16
 
 
 class TcpConnection:
-    """Raises OSError, which says why, where the connection fails or ends."""
+    """A non-blocking connection. Its methods raise OSError with the reason if it fails or ends."""
 
     def __init__(self, address: Address, now: float) -> None:
         family, name = address
@@ -60,11 +60,11 @@ class TcpConnection:
 
     @property
     def held(self) -> int:
-        """Octets written that the kernel has not taken; ``listen`` hands them on."""
+        """Octets written that the kernel has not taken yet; ``listen`` gives them to it."""
         return 0
 
     def open(self, now: float) -> bool:
-        """Go on with opening; whether messages may be sent."""
+        """Continues to open the connection. Returns True once messages may be sent."""
         if not self._is_connected:
             self._is_connected = self._connect()
         if self._is_connected and self._agree(now):
@@ -74,7 +74,7 @@ class TcpConnection:
         return False
 
     def _agree(self, now: float) -> bool:
-        """What the layer above TCP has to do before messages; whether it is done."""
+        """Does what the layer above TCP needs before messages. Returns True once that is done."""
         return True
 
     def _connect(self) -> bool:
@@ -88,20 +88,20 @@ class TcpConnection:
         return True
 
     def write(self, pieces: list[memoryview]) -> int:
-        """Octets of ``pieces`` that the kernel took; 0 when its buffer is full."""
+        """Returns the octets of ``pieces`` that the kernel took; 0 if its buffer is full."""
         try:
             return self._socket.sendmsg(pieces)
         except BlockingIOError:
             return 0
 
     def listen(self) -> None:
-        """Notice the collector's end of the connection, or its reset."""
+        """Raises OSError if the collector has closed or reset the connection."""
         for _ in range(_MOST_READS):
             if self._receive() is None:
                 return
 
     def _receive(self) -> bytes | None:
-        """What arrived; None: nothing yet."""
+        """Returns what arrived, or None if there is nothing yet."""
         try:
             octets = self._socket.recv(_READ_OCTETS)
         except BlockingIOError:
@@ -111,7 +111,7 @@ class TcpConnection:
         return octets
 
     def unacknowledged(self) -> int:
-        """Octets written that the collector's host has not acknowledged."""
+        """Returns the octets written that the collector's host has not acknowledged."""
         return self._unacknowledged_by_host()
 
     def _unacknowledged_by_host(self) -> int:
@@ -120,7 +120,10 @@ class TcpConnection:
         return max(0, waiting[0] - self._is_shut)  # a FIN counts as one
 
     def finish(self) -> int:
-        """Say that this was all, and wait a little; octets that were not acknowledged."""
+        """Ends the sending side, and waits shortly for acknowledgements.
+
+        Returns the octets that were not acknowledged.
+        """
         give_up_at = time.monotonic() + _CLOSE_S
         try:
             self._say_goodbye()
@@ -133,14 +136,17 @@ class TcpConnection:
                     break
                 time.sleep(_CLOSE_POLL_S)
         except OSError:
-            pass  # the collector may have been faster
+            pass  # the collector may have closed first
         return self.unacknowledged()
 
     def _say_goodbye(self) -> None:
-        """What the layer above TCP ends with."""
+        """Sends the end of the session in the layer above TCP."""
 
     def abort(self) -> None:
-        """Close, and deliver nothing more: what is unacknowledged goes to the next connection."""
+        """Closes with a reset, so that nothing more is delivered.
+
+        What is unacknowledged is sent over the next connection, and must not arrive twice.
+        """
         linger = struct.pack("ii", 1, 0)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
         self._socket.close()

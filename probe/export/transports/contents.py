@@ -1,4 +1,4 @@
-"""What a file of IPFIX messages holds already, so that more can be written behind it."""
+"""Reads what a file of IPFIX messages holds, so that more can be appended."""
 
 from __future__ import annotations
 
@@ -20,16 +20,19 @@ _TEMPLATE_SETS = (2, 3)
 
 @dataclass(slots=True)
 class Contents:
-    """``end``: octets of the whole messages. The others are (offset, length) of messages."""
+    """The messages in a file. ``end``: length in octets of all that are complete.
+
+    ``templates`` and ``last`` hold (offset, length) of messages.
+    """
 
     end: int = 0
     templates: list[tuple[int, int]] = field(default_factory=list)
-    #: The last one of each Observation Domain.
+    #: The last message of each Observation Domain.
     last: dict[int, tuple[int, int]] = field(default_factory=dict)
 
 
 def read_contents(file: int) -> Contents:
-    """By the messages' headers alone; OSError: there are no messages in it."""
+    """Finds the messages by their headers. Raises OSError if the file holds something else."""
     found, size = Contents(), os.fstat(file).st_size
     while found.end < size:
         octets = os.pread(file, _HEADER.size, found.end).ljust(_HEADER.size, b"\0")
@@ -48,10 +51,10 @@ def read_contents(file: int) -> Contents:
 
 
 def next_sequence(file: int, found: Contents, domain: int) -> int:
-    """What the sequence number goes on with (RFC 7011 section 3.1).
+    """Returns the sequence number with which to continue (RFC 7011 section 3.1).
 
-    0 where ``domain`` is new, and where the last message cannot be read with the Templates that
-    other messages begin with, as all of ours can.
+    Returns 0 if ``domain`` is new. Returns 0 too if the last message cannot be decoded with the
+    Templates from messages that begin with them; every file of ours can.
     """
     if domain not in found.last:
         return 0

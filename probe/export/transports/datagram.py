@@ -1,12 +1,12 @@
-"""A connected UDP socket; one call sends many messages.
+"""Sends many messages with one call of a connected UDP socket.
 
-Messages are made for the path's MTU, so they leave with "don't fragment" and the path can say that
-it has become narrower. A message that is longer all the same leaves in fragments: it would be lost
-else, and its records with it (IP_PMTUDISC_WANT does both).
+Messages are made for the MTU of the path. They leave with "don't fragment", so routers report when
+the MTU has become smaller. A message that is longer all the same leaves in fragments, because its
+records would be lost otherwise. IP_PMTUDISC_WANT does both.
 
-That a path is narrow is told by ICMP, which anybody may forge. To believe it costs smaller messages
-at most. What no path needs to be believed, below 576 octets (IPv4) or 1280 (IPv6), is not: then the
-socket takes no notice of ICMP, and routers may fragment (IP_PMTUDISC_OMIT).
+Routers report a smaller MTU by ICMP, which anybody may forge. A forged report can only make
+messages smaller. Reports below 576 octets (IPv4) or 1280 (IPv6), which no path needs, are not
+believed: the socket then ignores ICMP, and routers may fragment (IP_PMTUDISC_OMIT).
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ _MTU_DISCOVER = {
 }
 _MTU = {socket.AF_INET: (socket.IPPROTO_IP, 14), socket.AF_INET6: (socket.IPPROTO_IPV6, 24)}
 _HEADERS = {socket.AF_INET: 28, socket.AF_INET6: 48}
-#: The least MTU that is believed: RFC 791 (what every host takes), RFC 8200.
+#: The smallest MTU that is believed: RFC 791 (every host accepts so much), RFC 8200.
 _LEAST_MTU = {socket.AF_INET: 576, socket.AF_INET6: 1280}
 _PMTUDISC_WANT, _PMTUDISC_OMIT = 1, 5
 _UDP_SEGMENT = 103
 _MAX_SEGMENTS = 64  # UDP_MAX_SEGMENTS of every kernel that has UDP_SEGMENT
 _MAX_OCTETS = 65000  # of one super-packet
 _SEND_BUFFER = 1 << 20
-#: What the kernel says where it cannot segment: no UDP_SEGMENT, no checksum offload, over the MTU.
+#: Errors if the kernel cannot segment: no UDP_SEGMENT, no checksum offload, over the MTU.
 _SEGMENTATION_ERRORS = {
     errno.EINVAL,
     errno.EIO,
@@ -45,10 +45,11 @@ _SEGMENTATION_ERRORS = {
 
 
 class DatagramSocket:
-    """Raises OSError from its constructor and ``send`` as the kernel does.
+    """A connected UDP socket. Its constructor and ``send`` raise the OSError of the kernel.
 
-    ``segmentation`` lets one call send many messages (UDP_SEGMENT). It is for rates where system
-    calls matter: a capture on this host then shows the messages of a call as one long packet.
+    ``segmentation`` lets the kernel cut one long packet into many messages (UDP_SEGMENT). It is
+    meant for rates at which system calls matter. A capture on this host then shows the messages of
+    a call as one long packet.
     """
 
     def __init__(self, address: Address, segmentation: bool = False) -> None:
@@ -73,12 +74,15 @@ class DatagramSocket:
         return address
 
     def pending_error(self) -> OSError | None:
-        """What an ICMP message said about an earlier datagram; told once."""
+        """Returns the error that ICMP reported for an earlier datagram, or None. Clears it."""
         code = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         return OSError(code, os.strerror(code)) if code else None
 
     def path_room(self) -> int | None:
-        """Octets of the largest datagram that the path takes unfragmented; None: not known now."""
+        """Returns the octets of the largest datagram that the path takes unfragmented.
+
+        Returns None if that is not known at present.
+        """
         try:
             mtu: int = self._socket.getsockopt(*_MTU[self._family])
         except OSError:  # there is no route at the moment
@@ -94,9 +98,10 @@ class DatagramSocket:
         self._discovery = discovery
 
     def send(self, train: Train, first: int, count: int) -> int:
-        """Messages that left, of ``count`` from the ``first`` of ``train`` on (from 0).
+        """Sends ``count`` messages of ``train``, from number ``first`` on (counted from 0).
 
-        Fewer than given: the rest is to be tried again. OSError where none left.
+        Returns how many left. If fewer than ``count`` did, the others must be tried again. Raises
+        OSError if none left.
         """
         if self._segmentation and count > 1:
             return self._send_segmented(train, first, count)
@@ -119,7 +124,7 @@ class DatagramSocket:
         return count
 
     def allow_segmentation(self) -> None:
-        """Messages or the path have changed: they may fit now."""
+        """Tries segmentation again, because the size of messages or the path has changed."""
         self._segmentation = self._wants_segmentation
 
     def close(self) -> None:

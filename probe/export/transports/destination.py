@@ -1,4 +1,4 @@
-"""Where messages and lines go, as read from the URL that the user wrote."""
+"""Defines a destination of messages or lines, as read from the URL that the user wrote."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-#: Octets a second: some 44 000 records of the default Template. nfcapd reads from a socket buffer
-#: of 212 992 octets (net.core.rmem_default), of which the kernel charges about 2304 for a message
-#: of 1400: a burst (``export.pacing``) takes half of it. Measured with nfcapd 1.7.1 on two busy
-#: cores: nothing lost at 16 and 24 million octets a second and 0.5 % at 40 million, but on another
-#: day up to 0.1 % at 11 million, and nothing with a larger buffer (``-B``), as documented.
+#: Octets a second: some 44 000 records of the default Template. nfcapd has a socket buffer of
+#: 212 992 octets (net.core.rmem_default). The kernel charges about 2304 octets of it for a message
+#: of 1400, so a burst (``transports/pacing.py``) takes half of the buffer.
+#: Measured with nfcapd 1.7.1 on two busy cores: it lost nothing at 16 and 24 million octets a
+#: second, and 0.5 % at 40 million. On another day it lost up to 0.1 % at 11 million. With a larger
+#: buffer (``-B``), as documented, it lost nothing.
 DEFAULT_PACE = 16_000_000
 DEFAULT_MAX_MESSAGE = 1400
-#: Of streams and files, which no path MTU bounds: one TLS record, and less header by the record.
+#: Default for streams and files, which no path MTU bounds. A message of this size fills one TLS
+#: record, and has more records for each header.
 DEFAULT_STREAM_MESSAGE = 16384
 #: The path of a Destination that is standard output.
 STDOUT = "-"
@@ -21,17 +23,18 @@ STDOUT = "-"
 
 @dataclass(frozen=True, slots=True)
 class Destination:
-    """One destination. ``str`` of it is its URL without options.
+    """One destination. Its ``str`` is its URL without options.
 
     pace: octets a second, 0 for no limit.
-    segmentation: whether the kernel cuts up what one call sends (UDP_SEGMENT). System calls are
-    the largest cost of export, but a capture on this host then shows many messages as one long
-    packet. None means: only where there is no pace.
-    path: of a file, empty for all others. ca, cert, key: files of TLS; an empty ``ca`` stands for
-    the system's authorities. name: what the collector's certificate must hold, if not the host.
+    segmentation: whether the kernel cuts one long packet into messages (UDP_SEGMENT). System calls
+    are the largest cost of export, but a capture on this host then shows many messages as one long
+    packet. None means: only without a pace.
+    path: the path of a file, empty for all other kinds. ca, cert, key: files for TLS; an empty
+    ``ca`` means the authorities of the system. name: the name that the collector's certificate must
+    hold, if that is not the host.
     share: destinations with the same value form a group, among which flows are divided.
     strings: whether names keep all their characters. None leaves that to the profile.
-    options: all that only this kind of destination knows.
+    options: all options that only this kind of destination has.
     """
 
     scheme: str

@@ -1,8 +1,8 @@
-"""A file of messages (RFC 5655): read by ``sockflow collect --read`` and by other tools.
+"""Writes messages to a file (RFC 5655), which ``sockflow collect --read`` and other tools read.
 
-A file that exists is appended to, since a restart of the probe must not cost what was written
-before. Each run puts its Templates first, so a reader meets every one again before the records that
-need it; the sequence goes on where it ended, for the file is one Transport Session to its readers.
+An existing file is appended to, so that a restart of the probe loses nothing. Each run writes its
+Templates first, so a reader finds them before the records that need them. The sequence numbers
+continue, because readers treat the file as one Transport Session.
 """
 
 from __future__ import annotations
@@ -28,10 +28,11 @@ _log = logging.getLogger(__name__)
 
 
 class FileSender(StreamSenderBase):
-    """Whole messages only: what a full disk cuts off is removed again, and written later.
+    """A sender that appends messages to a file.
 
-    A file that is moved or removed while it is written to is followed by a new one at its path.
-    ConfigError: the path cannot be written to, or holds something else.
+    The file holds whole messages only: one that a full disk cut off is removed and written later.
+    If the file is moved or removed meanwhile, a new one is made at its path. Raises ConfigError if
+    the path cannot be written to, or is not a file of IPFIX messages.
     """
 
     def __init__(
@@ -50,11 +51,14 @@ class FileSender(StreamSenderBase):
 
     @property
     def is_down(self) -> bool:
-        """The last write failed."""
+        """True if the last write failed."""
         return self._is_failing_now
 
     def pump(self, now: float) -> float | None:
-        """Write some of what waits; when to call again (monotonic s), None: nothing waits."""
+        """Writes some of what waits.
+
+        Returns when to call again (monotonic s), or None if nothing waits.
+        """
         if not self._queue:
             return None
         if now < self._retry.retry_at:
@@ -67,13 +71,13 @@ class FileSender(StreamSenderBase):
             return self._retry.retry_at
 
     def flush(self, deadline: float) -> bool:
-        """As ever, and then onto the disk, which may take longer than ``deadline``."""
+        """Writes all that waits, then syncs the disk, which may take longer than ``deadline``."""
         complete = super().flush(deadline)
         self._sync()
         return complete
 
     def first_sequence(self, domain: int) -> int:
-        """What the file that was opened goes on with."""
+        """Returns the sequence number with which the open file continues."""
         return next_sequence(self._file, self._found, domain)
 
     def local_address(self) -> tuple[str, int] | None:
@@ -100,7 +104,10 @@ class FileSender(StreamSenderBase):
         return now if self._queue else None
 
     def _write(self, pieces: list[memoryview]) -> int:
-        """All of ``pieces``, or OSError with the file as long as its whole messages."""
+        """Writes all of ``pieces``.
+
+        Raises OSError if that fails; the file is then cut back to whole messages.
+        """
         written, length = 0, sum(map(len, pieces))
         while written < length:
             try:
@@ -109,19 +116,19 @@ class FileSender(StreamSenderBase):
                 self._queue.take(written)
                 self._cut_partial()
                 raise
-            if written < length:  # the next attempt says why
+            if written < length:  # the next attempt raises the reason
                 pieces = [memoryview(b"".join(pieces))[written:]]
         return length
 
     def _cut_partial(self) -> None:
-        """Take the part of a message at the file's end back into the queue."""
+        """Removes a partial message from the end of the file, and queues it again."""
         self._count_arrived(self._queue.acknowledge(0))
         if self._queue.taken:
             os.ftruncate(self._file, os.fstat(self._file).st_size - self._queue.taken)
         self._queue.rewind(keep_all=True)
 
     def _is_in_place(self) -> bool:
-        """The open file is still the one at the path."""
+        """Returns True if the open file is still the one at the path."""
         try:
             found = os.stat(self._path)
         except FileNotFoundError:
@@ -129,7 +136,7 @@ class FileSender(StreamSenderBase):
         return self._file >= 0 and os.path.samestat(found, os.fstat(self._file))
 
     def _open(self) -> None:
-        """Raises OSError, its text with the path."""
+        """Opens the file, and locates its messages. Raises OSError if that fails."""
         file = open_output(self._path, _FLAGS, _MODE)
         try:
             if not stat.S_ISREG(os.fstat(file).st_mode):
@@ -163,7 +170,7 @@ class FileSender(StreamSenderBase):
 
 
 def _lock(file: int) -> None:
-    """Two that append to one file would mix their sequences."""
+    """Locks the file: two writers would mix their sequence numbers. May raise OSError."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -171,7 +178,7 @@ def _lock(file: int) -> None:
 
 
 def _trim(file: int, found: Contents, path: str) -> None:
-    """Cut off a message that a crash left incomplete."""
+    """Cuts off a message that a crash left incomplete."""
     size = os.fstat(file).st_size
     if found.end < size:
         _log.warning("%s: cut off %d octets of an incomplete message", path, size - found.end)

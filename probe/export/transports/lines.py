@@ -1,6 +1,6 @@
-"""Lines of text to a file or to standard output, from a bounded queue and never waiting.
+"""Writes lines of text to a file or to standard output, from a bounded queue and without blocking.
 
-Lines are appended, and none is torn: what a full disk cuts off is removed again and written later.
+Lines are appended whole: what a full disk cuts off is removed and written later.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from probe.opening import open_output
 
 _MODE = 0o640  # names of users and processes are in it
 _FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
-#: A lot of flows that the probe ends with: some 16 000.
+#: Room for some 16 000 flows, which may come at once when the probe ends.
 DEFAULT_LINE_QUEUE_OCTETS = 32 << 20
 #: Lines that are queued, dropped and counted together.
 _LOT = 64
-#: Octets that one pump writes, so that the probe's other work goes on.
+#: Octets that one ``pump`` writes at most, so that the other work of the probe continues.
 _PUMP_OCTETS = 4 << 20
 _WRITE_OCTETS = 1 << 18
 
@@ -39,7 +39,10 @@ _log = logging.getLogger(__name__)
 
 
 class LineWriter:
-    """As a Sender, of lines. ConfigError: the path cannot be written to."""
+    """A writer of lines, with methods like those of a Sender.
+
+    Raises ConfigError if the path cannot be written to.
+    """
 
     def __init__(
         self, destination: Destination, queue_octets: int = DEFAULT_LINE_QUEUE_OCTETS
@@ -59,7 +62,7 @@ class LineWriter:
 
     @property
     def is_down(self) -> bool:
-        """The last write failed."""
+        """True if the last write failed."""
         return self._is_failing_now
 
     @property
@@ -67,8 +70,11 @@ class LineWriter:
         return self._queue.waiting
 
     def enqueue(self, lines: Sequence[str], packets: int = 0, octets: int = 0) -> None:
-        """Take ``lines`` without their ends; those of flows have ``packets`` and ``octets``
-        together. The newest are dropped and counted when the queue is full."""
+        """Takes ``lines``, which have no newline at their ends.
+
+        ``packets`` and ``octets`` are the sums over the flows in them. When the queue is full, the
+        newest lines are dropped and counted.
+        """
         for train in _trains(lines, packets, octets):
             if self._queue.offer(train) or self._make_room(train):
                 continue
@@ -80,7 +86,10 @@ class LineWriter:
                 _log.warning(text, self.destination, waiting)
 
     def pump(self, now: float) -> float | None:
-        """Write some of what waits; when to call again (monotonic s), None: nothing waits."""
+        """Writes some of what waits.
+
+        Returns when to call again (monotonic s), or None if nothing waits.
+        """
         if not self._queue:
             return None
         if now < self._retry.retry_at:
@@ -93,14 +102,17 @@ class LineWriter:
             return self._retry.retry_at
 
     def reopen(self) -> None:
-        """Go on in a new file where the old one was moved away."""
+        """Continues in the file at the path: log rotation may have moved the old one away."""
         if self.destination.path == STDOUT:
             return
         self._close_output()
         self._retry.retry_at = 0.0
 
     def flush(self, deadline: float) -> bool:
-        """Write until nothing waits or ``deadline`` (monotonic s); gives up when that fails."""
+        """Writes until nothing waits or ``deadline`` (monotonic s). Stops if a write fails.
+
+        Returns True if all was written.
+        """
         while self._queue and (now := time.monotonic()) < deadline:
             due = self.pump(now)
             if self.is_down:
@@ -114,7 +126,10 @@ class LineWriter:
         self.statistics.count_dropped(self._queue.drain())
 
     def _make_room(self, train: Train) -> bool:
-        """Write now, if that is possible: a flush of the cache is more than the queue holds."""
+        """Writes at once to make room, because a flush of the cache may exceed the queue.
+
+        Returns True if ``train`` was queued.
+        """
         self.pump(time.monotonic())
         return self._queue.offer(train)
 
@@ -132,7 +147,10 @@ class LineWriter:
         return now if more else self._wait.next(now)
 
     def _write_waiting(self, output: _Output) -> bool:
-        """Whether more may be written at once. OSError: nothing of a lot is left in the file."""
+        """Writes what waits. Returns True if more may be written at once.
+
+        Raises OSError if a write fails; no partial lot is then left in the file.
+        """
         room = _PUMP_OCTETS
         while room > 0 and (pieces := self._queue.pieces(min(room, _WRITE_OCTETS))):
             try:
@@ -150,7 +168,7 @@ class LineWriter:
         return True
 
     def _cut_partial(self, output: _Output) -> None:
-        """Take the part of a lot at the file's end back into the queue."""
+        """Removes a partial lot from the end of the file, and queues it again."""
         if self._queue.taken and output.is_regular:
             output.shorten(self._queue.taken)
             self._queue.rewind(keep_all=True)
@@ -167,22 +185,22 @@ class LineWriter:
 
 
 class _Output:
-    """A descriptor that is written to without waiting, whatever is behind it."""
+    """A descriptor that is written to without blocking: a file, a pipe, a terminal or a socket."""
 
     def __init__(self, file: int, waits: bool) -> None:
         self._file = file
         self.is_regular = stat.S_ISREG(os.fstat(file).st_mode)
-        #: Where the descriptor may not be made non-blocking, as others have it too.
+        #: Used if the descriptor may not be made non-blocking, because other processes share it.
         self._poll = select.poll() if waits and not self.is_regular else None
         if self._poll:
             self._poll.register(file, select.POLLOUT)
 
     def write(self, pieces: list[memoryview]) -> int:
-        """Octets written; 0: it cannot take any now."""
+        """Returns the number of octets written; 0 if none can be written at present."""
         if self._poll:
             if not self._poll.poll(0):
                 return 0
-            pieces = [pieces[0][: select.PIPE_BUF]]  # so much fits, or poll would not say so
+            pieces = [pieces[0][: select.PIPE_BUF]]  # poll guarantees room for so much
         try:
             return os.writev(self._file, pieces)
         except BlockingIOError:
@@ -196,7 +214,7 @@ class _Output:
 
 
 def _open(path: str) -> _Output:
-    """Raises OSError."""
+    """Opens the output. Raises OSError if that fails or another writer has locked the file."""
     if path == STDOUT:
         return _open_stdout()
     file = open_output(path, _FLAGS, _MODE)
@@ -211,15 +229,18 @@ def _open(path: str) -> _Output:
 
 
 def _open_stdout() -> _Output:
-    """A description of our own: O_NONBLOCK on the one we were given would be everybody's."""
+    """Opens standard output again: O_NONBLOCK on the given one would affect all its users."""
     try:
         return _Output(os.open("/proc/self/fd/1", _FLAGS), waits=False)
-    except OSError:  # a socket, or somebody else's terminal
+    except OSError:  # a socket, or the terminal of another user
         return _Output(os.dup(1), waits=True)
 
 
 def _trains(lines: Sequence[str], packets: int, octets: int) -> list[Train]:
-    """Lots of ``lines``; packets and octets are shared by lines, and their sums are exact."""
+    """Returns ``lines`` in lots.
+
+    Packets and octets are divided in proportion to the lines; their sums are exact.
+    """
     found, count = [], len(lines)
     for start in range(0, count, _LOT):
         lot = lines[start : start + _LOT]

@@ -1,14 +1,14 @@
-"""How fast octets may leave: a token bucket without a clock of its own."""
+"""Limits how fast octets leave, by a token bucket without a clock of its own."""
 
 from __future__ import annotations
 
-#: Octets that may leave at once: with what the kernel charges for each message, half of a
+#: Octets that may leave at once. With the kernel's charge for each message they take half of a
 #: collector's default socket buffer.
 DEFAULT_BURST = 64_000
 
 
 class TokenBucket:
-    """``rate`` octets a second on average, ``burst`` at once; a rate of 0 is no limit."""
+    """Allows ``rate`` octets a second on average and ``burst`` at once. A rate of 0 is no limit."""
 
     def __init__(self, rate: float, burst: float = DEFAULT_BURST) -> None:
         self._rate = rate
@@ -21,7 +21,7 @@ class TokenBucket:
         return self._rate > 0
 
     def allowance(self, now: float) -> float:
-        """Octets that may leave at ``now`` (monotonic seconds); infinite without a limit."""
+        """Returns the octets that may leave at ``now`` (monotonic s); infinite without a limit."""
         if not self._rate:
             return float("inf")
         if now > self._updated:
@@ -33,12 +33,15 @@ class TokenBucket:
         self._tokens -= octets
 
     def spend_full(self, octets: int, now: float) -> float:
-        """At ``now`` all of a burst had been saved up. When it is again; the rate is a limit."""
+        """Spends ``octets`` of a whole burst that had been saved up by ``now``.
+
+        Returns when a whole burst is saved up again. The rate must not be 0.
+        """
         self._tokens, self._updated = self._burst - octets, now
         return now + octets / self._rate
 
     def due(self, now: float) -> float:
-        """When a whole burst may leave again: every wake-up more costs, on cores that are busy."""
+        """Returns when a whole burst may leave. To wait for that saves wake-ups on busy cores."""
         if not self._rate:
             return now
         return now + (self._burst - self.allowance(now)) / self._rate

@@ -1,4 +1,20 @@
-"""What waits to be sent: trains of messages, bounded in octets."""
+"""Queues of messages that wait to be sent, bounded in octets.
+
+Theory of operation: a queue holds trains. A train is one block of octets with many messages of the
+same size, of which only the last may be shorter. So a queue handles offsets into a few blocks, and
+no Python object for each message.
+
+- ``DatagramQueue``: a datagram leaves whole, and is done with once it has left. The queue advances
+  ``at`` within its first train, and counts what left only when the statistics are read or the
+  train is finished.
+- ``StreamQueue``: octets leave in any portions, and arrive later. The queue keeps each message
+  until the peer has acknowledged all of it::
+
+      |  acknowledged part of a message  |  taken by the connection  |  waiting  |
+      front <--------------------- taken ---------------------------> <- waiting ->
+
+  When a connection breaks, ``rewind`` makes all that was taken wait again.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +26,7 @@ from probe.ipfix.message import Train
 
 
 class TrainQueue:
-    """First in, first out; holds at most ``limit`` octets."""
+    """A first-in, first-out queue of trains that holds at most ``limit`` octets."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -25,7 +41,7 @@ class TrainQueue:
         return self._octets
 
     def offer(self, train: Train) -> bool:
-        """Take ``train``; False when there is no room for it."""
+        """Adds ``train``. Returns False if there is no room for it."""
         if self.octets + len(train.octets) > self._limit:
             return False
         self._trains.append(train)
@@ -33,7 +49,7 @@ class TrainQueue:
         return True
 
     def shift(self, messages: int) -> Train:
-        """Remove the first ``messages`` of the head and give them."""
+        """Removes and returns the first ``messages`` of the first train."""
         train = self._trains[0]
         cut = messages * train.size
         self._octets -= min(cut, len(train.octets))
@@ -43,16 +59,17 @@ class TrainQueue:
         return first
 
     def drain(self) -> list[Train]:
-        """Remove and give everything."""
+        """Removes and returns all trains."""
         trains, self._octets = list(self._trains), 0
         self._trains.clear()
         return trains
 
 
 def split_train(train: Train, messages: int) -> tuple[Train, Train]:
-    """The first ``messages`` of ``train``, fewer than it has, and the others.
+    """Returns the first ``messages`` of ``train``, which are fewer than it has, and the others.
 
-    Packets and octets of flows are shared by records: rounded, but their sums are exact.
+    Packets and octets of flows are divided in proportion to the records. The shares are rounded,
+    but their sums are exact.
     """
     cut = messages * train.size
     counts, others = train.counts[:messages], train.counts[messages:]
@@ -71,17 +88,17 @@ def split_train(train: Train, messages: int) -> tuple[Train, Train]:
 
 
 class DatagramQueue(TrainQueue):
-    """Messages of the first train leave by and by, and are counted when somebody looks.
+    """A queue whose first train leaves in steps. ``count`` brings the statistics up to date.
 
-    A pace makes many small steps, on a processor whose cache others have filled meanwhile: so a
-    step is a few sums of plain attributes. ``head`` is the first train, while something waits; its
-    messages before ``at`` have left, ``left`` have not (0: nothing waits).
+    With a pace there are many small steps, each with a cold processor cache. So a step only adds to
+    a few plain attributes. ``head`` is the first train, while something waits. Its messages before
+    ``at`` have left, and ``left`` of them have not; 0 means that nothing waits.
     """
 
     def __init__(self, limit: int, statistics: SendStatistics) -> None:
         super().__init__(limit)
         self._statistics = statistics
-        self._counted = 0  # messages of the head, the first of those before ``at``
+        self._counted = 0  # messages of the head, from its start, that are in the statistics
         self._begin()
 
     @property
@@ -95,7 +112,7 @@ class DatagramQueue(TrainQueue):
         return has_room
 
     def leave(self, messages: int) -> None:
-        """So many more of the head have left."""
+        """Notes that the next ``messages`` of the head have left."""
         self.at += messages
         self.left -= messages
         if not self.left:
@@ -104,7 +121,7 @@ class DatagramQueue(TrainQueue):
             self._begin()
 
     def count(self) -> None:
-        """Bring the statistics up to date."""
+        """Adds the messages that have left to the statistics, if that is still to be done."""
         if self.at > self._counted:
             train, start, self._counted = self.head, self._counted, self.at
             octets = len(train.octets[start * train.size : self.at * train.size])
@@ -112,7 +129,7 @@ class DatagramQueue(TrainQueue):
             self._statistics.count_messages(self.at - start, octets, records, train.packets > 0)
 
     def drop(self) -> Train:
-        """Remove the next message and give it."""
+        """Removes and returns the next message."""
         self._cut()
         dropped = self.shift(1)
         self._begin()
@@ -125,14 +142,14 @@ class DatagramQueue(TrainQueue):
         return trains
 
     def _begin(self) -> None:
-        """With the first train, whichever that is now."""
+        """Makes the present first train the head."""
         self.at = self._counted = self.left = 0
         if self._trains:
             self.head = self._trains[0]
             self.left = len(self.head)
 
     def _cut(self) -> None:
-        """A train is divided only where its rest is dropped."""
+        """Removes the messages that have left, before the rest of their train is dropped."""
         if self.at:
             self.count()
             self.shift(self.at)
@@ -140,26 +157,29 @@ class DatagramQueue(TrainQueue):
 
 
 class StreamQueue(TrainQueue):
-    """What a stream was given and its peer has not yet acknowledged, as TCP's own send queue.
+    """A queue of what the peer of a stream has not acknowledged, like the send queue of TCP.
 
-    ``taken`` octets from the front are with the connection. Whole messages leave when they are
-    acknowledged, so that a connection that breaks leaves here what its successor has to send.
+    The connection has taken the first ``taken`` octets. A message leaves the queue when all of it
+    is acknowledged. So after a broken connection the queue holds what the next one has to send.
     """
 
     def __init__(self, limit: int) -> None:
         super().__init__(limit)
-        self._acknowledged = 0  # octets of the first message, fewer than it has
-        self._full = 0  # trains that the connection has taken whole
-        self._offset = 0  # octets of the next train that it has taken
+        self._acknowledged = 0  # octets of the first message, never all of it
+        self._full = 0  # trains of which the connection has taken all octets
+        self._offset = 0  # octets of the next train that the connection has taken
         self.taken = 0
 
     @property
     def waiting(self) -> int:
-        """Octets that the connection has not taken."""
+        """Octets that the connection has not taken yet."""
         return self.octets - self.taken
 
     def pieces(self, limit: int, most: int = 64) -> list[memoryview]:
-        """Up to about ``limit`` octets that the connection should take next, not copied."""
+        """Returns up to ``limit`` octets that the connection should take next, without a copy.
+
+        They come from ``most`` trains at most.
+        """
         found, room, offset = [], limit, self._offset
         for train in islice(self._trains, self._full, self._full + most):
             found.append(train.octets[offset : offset + room])
@@ -170,7 +190,7 @@ class StreamQueue(TrainQueue):
         return found
 
     def take(self, octets: int) -> None:
-        """The connection took so many more."""
+        """Notes that the connection has taken so many more octets."""
         self.taken += octets
         self._offset += octets
         while self._full < len(self._trains):
@@ -181,7 +201,10 @@ class StreamQueue(TrainQueue):
             self._full += 1
 
     def acknowledge(self, unacknowledged: int) -> list[Train]:
-        """Remove and give the messages that arrived, when so many octets taken have not."""
+        """Removes and returns the messages that have arrived.
+
+        ``unacknowledged`` is the number of octets that were taken and have not arrived.
+        """
         arrived, done = self.taken - unacknowledged, []
         while self._trains:
             head = self._trains[0]
@@ -201,9 +224,9 @@ class StreamQueue(TrainQueue):
         return done
 
     def rewind(self, keep_all: bool = False) -> list[Train]:
-        """The connection broke: what it took waits again.
+        """Makes all octets wait again, because the connection broke.
 
-        A message of which a part arrived is removed and given, unless ``keep_all``.
+        A message that arrived in part is removed and returned, unless ``keep_all``.
         """
         lost = [self.shift(1)] if self._acknowledged and not keep_all else []
         self._acknowledged = self._full = self._offset = self.taken = 0

@@ -1,6 +1,14 @@
-"""How a destination is reached: its name looked up, its addresses in turn, pauses that grow.
+"""Decides when to try a destination and at which address.
 
-A burst of failures is one warning for each reason, however long it lasts and often it is tried.
+Theory of operation:
+
+- After a failure the next attempt waits: 0.5 s at first, then twice as long each time, up to 10 s.
+- The name is looked up before each attempt after a failure. If it has several addresses, they are
+  tried in turn, and the next one follows almost at once. Only after the last one the pause grows.
+- While all is well the name is looked up again every ``look_up_s``. If the address in use is no
+  longer among the results, the destination has moved.
+- A burst of failures lasts until the destination has worked for two seconds. It gives one warning
+  for each reason, however long it lasts.
 """
 
 from __future__ import annotations
@@ -12,32 +20,35 @@ from probe.export.transports.resolve import Address, Resolution
 from probe.export.transports.statistics import SendStatistics
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 10.0
-#: A name with several addresses: the next one is tried at once.
+#: Pause before the next address, if the name has several.
 _NEXT_ADDRESS_PAUSE_S = 0.05
-#: A destination that worked for so long without an error is reachable again.
+#: A destination that works for this time without an error counts as reachable again.
 _RECOVERED_S = 2.0
 _MOST_REASONS = 4
-#: A name is looked up again after so long, though all seems well.
+#: Time after which a name is looked up again, although all seems well.
 DEFAULT_LOOK_UP_S = 60.0
 
 _log = logging.getLogger(__name__)
 
 
 class Retry:
-    """When to try again. All times are monotonic seconds."""
+    """Decides when to try again after a failure. All times are monotonic seconds."""
 
     def __init__(self, destination: Destination, statistics: SendStatistics) -> None:
         self._destination = destination
         self._statistics = statistics
         self.retry_at = 0.0
-        #: From the first failure until the destination has been working for a while.
+        #: True from the first failure until the destination has worked for a while.
         self.is_failing = False
         self._pause_s = _FIRST_PAUSE_S
         self._well_since: float | None = None
         self._reasons: set[str] = set()
 
     def fail(self, reason: str, now: float, pause_s: float | None = None) -> None:
-        """Count, say so once per burst, and pause: ``pause_s``, or longer every time."""
+        """Counts a failure, warns once per burst, and sets the pause before the next attempt.
+
+        The pause is ``pause_s``; without it, each pause is longer than the one before.
+        """
         self._statistics.errors += 1
         if not self.is_failing:
             self.is_failing = True
@@ -50,13 +61,16 @@ class Retry:
         self.retry_at = now + pause_s
 
     def warn(self, text: str) -> None:
-        """Say what is new: who went away may come back with a wrong certificate."""
+        """Logs a reason that is new in this burst.
+
+        Reasons can change: a collector may be unreachable and return with a wrong certificate.
+        """
         if text not in self._reasons and len(self._reasons) < _MOST_REASONS:
             self._reasons.add(text)
             _log.warning("%s: %s", self._destination, text)
 
     def works(self, now: float) -> None:
-        """Something arrived, as far as can be told."""
+        """Notes that sending works, as far as that can be known."""
         if self._well_since is None:
             self._well_since = now
 
@@ -73,7 +87,7 @@ class Retry:
 
 
 class Reach(Retry):
-    """Which address to try, and when; whether the name has moved away from the one in use."""
+    """Decides which address to try and when, and notices that the name has a new address."""
 
     def __init__(
         self,
@@ -95,9 +109,9 @@ class Reach(Retry):
         return self._resolution is not None
 
     def next_address(self, now: float) -> Address | None:
-        """The address to try at ``now``; None while it is too early or a look-up lasts.
+        """Returns the address to try at ``now``, or None if it is too early or a look-up runs.
 
-        OSError: the name has no address. The caller answers that, too, with ``fail``.
+        Raises OSError if the name has no address; the caller must then call ``fail`` as well.
         """
         if self._resolution is None:
             if now < self.retry_at:
@@ -117,9 +131,9 @@ class Reach(Retry):
         return address
 
     def has_moved(self, now: float) -> bool:
-        """Whether the name has other addresses now, and no longer the one in use.
+        """Returns True if the name has other addresses now, and not the one in use.
 
-        Then ``next_address`` gives one of them. A look-up in vain says nothing.
+        Then ``next_address`` returns one of them. A look-up that fails is ignored.
         """
         if self._second_look is None:
             if now < self._look_up_at:

@@ -1,4 +1,4 @@
-"""Names to socket addresses without stopping the probe: a resolver may take many seconds."""
+"""Looks names up in a thread, because a resolver may take many seconds."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Address = tuple[int, Any]
 
 
 class Resolution:
-    """One look-up: ``addresses`` is None while it lasts, then what was found, maybe nothing."""
+    """One look-up. ``addresses`` is None while it runs, then a list, which may be empty."""
 
     def __init__(self, host: str, port: int) -> None:
         self.addresses: list[Address] | None = None
@@ -21,7 +21,7 @@ class Resolution:
         self.addresses, self.error = None, ""
         try:
             threading.Thread(target=self._resolve, args=(host, port, 0), daemon=True).start()
-        except RuntimeError as error:  # no more threads for us
+        except RuntimeError as error:  # the process may start no more threads
             self.addresses, self.error = [], str(error)
 
     def _resolve(self, host: str, port: int, flags: int) -> bool:

@@ -1,4 +1,4 @@
-"""What the Exporting Process needs of a sender, whatever carries its messages."""
+"""Defines what the Exporting Process needs of a sender, whatever its transport."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from probe.ipfix.message import Train
 
 
 class Sender(Protocol):
-    """Nothing here blocks but ``flush`` and ``close``; bad luck is counted, never raised."""
+    """Sends messages to one destination.
+
+    Only ``flush`` and ``close`` may block. Failures to send are counted, never raised.
+    """
 
     @property
     def destination(self) -> Destination: ...
@@ -20,15 +23,15 @@ class Sender(Protocol):
 
     @property
     def max_message(self) -> int:
-        """Octets of the largest message to make, which may change: then what waits is cut anew."""
+        """Octets of the largest message to make. If it decreases, waiting messages must be cut."""
 
     @property
     def is_down(self) -> bool:
-        """Unreachable, and to be tried again."""
+        """True while the destination is unreachable and waits for another attempt."""
 
     @property
     def is_reliable(self) -> bool:
-        """Up, and not just being tried again: what others could take may be given to it."""
+        """Connected and past its retry period, so safe to assign flows to."""
 
     @property
     def backlog(self) -> int:
@@ -36,57 +39,63 @@ class Sender(Protocol):
 
     @property
     def is_stocked(self) -> bool:
-        """It has all that can leave soon: further records had better wait to become messages."""
+        """True if it has all that can leave soon, so that further records should stay unencoded."""
 
     def needs_templates(self) -> bool:
-        """True once whenever the Templates have to be sent before any more records.
+        """Returns True, once, if the Templates have to be sent before any more records.
 
-        Where ``first_sequence`` is None that is ``session.resend_templates()``. Else the next thing
-        is ``enqueue(session.restart(take_backlog(), now_s, first_sequence(odid)))``.
+        If ``first_sequence`` is None, the caller then calls ``session.resend_templates()``. Else it
+        calls ``enqueue(session.restart(take_backlog(), now_s, first_sequence(odid)))`` at once.
         """
 
     def first_sequence(self, domain: int) -> int | None:
-        """What the sequence numbers of a new Transport Session begin with in a domain.
+        """Returns the first sequence number of a new Transport Session in a domain.
 
-        None: they go on, for the collector is the same and sees what was lost.
+        None means that the numbers continue, so that the same collector can count what was lost.
         """
 
     def take_backlog(self) -> list[Train]:
-        """Remove and give all that waits, the oldest first."""
+        """Removes and returns all that waits, the oldest first."""
 
     def enqueue(self, trains: Iterable[Train]) -> None:
-        """Take messages for ``pump``; those that find no room are dropped and counted."""
+        """Takes messages for ``pump``. Those that find no room are dropped and counted."""
 
     def pump(self, now: float) -> float | None:
-        """Send what can be at ``now`` (monotonic s); when to call again, None: nothing waits."""
+        """Sends what can leave at ``now`` (monotonic s).
+
+        Returns when to call again, or None if nothing waits.
+        """
 
     def flush(self, deadline: float) -> bool:
-        """Send until nothing waits or ``deadline`` (monotonic s). True: all of it left."""
+        """Sends until nothing waits or ``deadline`` (monotonic s). Returns True if all has left."""
 
     def local_address(self) -> tuple[str, int] | None:
-        """(address, port) that messages leave from; None without a socket."""
+        """Returns the (address, port) that messages leave from, or None without a socket."""
 
     def close(self) -> None:
-        """End the Transport Session. What still waits is dropped and counted."""
+        """Ends the Transport Session. What still waits is dropped and counted."""
 
 
 @runtime_checkable
 class PacedSender(Sender, Protocol):
-    """A sender of which ``pump`` need not be called for every burst."""
+    """A sender with a short path for bursts, so that not each of them needs ``pump``."""
 
     def burst(self, now: float) -> float | None:
-        """As ``pump``, where the next burst is all that is due; None: ``pump`` is needed."""
+        """Does what ``pump`` does if only the next burst is due.
+
+        Returns when to call again, or None if ``pump`` is needed.
+        """
 
 
 @runtime_checkable
 class StreamSender(Sender, Protocol):
     """A sender whose Transport Session ends with its connection (RFC 7011 section 10.4).
 
-    In a new one nothing is sent until ``needs_templates`` has said True.
+    In a new session nothing is sent until ``needs_templates`` has returned True.
     """
 
     keeps_order: bool
 
     @property
     def unfinished(self) -> int:
-        """Octets that have not arrived: kept while the collector is away, or on their way."""
+        """Octets that have not arrived: kept for an absent collector, or on their way."""

@@ -1,7 +1,7 @@
-"""sendmmsg(2), which Python does not have: many datagrams of a connected socket in one call.
+"""Calls sendmmsg(2), which Python lacks: it sends many datagrams of a connected socket.
 
-What a call needs is laid out for a whole train at once. A pace makes many calls for each, on a
-processor whose cache others have filled meanwhile, so a call should have little to do.
+``load`` prepares the headers for all messages of a train at once. With a pace, many calls follow
+for each train, each with a cold processor cache. So ``send`` has little to do.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from ctypes import Structure, c_int, c_size_t, c_uint, c_void_p
 
 import numpy as np
 
-#: Messages of one call: UIO_MAXIOV.
+#: Messages of one call at most: UIO_MAXIOV.
 MOST = 1024
 
 
@@ -25,17 +25,17 @@ class _Message(Structure):
 
 
 class _Header(Structure):
-    """struct mmsghdr: ``sent`` is what the kernel says."""
+    """struct mmsghdr. The kernel sets ``sent``."""
 
     _fields_ = [("message", _Message), ("sent", c_uint)]
 
 
-#: The same as columns; sizeof(_Header) is 64 where pointers have 64 bits.
+#: The same as columns. sizeof(_Header) is 64 if pointers have 64 bits.
 _HEADERS = np.dtype(_Header)
 
 
 class ManyMessages:
-    """The headers of the messages of a train, which has to be loaded before any can be sent."""
+    """The headers for the messages of one train, which must be loaded before it is sent."""
 
     def __init__(self) -> None:
         self._send = ctypes.CDLL(None, use_errno=True).sendmmsg
@@ -44,7 +44,10 @@ class ManyMessages:
         self._grow(64)
 
     def load(self, octets: memoryview, size: int) -> None:
-        """Messages of ``size`` octets, the last may be shorter. They must live until they left."""
+        """Prepares to send messages of ``size`` octets, of which the last may be shorter.
+
+        ``octets`` must stay in memory until all messages have left.
+        """
         count = -(-len(octets) // size)
         if count > self._room:
             self._grow(2 * count)
@@ -54,9 +57,10 @@ class ManyMessages:
         self._vectors[count - 1, 1] = len(octets) - (count - 1) * size
 
     def send(self, fd: int, first: int, count: int) -> int:
-        """Messages that left, of ``count`` from the ``first`` on (from 0).
+        """Sends ``count`` messages, from number ``first`` on (counted from 0).
 
-        Fewer than given: the rest is to be tried again. OSError where none left.
+        Returns how many left. If fewer than ``count`` did, the others must be tried again. Raises
+        OSError if none left.
         """
         sent: int = self._send(fd, self._start + first * _HEADERS.itemsize, min(count, MOST), 0)
         if sent < 0:

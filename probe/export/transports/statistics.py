@@ -1,4 +1,4 @@
-"""What became of the messages that a sender was given."""
+"""Counts what became of the messages that a sender was given."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from probe.ipfix.message import Train
 
 @dataclass(slots=True)
 class SendStatistics:
-    """Only ever grows. ``errors`` counts failures, ``bursts`` runs of them.
+    """Counters of one sender, which only increase.
 
-    ``records`` are Data Records, those of options included; ``flow_records`` are those of flows.
+    ``errors`` counts failures; ``bursts`` counts runs of failures.
+
+    ``records`` are Data Records, including those of options. ``flow_records`` are those of flows.
     ``dropped_packets`` and ``dropped_octets`` are those that the flow records in dropped messages
     report (notSentPacketTotalCount and its kin), not octets of messages.
     """
@@ -40,7 +42,7 @@ class SendStatistics:
         self.sent_flow_records += records if of_flows else 0
 
     def count_lost(self, records: int, packets: int = 0, octets: int = 0) -> None:
-        """Records of flows that became no message, with the packets and octets they report."""
+        """Counts flow records that never became a message, and the packets and octets in them."""
         self.dropped_records += records
         self.dropped_flow_records += records
         self.dropped_packets += packets

@@ -1,7 +1,9 @@
-"""What TCP, TLS and files share: a bounded queue that waits for a Transport Session.
+"""Provides what TCP, TLS and files share: a bounded queue that waits for a Transport Session.
 
-Every new session begins with the Templates, so nothing is sent in it before the caller has asked
-``needs_templates`` and put the backlog back behind them.
+Theory of operation: every new session begins with the Templates. So nothing is sent in it until the
+caller has done three steps: it calls ``needs_templates``, removes the backlog, and queues the
+Templates with the backlog behind them. ``_is_open`` is True while a session is open, and
+``_is_announced`` once ``needs_templates`` has returned True in it.
 """
 
 from __future__ import annotations
@@ -15,9 +17,9 @@ from probe.export.transports.queue import StreamQueue
 from probe.export.transports.statistics import SendStatistics
 from probe.ipfix.message import Train
 
-#: Kept while the collector is down: some 140 000 records of the default Template.
+#: Octets kept while the collector is down: some 140 000 records of the default Template.
 DEFAULT_STREAM_QUEUE_OCTETS = 16 << 20
-#: Octets that one pump sends, so that the probe's other work goes on.
+#: Octets that one ``pump`` sends at most, so that the other work of the probe continues.
 _PUMP_OCTETS = 4 << 20
 _LEAST_WAIT_S, _LONGEST_WAIT_S = 0.001, 0.05
 
@@ -25,7 +27,7 @@ _log = logging.getLogger(__name__)
 
 
 class Wait:
-    """Pauses between looks at something that is not ready: short at first, then longer."""
+    """Computes the pauses between polls of something that is not ready; they grow."""
 
     def __init__(self) -> None:
         self._pause_s = _LEAST_WAIT_S
@@ -39,10 +41,10 @@ class Wait:
 
 
 class StreamSenderBase:
-    """The base of TcpSender and FileSender, which know how octets leave."""
+    """The base of TcpSender and FileSender, which implement how octets leave."""
 
     keeps_order = True
-    #: Octets of one ``_write``.
+    #: Octets of one ``_write`` at most.
     _write_octets = 1 << 20
 
     def __init__(
@@ -54,7 +56,7 @@ class StreamSenderBase:
         self._queue = StreamQueue(queue_octets)
         self._queue_octets = queue_octets
         self._is_overflowing = False
-        #: A session is open; its Templates were asked for.
+        #: Whether a session is open, and whether its Templates were requested.
         self._is_open = self._is_announced = False
         self._wait = Wait()
 
@@ -64,40 +66,40 @@ class StreamSenderBase:
 
     @property
     def is_reliable(self) -> bool:
-        """What it takes is not lost while it is tried again."""
+        """True unless it is down: a stream keeps messages during attempts, so it needs no trial."""
         return not self.is_down
 
     @property
     def backlog(self) -> int:
-        """Octets that have not arrived yet, those for a collector that is down included."""
+        """Octets that have not arrived yet, also while the collector is down."""
         return self._queue.octets
 
     @property
     def unfinished(self) -> int:
-        """Octets that have not arrived, those included that the connection has taken."""
+        """Octets that have not arrived, including those that the connection has taken."""
         return self._queue.octets
 
     @property
     def is_stocked(self) -> bool:
-        """Never: what a stream is given is as safe as what waits elsewhere."""
+        """Always False: messages are as safe in this queue as unencoded records elsewhere."""
         return False
 
     def needs_templates(self) -> bool:
-        """True once in every new session."""
+        """Returns True once in every new session."""
         needed = self._is_open and not self._is_announced
         self._is_announced |= needed
         return needed
 
     def first_sequence(self, domain: int) -> int:
-        """Of the session that ``needs_templates`` told of, in an Observation Domain."""
+        """Returns the first sequence number of the new session in an Observation Domain."""
         return 0
 
     def take_backlog(self) -> list[Train]:
-        """Remove and give all that waits. To be put back in the same session."""
+        """Removes and returns all that waits. The caller must put it back in the same session."""
         return self._queue.drain()
 
     def enqueue(self, trains: Iterable[Train]) -> None:
-        """Take messages for ``pump`` to send; the newest are dropped and counted when full."""
+        """Takes messages for ``pump``. With a full queue, the newest are dropped and counted."""
         for train in trains:
             if self._queue.offer(train):
                 continue
@@ -114,9 +116,10 @@ class StreamSenderBase:
         raise NotImplementedError
 
     def flush(self, deadline: float) -> bool:
-        """Send until all arrived or ``deadline`` (monotonic s); what did not still waits.
+        """Sends until all has arrived or ``deadline`` (monotonic s).
 
-        Gives up when the destination is down, or a new session wants its Templates.
+        Stops if the destination is down, or a new session needs its Templates. The rest still
+        waits. Returns True if all has arrived.
         """
         while self._queue and (now := time.monotonic()) < deadline:
             due = self.pump(now) or self._wait.next(now)
@@ -131,11 +134,14 @@ class StreamSenderBase:
         self.statistics.count_dropped(self._queue.drain())
 
     def _write(self, pieces: list[memoryview]) -> int:
-        """Octets of ``pieces`` that were taken; fewer: no more can be now. Raises OSError."""
+        """Writes ``pieces``, and returns how many octets were taken.
+
+        Fewer than all means that no more can be taken at present. Raises OSError if it fails.
+        """
         raise NotImplementedError
 
     def _send_waiting(self) -> bool:
-        """Hand over what waits; whether more may be handed over at once. Raises OSError."""
+        """Writes what waits. Returns True if more may be written at once. Raises OSError."""
         room = _PUMP_OCTETS
         while room > 0 and (pieces := self._queue.pieces(min(room, self._write_octets))):
             taken = self._write(pieces)

@@ -1,9 +1,9 @@
-"""Messages over TCP (RFC 7011 section 10.4).
+"""Sends messages over TCP (RFC 7011 section 10.4).
 
-A message counts as sent when the collector's host has acknowledged all of it. What a connection
-that breaks leaves unacknowledged goes to the next one; only a message that had arrived in part is
-lost, and counted. (What a collector acknowledged and never read is lost unseen: IPFIX has no
-acknowledgement of its own.)
+A message counts as sent when the collector's host has acknowledged all of it. After a broken
+connection, unacknowledged messages are sent over the next one. Only a message that had arrived in
+part is lost, and counted. A message that the host acknowledged and the collector never read is lost
+without a count, because IPFIX has no acknowledgements of its own.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from probe.export.transports.resolve import Address
 from probe.export.transports.stream_sender import DEFAULT_STREAM_QUEUE_OCTETS, StreamSenderBase
 
 _RESOLVING_POLL_S = 0.05
-#: A collector that has taken nothing for so long, though something waits, hangs.
+#: A collector that takes nothing for this time, while something waits, is considered to hang.
 _PATIENCE_S = 3.0
 
 
 class TcpSender(StreamSenderBase):
-    """A collector that is reached by TCP, its backlog kept while it is not.
+    """A sender to a collector over TCP that keeps its backlog while there is no connection.
 
-    ``queue_octets`` bounds what waits and what is not yet acknowledged, together.
+    ``queue_octets`` bounds the sum of what waits and what is not yet acknowledged.
     """
 
     def __init__(
@@ -43,14 +43,18 @@ class TcpSender(StreamSenderBase):
 
     @property
     def is_down(self) -> bool:
-        """No connection, and the last attempt failed, also while another one is made; or it hangs.
+        """True if the last attempt failed and there is no connection, or if the collector hangs.
 
-        What waits for one that is down is not waited for when the probe ends.
+        It stays True during the next attempt. The probe does not wait at its end for a destination
+        that is down.
         """
         return self._hangs or (not self._is_open and self._reach.is_failing)
 
     def pump(self, now: float) -> float | None:
-        """Send what can be at ``now`` (monotonic s); when to call again, None: nothing waits."""
+        """Sends what can leave at ``now`` (monotonic s).
+
+        Returns when to call again, or None if nothing waits.
+        """
         try:
             return self._advance(now)
         except OSError as error:
@@ -61,7 +65,7 @@ class TcpSender(StreamSenderBase):
         return self._connection.local_address if self._connection else None
 
     def close(self) -> None:
-        """Orderly: what the kernel took is delivered first. Takes at most half a second."""
+        """Closes after the kernel has delivered what it took, or after half a second."""
         if self._connection:
             if self._is_open:
                 self._count_arrived(self._queue.acknowledge(self._connection.finish()))
@@ -73,7 +77,7 @@ class TcpSender(StreamSenderBase):
         return TcpConnection(address, now)
 
     def _advance(self, now: float) -> float | None:
-        """Connect, listen, send: as far as it goes. The result is that of ``pump``."""
+        """Connects, listens and sends, as far as possible now. Returns the result of ``pump``."""
         if self._is_open and self._reach.has_moved(now):
             self._leave()
         if self._connection is None:
@@ -100,7 +104,7 @@ class TcpSender(StreamSenderBase):
         self._reach.notice_recovery(now)
         if self._is_announced and self._send_waiting() and self._queue.waiting:
             return now
-        # What is on its way has to be watched, too: it is lost if it is not waited for at the end.
+        # Octets on their way are polled, too: at the end the probe waits for what has not arrived.
         return self._wait.next(now) if self._queue or connection.held else None
 
     def _watch_progress(self, unacknowledged: int, now: float) -> None:
@@ -113,12 +117,12 @@ class TcpSender(StreamSenderBase):
         return self._connection.write(pieces) if self._connection else 0
 
     def _fail(self, reason: str, now: float) -> None:
-        """No connection, or no longer: keep what waits, pause."""
+        """Ends the connection, if any, keeps what waits, and sets the pause."""
         self._leave()
         self._reach.fail(reason, now)
 
     def _leave(self) -> None:
-        """End the connection at once: what it has not delivered goes to the next one."""
+        """Ends the connection at once. What it has not delivered waits for the next one."""
         if self._connection:
             if self._is_open:
                 unacknowledged = self._connection.unacknowledged()

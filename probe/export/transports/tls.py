@@ -1,7 +1,7 @@
-"""Messages over TLS (RFC 7011 section 11.3): names of users leave the host.
+"""Sends messages over TLS (RFC 7011 section 11.3), because they hold names of users.
 
-Both sides show a certificate. The collector's must come from a known authority and hold its name;
-nothing is sent before it was checked, and before the collector could refuse ours.
+Both sides show a certificate. That of the collector must come from a known authority and hold the
+collector's name. No message is sent until it is checked and the collector could refuse ours.
 """
 
 from __future__ import annotations
@@ -22,14 +22,15 @@ from probe.export.transports.tcp import TcpSender
 from probe.opening import warn_if_readable
 
 _RECORD_OCTETS = 16384  # RFC 8446 section 5.1: the plaintext of one TLS record
-#: In TLS 1.3 we are done before the collector has seen our certificate (RFC 8446 section 4.6).
-#: What it says next, mostly a session ticket, shows its consent; so does silence for so long.
+#: In TLS 1.3 our handshake ends before the collector has checked our certificate (RFC 8446
+#: section 4.6). Data from the collector, mostly a session ticket, shows that it accepts the
+#: certificate. Silence for this time is taken as acceptance too.
 _CONSENT_S = 1.0
 _REFUSALS = ("certificate", "unknown ca", "access denied")
 
 
 class TlsSender(TcpSender):
-    """As TcpSender. ConfigError: the certificates cannot be used."""
+    """A TcpSender over TLS. Raises ConfigError if the certificates cannot be used."""
 
     _write_octets = 4 * _RECORD_OCTETS
 
@@ -45,7 +46,7 @@ class TlsSender(TcpSender):
 
     def _new_connection(self, address: Address, now: float) -> TcpConnection:
         try:
-            context = tls_context(self.destination)  # anew: certificates are renewed
+            context = tls_context(self.destination)  # read again: certificates are renewed
         except ConfigError as error:
             raise OSError(errno.EINVAL, str(error)) from None
         name = self.destination.name or self.destination.host
@@ -53,7 +54,11 @@ class TlsSender(TcpSender):
 
 
 class TlsConnection(TcpConnection):
-    """TLS by hand around the socket: so it is known how much of what was sent was acknowledged."""
+    """A TCP connection with TLS in memory buffers instead of around the socket.
+
+    So the octets of TLS that were acknowledged are known, and from them the messages. ``_marks``
+    notes for each TLS record where it ends, in octets of TLS and in octets of messages.
+    """
 
     def __init__(self, address: Address, now: float, context: ssl.SSLContext, name: str) -> None:
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
@@ -63,7 +68,9 @@ class TlsConnection(TcpConnection):
         self._held = memoryview(b"")
         self._sent = 0  # octets of TLS that the kernel took
         self._plain = self._plain_arrived = 0
-        self._marks: deque[tuple[int, int]] = deque()  # octets of TLS, of messages: per record
+        self._marks: deque[tuple[int, int]] = (
+            deque()
+        )  # ends of records: in octets of TLS, of messages
         super().__init__(address, now)
 
     @property
@@ -81,7 +88,7 @@ class TlsConnection(TcpConnection):
         return is_certain or now - self._agreed_at >= _CONSENT_S
 
     def _shake_hands(self, now: float) -> None:
-        """Answer all that arrived; each answer before the next is read, which may be the end."""
+        """Answers all that arrived. Sends each answer before it reads on, which may raise."""
         while not self._step():
             try:
                 octets = self._receive()
@@ -126,7 +133,7 @@ class TlsConnection(TcpConnection):
         self._hand_on()
 
     def _read(self) -> None:
-        """Session tickets, the end, or a refusal; messages are not for us."""
+        """Reads session tickets, and drops any data. Raises OSError for an end or a refusal."""
         try:
             while self._tls.read(_RECORD_OCTETS):
                 pass
@@ -137,7 +144,7 @@ class TlsConnection(TcpConnection):
         raise ConnectionResetError(errno.ECONNRESET, "the collector ended the TLS session")
 
     def _hand_on(self) -> bool:
-        """Give the kernel what TLS made; whether it took all of it."""
+        """Gives the kernel the octets that TLS made. Returns True if it took all."""
         while self.held:
             if not self._held:
                 self._held = memoryview(self._outgoing.read())
@@ -149,19 +156,22 @@ class TlsConnection(TcpConnection):
         return True
 
     def unacknowledged(self) -> int:
-        """In whole TLS records: less cannot be read."""
+        """Returns unacknowledged octets of messages; a TLS record counts until all has arrived."""
         arrived = self._sent - self._unacknowledged_by_host()
         while self._marks and self._marks[0][0] <= arrived:
             self._plain_arrived = self._marks.popleft()[1]
         return self._plain - self._plain_arrived
 
     def _say_goodbye(self) -> None:
-        with suppress(ssl.SSLWantReadError):  # the collector's goodbye is not waited for
+        with suppress(ssl.SSLWantReadError):  # do not wait for the answer of the collector
             self._tls.unwrap()
 
 
 def tls_context(destination: Destination) -> ssl.SSLContext:
-    """TLS 1.2 or later, with the certificates of ``destination``; ConfigError names the file."""
+    """Returns a context for TLS 1.2 or later with the certificates of ``destination``.
+
+    Raises ConfigError, which names the file, if one cannot be used.
+    """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # checks the certificate and its name
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     for option in ("ca", "cert", "key"):
@@ -185,7 +195,7 @@ def tls_context(destination: Destination) -> ssl.SSLContext:
 
 
 def explain(error: ssl.SSLError) -> str:
-    """What went wrong, for someone who has to mend a certificate."""
+    """Returns a text for a user who has to repair a certificate."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"the collector's certificate is refused: {error.verify_message}"
     reason = (error.reason or str(error)).replace("_", " ").lower()
@@ -207,7 +217,7 @@ def _check_readable(destination: Destination, option: str) -> None:
 
 
 def _no_password(destination: Destination) -> Callable[[], str]:
-    """Instead of OpenSSL's question on the terminal."""
+    """Returns a function that raises, so that OpenSSL asks for no password on the terminal."""
 
     def refuse() -> str:
         raise _unusable(destination, "key", "is encrypted: give one without a passphrase")

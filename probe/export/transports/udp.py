@@ -1,7 +1,11 @@
-"""Messages over UDP (RFC 7011 section 10.3): paced, as large as the path takes, never in the way.
+"""Sends messages over UDP (RFC 7011 section 10.3), paced and as large as the path takes.
 
-Nothing here blocks but ``flush``. A destination that cannot be reached costs its own messages
-only, each counted; it is tried again after a growing pause, with its name looked up anew.
+Only ``flush`` blocks. A destination that cannot be reached loses only its own messages, and each is
+counted. Attempts follow after growing pauses, each with a new look-up of its name.
+
+Theory of operation: messages wait in a queue for the pace. ``pump`` opens the socket, follows the
+path's MTU and the name's address, and sends what the token bucket allows. ``burst`` is a short path
+for the common case: a whole burst of a long train is due, and nothing else has to be done.
 """
 
 from __future__ import annotations
@@ -21,23 +25,23 @@ from probe.ipfix.message import Train
 
 DEFAULT_QUEUE_OCTETS = 32 << 20
 _RESOLVING_POLL_S = 0.05
-#: Rest before trying a full socket buffer again.
+#: Pause before a full socket buffer is tried again.
 _LEAST_WAIT_S = 0.001
 _BUFFER_FULL = {errno.EAGAIN, errno.ENOBUFS}
-#: News of the path for one message, after so many of which it is given up.
+#: A message is dropped after so many reports that it is too long for the path.
 _MOST_REFUSALS = 100
 
 _log = logging.getLogger(__name__)
 
 
 class UdpSender:
-    """A destination with a bounded queue before its socket.
+    """A sender over UDP with a bounded queue before its socket.
 
-    ``max_message`` is the largest message to make: less than the destination's where the path takes
-    less. When that becomes less, ``pump`` sends nothing more until the next call, so that what
-    waits can be cut anew; at another address nothing before ``needs_templates`` has said so.
-    ``queue_octets`` bounds what waits for the pace; what finds no room is dropped and counted.
-    The destination's name is looked up again every ``look_up_s``.
+    ``max_message`` is the largest message to make: that of the destination, or less if the path
+    takes less. When it decreases, ``pump`` sends nothing more until the next call, so that the
+    caller can cut what waits. At a new address it sends nothing until ``needs_templates`` has
+    returned True. ``queue_octets`` bounds what waits for the pace; the rest is dropped and counted.
+    The name of the destination is looked up again every ``look_up_s``.
     """
 
     def __init__(
@@ -49,7 +53,7 @@ class UdpSender:
         self.destination = destination
         self.max_message = destination.max_message
         self._statistics = SendStatistics()
-        burst = max(DEFAULT_BURST, destination.max_message)  # or it could never leave
+        burst = max(DEFAULT_BURST, destination.max_message)  # a message must fit into a burst
         self._bucket = TokenBucket(destination.pace, burst)
         self._burst = burst if destination.pace else queue_octets  # octets
         self._queue = DatagramQueue(queue_octets, self._statistics)
@@ -68,12 +72,12 @@ class UdpSender:
 
     @property
     def is_down(self) -> bool:
-        """Unreachable, and waiting to be tried again."""
+        """True while the destination is unreachable and waits for another attempt."""
         return self._socket is None and not self._reach.is_resolving
 
     @property
     def is_reliable(self) -> bool:
-        """It takes Templates without an error for a while before it counts as reachable again."""
+        """False from a failure until it has taken Templates without an error for a while."""
         return not self._reach.is_failing
 
     @property
@@ -83,32 +87,35 @@ class UdpSender:
 
     @property
     def is_stocked(self) -> bool:
-        """More than one burst waits."""
+        """True if a whole burst waits."""
         return self._queue.octets >= DEFAULT_BURST and not self.is_down
 
     def needs_templates(self) -> bool:
-        """True once in each Transport Session: at start, after a failure, at another address."""
+        """Returns True once at the start, after each failure, and at each new address."""
         if not self._needs_templates or self.is_down:
             return False
         self._needs_templates = False
         return True
 
     def first_sequence(self, domain: int) -> int | None:
-        """A new address is a new Transport Session, and one that was away reads on."""
+        """Returns 0 at a new address, which is a new Transport Session, else None."""
         return 0 if self._has_moved else None
 
     def take_backlog(self) -> list[Train]:
-        """Remove and give all that waits."""
+        """Removes and returns all that waits."""
         return self._queue.drain()
 
     def enqueue(self, trains: Iterable[Train]) -> None:
-        """Take messages for ``pump`` to send; when down or full they are dropped and counted."""
+        """Takes messages for ``pump``. If it is down or full, they are dropped and counted."""
         for train in trains:
             if self.is_down or not self._queue.offer(train):
                 self._statistics.count_dropped([train])
 
     def pump(self, now: float) -> float | None:
-        """Send what the pace allows at ``now`` (monotonic s); when to call again, None: done."""
+        """Sends what the pace allows at ``now`` (monotonic s).
+
+        Returns when to call again, or None if nothing waits.
+        """
         sender = self._socket or self._connect(now)
         if sender and self._reach.has_moved(now):
             self._move(now)
@@ -120,10 +127,10 @@ class UdpSender:
         return self._due if self._queue.left else None
 
     def burst(self, now: float) -> float | None:
-        """The next burst of a long train, as ``pump`` would send it; None: ``pump`` is needed.
+        """Sends the next burst of a long train, as ``pump`` would.
 
-        A busy destination has hundreds a second, each on a processor that has been at other things
-        meanwhile: what is not executed need not be fetched.
+        Returns when to call again, or None if ``pump`` is needed. A busy destination has hundreds
+        of bursts a second, each with a cold processor cache. So this path executes little code.
         """
         queue, sender = self._queue, self._socket
         if not queue.left or sender is None or self._reach.is_failing:
@@ -144,7 +151,10 @@ class UdpSender:
         return self._due if sent == count else None
 
     def flush(self, deadline: float) -> bool:
-        """Send until nothing waits or ``deadline`` (monotonic s); drop the rest. True: all sent."""
+        """Sends until nothing waits or ``deadline`` (monotonic s), and drops the rest.
+
+        Returns True if all was sent.
+        """
         while self._queue.left and (now := time.monotonic()) < deadline:
             due = self.pump(now)
             if self.is_down or due is None:
@@ -155,7 +165,7 @@ class UdpSender:
         return complete
 
     def local_address(self) -> tuple[str, int] | None:
-        """(address, port) that messages leave from; None while there is no socket."""
+        """Returns the (address, port) that messages leave from, or None without a socket."""
         return self._socket.local_address if self._socket else None
 
     def close(self) -> None:
@@ -168,13 +178,13 @@ class UdpSender:
             return
         if self._queue.left:
             self._send_queue(sender, now)
-        elif error := sender.pending_error():  # which the next send would tell
+        elif error := sender.pending_error():  # else the next send would raise it
             self._survives(error, sender, now)
         if self._reach.is_failing:
             self._reach.notice_recovery(now)
 
     def _send_queue(self, sender: DatagramSocket, now: float) -> None:
-        """What may leave now of what waits; with a pace that is mostly one burst of one train."""
+        """Sends what may leave now. With a pace that is mostly one burst of one train."""
         queue, allowance = self._queue, self._bucket.allowance(now)
         while queue.left:
             size = queue.head.size
@@ -196,7 +206,7 @@ class UdpSender:
                     self._reach.works(now)
 
     def _survives(self, error: OSError, sender: DatagramSocket, now: float) -> bool:
-        """Deal with a failed send; whether the next may follow at once."""
+        """Responds to a failed send. Returns True if the next may follow at once."""
         if error.errno in _BUFFER_FULL:
             return False
         if error.errno == errno.EMSGSIZE:
@@ -205,7 +215,11 @@ class UdpSender:
         return False
 
     def _survives_narrowing(self, error: OSError, sender: DatagramSocket) -> bool:
-        """An ICMP message about an earlier datagram, or a forged one: what waits may leave yet."""
+        """Responds to EMSGSIZE, which an ICMP message about an earlier datagram causes.
+
+        What waits may still fit the path, or the ICMP message was forged. Returns True if the next
+        send may follow at once.
+        """
         if self._follow_path(sender):
             return False
         self._refusals += 1
@@ -216,10 +230,10 @@ class UdpSender:
         return self._queue.left > 0
 
     def _follow_path(self, sender: DatagramSocket) -> bool:
-        """Let messages be as large as the path takes; whether they have to be smaller than before.
+        """Sets ``max_message`` to what the path takes. Returns True if it has become smaller.
 
-        The kernel knows of the link's MTU at once, and of a router's by ICMP. It forgets what ICMP
-        said after ten minutes, so that a path that has grown is tried again.
+        The kernel knows the MTU of the link at once, and that of routers by ICMP. It drops what it
+        learned by ICMP after ten minutes, so that a larger MTU is tried again.
         """
         largest = self.destination.max_message
         room = min(largest, sender.path_room() or largest)
@@ -232,7 +246,7 @@ class UdpSender:
         return is_narrower
 
     def _connect(self, now: float) -> DatagramSocket | None:
-        """Advance towards a socket: look the name up, then connect to the next address of it."""
+        """Looks the name up, then connects to its next address. Returns the socket, if any."""
         try:
             address = self._reach.next_address(now)
             if address:
@@ -245,13 +259,13 @@ class UdpSender:
         return self._socket
 
     def _move(self, now: float) -> None:
-        """The name has another address: what waits goes there, in a new Transport Session."""
+        """Changes to the new address, where what waits is sent in a new Transport Session."""
         self._close_socket()
         self._needs_templates = self._has_moved = True
         self._connect(now)
 
     def _fail(self, reason: str, now: float) -> None:
-        """The destination cannot be reached: drop what waits, pause."""
+        """Drops what waits and sets the pause, because the destination cannot be reached."""
         self._reach.fail(reason, now)
         self._close_socket()
         self._drop_queue()
