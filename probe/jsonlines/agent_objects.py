@@ -12,12 +12,12 @@ from probe.jsonlines.lines import Fragments, Tree
 from probe.jsonlines.owner_objects import owner_members
 from probe.mapping.tables import Privacy
 
-#: By number of include/net/tcp_states.h, in RFC 9293's spelling.
+#: Names of the numbers in include/net/tcp_states.h, in the spelling of RFC 9293.
 CONN_STATES = (
     "", "ESTABLISHED", "SYN-SENT", "SYN-RECV", "FIN-WAIT-1", "FIN-WAIT-2", "TIME-WAIT", "CLOSE",
     "CLOSE-WAIT", "LAST-ACK", "LISTEN", "CLOSING", "SYN-RECV", "CLOSE",
 )  # fmt: skip
-#: IANA's registry of flowEndReason (RFC 5102 section 5.11.3).
+#: Names in IANA's registry of flowEndReason (RFC 5102 section 5.11.3).
 END_REASONS = {
     0: "unknown",
     EndReason.IDLE_TIMEOUT: "idle timeout",
@@ -32,7 +32,10 @@ SOCKET_KINDS = ("LISTEN", "LISTEN_END")
 
 
 class AgentLines(ObjectLines):
-    """``exporter``: members that every object ends with; ``pod_key`` is one of POD_KEYS."""
+    """The format of ntop's agents.
+
+    ``exporter`` holds the members at the end of every object; ``pod_key`` is one of POD_KEYS.
+    """
 
     def __init__(
         self,
@@ -107,7 +110,7 @@ class AgentLines(ObjectLines):
         }
 
 
-#: Rates are octets a second, times milliseconds.
+#: Rates are in octets a second, times in milliseconds.
 _EVENT_TCP = ("CONN_STATE", "RETRAN_PKTS", "SEGS_IN", "SEGS_OUT", "BYTES_RCVD", "RTT",
               "RTT_VARIANCE")  # fmt: skip
 _FLOW_TCP = ("CONN_STATE", "RETRAN_PKTS", "UNACK_SEGMENTS", "LOST_PKTS", "SEGS_IN", "SEGS_OUT",

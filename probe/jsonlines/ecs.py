@@ -1,7 +1,8 @@
 """Flows, events and sockets in the names of the Elastic Common Schema (docs/json.md).
 
-source is the client, destination the server; process, container and orchestrator are those of the
-local end, and the same of a remote end that is on this host, too, are below ``sockflow.remote``.
+``source`` is the client and ``destination`` the server. ``process``, ``container`` and
+``orchestrator`` are those of the local end. If the remote end is on this host too, its owner is
+below ``sockflow.remote``.
 """
 
 from __future__ import annotations
@@ -41,7 +42,10 @@ class _Protocols(dict[int, str]):
 
 
 class EcsLines(ObjectLines):
-    """``exporter``: {EXPORTER_IPV4_ADDRESS, EXPORTER_NAME}, as for AgentLines: the ``host``."""
+    """The Elastic Common Schema.
+
+    ``exporter`` is {EXPORTER_IPV4_ADDRESS, EXPORTER_NAME}, as for AgentLines; it becomes ``host``.
+    """
 
     def __init__(
         self,
@@ -73,7 +77,7 @@ class EcsLines(ObjectLines):
         return super().events(columns)
 
     def interface(self, found: Mapping[str, Any]) -> str:
-        """``interface_object`` as it is, below sockflow.interface."""
+        """Returns the line of an ``interface_object``, unchanged below sockflow.interface."""
         about = {key: value for key, value in found.items() if key[0].islower()}
         second = float(about.pop("timestamp"))
         tree = {
@@ -221,7 +225,7 @@ def _below_remote(members: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _owner(owner: Owner, privacy: Privacy) -> dict[str, Any]:
-    """Only what is known and may leave."""
+    """Returns the members for an owner: what is known of it and may leave the host."""
     found: dict[str, Any] = {}
     if owner.process.pid:
         found["process"] = _pruned(
@@ -246,7 +250,7 @@ def _owner(owner: Owner, privacy: Privacy) -> dict[str, Any]:
 
 
 def _orchestrator(owner: Owner) -> dict[str, Any]:
-    """The kind of the workload has a place in ECS; its name has none."""
+    """Returns the orchestrator of a Pod. ECS has a field for a workload's kind only."""
     kind, _, name = owner.pod.workload.partition("/")
     labels = [f"{key}={value}" for key, value in owner.pod.labels]
     if owner.pod.workload and not owner.pod.name:
@@ -263,7 +267,7 @@ def _orchestrator(owner: Owner) -> dict[str, Any]:
 
 
 def _own(owner: Owner, privacy: Privacy) -> dict[str, Any]:
-    """What ECS has no name for."""
+    """Returns the members for which ECS has no field."""
     is_told_path = owner.process.path_source == "exec" and privacy.paths
     return _pruned(
         {
@@ -308,7 +312,7 @@ def _digits(identifier: int | None) -> str:
 
 
 def _pruned(members: Mapping[str, Any]) -> dict[str, Any]:
-    """Without strings and objects that are empty."""
+    """Returns the tree without empty strings and empty objects."""
     found: dict[str, Any] = {}
     for key, value in members.items():
         if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""Counters of an interface as the JSON object that tells of them, by IF-MIB's names."""
+"""Builds the JSON object for the counters of an interface, with the names of IF-MIB."""
 
 from __future__ import annotations
 
@@ -10,9 +10,12 @@ from probe.interfaces.interface import Interface
 def interface_object(
     link: Interface, now_s: float, exporter_address: str, key: str = "KUBE"
 ) -> dict[str, object]:
-    """``now_s``: Unix time. LOCAL_CONTAINER is there where a container is behind the interface;
-    ``key`` is what its Pod is told under. In is what the container sends. EXPORTER_IPV4_ADDRESS is
-    left out where ``exporter_address`` is ''. A link that is gone is told as of its end."""
+    """Returns the object of an interface at ``now_s`` (Unix time).
+
+    It has a LOCAL_CONTAINER if a container is behind the interface; ``key`` is the member that
+    holds the container's Pod. "In" is the traffic that the container sends. EXPORTER_IPV4_ADDRESS
+    is left out if ``exporter_address`` is ''. A link that is gone has the time of its end.
+    """
     counters = link.counters
     found: dict[str, object] = {
         "timestamp": f"{link.changed_s if link.is_gone else now_s:.6f}",
@@ -41,8 +44,10 @@ def interface_object(
 def container_object(
     container_id: str, names: ContainerNames | None, key: str = "KUBE"
 ) -> dict[str, object]:
-    """{KUBE{NAME,POD,NS}} in a Pod, else {DOCKER{NAME}}: the beginning of the id where no runtime
-    knows the container."""
+    """Returns {KUBE{NAME,POD,NS}} for a container in a Pod, else {DOCKER{NAME}}.
+
+    NAME is the beginning of the id if no runtime knows the container.
+    """
     pod = names.pod if names else Pod()
     if names and pod.name:
         return {key: {"NAME": names.name or pod.name, "POD": pod.name, "NS": pod.namespace}}

@@ -1,4 +1,4 @@
-"""JSON lines in a file or on standard output: ``json:-``, ``json:///PATH``."""
+"""Writes JSON lines to a file or to standard output: ``json:-``, ``json:///PATH``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from probe.jsonlines.sink import ObjectSink
 
 
 class JsonSink(ObjectSink):
-    """ConfigError: the path cannot be written to."""
+    """A sink of JSON lines. Raises ConfigError if the path cannot be written to."""
 
     def __init__(self, target: Destination, config: RunConfig, owners: OwnerTable) -> None:
         super().__init__(target, config, owners)
@@ -43,7 +43,7 @@ class JsonSink(ObjectSink):
         return self._output.destination.path != STDOUT
 
     def reopen(self) -> None:
-        """After a rotation: the file at the path, which may be a new one."""
+        """Continues in the file at the path, which is a new one after a log rotation."""
         self._output.reopen()
 
     def flush(self, deadline: float) -> bool:

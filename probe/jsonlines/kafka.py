@@ -1,8 +1,8 @@
-"""The JSON of ``json:`` to a topic of Kafka, keyed by flow: ``kafka://BROKER,BROKER/TOPIC``.
+"""Sends the JSON of ``json:`` to a topic of Kafka, keyed by flow: ``kafka://BROKER,BROKER/TOPIC``.
 
-librdkafka's threads send; here is only its bounded queue, which is never waited for. The key is a
-hash of the Flow Key that is the same from both ends, so all that is told of a flow, by every probe
-that saw it, is in one partition and in order.
+The threads of librdkafka send. This module fills its bounded queue, and never waits for room in it.
+The key is a hash of the Flow Key that is the same from both ends. So all messages about a flow,
+from every probe that saw it, are in one partition and in order.
 """
 
 from __future__ import annotations
@@ -39,17 +39,18 @@ _log = logging.getLogger(__name__)
 
 
 class KafkaSink(ObjectSink):
-    """ConfigError: confluent-kafka is not there, or refuses a setting.
+    """A sink of JSON messages for Kafka.
 
-    Statistics count messages as records. What the queue has no room for, and what could not be
-    delivered in ``message.timeout.ms``, is dropped.
+    Raises ConfigError if confluent-kafka is missing or refuses a setting. The statistics count each
+    message as a record. A message is dropped if the queue has no room for it, or if it is not
+    delivered within ``message.timeout.ms``.
     """
 
     def __init__(self, target: Destination, config: RunConfig, owners: OwnerTable) -> None:
         super().__init__(target, config, owners)
         self._topic = target.path.removeprefix("/")
         self._statistics = SendStatistics()
-        self._accepted = _Amount()  # by librdkafka's queue
+        self._accepted = _Amount()  # into the queue of librdkafka
         self._failed = _Amount()
         self._is_down = self._is_overflowing = False
         self._producer = self._open(target)
@@ -68,11 +69,11 @@ class KafkaSink(ObjectSink):
 
     @property
     def backlog(self) -> int:
-        """Octets, as far as the number of messages tells."""
+        """Octets that wait, estimated from the number of messages."""
         return len(self._producer) * max(1, self._accepted.octets // max(1, self._accepted.lines))
 
     def pump(self, now: float) -> float | None:
-        """Take reports of deliveries; librdkafka itself needs no call."""
+        """Reads the reports of deliveries; librdkafka itself needs no call."""
         self._producer.poll(0)
         self._count_sent()
         return now + _POLL_S if len(self._producer) else None
@@ -84,7 +85,7 @@ class KafkaSink(ObjectSink):
 
     def close(self) -> None:
         self._producer.purge()
-        self._producer.flush(1.0)  # reports of what was purged
+        self._producer.flush(1.0)  # to read the reports of purged messages
         self._count_sent()
 
     def _open(self, target: Destination) -> Any:
@@ -118,7 +119,7 @@ class KafkaSink(ObjectSink):
         self._producer.poll(0)
 
     def _note_error(self, error: Any) -> None:
-        """librdkafka tries again by itself."""
+        """Notes an error for the log. librdkafka tries again by itself."""
         self._statistics.errors += 1
         if not self._is_down:
             self._is_down = True
@@ -126,13 +127,13 @@ class KafkaSink(ObjectSink):
             _log.warning("%s: %s; trying again", self.name, error.str())
 
     def _note_delivery(self, error: Any, message: Any) -> None:
-        """Called for failures only."""
+        """Counts a message that was not delivered. It is called for failures only."""
         if error is not None:
             line = message.value().decode()
             self._failed.add(len(line), self._count_lost(line))
 
     def _count_lost(self, line: str) -> bool:
-        """Whether it was of a flow."""
+        """Counts a lost message. Returns True if it held a flow."""
         packets, octets = _traffic(json.loads(line))
         lost = self._statistics
         lost.dropped_messages += 1
@@ -149,13 +150,13 @@ class KafkaSink(ObjectSink):
             _log.warning(text, self.name, len(self._producer))
 
     def _count_sent(self) -> None:
-        """What was accepted, did not fail and waits no more has arrived."""
+        """Counts as sent what was accepted, has not failed and no longer waits."""
         accepted, sent = self._accepted, self._statistics
         waiting = len(self._producer)
         arrived = accepted.lines - self._failed.lines - waiting
         if arrived > sent.sent_records:
             self._is_down = self._is_overflowing = False
-            # Which of those that wait are of flows nobody knows: exact as soon as none waits.
+            # The waiting messages that hold flows are estimated. It is exact once none waits.
             share = arrived / max(1, accepted.lines - self._failed.lines)
             sent.sent_messages = sent.sent_records = arrived
             sent.sent_octets = int((accepted.octets - self._failed.octets) * share)
@@ -173,21 +174,21 @@ class _Amount:
 
 
 class _Quiet(logging.Logger):
-    """librdkafka's own log: what matters in it comes by ``error_cb`` too."""
+    """Drops the log of librdkafka, because ``error_cb`` reports the errors as well."""
 
     def __init__(self) -> None:
         super().__init__("sockflow.kafka", logging.CRITICAL)
 
 
 def _keys(columns: Mapping[str, Any]) -> list[bytes] | None:
-    """16 hexadecimal digits a flow; None where there are no flows."""
+    """Returns a key of 16 hexadecimal digits for each flow, or None if the rows are not flows."""
     if "remote_port" not in columns:
         return None
     return [b"%016x" % word for word in flow_hash(flow_key(columns)).tolist()]
 
 
 def _traffic(found: Mapping[str, Any]) -> tuple[int, int]:
-    """Packets and octets that the object of a flow tells of; 0 of all others."""
+    """Returns the packets and octets in the object of a flow; 0 for all other objects."""
     if found.get("EVENT_TYPE") == "FLOW":
         return (
             found["PKTS_SENT"] + found["PKTS_RCVD"],
@@ -199,7 +200,7 @@ def _traffic(found: Mapping[str, Any]) -> tuple[int, int]:
 
 
 def _read_settings(target: Destination) -> dict[str, str]:
-    """Those of the file that ``config`` names, then those of the URL, which win."""
+    """Returns the settings of the file that ``config`` names, overridden by those of the URL."""
     settings: dict[str, str] = {}
     if path := target.options.get("config"):
         try:

@@ -1,4 +1,4 @@
-"""The settings of librdkafka that a destination may have in its URL."""
+"""Lists the settings of librdkafka that a destination may have in its URL."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""JSON lines of flows, events and sockets in any format: a layout for each sort of row."""
+"""Makes JSON lines of flows, events and sockets in any format, with a layout for each variant."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from probe.jsonlines import lines
 from probe.jsonlines.lines import Fragments, Line, Tree
 from probe.jsonlines.local_remote import Columns, take
 
-#: In which ways rows of a kind differ, beside IP version and TCP.
+#: Flags for variants of rows, besides the IP version and TCP.
 FAILED, CONTAINER, NAT = 32, 64, 128
 TCP = 6
 _V6, _IS_TCP = 1, 2
 _CONTAINERS = (EventKind.CONTAINER_START, EventKind.CONTAINER_STOP)
 
-#: Makes the layouts of a kind from (IP version, is TCP, what else sets it apart).
+#: Makes the layout of a variant from (IP version, is TCP, other flags).
 Layout = Callable[[int, bool, int], Tree]
 
 
@@ -30,7 +30,10 @@ class ErrorNames(dict[int, str]):
 
 
 class Layouts:
-    """Lines of one kind of object, in the order of the rows, by the layout that each needs."""
+    """Makes the lines of one kind of object, each by the layout that its variant needs.
+
+    A layout is made when the first row needs it. The lines have the order of the rows.
+    """
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
@@ -61,9 +64,9 @@ class Layouts:
 
 
 class ObjectLines:
-    """JSON lines of everything, in the format of a subclass: one str a row, without a newline.
+    """Makes JSON lines of all kinds of rows in the format of a subclass.
 
-    ``forget`` as of a Sink.
+    Each row becomes one str without a newline. ``forget`` is that of a Sink.
     """
 
     def __init__(self, fragments: Sequence[Fragments]) -> None:
@@ -73,21 +76,21 @@ class ObjectLines:
         self._sockets = Layouts(self._socket)
 
     def flows(self, columns: dict[str, Any]) -> list[str]:
-        """``flow_columns`` of records."""
+        """Returns the lines for the ``flow_columns`` of records."""
         return self._flows.encode(columns, NAT * (columns["translated"] != 0))
 
     def events(self, columns: dict[str, Any]) -> list[str]:
-        """``event_columns`` of events."""
+        """Returns the lines for the ``event_columns`` of events."""
         extra = np.where(np.isin(columns["kind"], _CONTAINERS), CONTAINER, 0)
         extra += FAILED * (columns["error"] != 0)
         return self._events.encode(columns, extra)
 
     def sockets(self, columns: dict[str, Any]) -> list[str]:
-        """``socket_columns`` of sockets."""
+        """Returns the lines for the ``socket_columns`` of sockets."""
         return self._sockets.encode(columns, np.zeros(len(columns["gone"]), np.uint8))
 
     def interface(self, found: Mapping[str, Any]) -> str:
-        """``interfaces.objects.interface_object`` as a line."""
+        """Returns the line for an ``interface_object``."""
         return lines.encode(found)
 
     def forget(self, indices: Iterable[int]) -> None:

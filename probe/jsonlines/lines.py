@@ -1,7 +1,9 @@
-"""JSON lines at the pace of flows: a tree of fields becomes one %-format for all rows.
+"""Makes JSON lines at the rate of flows: a tree of fields becomes one %-format for all rows.
 
-What belongs to an owner is encoded once and kept by index; numbers go from columns into the format
-without an object in between. So a line costs some microseconds, and no dict is ever built.
+Theory of operation: ``Line`` compiles a tree once to a %-format and a list of readers. A reader
+returns one argument of the format for all rows. So no dict is built for a row, and a line takes
+some microseconds. What belongs to an owner (``Fragments``) is encoded once and kept by its index in
+the OwnerTable.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ Read = Callable[[Columns], Values]
 
 @dataclass(frozen=True, slots=True)
 class Leaf:
-    """A value: its %-format, and what reads the arguments of this, each for all rows."""
+    """A value: its %-format, and the readers of its arguments, each for all rows."""
 
     format: str
     reads: tuple[Read, ...]
@@ -34,17 +36,20 @@ class Leaf:
 
 @dataclass(frozen=True, slots=True)
 class Members:
-    """Members of the object around it, or none, as text that ends with a comma. Never the last."""
+    """Any number of members of the object around it, as text that is empty or ends with a comma.
+
+    Another member must follow.
+    """
 
     read: Read
 
 
-#: A nested mapping is an object; anything that is no Leaf is the same in all rows.
+#: A nested mapping is an object. A value that is not a Leaf is the same in all rows.
 Tree = Mapping[str, Any]
 
 
 class Line:
-    """All rows of one layout."""
+    """Encodes all rows of one layout."""
 
     def __init__(self, tree: Tree) -> None:
         self._reads: list[Read] = []
@@ -73,7 +78,7 @@ class Line:
 
 
 class Fragments(dict[int, str]):
-    """Owner index -> the members that ``describe`` gives, as text with a comma at the end."""
+    """Maps an owner's index to the members from ``describe``, as text with a comma at the end."""
 
     def __init__(self, owners: OwnerTable, describe: Callable[[Owner], Mapping[str, Any]]) -> None:
         super().__init__()
@@ -94,7 +99,7 @@ class Fragments(dict[int, str]):
 
 
 class _Kept(dict[Any, str]):
-    """Key -> text, made by ``make`` and kept until there are too many."""
+    """Maps a key to the text from ``make``, which is kept until there are too many."""
 
     def __init__(self, make: Callable[[Any], str]) -> None:
         super().__init__()
@@ -115,17 +120,17 @@ _SECONDS = _Kept(lambda second: datetime.fromtimestamp(second, UTC).strftime("%Y
 
 
 def encode(value: object) -> str:
-    """JSON in ASCII."""
+    """Returns a value as JSON in ASCII."""
     return json.dumps(value, separators=(",", ":"))
 
 
 def iso_text(second: float) -> str:
-    """Unix time as in RFC 3339, of UTC."""
+    """Returns Unix time in the form of RFC 3339, in UTC."""
     return f"{_SECONDS[int(second)]}.{int(second % 1 * 1e6):06d}Z"
 
 
 def clean(text: str) -> str:
-    """Without control characters and lone surrogates."""
+    """Returns text without control characters and lone surrogates."""
     return encode_text(text).decode()
 
 
@@ -134,7 +139,7 @@ def number(column: str) -> Leaf:
 
 
 def digits(column: str) -> Leaf:
-    """A number as a string: many readers keep 53 bits of a JSON number."""
+    """Returns a field with a number as a string: many readers keep 53 bits of a JSON number."""
     return Leaf('"%d"', number(column).reads)
 
 
@@ -151,17 +156,20 @@ def difference(column: str, less: str) -> Leaf:
 
 
 def name(column: str, names: Sequence[str] | Mapping[int, str]) -> Leaf:
-    """``names`` by the numbers in ``column``: must have them all, and nothing to escape."""
+    """Returns a field with the entries of ``names`` for the numbers in ``column``.
+
+    ``names`` must have all these numbers, and no text that needs escapes.
+    """
     return Leaf('"%s"', (lambda columns: [names[one] for one in columns[column].tolist()],))
 
 
 def unix_time(column: str) -> Leaf:
-    """Nanoseconds as "<seconds>.<microseconds>"."""
+    """Returns a field with nanoseconds as "<seconds>.<microseconds>"."""
     return Leaf('"%d.%06d"', (quotient(column, 10**9).reads[0], _microseconds(column)))
 
 
 def iso_time(column: str) -> Leaf:
-    """Nanoseconds as in RFC 3339, of UTC."""
+    """Returns a field with nanoseconds in the form of RFC 3339, in UTC."""
 
     def seconds(columns: Columns) -> Values:
         return list(map(_SECONDS.__getitem__, (columns[column] // 10**9).tolist()))

@@ -1,14 +1,15 @@
-"""Flows, events and sockets as columns that tell of a local and a remote end.
+"""Arranges flows, events and sockets as columns of a local and a remote end.
 
-LOCAL is the end whose socket was metered. Where both were, it is the client (of a Biflow: its
-source). Flows have these columns, by what a column of the schema (``flow/columns``) belongs to::
+LOCAL is the end whose socket was metered. If both were, it is the client; in a Biflow that is the
+source. The names of a flow's columns depend on what the column of the schema (``flow/columns``)
+belongs to::
 
     END, BOTH_ENDS       local_x, remote_x
     DIRECTION, SENDER    tx_x, rx_x: what the local end sent, and what it received
     FLOW                 x
 
-and ``first_ns``, ``last_ns``, ``time_ns`` and ``role`` of the whole flow. Events have those of
-EVENT_DTYPE, with ``local_owner`` for the owner.
+``first_ns``, ``last_ns``, ``time_ns`` and ``role`` are added for the whole flow. Events have the
+columns of EVENT_DTYPE, with ``local_owner`` for the owner.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ _FLIPPED = np.array([Role.UNKNOWN, Role.RESPONDER, Role.INITIATOR], np.uint8)
 
 
 class LazyColumns(dict[str, Column]):
-    """Columns that are made when somebody asks for them, and kept."""
+    """Columns that are made when they are first read, and kept."""
 
     def __init__(self, make: Mapping[str, Callable[[], Column]]) -> None:
         super().__init__()
@@ -74,7 +75,7 @@ def flow_columns(records: Rows) -> LazyColumns:
 
 
 def _of_biflows() -> dict[str, tuple[str, ...]]:
-    """Name -> column of a Biflow; or two, if it depends on which end is the local one."""
+    """Maps each name to a column of a Biflow, or to two if it depends on which end is local."""
     found: dict[str, tuple[str, ...]] = {
         column.name: (column.name,) for column in select(In.RECORD, Of.FLOW)
     }
@@ -91,7 +92,7 @@ _OF_BIFLOWS = _of_biflows()
 
 
 def event_columns(events: Rows) -> dict[str, Column]:
-    """Returns the columns of ``events`` (EVENT_DTYPE), which are of one end each."""
+    """Returns the columns of ``events`` (EVENT_DTYPE), each of which belongs to one end."""
     found: dict[str, Column] = {name: events[name] for name in events.dtype.names or ()}
     found["local_owner"] = found.pop("owner")
     is_retransmit = events["kind"] == EventKind.RETRANSMIT
@@ -121,7 +122,7 @@ def flow_key(columns: Columns) -> Rows:
 
 
 def add_client_and_server(columns: dict[str, Column]) -> None:
-    """Add ``source`` (the client) and ``destination`` beside the ends."""
+    """Adds ``source`` (the client) and ``destination`` beside the ends."""
     is_server = columns["role"] == Role.RESPONDER
     for name in ("address", "port"):
         local, remote = columns[f"local_{name}"], columns[f"remote_{name}"]
@@ -141,7 +142,7 @@ def take(columns: Columns, rows: NDArray[np.intp]) -> LazyColumns:
 
 
 class _Taken(dict[str, Callable[[], Column]]):
-    """Column -> what gives some rows of it."""
+    """Maps the name of each column to a function that returns some of its rows."""
 
     def __init__(self, columns: Columns, rows: NDArray[np.intp]) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Who is at an end, as members of an object with the names of ntop's agents."""
+"""Describes the owner at an end as members of an object, with the names of ntop's agents."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from probe.flow.owner import Owner, Process
 from probe.jsonlines.lines import clean
 from probe.mapping.tables import Privacy
 
-#: Scheme of the destination -> what the Pod of a container is told under.
+#: Maps the scheme of a destination to the member that holds the Pod of a container.
 POD_KEYS = {"json": "KUBE", "kafka": "KUBE", "zmq": "K8S"}
 _POD = ("NAME", "POD", "NS")
 
 
 def owner_members(owner: Owner, prefix: str, privacy: Privacy, pod_key: str) -> dict[str, Any]:
-    """PROCESS, FATHER_PROCESS and CONTAINER of an end; what is unknown or private is left out."""
+    """Returns PROCESS, FATHER_PROCESS and CONTAINER of an end, as far as known and not private."""
     members = {
         "PROCESS": _process(owner, privacy) if owner.process.pid else {},
         "FATHER_PROCESS": _father(owner.parent, privacy) if owner.parent.pid else {},
@@ -25,10 +25,10 @@ def owner_members(owner: Owner, prefix: str, privacy: Privacy, pod_key: str) -> 
 
 
 def container_members(owner: Owner, pod_key: str) -> dict[str, Any]:
-    """{ID, DOCKER{ID,NAME}} or {ID, KUBE{NAME,POD,NS}}; of a container without names its ID.
+    """Returns {ID, DOCKER{ID,NAME}} or {ID, KUBE{NAME,POD,NS}}, or only ID without names.
 
-    A Pod of another host has no ID, a Service has no NAME and no POD either, and a node no NS. Of a
-    Pod that no API tells of there is the UID.
+    A Pod of another host has no ID. A Service has neither ID, NAME nor POD, and a node has no NS
+    either. A Pod that no API describes has its UID.
     """
     found: dict[str, Any] = {}
     if owner.container.id:
@@ -58,8 +58,10 @@ def _pod(owner: Owner) -> dict[str, str | dict[str, str]]:
 
 
 def name_in_pod(owner: Owner) -> str:
-    """Of the container; that of the Pod for the container which holds it: no API tells of that
-    one, and the Pod is what it stands for."""
+    """Returns the name of the container, or that of its Pod if the container has none.
+
+    The container that holds the namespaces of a Pod has no name in any API, and stands for the Pod.
+    """
     held = owner.pod.name if owner.container.id else ""
     return owner.container.name or held
 
@@ -88,7 +90,7 @@ def _process(owner: Owner, privacy: Privacy) -> dict[str, Any]:
             "VM_SIZE": (process.vm_size, True),
             "VM_PEAK": (process.vm_peak, True),
             "PROCESS_PATH": (process.path, privacy.paths),
-            # the path is what exec was told, and anything may be written over that
+            # this is the file name given to exec, and anything may be written over it
             "PATH_UNCONFIRMED": (True if process.path_source == "exec" else None, privacy.paths),
             "CMDLINE": (process.command_line, privacy.command_lines),
             "UNIT": (owner.unit, True),

@@ -1,4 +1,4 @@
-"""What the sinks of JSON objects share: lines of everything in the format that was asked for."""
+"""Provides what the sinks of JSON objects share: lines in the format of the destination."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class ObjectSink:
-    """Encodes; a subclass gets lines by ``_put`` and is otherwise a Sink."""
+    """Encodes rows as lines. A subclass takes them in ``_put``, and does the rest of a Sink."""
 
     takes_events = True
     pairs_directions = True
@@ -67,10 +67,10 @@ class ObjectSink:
         self._lines.forget(owners)
 
     def finish(self, now_s: float) -> None:
-        """Nothing belongs at the end."""
+        """Does nothing: no output belongs at the end."""
 
     def announce_interfaces(self) -> None:
-        """Their names come with their counters."""
+        """Does nothing: the names are in the objects with the counters."""
 
     def local_address(self) -> tuple[str, int] | None:
         return None
@@ -85,19 +85,24 @@ class ObjectSink:
     def _put(
         self, lines: list[str], columns: dict[str, Any], packets: int = 0, octets: int = 0
     ) -> None:
-        """Queue ``lines``; ``columns`` are what they were made of, ``packets`` and ``octets``
-        those of flows."""
+        """Queues ``lines``, which were made of ``columns``.
+
+        ``packets`` and ``octets`` are the sums over the flows in them.
+        """
         raise NotImplementedError
 
 
 def exporter_members(node: str = "") -> dict[str, str]:
-    """What every object ends with. ``node``: the name of this host, '' for the kernel's."""
+    """Returns the members at the end of every object.
+
+    ``node`` is the name of this host; '' stands for the kernel's.
+    """
     address, name = exporter_address(), {"EXPORTER_NAME": node or os.uname().nodename}
     return {"EXPORTER_IPV4_ADDRESS": address, **name} if address else name
 
 
 def exporter_address() -> str:
-    """The IPv4 address that packets to the default route leave from; '' without any."""
+    """Returns the IPv4 address of packets over the default route, or '' without any."""
     try:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
             probe.connect(("192.0.2.1", 9))  # sends nothing
