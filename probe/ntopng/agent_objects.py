@@ -1,4 +1,4 @@
-"""Agent objects for the ntopng editions that take flows as JSON."""
+"""Makes agent objects for the editions of ntopng that take flows as JSON."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _NS = 10**9
 
 
 class NtopngLines(AgentLines):
-    """AgentLines, and beside them what ntopng counts by: the local end is its source."""
+    """AgentLines with the counters and times that ntopng reads. The local end is its source."""
 
     def _flow(self, version: int, is_tcp: bool, extra: int) -> Tree:
         return {
@@ -24,7 +24,7 @@ class NtopngLines(AgentLines):
         }
 
     def _event(self, version: int, is_tcp: bool, extra: int) -> Tree:
-        """TCP_EVENT_TYPE or UDP_EVENT_TYPE as well."""
+        """Returns the layout of an event, with TCP_EVENT_TYPE or UDP_EVENT_TYPE in addition."""
         protocol = "TCP" if is_tcp else "UDP"
         kind = lines.name("kind", KINDS)
         return {**super()._event(version, is_tcp, extra), f"{protocol}_EVENT_TYPE": kind}

@@ -1,4 +1,4 @@
-"""The destination of ntopng: a ZMQ socket that connects or binds."""
+"""Defines the destination for ntopng: a ZMQ socket that connects or binds."""
 
 from __future__ import annotations
 

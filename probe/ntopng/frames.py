@@ -1,14 +1,14 @@
-"""The two frames of a message to ntopng: a header of 28 octets (its v2) and a payload."""
+"""Builds the two frames of a message to ntopng: a header of 28 octets (its v2) and a payload."""
 
 from __future__ import annotations
 
 import struct
 
-#: What the version field says of the payload.
+#: Values of the version field, which give the format of the payload.
 JSON, TLV = 2, 3
 FLOW, EVENT, COUNTER, TEMPLATE = "flow", "event", "counter", "template"
 LISTENING_PORTS, SNMP_IFACES = "listening-ports", "snmp-ifaces"
-#: ntopng drops what is longer.
+#: Octets of the longest payload; ntopng drops longer ones.
 MAX_PAYLOAD = 131072
 
 _TOPIC_OCTETS = 16
@@ -19,7 +19,7 @@ _BACK = struct.Struct("<I")
 
 
 def encode_header(topic: str, version: int, size: int, message_id: int, source_id: int) -> bytes:
-    """``size`` saturates: a payload may have more octets than its 16 bits can say."""
+    """Returns the header. A ``size`` beyond its 16 bits becomes the largest value."""
     return (
         _FRONT.pack(topic.encode("ascii"), version, min(size, _MAX_SIZE))
         + (message_id & 0xFFFFFFFF).to_bytes(4, "big")
@@ -28,5 +28,5 @@ def encode_header(topic: str, version: int, size: int, message_id: int, source_i
 
 
 def topic_frame_matches(topic: str, prefix: bytes) -> bool:
-    """Whether a subscription to ``prefix`` takes the messages of ``topic``."""
+    """Returns True if a subscription to ``prefix`` covers the messages of ``topic``."""
     return topic.encode("ascii").ljust(_TOPIC_OCTETS, b"\0").startswith(prefix)

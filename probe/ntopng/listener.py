@@ -1,9 +1,11 @@
-"""The listening socket of a ZMQ destination, and a bound on the connections that come in.
+"""Opens the listening socket of a ZMQ destination, and bounds its incoming connections.
 
-The library accepts whoever connects and lets them be silent, so strangers could take every
-descriptor of the probe. Three things stop that: the kernel keeps connections that have not said
-anything to itself (TCP_DEFER_ACCEPT), the library gives up on a handshake after some seconds, and
-``Peers`` ends connections beyond a number.
+The library accepts every connection, and does not require it to send anything. So strangers could
+use up the file descriptors of the probe. Three measures prevent that:
+
+- The kernel does not pass on connections that have sent nothing (TCP_DEFER_ACCEPT).
+- The library ends a handshake that takes more than some seconds.
+- ``Peers`` ends connections beyond a fixed number.
 """
 
 from __future__ import annotations
@@ -19,14 +21,14 @@ from dataclasses import dataclass
 
 _log = logging.getLogger(__name__)
 
-#: Connections at a time, and from one address. An ntopng has one for each of its interfaces.
+#: Most connections at a time, and from one address. ntopng has one for each of its interfaces.
 MOST_PEERS, MOST_OF_ONE_ADDRESS = 64, 16
-#: Different subscriptions of all connections. An ntopng has one for each of some ten topics.
+#: Most different subscriptions of all connections. ntopng has one for each of some ten topics.
 MOST_SUBSCRIPTIONS = 256
-#: So long the kernel waits for the first octets of a connection.
+#: Time for which the kernel waits for the first octets of a connection.
 _DEFER_S = 10
 _BACKLOG = 100
-#: Octets of a ZMTP 3 greeting (https://rfc.zeromq.org/spec/23): who has not sent more is silent.
+#: Octets of a ZMTP 3 greeting (https://rfc.zeromq.org/spec/23). A silent peer has sent no more.
 _GREETING = 64
 # include/uapi/linux/tcp.h: struct tcp_info.tcpi_bytes_received
 _BYTES_RECEIVED_AT = 128
@@ -34,7 +36,7 @@ _SAY_AGAIN_S = 60.0
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Returns a socket that listens at ``host``, '*' for every address. Raises OSError."""
+    """Returns a socket that listens at ``host``; '*' is every address. Raises OSError."""
     if host == "*":
         family, address = (
             (socket.AF_INET6, ("::", port)) if socket.has_ipv6 else (socket.AF_INET, ("", port))
@@ -62,12 +64,12 @@ def listen(host: str, port: int) -> socket.socket:
 
 @dataclass(frozen=True, slots=True)
 class _Peer:
-    descriptor: int  # the library's, which may be closed and given anew at any time
+    descriptor: int  # of the library, which may close it at any time; its number may then be reused
     address: str
 
 
 class Peers:
-    """Connections that the library has accepted at ``port``, as its monitor tells."""
+    """The connections that the library has accepted at ``port``, as reported by its monitor."""
 
     def __init__(
         self, name: str, port: int, monotonic: Callable[[], float] = time.monotonic
@@ -75,16 +77,16 @@ class Peers:
         self._name, self._port, self._monotonic = name, port, monotonic
         self._open: dict[int, _Peer] = {}
         self._say_at = float("-inf")
-        #: Connections that were ended since there were too many.
+        #: Connections that were ended because there were too many.
         self.refused = 0
 
     def __len__(self) -> int:
         return len(self._open)
 
     def accept(self, descriptor: int) -> None:
-        """Notes a new connection, and ends one where there are too many of them.
+        """Notes a new connection, and ends one if there are too many.
 
-        The oldest that has said nothing goes first, else the new one.
+        That is the oldest connection that has sent nothing, or else the new one.
         """
         self._open.pop(descriptor, None)
         with _Borrowed(descriptor, self._port) as connection:
@@ -103,14 +105,14 @@ class Peers:
             self._end_one(list(self._open.values()))
 
     def leave(self, descriptor: int) -> None:
-        """Notes that a connection is gone."""
+        """Notes that a connection has ended."""
         self._open.pop(descriptor, None)
 
     def _end_one(self, peers: list[_Peer]) -> None:
         self._end(next((one for one in peers if self._is_silent(one)), peers[-1]))
 
     def end_loudest(self) -> None:
-        """Ends the connection that has sent most. A subscriber has little to say."""
+        """Ends the connection that has sent most, because a real subscriber sends little."""
         if self._open:
             self._end(max(self._open.values(), key=lambda one: self._octets_received(one) or 0))
 
@@ -135,7 +137,7 @@ class Peers:
         return octets is None or octets <= _GREETING
 
     def _octets_received(self, peer: _Peer) -> int | None:
-        """None: it is gone."""
+        """Returns the octets that a peer has sent, or None if its connection has ended."""
         with _Borrowed(peer.descriptor, self._port) as connection:
             if connection is None:
                 return None
@@ -146,10 +148,10 @@ class Peers:
 
 
 class _Borrowed:
-    """A duplicate of the library's descriptor for a moment, or None.
+    """A context with a duplicate of the library's descriptor, or None.
 
-    The library's thread may have closed it, and the number may be another file's by now. So only a
-    connection of the right port is given out.
+    The thread of the library may have closed the descriptor, and its number may belong to another
+    file by now. So the context gives only a connection of the right port.
     """
 
     def __init__(self, descriptor: int, port: int) -> None:
@@ -163,7 +165,7 @@ class _Borrowed:
             return None
         try:
             self._socket = socket.socket(fileno=copy)
-        except OSError:  # no socket any more
+        except OSError:  # its number belongs to another kind of file now
             os.close(copy)
             return None
         try:

@@ -1,4 +1,4 @@
-"""Messages for ntopng, numbered and waiting for room."""
+"""Numbers the messages for ntopng, and queues them until they can leave."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from probe.export.transports.statistics import SendStatistics
 from probe.ntopng.frames import FLOW, JSON, TLV, encode_header
 from probe.ntopng.tlv import TlvPayload
 
-#: Of header and payload.
+#: Octets of headers and payloads that may wait.
 DEFAULT_QUEUE_OCTETS = 16 << 20
 
 Send = Callable[[bytes, bytes], bool]
 
 
 class Outbox:
-    """First in, first out; holds at most ``limit`` octets and drops what comes after.
+    """A first-in, first-out queue that holds at most ``limit`` octets and drops newer messages.
 
-    A message is numbered when it comes, also one that finds no room: ntopng, which reads a gap in
-    the numbers as messages lost, then counts what was dropped here. Numbers of what it gets have no
-    other gaps, but for what was under way on a connection that broke.
+    Every message gets a number when it is added, even if it finds no room. ntopng counts a gap in
+    the numbers as lost messages, and so counts what was dropped here. There are no other gaps,
+    except for messages on their way over a connection that broke.
     """
 
     def __init__(self, source_id: int, limit: int = DEFAULT_QUEUE_OCTETS) -> None:
@@ -41,7 +41,7 @@ class Outbox:
         self._add(topic, JSON, TlvPayload(octets, 0, 0, 0))
 
     def send(self, send: Send) -> bool:
-        """Give what waits to ``send`` while it takes it; True: all of it."""
+        """Passes what waits to ``send``, until that returns False. Returns True if all has left."""
         while self._waiting:
             header, payload = self._waiting[0]
             if not send(header, payload.octets):
@@ -56,7 +56,7 @@ class Outbox:
         return True
 
     def drop(self) -> None:
-        """All that waits is lost."""
+        """Drops and counts all that waits."""
         while self._waiting:
             self._count_dropped(self._waiting.popleft()[1])
         self.octets = 0

@@ -1,4 +1,4 @@
-"""The sockets that wait for peers, as ntopng is told of them: all at once, when that changes."""
+"""Reports the listening sockets to ntopng: all in one message, when they change."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from probe.ipfix.text import encode_text
 from probe.mapping.tables import Privacy
 
 _PROTOCOLS = {6: "tcp", 17: "udp"}
-#: Bounds the message: ntopng drops more than 131072 octets. The lowest ports are kept.
+#: Bounds the message, because ntopng drops more than 131072 octets. The lowest ports are kept.
 _MOST_ENTRIES = 1200
 _LONGEST_NAME = 40
 
-#: (family as ntopng names it, port, process, package)
+#: (family in ntopng's spelling, port, process, package)
 Entry = tuple[str, int, str, str]
 
 
 class ListeningPorts:
-    """``has_changed`` until ``read`` was called."""
+    """The listening sockets. ``has_changed`` is True from a change until the next ``read``."""
 
     def __init__(self, owners: OwnerTable, privacy: Privacy) -> None:
         self._owners = owners
@@ -29,7 +29,7 @@ class ListeningPorts:
         self.has_changed = False
 
     def observe(self, sockets: Rows) -> None:
-        """SOCKET_DTYPE: those that came or went."""
+        """Notes sockets (SOCKET_DTYPE) that were opened or closed."""
         for row in sockets:
             protocol = _PROTOCOLS.get(int(row["protocol"]))
             if protocol is None:
@@ -49,7 +49,7 @@ class ListeningPorts:
             self._entries[key] = entry
 
     def read(self, address: str) -> dict[str, Any]:
-        """Each port once for each process that has it; the container is told as its package."""
+        """Returns the message, with each port once per process. A container is its package."""
         self.has_changed = False
         found: dict[str, list[dict[str, Any]]] = {}
         entries = sorted(set(self._entries.values()), key=lambda entry: entry[1])
@@ -67,6 +67,6 @@ def _clean(text: str) -> str:
 
 
 def _key(row: Any) -> bytes:
-    """Of the socket: its cookie, and what else there is where that is not known."""
+    """Returns the key of a socket: its cookie, with addresses in case that is not known."""
     names = ("cookie", "netns_inode", "local_address", "local_port", "ip_version", "protocol")
     return b"".join(row[name].tobytes() for name in names)

@@ -1,9 +1,9 @@
-"""The socket to ntopng: who listens is known, nothing blocks, and nothing is dropped unseen.
+"""Publishes messages to ntopng over a ZMQ socket, without blocking and without uncounted drops.
 
-ntopng is a SUB. A plain PUB drops in silence when a subscriber is slow or absent; XPUB tells who
-subscribes, and with XPUB_NODROP refuses what a subscriber's queue cannot take. What the library
-has taken when a connection breaks, at most ``SEND_MESSAGES``, is lost without a count here: ntopng
-sees the gap in the message ids.
+ntopng has a SUB socket. A plain PUB would drop messages silently if a subscriber is slow or absent.
+XPUB reports subscriptions, and with XPUB_NODROP it refuses what a subscriber's queue cannot take.
+When a connection breaks, up to ``SEND_MESSAGES`` in the library are lost without a count here.
+ntopng then sees a gap in the message ids.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from probe.ntopng.listener import MOST_SUBSCRIPTIONS, Peers, listen
 
 #: Messages that the library holds for each subscriber.
 SEND_MESSAGES = 64
-#: Who does not answer for so long is gone; until then one that stands still holds up all others.
+#: A peer that does not answer for this time is dropped. Until then it delays all other peers.
 _HEARTBEAT_MS, _SILENCE_MS = 3000, 9000
 _FIRST_PAUSE_MS, _LONGEST_PAUSE_MS = 500, 10_000
 _CONNECT_MS, _HANDSHAKE_MS = 5000, 5000
 _LINGER_MS = 2000
-#: Octets of what a peer may send, which is subscriptions and its part of the handshake. The
-#: library keeps fifty times the octets of a subscription.
+#: Octets of the longest message of a peer, which sends subscriptions and its part of the
+#: handshake. The library keeps fifty times the octets of a subscription.
 _LARGEST_RECEIVED = 512
-#: Subscriptions that the library reads ahead from a peer, and that are read at a time.
+#: Subscriptions that the library reads ahead from a peer, and those that are read at a time.
 _READ_AHEAD, _READ_AT_ONCE = 100, 1000
 _NEXT_END_S = 1.0
 _KEY_CHARACTERS = 40
@@ -48,14 +48,17 @@ _GONE = (zmq.EVENT_DISCONNECTED, zmq.EVENT_CLOSED)
 
 
 class Publisher:
-    """ConfigError: the key file cannot be used, or the address cannot be bound."""
+    """A ZMQ socket to ntopng.
+
+    Raises ConfigError if the key file cannot be used or the address cannot be bound.
+    """
 
     def __init__(self, destination: Destination) -> None:
         self.local_address: tuple[str, int] | None = None
-        #: Why the last connection failed, until it is asked for.
+        #: Why the last connection failed; ``take_failure`` clears it.
         self.failure = ""
         self._prefixes: set[bytes] = set()
-        self._peers: Peers | None = None  # of a bound socket
+        self._peers: Peers | None = None  # only for a bound socket
         self._next_end_s = float("-inf")
         self._context: zmq.Context[Any] = zmq.Context(io_threads=1)
         self._socket = self._context.socket(zmq.XPUB)
@@ -67,11 +70,11 @@ class Publisher:
             raise
 
     def is_wanted(self, topic: str) -> bool:
-        """Whether anybody subscribes to it."""
+        """Returns True if a peer subscribes to ``topic``."""
         return any(topic_frame_matches(topic, prefix) for prefix in self._prefixes)
 
     def send(self, header: bytes, payload: bytes) -> bool:
-        """False: a subscriber has no room for it now."""
+        """Sends a message. Returns False if a subscriber has no room for it now."""
         try:
             self._socket.send_multipart((header, payload), zmq.DONTWAIT)
         except zmq.Again:
@@ -79,7 +82,10 @@ class Publisher:
         return True
 
     def poll(self) -> bool:
-        """Read who came and went; whether a subscription is new, also to what others have."""
+        """Reads new and ended connections and subscriptions.
+
+        Returns True if a peer has subscribed, even to a topic that others have.
+        """
         self._read_monitor()
         is_new = False
         with contextlib.suppress(zmq.Again):
@@ -95,7 +101,10 @@ class Publisher:
         return is_new
 
     def _end_loudest(self) -> None:
-        """Its subscriptions leave a little later, so nobody else is ended meanwhile."""
+        """Ends the peer that has sent most, then none for a while.
+
+        The subscriptions of the ended peer are removed a little later.
+        """
         if self._peers is not None and time.monotonic() >= self._next_end_s:
             self._next_end_s = time.monotonic() + _NEXT_END_S
             self._peers.end_loudest()
@@ -105,7 +114,7 @@ class Publisher:
         return failure
 
     def close(self) -> None:
-        """What the library still has may leave for two seconds."""
+        """Closes the socket. Messages in the library may leave for two more seconds."""
         self._socket.disable_monitor()
         self._monitor.close(0)
         self._socket.close(_LINGER_MS)
@@ -142,21 +151,21 @@ class Publisher:
             raise ConfigError(f"destination {destination}: cannot connect to it: {error}") from None
 
     def _bind(self, destination: Destination) -> None:
-        """Bind to a socket of our own making, which the library closes."""
+        """Binds to a socket made here, which the library will close."""
         try:
             with listen(destination.host, destination.port) as listener:
                 self._peers = Peers(str(destination), listener.getsockname()[1])
                 self._socket.setsockopt(zmq.USE_FD, listener.fileno())
                 self._socket.bind(_endpoint(destination))
                 listener.detach()
-        except OSError as error:  # zmq.ZMQError is none
+        except OSError as error:  # zmq.ZMQError is not an OSError
             reason = error.strerror or error
             raise ConfigError(f"destination {destination}: cannot bind it: {reason}") from None
         except zmq.ZMQError as error:
             raise ConfigError(f"destination {destination}: cannot bind it: {error}") from None
 
     def _use_curve(self, path: str, name: str) -> None:
-        """Encrypt to the server's key in the file at ``path``, with a key pair of our own."""
+        """Encrypts for the server key in the file at ``path``, with a key pair of our own."""
         key = read_server_key(path, name)
         public, secret = zmq.curve_keypair()
         self._socket.curve_publickey, self._socket.curve_secretkey = public, secret
@@ -177,7 +186,10 @@ class Publisher:
 
 
 def read_server_key(path: str, name: str) -> bytes:
-    """ntopng's public key in Z85, 40 characters; ConfigError names the destination ``name``."""
+    """Returns ntopng's public key in Z85, 40 characters.
+
+    Raises ConfigError, which names the destination ``name``, if the file holds none.
+    """
     try:
         key = Path(path).read_bytes().strip()
     except OSError as error:
@@ -196,7 +208,7 @@ def _endpoint(destination: Destination) -> str:
 
 
 def _local_address(descriptor: int) -> tuple[str, int] | None:
-    """Of a connection of the library, which may have closed it by now."""
+    """Returns the local address of a connection of the library, which may be closed by now."""
     try:
         with socket.socket(fileno=os.dup(descriptor)) as found:
             host, port = found.getsockname()[:2]

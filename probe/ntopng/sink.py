@@ -1,8 +1,8 @@
-"""ntopng over ZMQ: flows as TLV, and what it takes as JSON. ``docs/collectors/ntopng.md`` has the
-user's view.
+"""Sends flows as TLV, and other topics as JSON, to ntopng over ZMQ.
 
-Messages wait here, numbered, until a subscriber takes them. While nobody subscribes, flows wait up
-to the size of the queue; what is only news (status, counters, names) is told to those who come.
+``docs/collectors/ntopng.md`` has the user's view. Messages are numbered and wait until a subscriber
+takes them. Without a subscriber, flows wait up to the size of the queue. Status, counters and names
+do not wait: a new subscriber gets the present ones.
 """
 
 from __future__ import annotations
@@ -49,19 +49,22 @@ from probe.units import octets
 if TYPE_CHECKING:
     from probe.interfaces.interface import Interface
 
-#: ntopng forgets a probe that is silent for ten seconds.
+#: ntopng drops a probe that sends nothing for ten seconds.
 STATUS_S = 3.0
 _COUNTERS_S = 5.0
 _PORTS_S = 5.0
-#: How often a full subscriber is tried, and whether somebody subscribes is looked at.
+#: Interval for attempts at a full subscriber, and for checks for new subscribers.
 _RETRY_S, _LOOK_S = 0.01, 0.25
-#: So long nobody may subscribe before that is worth a warning.
+#: Time without a subscriber after which a warning is logged.
 _PATIENCE_S = 5.0
 _DOCUMENTATION = "192.0.2.1"  # RFC 5737: nothing is sent, but a route is chosen
 
 
 class ZmqSink:
-    """An ``EventSink``. ConfigError: the package, the key file or the address cannot be used."""
+    """An ``EventSink`` for ntopng.
+
+    Raises ConfigError if the package, the key file or the address cannot be used.
+    """
 
     pairs_directions = True
 
@@ -105,7 +108,7 @@ class ZmqSink:
 
     @property
     def is_down(self) -> bool:
-        """Nobody subscribes to flows."""
+        """True if no peer subscribes to flows."""
         return not self._publisher.is_wanted(FLOW)
 
     @property
@@ -132,10 +135,15 @@ class ZmqSink:
                 self.outbox.add_flows(TlvPayload(line.encode(), 1, *counts), JSON)
 
     def send_events(self, events: Rows, now_s: float) -> None:
-        """With flows=json only: there are none in TLV, and a community build drops JSON flows."""
+        """Takes events, but only with flows=json.
+
+        TLV has no events, and the community edition drops flows as JSON.
+        """
         if self._lines is None or not len(events) or self.is_down:
             return
-        chosen = events.take(np.flatnonzero(events["ip_version"] != 0))  # not those of containers
+        chosen = events.take(
+            np.flatnonzero(events["ip_version"] != 0)
+        )  # without the events of containers
         if len(chosen):
             for line in self._lines.events(event_columns(chosen)):
                 self.outbox.add_json(FLOW, line.encode())
@@ -144,9 +152,10 @@ class ZmqSink:
         self._ports.observe(sockets)
 
     def send_interfaces(self, links: Sequence[Interface], now_s: float) -> None:
-        """At most every five seconds, and only to who is there: they are totals.
+        """Sends counters at most every five seconds, and only to present subscribers.
 
-        The last counters of links that are gone are told whenever they come.
+        That loses nothing, because counters are totals. The last counters of a link that is gone
+        are sent at once.
         """
         present = [link for link in links if not link.is_gone]
         if present:
@@ -178,7 +187,7 @@ class ZmqSink:
         return self._status_at
 
     def finish(self, now_s: float) -> None:
-        """The last figures."""
+        """Queues the final figures."""
         self._tell(EVENT, self._status.read(now_s))
 
     def forget(self, owners: list[int]) -> None:
@@ -214,7 +223,7 @@ class ZmqSink:
         self._publisher.close()
 
     def _greet(self, now: float) -> None:
-        """All that a subscriber should know: who has just come has missed it."""
+        """Queues all that a new subscriber has missed."""
         self._template_at = now + self._config.template_refresh
         if self._publisher.is_wanted(TEMPLATE):
             self.outbox.add_json(TEMPLATE, self._template)
@@ -231,7 +240,7 @@ class ZmqSink:
             self.outbox.add_json(topic, topics.encode_json(value))
 
     def _watch(self, now: float) -> None:
-        """Say it once when nobody listens, or the handshake fails."""
+        """Warns once if there is no subscriber or the handshake fails."""
         failure = self._publisher.take_failure()
         if not self.is_down:
             self._lonely_since = None
@@ -246,7 +255,10 @@ class ZmqSink:
 
 
 def exporter_address(host: str) -> str:
-    """Our IPv4 address on the way to ``host``; where that is this host, on the way out of it."""
+    """Returns our IPv4 address on the route to ``host``.
+
+    If ``host`` is this host, or not an IPv4 address, it is the address on the default route.
+    """
     with suppress(ValueError):
         address = ipaddress.ip_address(host)
         if address.version == 4 and not address.is_loopback and not address.is_unspecified:
@@ -264,5 +276,8 @@ def _route(host: str) -> str:
 
 
 def _source_id(target: Destination, odid: int) -> int:
-    """The same after a restart, which ntopng sees by the message ids; another for each probe."""
+    """Returns a source id that differs between probes, and is the same after a restart.
+
+    ntopng notices a restart by the message ids.
+    """
     return zlib.crc32(f"{os.uname().nodename} {odid} {target}".encode())

@@ -1,4 +1,4 @@
-"""The probe's own status: what ntopng shows of it, and how long it then keeps flows."""
+"""Makes the probe's status, which ntopng shows. It also sets how long ntopng keeps flows."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from probe.flow.rows import Rows
 from probe.ntopng import topics
 
 _BITS = 8
-#: Causes of losses that count packets.
+#: Causes of losses whose counts are packets.
 _OF_PACKETS = ("packets_after_end", "udp_peers_full", "unstored_datagrams")
 _MEGA = 1_000_000
 
 
 class Status:
-    """``speed``: bits a second of the fastest interface, 0 when unknown."""
+    """The status. ``speed``: bits a second of the fastest interface, 0 if unknown."""
 
     def __init__(
         self,
@@ -40,7 +40,7 @@ class Status:
         self._packets += int(records["packets"].sum())
 
     def read(self, now_s: float) -> dict[str, Any]:
-        """Totals since the start, and averages since the last status (Unix time)."""
+        """Returns totals since the start, and averages since the last status (Unix time)."""
         losses = self._metering.figures().losses
         timeout = round(self._config.active_timeout)
         return {
@@ -57,7 +57,7 @@ class Status:
             },
             "probe": self._probe,
             "avg": self._averages(now_s),
-            # All three, or ntopng drops flows that are silent for ten seconds.
+            # With fewer than all three, ntopng drops flows that are silent for ten seconds.
             "timeout": {
                 "lifetime": timeout,
                 "idle": round(self._config.idle_timeout),
@@ -71,7 +71,7 @@ class Status:
         }
 
     def _averages(self, now_s: float) -> dict[str, int]:
-        """Two readings in the same moment tell of nothing."""
+        """Returns the averages since the last call; 0 if no time has passed since then."""
         before_s, octets, packets = self._before or (now_s, self._octets, self._packets)
         elapsed_s = now_s - before_s
         self._before = (now_s, self._octets, self._packets)

@@ -1,8 +1,8 @@
-"""Flows for ntopng: nDPI TLV records of topic ``flow``, both directions in one record.
+"""Encodes flows for ntopng: nDPI TLV records of topic ``flow``, both directions in one record.
 
-The initiator is the source. What ntopng shows of an owner is encoded once per owner; all else is
-written column by column. A counter holds 32 bits there, so a flow with more octets or packets than
-that between two exports becomes several records, which ntopng adds up.
+The initiator is the source. The items of an owner are encoded once per owner; all others are
+written column by column. A counter of ntopng has 32 bits. So a flow with more octets or packets
+between two exports becomes several records, which ntopng adds up.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from probe.ntopng.tlv_columns import U32_MAX, FlowItems
 from probe.ntopng.tlv_items import END_OF_RECORD, PREFIX, encode_text
 from probe.ntopng.tlv_owners import OwnerItems
 
-#: Records encoded at a time: what is allocated on the way stays in the processor's cache.
+#: Records encoded at a time: few enough that temporary arrays stay in the processor's cache.
 _CHUNK = 1024
-#: A v2 header has 16 bits for the payload's size.
+#: The largest payload: a v2 header has 16 bits for its size.
 MAX_PAYLOAD = 65535
 _COUNTERS = ("octets", "packets", "reverse_octets", "reverse_packets")
-#: Told by the first of several records of a flow only.
+#: Columns that only the first of several records of a flow has.
 _ONCE = ("retransmitted", "reverse_retransmitted")
 EXPORTER_IPV4_ADDRESS = 130
 
@@ -44,7 +44,10 @@ class TlvPayload:
 
 
 class TlvEncoder:
-    """Payloads of at most ``max_payload`` octets. ``exporter`` is our address there, if any."""
+    """Makes payloads of at most ``max_payload`` octets.
+
+    ``exporter`` is our address in them, '' for none.
+    """
 
     def __init__(
         self,
@@ -61,12 +64,15 @@ class TlvEncoder:
         self._max_payload = max_payload
 
     def forget(self, indices: list[int]) -> None:
-        """Drop what is kept of owners that were released: their indices may be given anew."""
+        """Drops what is kept for released owners, because their indices may be reused."""
         self._sources.forget(indices)
         self._destinations.forget(indices)
 
     def encode(self, records: Rows) -> Iterator[TlvPayload]:
-        """``records`` (RECORD_DTYPE, all of a moment) in pairs; order may change."""
+        """Yields payloads of ``records`` (RECORD_DTYPE), all of one export.
+
+        The directions of a flow are paired. The order of flows may change.
+        """
         flows = split_counters(pair_directions(records))
         self._sources.prepare(flows["source_owner"])
         self._destinations.prepare(flows["destination_owner"])
@@ -97,7 +103,10 @@ class TlvEncoder:
 
 
 def split_counters(flows: Rows) -> Rows:
-    """``flows`` (BIFLOW_DTYPE), those that 32 bits cannot count in equal shares."""
+    """Returns ``flows`` (BIFLOW_DTYPE) with counters of at most 32 bits.
+
+    A flow with larger counters becomes several rows with equal shares.
+    """
     if not len(flows):
         return flows
     highest = np.max([flows[name] for name in _COUNTERS], axis=0)
@@ -117,7 +126,10 @@ def split_counters(flows: Rows) -> Rows:
 
 
 def _cuts(totals: NDArray[np.int64], room: int) -> Iterator[tuple[int, int]]:
-    """Ranges of records that are at most ``room`` octets together."""
+    """Yields ranges (first, last) of records whose octets are at most ``room`` together.
+
+    A longer record has a range of its own.
+    """
     first, before = 0, 0
     while first < len(totals):
         last = max(first + 1, int(np.searchsorted(totals, before + room, "right")))

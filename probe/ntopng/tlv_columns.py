@@ -1,4 +1,7 @@
-"""The items of a flow in TLV that are its own: a matrix of octets, of which some are left out."""
+"""Encodes the items of a flow in TLV, except those of its owners.
+
+All rows share one layout: a matrix of octets, from which absent items are then left out.
+"""
 
 from __future__ import annotations
 
@@ -23,8 +26,10 @@ Values = NDArray[Any]
 
 @dataclass(frozen=True, slots=True)
 class Number:
-    """An item with a number: ``key`` is what ntopng reads, ``name`` what it calls it. ``when``:
-    the rows that have it, None for all."""
+    """An item with a number. ntopng reads its ``key`` and shows its ``name``.
+
+    ``when`` returns which rows have the item; None means all.
+    """
 
     key: Key
     name: str
@@ -58,7 +63,7 @@ def _rtt_ms(flows: Rows) -> Values:
 
 
 def _sees_server_side(flows: Rows) -> Values:
-    """Measured by the client, or by both: the whole way is beyond the client's end."""
+    """Returns the rows with a round-trip time measured at the client: it is that to the server."""
     return np.asarray((flows["rtt_us"] != 0) & (flows["source_netns"] != 0))
 
 
@@ -70,7 +75,7 @@ def _has(name: str) -> Callable[[Rows], Values]:
     return lambda flows: flows[name] != 0
 
 
-#: ntop's own elements have the number of its enterprise before their id: no Template is needed.
+#: Keys of ntop's elements begin with its enterprise number, so they need no Template.
 NUMBERS = (
     Number(60, "IP_PROTOCOL_VERSION", U8, _column("ip_version")),
     Number(4, "PROTOCOL", U8, _column("protocol")),
@@ -99,7 +104,7 @@ NUMBERS = (
         _has("reverse_retransmitted"),
     ),
 )
-#: Key of the address at each side, by IP version.
+#: Keys of the addresses at both sides, by IP version.
 ADDRESSES = {
     4: ((8, "IPV4_SRC_ADDR", "source_address"), (12, "IPV4_DST_ADDR", "destination_address")),
     6: ((27, "IPV6_SRC_ADDR", "source_address"), (28, "IPV6_DST_ADDR", "destination_address")),
@@ -107,16 +112,16 @@ ADDRESSES = {
 
 
 class FlowItems:
-    """All items of the flows of one IP version but those of their owners."""
+    """Encodes the items of the flows of one IP version, except those of owners."""
 
     def __init__(self, ip_version: int, constant: bytes = b"") -> None:
-        """``constant``: items that are the same in each record."""
+        """``constant`` holds items that are the same in each record."""
         longest = _LONGEST_IPV4 if ip_version == 4 else _LONGEST_IPV6
         self._write_text = _write_ipv4 if ip_version == 4 else _write_ipv6
         layout = _Layout()
         self._addresses = []
         for key, _, column in ADDRESSES[ip_version]:
-            layout.add(encode_head(key, TEXT) + b"\0")  # the length's first octet
+            layout.add(encode_head(key, TEXT) + b"\0")  # with the first octet of the length
             length = layout.add(b"\0")
             self._addresses.append((column, length, layout.add(bytes(longest))))
         self._numbers = []
@@ -130,7 +135,7 @@ class FlowItems:
         self._dtype = layout.dtype()
 
     def encode(self, flows: Rows) -> tuple[bytes, NDArray[np.int64]]:
-        """The items of BIFLOW_DTYPE rows one behind the other, and where each row's end."""
+        """Returns the items of all BIFLOW_DTYPE rows in sequence, and the end of each row's."""
         octets = np.empty((len(flows), len(self._row)), np.uint8)
         octets[:] = self._row
         kept = np.ones(octets.shape, bool)
@@ -151,7 +156,7 @@ class FlowItems:
 
 
 class _Layout:
-    """Octets of a row, and the places of values in it."""
+    """The octets of a row, and the offsets of values in it."""
 
     def __init__(self) -> None:
         self.octets = bytearray()
@@ -165,7 +170,7 @@ class _Layout:
         return slice(start, len(self.octets))
 
     def add_value(self, kind: str) -> str:
-        """The name of its field in ``dtype``."""
+        """Adds room for a value. Returns the name of its field in ``dtype``."""
         self._names.append(f"v{len(self._names)}")
         self._kinds.append(kind)
         self._offsets.append(len(self.octets))
@@ -184,7 +189,7 @@ class _Layout:
 
 
 def _decimals(suffix: str) -> NDArray[np.uint8]:
-    """0 to 255 in decimal with ``suffix``, one a row, NUL behind."""
+    """Returns the numbers 0 to 255 in decimal with ``suffix``, one a row, padded with NUL."""
     width = 3 + len(suffix)
     rows = b"".join(f"{n}{suffix}".encode().ljust(width, b"\0") for n in range(256))
     return np.frombuffer(rows, np.uint8).reshape(256, width)
@@ -195,7 +200,10 @@ _DIGITS = np.count_nonzero(_LAST, axis=1).astype(np.uint8)
 
 
 def _write_ipv4(addresses: Values, out: NDArray[np.uint8]) -> Values:
-    """Write the first four octets of each address as text with NUL in between; its lengths."""
+    """Writes the first four octets of each address as text, with NUL for absent digits.
+
+    Returns the lengths of the texts without NUL.
+    """
     octets = addresses[:, :4]
     out[:, :12] = _DOTTED.take(octets[:, :3], axis=0).reshape(len(octets), 12)
     out[:, 12:] = _LAST.take(octets[:, 3], axis=0)

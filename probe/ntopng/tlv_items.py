@@ -1,4 +1,6 @@
-"""Items of nDPI's TLV serializer: a type octet (key type << 4 | value type), a key, a value.
+"""Encodes items of nDPI's TLV serializer.
+
+An item is a type octet (key type << 4 | value type), a key and a value.
 
 Integers are big-endian, float32 is little-endian, a string is its length (u16) and its octets.
 """
@@ -8,16 +10,16 @@ from __future__ import annotations
 import struct
 
 U8, U16, U32, U64, FLOAT, TEXT = 2, 3, 4, 5, 10, 11
-#: What every payload begins with, and what ends each record.
+#: The octets at the start of every payload, and at the end of each record.
 PREFIX, END_OF_RECORD = b"\x01\x01", b"\x01"
-#: numpy kind of a value of fixed length.
+#: Maps the type of a value of fixed length to its numpy kind.
 KINDS = {U8: "u1", U16: ">u2", U32: ">u4", U64: ">u8", FLOAT: "<f4"}
 
 Key = int | str
 
 
 def encode_head(key: Key, kind: int) -> bytes:
-    """All of an item that comes before its value; a number as key takes the fewest octets."""
+    """Returns the octets of an item before its value. A numeric key takes the fewest octets."""
     if isinstance(key, str):
         octets = key.encode("ascii")
         return struct.pack(">BH", TEXT << 4 | kind, len(octets)) + octets

@@ -1,4 +1,4 @@
-"""What follows from the owner at one side of a flow, as TLV items; encoded once per owner."""
+"""Encodes the owner at one side of a flow as TLV items, once per owner."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from probe.ipfix.text import encode_text as to_octets
 from probe.mapping.tables import Privacy
 from probe.ntopng.tlv_items import encode_text, encode_u32
 
-#: Octets of one string: all of an owner's stay far below the payload of a message.
+#: Octets of one string at most, so that those of an owner stay far below the limit of a payload.
 _LONGEST_TEXT = 1024
 
-#: (what comes after ``SRC_`` or ``DST_``, the switch of Privacy or '', value: None or '' where it
-#: is not known, which leaves the item out).
+#: (name after ``SRC_`` or ``DST_``, switch of Privacy or '', function that returns the value).
+#: The item is left out if the value is None or ''.
 _Read = Callable[[Owner], int | str | None]
 OWNER_ITEMS: tuple[tuple[str, str, _Read], ...] = (
     ("PROC_PID", "", lambda owner: owner.process.pid or None),
@@ -32,7 +32,7 @@ OWNER_ITEMS: tuple[tuple[str, str, _Read], ...] = (
     ("FATHER_PROC_NAME", "names", lambda owner: owner.parent.name),
     ("FATHER_PROC_UID", "users", lambda owner: owner.parent.uid),
     ("FATHER_PROC_USER_NAME", "users", lambda owner: owner.parent.user_name),
-    # Not ntop's: it keeps them as extra fields of the flow.
+    # These are not ntop's. ntopng keeps them as extra fields of the flow.
     ("CONTAINER_NAME", "", lambda owner: owner.container.name),
     ("CONTAINER_UNCONFIRMED", "", lambda owner: 1 if owner.container.is_unconfirmed else None),
     ("POD_NAME", "", lambda owner: owner.pod.name),
@@ -41,7 +41,10 @@ OWNER_ITEMS: tuple[tuple[str, str, _Read], ...] = (
 
 
 class OwnerItems:
-    """``texts`` and ``lengths`` (octets) by index of ``owners``, behind each the octets ``end``."""
+    """Keeps ``texts`` and their ``lengths`` (octets) by index of ``owners``.
+
+    Each text ends with the octets ``end``.
+    """
 
     def __init__(self, owners: OwnerTable, side: str, privacy: Privacy, end: bytes = b"") -> None:
         self._owners = owners
@@ -56,7 +59,7 @@ class OwnerItems:
         self.lengths = np.zeros(0, np.int64)
 
     def prepare(self, indices: NDArray[Any]) -> None:
-        """Encode what is not known yet of ``indices``."""
+        """Encodes the owners in ``indices`` that are not encoded yet."""
         if len(indices) and int(indices.max()) >= len(self._seen):
             self._grow(max(256, 2 * int(indices.max())))
         missing = indices[~self._seen[indices]]

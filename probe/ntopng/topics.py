@@ -1,4 +1,4 @@
-"""What ntopng is told as JSON: status, interface counters, names of fields, ports, interfaces."""
+"""Makes what ntopng gets as JSON: status, counters, names of fields and interfaces, ports."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from probe.interfaces.interface import Interface
 
 NTOP_PEN = 35632
-#: Elements of ours that say what the extra fields say.
+#: Maps the extra fields to those of our elements with the same meaning.
 _EXTRA = {
     "CONTAINER_NAME": "ContainerName",
     "CONTAINER_UNCONFIRMED": "OwnerOrigin",
@@ -38,7 +38,7 @@ Object = dict[str, Any]
 
 
 def encode_json(value: object) -> bytes:
-    """In ASCII: names of any script come through as escapes."""
+    """Returns JSON in ASCII. Other characters are escaped."""
     return json.dumps(value, separators=(",", ":")).encode("ascii")
 
 
@@ -54,7 +54,7 @@ def probe_object(source_id: int, address: str) -> Object:
 
 
 def counter_object(link: Interface, address: str, samples: int) -> Object:
-    """``samples``: another number each time."""
+    """Returns the counters of an interface. ``samples`` must differ in each message."""
     counted = link.counters
     found: Object = {
         "deviceIP": int(ipaddress.IPv4Address(address)),
@@ -85,7 +85,7 @@ def interface_names(address: str, interfaces: Sequence[Link]) -> Object:
 
 
 def template_fields(elements: ElementTable) -> list[Object]:
-    """Every key that a flow may have, with the number that IPFIX gives it."""
+    """Returns every key that a flow may have, with its number in IPFIX."""
     fields = [_field(0, EXPORTER_IPV4_ADDRESS, 4, "ipv4_address", "EXPORTER_IPV4_ADDRESS")]
     for version, (octets, kind) in {4: (4, "ipv4_address"), 6: (16, "ipv6_address")}.items():
         fields += [_field(0, key, octets, kind, name) for key, name, _ in ADDRESSES[version]]
@@ -114,7 +114,7 @@ def _field(pen: int, number: int, length: int, kind: str, name: str) -> Object:
 
 
 def drops_object(dropped: int, losses: Mapping[str, int]) -> Object:
-    """What the Metering Process lost, by cause, and the flows that found no room here."""
+    """Returns the losses of the Metering Process by cause, and the flows dropped in our queue."""
     evicted = losses.get("flows_evicted", 0)
     others = {cause: count for cause, count in losses.items() if cause != "flows_evicted"}
     return {"export_queue_full": dropped, "too_many_flows": evicted, **others}
