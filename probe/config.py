@@ -1,8 +1,8 @@
-"""Settings of ``sockflow run``: TOML file and flags become one frozen, checked dataclass.
+"""Reads the settings of ``sockflow run``: a TOML file and flags become one checked dataclass.
 
-``SETTINGS`` says once what may be set, its kind and its bounds. Flags win over the file, and the
-file over the defaults of ``RunConfig``. Keys of the file are the names of the flags without their
-dashes in front (``active-timeout = 30``); privacy and snmp are tables of their own.
+``SETTINGS`` lists what may be set, with its kind and bounds. Flags override the file, and the file
+overrides the defaults of ``RunConfig``. The keys of the file are the names of the flags without the
+leading dashes (``active-timeout = 30``). privacy and snmp are tables.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from probe.sources.registry import find_source, source_names
 
 COLLECTORS = source_names()
 
-#: Active timeout where nobody set one and the flows are shown live: news every two seconds.
+#: Default of the active timeout for live views, which then show changes every two seconds.
 LIVE_ACTIVE_TIMEOUT_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
 class RunConfig:
-    """Times are in seconds. Without destinations the flows are shown on the spot."""
+    """The settings of a run. Times are in seconds. Without destinations a live view is shown."""
 
     destinations: tuple[str, ...] = ()
     collector: str = "auto"
@@ -35,7 +35,7 @@ class RunConfig:
     interval: float = 1.0
     odid: int = 1
     pen: int = 32473
-    profile: str = ""  # full, or kubernetes where Pods are named
+    profile: str = ""  # kubernetes if Kubernetes is in use, else full
     template: str | None = None
     nat: bool = True
     container_users: bool = True
@@ -60,14 +60,14 @@ class RunConfig:
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """The kind and bounds of a value: ``low`` and ``high`` are inclusive."""
+    """The kind and bounds of a value. ``low`` and ``high`` are inclusive."""
 
     kind: type
     low: float | None = None
     high: float | None = None
     many: bool = False
     choices: tuple[str, ...] = ()
-    #: A switch that may tell where as well: a boolean or text, which is 'auto' or begins so.
+    #: If given, the value is a boolean, 'auto', or a text that begins with one of these.
     begins: tuple[str, ...] = ()
 
 
@@ -105,7 +105,10 @@ PRIVACY = tuple(field.name for field in fields(Privacy))
 
 
 def read_file(path: str) -> dict[str, object]:
-    """The values of a TOML file, keys with underscores; ConfigError when it cannot be read."""
+    """Returns the values of a TOML file, with underscores in keys.
+
+    Raises ConfigError if the file cannot be read.
+    """
     import tomllib
 
     try:
@@ -125,7 +128,10 @@ def read_file(path: str) -> dict[str, object]:
 
 
 def build(flags: Mapping[str, object], path: str | None = None) -> RunConfig:
-    """The configuration of a run; ``flags`` holds only what the command line said."""
+    """Returns the configuration of a run. ``flags`` holds only flags that were given.
+
+    Raises ConfigError if a setting cannot be used.
+    """
     values: dict[str, Any] = read_file(path) if path else {}
     in_file = values.get("snmp")
     values |= check(flags)
@@ -139,14 +145,20 @@ def build(flags: Mapping[str, object], path: str | None = None) -> RunConfig:
 
 
 def _merge_snmp(in_file: SnmpSettings | None, now: SnmpSettings | None) -> SnmpSettings | None:
-    """The flag says where, the file who may ask; a table without an address is not in use."""
+    """Merges the address from the flag with all other settings from the file.
+
+    Returns None without an address: the agent is then not in use.
+    """
     if in_file and now and now is not in_file:
         now = replace(in_file, host=now.host, port=now.port)
     return now if now and now.host else None
 
 
 def check(values: Mapping[str, object]) -> dict[str, object]:
-    """Known keys with values of the right kind, within bounds; ConfigError names the key."""
+    """Returns the checked values by the names of RunConfig.
+
+    Raises ConfigError, which names the key, for an unknown key or a bad value.
+    """
     checked: dict[str, object] = {}
     for key, value in values.items():
         name = key.replace("-", "_")
