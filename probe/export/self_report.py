@@ -112,8 +112,8 @@ class SelfReport:
 def _counters(link: Interface) -> OptionRow:
     """Returns the row of one interface.
 
-    In a veth, "in" is the traffic that its container sends. IANA has elements for incoming traffic
-    only; ours are for the outgoing.
+    In a veth, "in" is the traffic that its container sends. The elements of IANA hold the counters
+    of incoming traffic.
     """
     counters = link.counters
     name = names_label(link.container_id, link.names)

@@ -156,7 +156,7 @@ class KafkaSink(ObjectSink):
         arrived = accepted.lines - self._failed.lines - waiting
         if arrived > sent.sent_records:
             self._is_down = self._is_overflowing = False
-            # The waiting messages that hold flows are estimated. It is exact once none waits.
+            # The share of flows that still wait is estimated; the counts are exact once none waits.
             share = arrived / max(1, accepted.lines - self._failed.lines)
             sent.sent_messages = sent.sent_records = arrived
             sent.sent_octets = int((accepted.octets - self._failed.octets) * share)

@@ -104,7 +104,7 @@ class TcpSender(StreamSenderBase):
         self._reach.notice_recovery(now)
         if self._is_announced and self._send_waiting() and self._queue.waiting:
             return now
-        # Octets on their way are polled, too: at the end the probe waits for what has not arrived.
+        # Octets on their way need polls, too: without a wait at the end they are lost.
         return self._wait.next(now) if self._queue or connection.held else None
 
     def _watch_progress(self, unacknowledged: int, now: float) -> None:
