@@ -14,6 +14,7 @@ from typing import Any
 from probe.errors import ConfigError
 from probe.mapping import Privacy
 from probe.opening import warn_if_readable
+from probe.owners.runtimes import RUNTIMES
 from probe.snmp.settings import SnmpSettings, check_snmp
 from probe.sources.registry import find_source, source_names
 
@@ -84,8 +85,7 @@ SETTINGS: dict[str, Setting] = {
     "template": Setting(str),
     "nat": Setting(bool),
     "container_users": Setting(bool),
-    "docker": Setting(str, begins=("unix://", "tcp://", "http://", "https://")),
-    "kubernetes": Setting(str, begins=("/", "./", "../", "~/")),
+    **{kind.name: Setting(str, begins=kind.begins) for kind in RUNTIMES},
     "kubernetes_node": Setting(str),
     "kubernetes_labels": Setting(str, many=True),
     "kubernetes_remote": Setting(bool),

@@ -7,7 +7,7 @@ import json
 import selectors
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TextIO
 
 from probe.enrich.container_owners import ContainerOwners
@@ -17,8 +17,9 @@ from probe.interfaces.names import InterfaceList
 from probe.interfaces.veth import VethMap, read_default_route
 from probe.jsonlines.interface_objects import interface_object
 from probe.jsonlines.sink import exporter_address
-from probe.owners.docker import open_docker
-from probe.owners.kubernetes import KubernetesSettings, open_kubernetes
+from probe.owners.docker import DockerNames
+from probe.owners.kubernetes import KubernetesSettings
+from probe.owners.runtimes import Choice, open_runtimes
 from probe.stop import StopSignals
 from probe.units import octets
 from probe.view.terminal import Drawn, Terminal
@@ -66,13 +67,13 @@ def show_interfaces(
     watch: bool,
     as_json: bool,
     interval_s: float,
-    docker: bool | str,
-    kubernetes: KubernetesSettings,
+    choices: Mapping[str, Choice],
+    pods: KubernetesSettings,
     duration_s: float | None,
 ) -> None:
     """Shows interfaces once. With ``watch``, shows them until a signal or for ``duration_s``."""
     with (
-        _reading(docker, kubernetes) as interfaces,
+        _reading(choices, pods) as interfaces,
         StopSignals() as stop,
         _open_screen(watch, as_json) as out,
     ):
@@ -149,23 +150,21 @@ def _open_screen(watch: bool, as_json: bool) -> Iterator[_JsonLines | _Lines | _
 
 
 @contextlib.contextmanager
-def _reading(docker: bool | str, kubernetes: KubernetesSettings) -> Iterator[InterfaceList]:
+def _reading(choices: Mapping[str, Choice], pods: KubernetesSettings) -> Iterator[InterfaceList]:
     owners = ContainerOwners()
-    names = open_docker(docker)
-    pods = open_kubernetes(kubernetes)
-    owners.set_runtimes(tuple(one for one in (pods, names) if one))
+    runtimes = tuple(open_runtimes(choices, pods).values())
+    owners.set_runtimes(runtimes)
     veths = VethMap(owners.container_of, read_default_route)
     interfaces = InterfaceList(veths, find_names=owners.find_names)
     try:
         interfaces.refresh()
-        if pods or (names and names.is_there()):
+        if any(not isinstance(one, DockerNames) or one.is_there() for one in runtimes):
             _await_names(interfaces)
         yield interfaces
     finally:
         interfaces.close()
-        for runtime in (pods, names):
-            if runtime:
-                runtime.close()
+        for runtime in runtimes:
+            runtime.close()
 
 
 def _await_names(interfaces: InterfaceList) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from probe.commands.runtime_flags import add_switches
 from probe.commands.subcommand import ONLY_GIVEN, Subcommand
 from probe.config import RunConfig, check
+from probe.owners.runtimes import RUNTIMES
 
 _DEFAULTS = RunConfig()
 
@@ -15,14 +17,12 @@ def _interfaces(options: dict[str, Any]) -> None:
     from probe.commands.interface_screen import show_interfaces
     from probe.owners.kubernetes import KubernetesSettings
 
-    keys = ("duration", "interval", "docker", "kubernetes", "kubernetes_node")
+    keys = ("duration", "interval", "kubernetes_node", *(kind.name for kind in RUNTIMES))
     checked: dict[str, Any] = check({key: options[key] for key in keys if key in options})
     show_interfaces(
         options["watch"], options["json"], checked.get("interval", _DEFAULTS.interval),
-        checked.get("docker", _DEFAULTS.docker),
-        KubernetesSettings(
-            checked.get("kubernetes", _DEFAULTS.kubernetes), checked.get("kubernetes_node", "")
-        ),
+        {kind.name: checked[kind.name] for kind in RUNTIMES if kind.name in checked},
+        KubernetesSettings(node=checked.get("kubernetes_node", "")),
         checked.get("duration"),
     )  # fmt: skip
 
@@ -38,10 +38,7 @@ def _add_flags(interfaces: argparse.ArgumentParser) -> None:
         ("duration", "with --watch: stop after so many seconds"),
     ):
         interfaces.add_argument(f"--{flag}", type=float, metavar="S", help=text)
-    interfaces.add_argument("--docker", nargs="?", const=True, metavar="URL", help="as of run")
-    interfaces.add_argument("--no-docker", dest="docker", action="store_false")
-    interfaces.add_argument("--kubernetes", nargs="?", const=True, metavar="FILE", help="as of run")
-    interfaces.add_argument("--no-kubernetes", dest="kubernetes", action="store_false")
+    add_switches(interfaces)
     interfaces.add_argument("--kubernetes-node", metavar="NAME", help="as of run")
     interfaces.add_argument("-v", "--verbose", action="count", default=0)
 

@@ -4,21 +4,12 @@ from __future__ import annotations
 
 import argparse
 
+from probe.owners.runtimes import RUNTIMES
+
 
 def add_runtimes(run: argparse.ArgumentParser) -> None:
     """Adds the flags that say where the names of containers come from."""
-    run.add_argument(
-        "--docker", nargs="?", const=True, metavar="URL",
-        help="names of containers from Docker's API, unix:///var/run/docker.sock or DOCKER_HOST "
-        "unless a URL is given (default: if the package docker is there)",
-    )  # fmt: skip
-    run.add_argument("--no-docker", dest="docker", action="store_false")
-    run.add_argument(
-        "--kubernetes", nargs="?", const=True, metavar="KUBECONFIG",
-        help="names of Pods from the Kubernetes API, as the Pod that this is in or the kubeconfig "
-        "file may ask it (default: in a Pod that may)",
-    )  # fmt: skip
-    run.add_argument("--no-kubernetes", dest="kubernetes", action="store_false")
+    add_switches(run)
     run.add_argument(
         "--kubernetes-node", metavar="NAME",
         help="the name of this node (default: NODE_NAME of the environment, else the host's name)",
@@ -35,3 +26,17 @@ def add_runtimes(run: argparse.ArgumentParser) -> None:
     run.add_argument(
         "--kubernetes-cluster", metavar="NAME", help="tell Pods and nodes with this name of theirs",
     )  # fmt: skip
+
+
+def add_switches(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--NAME [PLACE]`` and ``--no-NAME`` for each runtime."""
+    for kind in RUNTIMES:
+        parser.add_argument(
+            f"--{kind.name}", nargs="?", const=True, metavar=kind.place, help=kind.help
+        )
+        parser.add_argument(
+            f"--no-{kind.name}",
+            dest=kind.name,
+            action="store_false",
+            help=f"asks {kind.title} for no names",
+        )

@@ -22,8 +22,8 @@ from probe.flow.rows import Rows
 from probe.guard import Guard, Part, close_quietly
 from probe.interfaces.names import InterfaceList
 from probe.interfaces.veth import VethMap, read_default_route
-from probe.owners.docker import open_docker
-from probe.owners.kubernetes import KubernetesSettings, node_name, open_kubernetes
+from probe.owners.kubernetes import KubernetesNames, KubernetesSettings, node_name
+from probe.owners.runtimes import RUNTIMES, open_runtimes
 from probe.owners.users import UserNames
 from probe.prometheus.snapshot import take_snapshot
 from probe.prometheus.traffic import ContainerTraffic
@@ -142,18 +142,15 @@ class _Wiring:
         )
 
     def _open_runtimes(self) -> tuple[RemoteOwners | None, ServiceOwners | None]:
-        """Opens Kubernetes and Docker. Returns the owners of remote ends and of Services, if any.
-
-        Kubernetes comes first: of Pods that run in Docker, it has more names.
-        """
-        kubernetes = open_kubernetes(_kubernetes_settings(self._config))
-        opened = {"Kubernetes": kubernetes, "Docker": open_docker(self._config.docker)}
+        """Opens the runtimes. Returns the owners of remote ends and of Services, if any."""
+        choices = {kind.name: getattr(self._config, kind.name) for kind in RUNTIMES}
         found: list[Runtime] = []
-        for name, runtime in opened.items():
-            if runtime is not None:
-                self._at_close(name, runtime.close)
-                found.append(GuardedRuntime(runtime, self._guard.part(name)))
-        remote = kubernetes.remote if kubernetes else None
+        remote = None
+        for kind, runtime in open_runtimes(choices, _kubernetes_settings(self._config)).items():
+            self._at_close(kind.title, runtime.close)
+            found.append(GuardedRuntime(runtime, self._guard.part(kind.title)))
+            if isinstance(runtime, KubernetesNames):
+                remote = runtime.remote
         self._owners.set_runtimes(tuple(found), None if remote is None else remote.nodes.zone)
         if remote is None:
             return None, None

@@ -252,9 +252,8 @@ class Runtime(KnownContainers):
 def test_a_runtime_that_raises_ends_alone(run: Run, member: str) -> None:
     """Its names are missing, but flows still leave and the other runtime still gives names."""
     docker, kubernetes = Runtime(), Runtime()
-    run.patch.setattr("probe.run.wiring.open_docker", lambda _: docker)
-    run.patch.setattr("probe.run.wiring.open_kubernetes", lambda _: kubernetes)
-    run.patch.setattr(kubernetes, "remote", None, raising=False)
+    run.patch.setattr("probe.owners.docker.open_docker", lambda _: docker)
+    run.patch.setattr("probe.owners.kubernetes.open_kubernetes", lambda _: kubernetes)
     run.patch.setattr(docker, member, broken)
     kubernetes.add(FakeSource.CONTAINER, ContainerNames("web"))
     run.open().run()

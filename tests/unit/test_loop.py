@@ -52,7 +52,7 @@ def test_flows_that_leave_between_ticks_have_the_names_of_that_moment(
 ) -> None:
     """The name comes after the only tick and before the connections end."""
     docker, path, stop = Runtime(), tmp_path / "flows.json", StopRequest()
-    monkeypatch.setattr("probe.run.wiring.open_docker", lambda _: docker)
+    monkeypatch.setattr("probe.owners.docker.open_docker", lambda _: docker)
     collector = fake_source(monkeypatch)
     probe = open_probe(build({"docker": False, "interval": 600}), [f"json://{path}"])
 
