@@ -54,7 +54,8 @@ def test_its_tests_are_found(clone: Path) -> None:
     command = (sys.executable, "-P", "-m", "pytest", "--collect-only", "-q", "-p",
                "no:cacheprovider")  # fmt: skip
     environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
-    environment.pop("PYTHONPATH", None)
+    for name in ("PYTHONPATH", "PYTEST_ADDOPTS"):
+        environment.pop(name, None)
     done = subprocess.run(
         command, cwd=clone, env=environment, text=True, capture_output=True, check=False,
         timeout=600,
