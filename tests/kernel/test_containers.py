@@ -283,7 +283,7 @@ def test_nothing_of_docker_is_left(pair: tuple[Host, Host], tmp_path: Path) -> N
     with docker_daemon(pair[0], tmp_path) as docker:
         docker.start(*SERVE)
     deadline = time.monotonic() + 120  # the container's helpers may still be ending
-    while left := left_of(tmp_path):
+    while left := [line for folder in docker.folders for line in left_of(folder)]:
         assert time.monotonic() < deadline, left
         time.sleep(0.1)
 

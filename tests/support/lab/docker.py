@@ -10,9 +10,11 @@ import contextlib
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import tarfile
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,10 +39,15 @@ class Engine:
     def __init__(self, directory: Path, namespace: str, *options: str) -> None:
         self.socket = directory / "socket"
         self.url = f"unix://{self.socket}"
+        # a short path: containerd adds to it, and refuses a socket whose path has over 104 octets
+        self._exec_root = Path(tempfile.mkdtemp(prefix="docker-"))
+        #: Folders that processes and mounts of the daemon have in their names.
+        self.folders = (directory, self._exec_root)
         self._directory = directory
-        self._namespace, self._options = namespace, options
+        self._namespace = namespace
+        self._options = ("--exec-root", str(self._exec_root), *options)
         self._command = ("docker", "-H", self.url)
-        self._daemon = _start_daemon(directory, namespace, options)
+        self._daemon = _start_daemon(directory, namespace, self._options)
 
     def __call__(self, *arguments: str, **options: object) -> str:
         return run(*self._command, *arguments, **options).stdout.strip()
@@ -51,6 +58,10 @@ class Engine:
     def stop_daemon(self) -> None:
         """Stops the daemon with all its containers."""
         _stop(self._daemon)
+
+    def remove_exec_root(self) -> None:
+        """Removes the folder of sockets, which is not in the directory of the test."""
+        shutil.rmtree(self._exec_root, ignore_errors=True)
 
     def start_daemon(self) -> None:
         self._daemon = _start_daemon(self._directory, self._namespace, self._options)
@@ -128,6 +139,7 @@ def _running(engine: _Engine) -> Iterator[_Engine]:
         with contextlib.suppress(subprocess.CalledProcessError):
             engine.remove_all()
         engine.stop_daemon()
+        engine.remove_exec_root()
         for parent in _cgroup_parents() - parents_before:
             with contextlib.suppress(OSError):
                 parent.rmdir()
@@ -142,7 +154,7 @@ def _start_daemon(
         "setpriv", "--pdeathsig", "TERM",  # the daemon ends with the tests, however these end
         "nsenter", f"--net={namespace}", "unshare", "--mount", "--propagation",
         "private", "dockerd", "--config-file", directory / "daemon.json",
-        "--data-root", directory / "data", "--exec-root", directory / "exec",
+        "--data-root", directory / "data",
         "--pidfile", directory / "pid", "-H", f"unix://{directory}/socket",
         "--log-level", "warn", *options,
     ]  # fmt: skip
