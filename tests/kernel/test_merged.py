@@ -131,7 +131,7 @@ def test_what_ebpf_has_no_storage_for(both: tuple[Meter, Meter], hosts: tuple[Ho
         run("ip", "netns", "exec", hosts[0].name, "sysctl", "-qw", "net.core.optmem_max=131072")
         client.do("s.sendall(b'x' * 9000)")
         server.do("c.recv(9000, socket.MSG_WAITALL)")
-        deadline = time.monotonic() + 10  # not every read searches processes
+        deadline = time.monotonic() + 120  # not every read searches processes
         while not merged.of(hosts[0])["owner"].any():
             assert time.monotonic() < deadline
             time.sleep(0.05)
@@ -140,9 +140,13 @@ def test_what_ebpf_has_no_storage_for(both: tuple[Meter, Meter], hosts: tuple[Ho
         client_pid, server_pid = client.pid, server.pid
         client.do("s.close()")
         server.do("c.recv(1); c.close()")
-        time.sleep(0.1)
+        deadline = time.monotonic() + 120  # the kernel may report the end a little later
+        while not merged.of(hosts[0])["mark"][-1] & Mark.CLOSED:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+            for meter in both:
+                meter.read(drain=True)
         for meter in both:
-            meter.read(drain=True)
             meter.read()
     assert alone.collector.losses()["storage_failed"] == 1
     assert alone.collector.losses()["unstored_datagrams"] == 0

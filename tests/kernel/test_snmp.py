@@ -8,7 +8,6 @@ import re
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -38,6 +37,7 @@ from tests.support.meters.snmp_agent import (
     statistics,
     until,
 )
+from tests.support.programs import queued
 from tests.support.snmp import Manager, broken, over_udp
 
 
@@ -207,8 +207,8 @@ def _damage(source: socket.socket, good: list[bytes], dice: random.Random, count
         cut = len(octets) if dice.random() < 0.5 else dice.randint(1, len(octets))
         with contextlib.suppress(OSError):
             source.send(bytes(octets[:cut]))
-        if number % 50 == 0:  # gives the agent time to read
-            time.sleep(0.03)
+        if number % 50 == 0:  # the agent's buffer holds some hundred
+            until(lambda: queued(PORT)[0] == 0)  # type: ignore[index]  # it listens
         with contextlib.suppress(OSError):
             while True:
                 source.recv(65535)
