@@ -39,8 +39,13 @@ class Resolver:
         return [(socket.AF_INET, socket.SOCK_DGRAM, 17, "", (one, port)) for one in self.hosts]
 
 
+#: Threads that other tests have left.
+_others: set[threading.Thread] = set()
+
+
 @pytest.fixture
 def resolver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Resolver]:
+    _others.update(threading.enumerate())
     found = Resolver()
     monkeypatch.setattr(socket, "getaddrinfo", found)
     yield found
@@ -64,7 +69,7 @@ def reached(resolver: Resolver) -> Reach:
 def looked_up(reach: Reach, now: float) -> bool:
     """Returns the result of the look-up that is due at ``now``."""
     is_moved = reach.has_moved(now)
-    wait_for(lambda: not any(one.name.startswith("Thread") for one in threading.enumerate()))
+    wait_for(lambda: not set(threading.enumerate()) - _others)
     return is_moved or reach.has_moved(now)
 
 
