@@ -33,9 +33,6 @@ install = @missing=$$(for p in $(1); do dpkg-query -W -f='$${Status}' $$p 2>/dev
 			apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
 	fi
 
-# Runs the unit tests beside those that load eBPF (tests/conftest.py). ARGS=-n0 ends that.
-BESIDE := -n 2 --dist loadscope
-
 .PHONY: build run test lint unit bench docs system system-test system-bench packages kernel clean
 
 build: system kernel $(VENV)/.installed
@@ -46,7 +43,7 @@ run: build
 test: build system-test $(VENV)/.installed-test lint
 	@caches=$$(mktemp -d); trap '$(SUDO) rm -rf $$caches' EXIT; \
 	$(AS_ROOT) CI=$${CI:-} HYPOTHESIS_STORAGE_DIRECTORY=$$caches/hypothesis \
-		$(VENV)/bin/python -m pytest -o cache_dir=$$caches/pytest $(BESIDE) $(ARGS)
+		$(VENV)/bin/python -m pytest -o cache_dir=$$caches/pytest $(ARGS)
 
 lint: $(VENV)/.installed-test
 	@$(AS_OWNER) $(VENV)/bin/ruff check --quiet .

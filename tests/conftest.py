@@ -1,4 +1,4 @@
-"""Which tests may run beside each other: `make test` runs them in two processes.
+"""Says which tests may run beside each other with pytest-xdist (``-n 2 --dist loadscope``).
 
 All tests that load eBPF follow each other: the probe meters the whole host, so one test would count
 the traffic of another. The tests of all other files run beside them. The tests of one file stay

@@ -175,6 +175,11 @@ def test_the_reader_goes_away(pair: tuple[Host, Host]) -> None:
     assert reading.returncode == 0
 
 
+def _environment() -> dict[str, str]:
+    """Returns the environment without the size of another terminal."""
+    return {key: text for key, text in os.environ.items() if key not in ("COLUMNS", "LINES")}
+
+
 class Terminal:
     """A command with its own terminal of 160 by 30."""
 
@@ -189,7 +194,7 @@ class Terminal:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "probe", *arguments], cwd=ROOT, stdin=slave, stdout=slave,
             stderr=slave, start_new_session=True, preexec_fn=take_terminal,
-            env={**os.environ, "TERM": "xterm"},
+            env={**_environment(), "TERM": "xterm"},
         )  # fmt: skip
         self.text = ""
 
