@@ -32,16 +32,15 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_report_to_serializable() -> Generator[None, Any, Any]:
-    """Names of files that are not UTF-8 are in what tests print, and may not be in what processes
-    send each other."""
+    """Escapes what is not UTF-8 in a report, such as a file's name: xdist could not send it."""
     return _readable((yield))
 
 
-def _readable(told: Any) -> Any:
-    if isinstance(told, str):
-        return told.encode("utf-8", "backslashreplace").decode()
-    if isinstance(told, dict):
-        return {_readable(key): _readable(value) for key, value in told.items()}
-    if isinstance(told, (list, tuple)):
-        return [_readable(one) for one in told]
-    return told
+def _readable(report: Any) -> Any:
+    if isinstance(report, str):
+        return report.encode("utf-8", "backslashreplace").decode()
+    if isinstance(report, dict):
+        return {_readable(key): _readable(value) for key, value in report.items()}
+    if isinstance(report, (list, tuple)):
+        return [_readable(one) for one in report]
+    return report
